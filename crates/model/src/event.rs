@@ -1,0 +1,257 @@
+//! Evidence events: what is written to the ledger, with the class of every field.
+//!
+//! An [`Event`] is the body of a leaf before the ledger has given it its place. The class decides
+//! how a field is written: public in clear, personal and confidential as salted commitments whose
+//! values are sealed in the vault, and a secret cannot be put into an event at all.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentName, RunId, TenantName, VersionLabel};
+
+/// A value that the restricted JSON profile can hold: no floats, integers within 2^53.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// `null`.
+    Null,
+    /// A truth value.
+    Bool(bool),
+    /// An integer; the ledger refuses one beyond ±2^53.
+    Int(i64),
+    /// A text.
+    Text(String),
+    /// A list.
+    List(Vec<Value>),
+    /// A map.
+    Map(BTreeMap<String, Value>),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+impl From<u64> for Value {
+    /// Counts beyond 2^53 are held there: JSON readers could not tell them apart.
+    fn from(value: u64) -> Self {
+        Self::Int(i64::try_from(value.min(1 << 53)).unwrap_or(1 << 53))
+    }
+}
+impl<T: Into<Value>> From<Vec<T>> for Value {
+    fn from(list: Vec<T>) -> Self {
+        Self::List(list.into_iter().map(Into::into).collect())
+    }
+}
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// How a field may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldClass {
+    /// In clear, for ever.
+    Public,
+    /// About a person: only a salted commitment is in the ledger.
+    Personal,
+    /// The customer's business: committed likewise.
+    Confidential,
+}
+
+/// One field of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Lower-case ASCII with underscores; `run`, `run_prev`, `run_seq`, `type`, `id`, `tenant` and `v` belong to the ledger.
+    pub name: Cow<'static, str>,
+    /// Its class.
+    pub class: FieldClass,
+    /// Its value.
+    pub value: Value,
+}
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        /// What happened. The text is the leaf's `type` and never changes its meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum EventType { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+        impl EventType {
+            /// Every type, for documentation and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// The leaf's `type`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $(Self::$name => $text,)* } }
+        }
+    };
+}
+
+event_types! {
+    /// The plane came up.
+    PlaneStarted = "plane.started";
+    /// The plane was asked to stop and drained.
+    PlaneStopped = "plane.stopped";
+    /// A tenant was created.
+    TenantCreated = "tenant.created";
+    /// An operator credential was made.
+    OperatorCreated = "operator.created";
+    /// An agent version was registered.
+    AgentRegistered = "agent.registered";
+    /// A registration was refused.
+    AgentRefused = "agent.registration_refused";
+    /// A tool server was added or replaced.
+    ToolServerAdded = "tool_server.added";
+    /// A model provider was added or replaced.
+    ProviderAdded = "provider.added";
+    /// A run was asked for and accepted.
+    RunRequested = "run.requested";
+    /// A run was asked for and refused.
+    RunRefused = "run.refused";
+    /// The sandbox is up, with what it enforces.
+    RunStarted = "run.started";
+    /// A restarted plane took the run over again.
+    RunAdopted = "run.adopted";
+    /// The run was suspended.
+    RunSuspended = "run.suspended";
+    /// The run was resumed.
+    RunResumed = "run.resumed";
+    /// The run was asked to end.
+    RunCancelRequested = "run.cancel_requested";
+    /// The run was killed.
+    RunKilled = "run.killed";
+    /// The run has ended; the last leaf of its chain, with the count of them.
+    RunClosed = "run.closed";
+    /// A tool call was decided.
+    ToolCallDecided = "tool.call.decided";
+    /// A tool call ended.
+    ToolCallCompleted = "tool.call.completed";
+    /// The list of tools was served, filtered.
+    ToolListServed = "tool.list.served";
+    /// A model call was decided.
+    ModelCallDecided = "model.call.decided";
+    /// A model call ended.
+    ModelCallCompleted = "model.call.completed";
+    /// A connection was decided.
+    EgressDecided = "egress.decided";
+    /// A connection ended.
+    EgressCompleted = "egress.completed";
+    /// The sandbox stopped something.
+    SandboxViolation = "sandbox.violation";
+    /// Evidence was exported.
+    EvidenceExported = "evidence.exported";
+    /// Evidence was read.
+    EvidenceRead = "evidence.read";
+    /// A torn tail was cut at start.
+    LedgerRecovered = "ledger.recovered";
+    /// The disk is nearly full; agents are stopped, the audit is not.
+    LedgerLowSpace = "ledger.low_space";
+    /// There is space again.
+    LedgerSpaceRestored = "ledger.space_restored";
+}
+
+impl EventType {
+    /// The type of the decision on an action.
+    #[must_use]
+    pub fn decided(action: &crate::action::Action) -> Self {
+        match action {
+            crate::action::Action::ToolCall { .. } => Self::ToolCallDecided,
+            crate::action::Action::ModelCall { .. } => Self::ModelCallDecided,
+            crate::action::Action::Egress { .. } => Self::EgressDecided,
+        }
+    }
+
+    /// The type of the outcome of an action.
+    #[must_use]
+    pub fn completed(action: &crate::action::Action) -> Self {
+        match action {
+            crate::action::Action::ToolCall { .. } => Self::ToolCallCompleted,
+            crate::action::Action::ModelCall { .. } => Self::ModelCallCompleted,
+            crate::action::Action::Egress { .. } => Self::EgressCompleted,
+        }
+    }
+}
+
+/// Who acts, for whom. Every event names both, or says that there is no such party.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribution {
+    /// The agent and version, `None` for what an operator or the plane does by itself.
+    pub agent: Option<(AgentName, VersionLabel)>,
+    /// The human authority: the user for whom the run acts, or the operator. Personal.
+    pub subject: Option<String>,
+}
+
+impl Attribution {
+    /// The plane by itself.
+    #[must_use]
+    pub fn plane() -> Self {
+        Self { agent: None, subject: None }
+    }
+
+    /// A person, without an agent.
+    pub fn operator(subject: impl Into<String>) -> Self {
+        Self { agent: None, subject: Some(subject.into()) }
+    }
+}
+
+/// The body of a leaf, before the ledger gives it an id, a place in its run's chain and a sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventType,
+    /// Whose ledger it goes to.
+    pub tenant: TenantName,
+    /// The run it belongs to; its leaves form a chain of their own.
+    pub run: Option<RunId>,
+    /// Who acts, for whom.
+    pub by: Attribution,
+    /// The rest.
+    pub fields: Vec<Field>,
+}
+
+impl Event {
+    /// An event without fields yet.
+    #[must_use]
+    pub fn new(kind: EventType, tenant: TenantName, by: Attribution) -> Self {
+        Self { kind, tenant, run: None, by, fields: Vec::with_capacity(8) }
+    }
+
+    /// Places it in a run's chain.
+    #[must_use]
+    pub fn run(mut self, run: RunId) -> Self {
+        self.run = Some(run);
+        self
+    }
+
+    /// Adds a field that everyone may read.
+    #[must_use]
+    pub fn public(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.fields.push(Field { name: Cow::Borrowed(name), class: FieldClass::Public, value: value.into() });
+        self
+    }
+
+    /// Adds a field about a person.
+    #[must_use]
+    pub fn personal(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.fields.push(Field { name: Cow::Borrowed(name), class: FieldClass::Personal, value: value.into() });
+        self
+    }
+
+    /// Adds a field of the customer's business.
+    #[must_use]
+    pub fn confidential(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.fields.push(Field { name: Cow::Borrowed(name), class: FieldClass::Confidential, value: value.into() });
+        self
+    }
+}

@@ -1,0 +1,26 @@
+//! The words of cogward: identifiers, the manifest, actions and decisions, states, events, money and time.
+//!
+//! Nothing in here does I/O and nothing is async. Every other crate speaks in these types, so a
+//! run, a tool or an amount of money means the same thing in the gate, the ledger and the API.
+//! The crate refuses early: a value of one of these types has already passed its bounds.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod action;
+pub mod clock;
+pub mod decision;
+pub mod digest;
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod manifest;
+pub mod money;
+pub mod name;
+pub mod run;
+pub mod upstream;
+
+pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
+pub use digest::Digest;
+pub use id::{Id, RunId};
+pub use money::NanoUsd;
+pub use name::{AgentName, TenantName, ToolName, UpstreamName, VersionLabel};

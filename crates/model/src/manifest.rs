@@ -1,0 +1,383 @@
+//! The manifest of an agent: `apiVersion: cogward.dev/v1alpha1`, `kind: Agent`.
+//!
+//! These are the types after parsing; reading YAML with positions, and the rules that need more than
+//! one field, are in the registry. Everything that an agent may do is here, and nothing else is
+//! allowed: there is no default that grants.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel};
+
+/// The `apiVersion` that this plane reads.
+pub const API_VERSION: &str = "cogward.dev/v1alpha1";
+
+/// A whole manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// Always `cogward.dev/v1alpha1`.
+    pub api_version: String,
+    /// Always `Agent`.
+    pub kind: String,
+    /// Who it is and who answers for it.
+    pub metadata: Metadata,
+    /// What it is and may do.
+    pub spec: Spec,
+}
+
+/// Who the agent is and who answers for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// Unique within the tenant.
+    pub name: AgentName,
+    /// The tenant that it belongs to.
+    pub tenant: TenantName,
+    /// The label of this version; a label is used once.
+    pub version: VersionLabel,
+    /// The team that runs it.
+    pub owner: String,
+    /// The person who is accountable for it, as the customer's directory names them.
+    pub sponsor: String,
+    /// Where its cost is booked.
+    pub cost_centre: String,
+    /// What it is for, for a reader of the register.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// What the agent is and may do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Spec {
+    /// What a run is to achieve, in one sentence.
+    pub goal: String,
+    /// On whose authority it acts; never changes within a run.
+    pub autonomy: AutonomyClass,
+    /// Where it may run.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Code, prompts, model, tools, skills: what the digest covers.
+    pub package: Package,
+    /// All that it may reach.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// How it is isolated.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+    /// What it may use up.
+    pub budgets: Budgets,
+    /// What must be recorded, and for how long it is kept.
+    #[serde(default)]
+    pub evidence: EvidenceNeeds,
+}
+
+/// On whose authority an agent acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AutonomyClass {
+    /// For a named user, within that user's rights; a run must name the user.
+    UserDelegated,
+    /// By itself, with a person who watches and approves.
+    Supervised,
+    /// By itself.
+    Autonomous,
+}
+
+impl AutonomyClass {
+    /// The word used in the manifest and the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UserDelegated => "user-delegated",
+            Self::Supervised => "supervised",
+            Self::Autonomous => "autonomous",
+        }
+    }
+}
+
+/// The environment tier of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// For building and trying.
+    #[default]
+    Development,
+    /// For evaluation before production.
+    Staging,
+    /// Real work.
+    Production,
+}
+
+impl Tier {
+    /// The word used in the manifest and the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Staging => "staging",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// The content-addressed composition of a version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Package {
+    /// A directory with the agent's code, relative to the manifest. Exactly one of `directory` and `ociLayout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// An OCI image layout directory, relative to the manifest; its image is the sandbox's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci_layout: Option<String>,
+    /// More directories that the code needs (a vendored virtual environment), each at a path in the sandbox.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
+    /// The program and its arguments; the program is a path in the sandbox or a name in its `PATH`.
+    pub entrypoint: Vec<String>,
+    /// Files of the package that are prompts; they must exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
+    /// The model that the agent uses by default, with its parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<DefaultModel>,
+    /// Tools that the code expects, as `server/tool`; each must be permitted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// Folders of the package that are skills; they must exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<String>,
+    /// Cedar policy files of the package; they must exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// More environment variables for the agent. Not for secrets: the plane keeps those.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A directory that is part of the package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Layer {
+    /// The directory, relative to the manifest.
+    pub directory: String,
+    /// Where it is in the sandbox: an absolute path under `/opt`, `/srv` or `/app`.
+    pub at: String,
+}
+
+/// The model an agent uses when it does not say which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DefaultModel {
+    /// Its name; must be permitted.
+    pub name: String,
+    /// Parameters that belong to the version: text, whole numbers and truth values (a temperature is `"0.2"`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+/// The value of a model parameter; no floats, so that a digest has one text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// A truth value.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A text.
+    Text(String),
+}
+
+/// All that an agent may reach. What is not listed is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Permissions {
+    /// Tools by server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolGrant>,
+    /// Models by provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelGrant>,
+    /// Hosts outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressGrant>,
+    /// Memory stores. (No store can be connected yet: a manifest that names one is refused.)
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<String>,
+    /// OAuth scopes that the agent may ever be given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// OAuth audiences (RFC 8707 resources) for which a token may ever be issued to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audiences: Vec<String>,
+}
+
+/// Tools of one server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToolGrant {
+    /// A registered tool server of the tenant.
+    pub server: UpstreamName,
+    /// The tools of it that may be listed and called.
+    pub allow: Vec<ToolName>,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelGrant {
+    /// A registered provider of the tenant.
+    pub provider: UpstreamName,
+    /// The model as the provider names it, and as the agent asks for it.
+    pub name: String,
+    /// The most output tokens of one call; asked of the provider when the agent does not say, and reserved.
+    #[serde(default = "default_output_tokens")]
+    pub max_output_tokens: u32,
+}
+
+fn default_output_tokens() -> u32 {
+    4_096
+}
+
+/// One host outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressGrant {
+    /// An exact host name.
+    pub host: String,
+    /// A TCP port.
+    pub port: u16,
+    /// Whether the connection must be TLS to that very host (the default), or may be anything.
+    #[serde(default)]
+    pub protocol: EgressProtocol,
+}
+
+/// What may be spoken on a permitted connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressProtocol {
+    /// TLS whose server name is the declared host.
+    #[default]
+    Tls,
+    /// Plain HTTP through the proxy.
+    Http,
+}
+
+/// How the agent is isolated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sandbox {
+    /// The profile; it is enforced in full or the run is refused.
+    #[serde(default)]
+    pub profile: Profile,
+    /// What the agent's processes may use.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Seconds between being asked to end and being killed, at most 600.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u32,
+}
+
+fn default_grace() -> u32 {
+    10
+}
+
+/// An isolation profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Namespaces, seccomp, Landlock and cgroups.
+    #[default]
+    Standard,
+}
+
+impl Profile {
+    /// The word used in the manifest and the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+        }
+    }
+}
+
+/// What the agent's processes may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Resources {
+    /// Thousandths of a core, 50 to 64,000.
+    pub cpu_millis: u32,
+    /// Memory of all processes together with the workspace, in MiB, 16 to 65,536.
+    pub memory_mib: u32,
+    /// Processes and threads, 4 to 4,096.
+    pub pids: u32,
+    /// The writable workspace, in MiB, 1 to 65,536. It is in memory and counts as such.
+    pub workspace_mib: u32,
+    /// Open files of one process, 16 to 65,536.
+    pub open_files: u32,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpu_millis: 1_000, memory_mib: 512, pids: 128, workspace_mib: 64, open_files: 1_024 }
+    }
+}
+
+/// What the agent may use up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budgets {
+    /// Of one run.
+    pub run: RunBudget,
+    /// Of all runs of the agent together, over its life; none means that only runs are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentBudget>,
+}
+
+/// What one run may use up. Everything is limited; there is no "unlimited".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RunBudget {
+    /// Model tokens, in and out.
+    pub tokens: u64,
+    /// Dollars, as text: `"0.50"`.
+    pub cost_usd: NanoUsd,
+    /// Tool calls.
+    pub tool_calls: u64,
+    /// Seconds from start to end; time suspended counts.
+    pub wall_clock_seconds: u64,
+}
+
+/// What all runs of an agent may use up together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentBudget {
+    /// Model tokens, in and out.
+    pub tokens: u64,
+    /// Dollars, as text.
+    pub cost_usd: NanoUsd,
+    /// Tool calls.
+    pub tool_calls: u64,
+}
+
+/// What must be recorded, and for how long it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EvidenceNeeds {
+    /// Days that the evidence of its runs must be kept, 1 to 36,500.
+    pub retention_days: u32,
+    /// Whether tool arguments are kept sealed in the vault, beside their commitment.
+    pub keep_arguments: bool,
+    /// Whether results are kept sealed in the vault, beside their commitment.
+    pub keep_results: bool,
+}
+
+impl Default for EvidenceNeeds {
+    fn default() -> Self {
+        Self { retention_days: 2_555, keep_arguments: true, keep_results: false }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the operator connects: tool servers and model providers. Their credentials are never here;
+//! the plane keeps those sealed and this only says that there is one and how it is sent.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{NanoUsd, TenantName, UpstreamName};
+
+/// A registered MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolServer {
+    /// The tenant whose agents may be given its tools.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.tools[].server`.
+    pub name: UpstreamName,
+    /// How it is reached.
+    pub transport: ToolTransport,
+}
+
+/// How a tool server is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToolTransport {
+    /// A process that speaks MCP on its stdin and stdout. Started without a shell, with an empty environment.
+    Stdio {
+        /// Absolute path of the program.
+        command: String,
+        /// Its arguments.
+        #[serde(default)]
+        args: Vec<String>,
+        /// Its environment, without secrets.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+        /// The variable in which it gets the credential that the plane keeps, if one was given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential_env: Option<String>,
+    },
+    /// MCP streamable HTTP.
+    Http {
+        /// `https://...`, or `http://` to a loopback address.
+        url: String,
+        /// The header that carries the credential that the plane keeps; `Authorization: Bearer` unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credential_header: Option<String>,
+    },
+}
+
+/// A registered model provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// The tenant whose agents may be given its models.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.models[].provider`.
+    pub name: UpstreamName,
+    /// The wire it speaks.
+    pub shape: ProviderShape,
+    /// Prices of its models. A model without a price is refused: its cost could not be limited.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Price>,
+}
+
+/// The wire that a provider speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ProviderShape {
+    /// `/chat/completions` and `/responses` under a base URL such as `https://api.openai.com/v1`.
+    OpenAi {
+        /// Base URL, with its version part.
+        base_url: String,
+    },
+    /// `/v1/messages` under a base URL such as `https://api.anthropic.com`.
+    Anthropic {
+        /// Base URL, without `/v1`.
+        base_url: String,
+    },
+    /// The built-in provider that answers from a script: deterministic, offline, for demos and tests.
+    Scripted {
+        /// The script, as YAML or JSON text.
+        script: String,
+    },
+}
+
+/// What a model costs, per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Dollars per million input tokens.
+    pub input_per_million: NanoUsd,
+    /// Dollars per million output tokens.
+    pub output_per_million: NanoUsd,
+}
+
+impl Price {
+    /// The cost of some tokens, rounded up: a limit must never be reached late.
+    #[must_use]
+    pub fn cost(&self, input_tokens: u64, output_tokens: u64) -> NanoUsd {
+        let total = u128::from(self.input_per_million.nanos()) * u128::from(input_tokens)
+            + u128::from(self.output_per_million.nanos()) * u128::from(output_tokens);
+        NanoUsd::from_nanos(u64::try_from(total.div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+}
