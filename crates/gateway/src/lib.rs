@@ -1,1 +1,145 @@
-//! (being written)
+//! Every governed call. Each wire (MCP, OpenAI, Anthropic, CONNECT) turns a request into one typed
+//! call and takes it through the same [`gate`]; the clients towards upstreams accept only what the
+//! gate has [`admitted`](gate::Admitted), so a call that was not decided, reserved and recorded does
+//! not compile.
+//!
+//! A run is known by the listener its connections arrive on: pid 1 of its sandbox made that listener
+//! inside the sandbox's own network namespace, and nothing the agent sends changes who it is. The
+//! gateway asks and refuses; it never changes the state of a run.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod body;
+pub mod egress;
+pub mod fence;
+pub mod gate;
+pub mod grant;
+pub mod json;
+pub mod mcp;
+pub mod model;
+mod run;
+mod serve;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod upstreams;
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use cogward_budget::Budgets;
+use cogward_model::{Clock, RunId};
+
+pub use fence::{Fence, FenceState};
+pub use gate::Records;
+pub use grant::RunGrant;
+pub use run::{CutReport, RunContext};
+pub use serve::RunListeners;
+pub use upstreams::{Credential, Upstreams};
+
+/// The gateways of one plane.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+/// What every protocol needs: the gate and the upstreams.
+pub struct Inner {
+    /// Decides, reserves, records.
+    pub gate: gate::Gate,
+    /// Tool servers and providers.
+    pub upstreams: Upstreams,
+    runs: RwLock<HashMap<RunId, Arc<RunContext>>>,
+}
+
+/// Why a run's gateways could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRunError {
+    /// A listener could not be used.
+    #[error("the listeners of {run} cannot be served")]
+    Listener {
+        /// The run.
+        run: RunId,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The run is already open.
+    #[error("the gateways of {0} are already open")]
+    AlreadyOpen(RunId),
+}
+
+impl Gateway {
+    /// Gateways that record to `records` and spend from `budgets`. The plane's fence starts closed.
+    pub fn new(records: Arc<dyn Records>, budgets: Arc<Budgets>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                gate: gate::Gate::new(records, budgets, clock),
+                upstreams: Upstreams::new(),
+                runs: RwLock::default(),
+            }),
+        }
+    }
+
+    /// Tool servers and providers, to be set by the operator's commands.
+    #[must_use]
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.inner.upstreams
+    }
+
+    /// Serves a run on the listeners that its sandbox made. Its fence starts closed.
+    ///
+    /// # Errors
+    /// [`OpenRunError`]; nothing is served then.
+    pub fn open_run(&self, grant: RunGrant, listeners: RunListeners) -> Result<(), OpenRunError> {
+        let run = grant.run;
+        let context = Arc::new(RunContext::new(grant));
+        {
+            let mut runs = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner);
+            if runs.contains_key(&run) {
+                return Err(OpenRunError::AlreadyOpen(run));
+            }
+            runs.insert(run, Arc::clone(&context));
+        }
+        serve::spawn(&self.inner, &context, listeners).map_err(|source| {
+            self.close_run(run);
+            OpenRunError::Listener { run, source }
+        })
+    }
+
+    /// Sets the fence of a run; the next call sees it. False when the run is not open here.
+    pub fn fence(&self, run: RunId, state: FenceState) -> bool {
+        self.context(run).is_some_and(|context| {
+            context.fence.set(state);
+            true
+        })
+    }
+
+    /// Sets the fence of the whole plane.
+    pub fn fence_plane(&self, state: FenceState) {
+        self.inner.gate.plane_fence().set(state);
+    }
+
+    /// Closes the fence of a run and breaks off every call and connection it has in flight.
+    pub fn cut(&self, run: RunId) -> CutReport {
+        self.context(run).map(|context| context.cut()).unwrap_or_default()
+    }
+
+    /// Cuts a run and forgets it.
+    pub fn close_run(&self, run: RunId) -> CutReport {
+        let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+        context.map(|context| context.cut()).unwrap_or_default()
+    }
+
+    /// Calls of a run that are in flight.
+    #[must_use]
+    pub fn in_flight(&self, run: RunId) -> usize {
+        self.context(run).map_or(0, |context| context.in_flight())
+    }
+
+    fn context(&self, run: RunId) -> Option<Arc<RunContext>> {
+        self.inner.runs.read().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()
+    }
+}

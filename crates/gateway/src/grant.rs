@@ -1,0 +1,137 @@
+//! What a run may do: the declared scope of its version, compiled for look-up. Default deny.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use cogward_budget::Scope;
+use cogward_model::{
+    AgentName, Digest, RunId, TenantName, ToolName, UpstreamName, VersionLabel,
+    action::Action,
+    decision::{Refusal, RefusalCode},
+    event::Attribution,
+    manifest::{AutonomyClass, EgressProtocol, EvidenceNeeds, Manifest, ModelGrant, Tier},
+};
+
+/// A run's authority. Made once when the run starts; nothing widens it.
+#[derive(Debug)]
+pub struct RunGrant {
+    /// The run.
+    pub run: RunId,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its agent.
+    pub agent: AgentName,
+    /// The version's label.
+    pub version: VersionLabel,
+    /// The version's digest: code, prompts, tools, model, parameters, policy.
+    pub version_digest: Digest,
+    /// The user for whom it acts.
+    pub subject: Option<String>,
+    /// On whose authority it acts.
+    pub autonomy: AutonomyClass,
+    /// Its environment tier.
+    pub tier: Tier,
+    /// What must be recorded.
+    pub evidence: EvidenceNeeds,
+    /// The budgets that its calls count against.
+    pub budgets: Arc<[Scope]>,
+    tools: BTreeMap<UpstreamName, BTreeSet<ToolName>>,
+    models: HashMap<String, ModelGrant>,
+    egress: HashMap<(String, u16), EgressProtocol>,
+}
+
+impl RunGrant {
+    /// The authority that a manifest gives to a run.
+    pub fn new(
+        run: RunId,
+        manifest: &Manifest,
+        version_digest: Digest,
+        subject: Option<String>,
+        budgets: Vec<Scope>,
+    ) -> Self {
+        let permissions = &manifest.spec.permissions;
+        let mut tools: BTreeMap<UpstreamName, BTreeSet<ToolName>> = BTreeMap::new();
+        for grant in &permissions.tools {
+            tools.entry(grant.server.clone()).or_default().extend(grant.allow.iter().cloned());
+        }
+        Self {
+            run,
+            tenant: manifest.metadata.tenant.clone(),
+            agent: manifest.metadata.name.clone(),
+            version: manifest.metadata.version.clone(),
+            version_digest,
+            subject,
+            autonomy: manifest.spec.autonomy,
+            tier: manifest.spec.tier,
+            evidence: manifest.spec.evidence,
+            budgets: budgets.into(),
+            tools,
+            models: permissions.models.iter().map(|m| (m.name.clone(), m.clone())).collect(),
+            egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.protocol)).collect(),
+        }
+    }
+
+    /// The tools that may be listed and called, by server, in a stable order.
+    #[must_use]
+    pub fn tools(&self) -> &BTreeMap<UpstreamName, BTreeSet<ToolName>> {
+        &self.tools
+    }
+
+    /// The grant for a model as the agent names it. Names are unique across providers in a manifest.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&ModelGrant> {
+        self.models.get(name)
+    }
+
+    /// The models that may be asked, sorted.
+    #[must_use]
+    pub fn models(&self) -> Vec<&ModelGrant> {
+        let mut models: Vec<_> = self.models.values().collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        models
+    }
+
+    /// What may be spoken with a host, if it is declared.
+    #[must_use]
+    pub fn egress(&self, host: &str, port: u16) -> Option<EgressProtocol> {
+        self.egress.get(&(host.to_owned(), port)).copied()
+    }
+
+    /// Who acts, for whom.
+    #[must_use]
+    pub fn attribution(&self) -> Attribution {
+        Attribution { agent: Some((self.agent.clone(), self.version.clone())), subject: self.subject.clone() }
+    }
+
+    /// The rule that allows an action.
+    ///
+    /// # Errors
+    /// The refusal when nothing declares it. It says nothing about whether the thing exists.
+    pub fn permits(&self, action: &Action) -> Result<&'static str, Refusal> {
+        let (allowed, rule) = match action {
+            Action::ToolCall { server, tool } => {
+                (self.tools.get(server).is_some_and(|tools| tools.contains(tool)), "permissions.tools")
+            }
+            Action::ModelCall { provider, model, .. } => {
+                (self.models.get(model).is_some_and(|grant| grant.provider == *provider), "permissions.models")
+            }
+            Action::Egress { host, port } => (self.egress(host, *port).is_some(), "permissions.egress"),
+        };
+        if allowed {
+            return Ok(rule);
+        }
+        Err(not_declared(rule, &action.object(), &self.agent, &self.version))
+    }
+}
+
+/// The refusal of something that the manifest does not declare.
+pub fn not_declared(rule: &str, object: &str, agent: &AgentName, version: &VersionLabel) -> Refusal {
+    Refusal::new(
+        RefusalCode::NotDeclared,
+        rule,
+        format!("`{object}` is not declared for {agent}@{version}"),
+        format!("Its owner can declare it under `spec.{rule}` and register a new version"),
+    )
+}

@@ -1,0 +1,15 @@
+//! Model calls.
+pub mod provider;
+use crate::{
+    Inner,
+    body::{self, AgentBody},
+    run::RunContext,
+};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+/// A request on a run's model listener.
+pub async fn serve(_inner: Arc<Inner>, _run: Arc<RunContext>, _request: Request<Incoming>) -> Response<AgentBody> {
+    body::empty(StatusCode::NOT_FOUND)
+}

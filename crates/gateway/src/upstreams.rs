@@ -1,0 +1,97 @@
+//! The tool servers and providers that operators connected, by tenant and name.
+//!
+//! Credentials come in here and go out only in requests to their own upstream; nothing here prints them.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use cogward_model::{TenantName, UpstreamName, upstream};
+use zeroize::Zeroizing;
+
+use crate::{mcp::upstream::ToolServerClient, model::provider::ProviderClient};
+
+/// A secret for one upstream.
+#[derive(Clone)]
+pub struct Credential(Zeroizing<String>);
+
+impl Credential {
+    /// Takes a secret. One that cannot stand in a header is refused when it is used.
+    #[must_use]
+    pub fn new(secret: Zeroizing<String>) -> Self {
+        Self(secret)
+    }
+
+    /// The secret, for the request to its upstream and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
+
+/// All upstreams of a plane.
+#[derive(Default)]
+pub struct Upstreams {
+    tool_servers: Named<ToolServerClient>,
+    providers: Named<ProviderClient>,
+}
+
+impl Upstreams {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds or replaces a tool server. Calls in flight end on the old one.
+    pub fn put_tool_server(&self, server: upstream::ToolServer, credential: Option<Credential>) {
+        let key = (server.tenant.clone(), server.name.clone());
+        let client = Arc::new(ToolServerClient::new(server, credential));
+        self.tool_servers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
+    }
+
+    /// Removes a tool server. False when there is none.
+    pub fn remove_tool_server(&self, tenant: &TenantName, name: &UpstreamName) -> bool {
+        let key = (tenant.clone(), name.clone());
+        self.tool_servers.write().unwrap_or_else(PoisonError::into_inner).remove(&key).is_some()
+    }
+
+    /// A tool server.
+    #[must_use]
+    pub fn tool_server(&self, tenant: &TenantName, name: &UpstreamName) -> Option<Arc<ToolServerClient>> {
+        let key = (tenant.clone(), name.clone());
+        self.tool_servers.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// Adds or replaces a provider.
+    ///
+    /// # Errors
+    /// What is wrong with its script or base URL.
+    pub fn put_provider(
+        &self,
+        provider: upstream::Provider,
+        credential: Option<Credential>,
+    ) -> Result<(), crate::model::provider::ProviderError> {
+        let key = (provider.tenant.clone(), provider.name.clone());
+        let client = Arc::new(ProviderClient::new(provider, credential)?);
+        self.providers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
+        Ok(())
+    }
+
+    /// A provider.
+    #[must_use]
+    pub fn provider(&self, tenant: &TenantName, name: &UpstreamName) -> Option<Arc<ProviderClient>> {
+        let key = (tenant.clone(), name.clone());
+        self.providers.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+}
