@@ -1,0 +1,169 @@
+//! Operators: the people and programs that may command the plane.
+
+use std::{fmt, str::FromStr};
+
+use cogward_model::{Timestamp, id::OperatorId};
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use crate::{Noun, Page, PageRequest, Store, StoreError, Tx, rows};
+
+/// What an operator may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything.
+    Operator,
+    /// Reads everything, changes nothing.
+    Auditor,
+}
+
+impl Role {
+    /// The word used in the API and the ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The text is not the name of a role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a role: use `operator` or `auditor`")]
+pub struct ParseRoleError(String);
+
+impl FromStr for Role {
+    type Err = ParseRoleError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "operator" => Ok(Self::Operator),
+            "auditor" => Ok(Self::Auditor),
+            other => Err(ParseRoleError(other.chars().take(32).collect())),
+        }
+    }
+}
+
+/// An operator credential; the credential itself is only there as a hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OperatorRow {
+    /// Its id.
+    pub id: OperatorId,
+    /// Its name, for records; used once.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The hash of its secret, in the form that the identity crate gives it.
+    pub credential_hash: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+}
+
+impl fmt::Debug for OperatorRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorRow")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .field("created", &self.created)
+            .field("revoked", &self.revoked)
+            .finish_non_exhaustive()
+    }
+}
+
+fn row(row: &SqliteRow) -> Result<OperatorRow, StoreError> {
+    Ok(OperatorRow {
+        id: rows::typed(row, "id")?,
+        name: row.try_get("name")?,
+        role: rows::typed(row, "role")?,
+        credential_hash: row.try_get("credential_hash")?,
+        created: rows::time(row, "created")?,
+        revoked: rows::time_or_null(row, "revoked")?,
+    })
+}
+
+async fn get(connection: &mut SqliteConnection, id: OperatorId) -> Result<Option<OperatorRow>, StoreError> {
+    let found = sqlx::query("SELECT id, name, role, credential_hash, created, revoked FROM operators WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?;
+    found.as_ref().map(row).transpose()
+}
+
+impl Store {
+    /// The operator of that id, revoked or not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn operator(&self, id: OperatorId) -> Result<Option<OperatorRow>, StoreError> {
+        get(&mut *self.reader().await?, id).await
+    }
+
+    /// Operators by id, which is by age.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn operators(&self, page: &PageRequest) -> Result<Page<OperatorRow>, StoreError> {
+        let found = sqlx::query(
+            "SELECT id, name, role, credential_hash, created, revoked FROM operators WHERE id > $1 ORDER BY id LIMIT $2",
+        )
+        .bind(page.after.as_deref().unwrap_or(""))
+        .bind(page.fetch())
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        let items = found.iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page::cut(items, page, |o: &OperatorRow| o.id.to_string()))
+    }
+}
+
+impl Tx {
+    /// The operator of that id, as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn operator(&mut self, id: OperatorId) -> Result<Option<OperatorRow>, StoreError> {
+        get(self.connection(), id).await
+    }
+
+    /// Adds an operator.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the name is taken.
+    pub async fn operator_insert(&mut self, operator: &OperatorRow) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO operators (id, name, role, credential_hash, created, revoked) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(operator.id.to_string())
+        .bind(&operator.name)
+        .bind(operator.role.as_str())
+        .bind(&operator.credential_hash)
+        .bind(rows::micros(operator.created))
+        .bind(operator.revoked.map(rows::micros))
+        .execute(self.connection())
+        .await
+        .map_err(|e| StoreError::on_write(e, Noun::Operator, &operator.name))?;
+        Ok(())
+    }
+
+    /// Revokes an operator; says whether it was still valid.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn operator_revoke(&mut self, id: OperatorId, at: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE operators SET revoked = $1 WHERE id = $2 AND revoked IS NULL")
+            .bind(rows::micros(at))
+            .bind(id.to_string())
+            .execute(self.connection())
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}

@@ -1,0 +1,111 @@
+//! Registered model providers.
+
+use cogward_model::{TenantName, Timestamp, UpstreamName, upstream::Provider};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use crate::{Noun, Page, PageRequest, Store, StoreError, Tx, rows};
+
+/// A registered provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderRow {
+    /// The wire that it speaks, and its prices.
+    pub config: Provider,
+    /// Counts its changes from 1; the ETag of the resource.
+    pub revision: u64,
+    /// When it was first added.
+    pub created: Timestamp,
+    /// When it was last changed.
+    pub updated: Timestamp,
+    /// The operator who changed it last.
+    pub updated_by: String,
+}
+
+fn row(row: &SqliteRow) -> Result<ProviderRow, StoreError> {
+    Ok(ProviderRow {
+        config: rows::json(row, "config")?,
+        revision: rows::number(row, "revision")?,
+        created: rows::time(row, "created")?,
+        updated: rows::time(row, "updated")?,
+        updated_by: row.try_get("updated_by")?,
+    })
+}
+
+async fn get(
+    connection: &mut SqliteConnection,
+    tenant: &TenantName,
+    name: &UpstreamName,
+) -> Result<Option<ProviderRow>, StoreError> {
+    let found = sqlx::query(
+        "SELECT config, revision, created, updated, updated_by FROM providers WHERE tenant = $1 AND name = $2",
+    )
+    .bind(tenant.as_str())
+    .bind(name.as_str())
+    .fetch_optional(connection)
+    .await?;
+    found.as_ref().map(row).transpose()
+}
+
+impl Store {
+    /// The provider of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn provider(&self, tenant: &TenantName, name: &UpstreamName) -> Result<Option<ProviderRow>, StoreError> {
+        get(&mut *self.reader().await?, tenant, name).await
+    }
+
+    /// The providers of a tenant by name.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn providers(&self, tenant: &TenantName, page: &PageRequest) -> Result<Page<ProviderRow>, StoreError> {
+        let found = sqlx::query(
+            "SELECT config, revision, created, updated, updated_by FROM providers
+             WHERE tenant = $1 AND name > $2 ORDER BY name LIMIT $3",
+        )
+        .bind(tenant.as_str())
+        .bind(page.after.as_deref().unwrap_or(""))
+        .bind(page.fetch())
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        let items = found.iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page::cut(items, page, |s: &ProviderRow| s.config.name.to_string()))
+    }
+}
+
+impl Tx {
+    /// The provider of that name, as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn provider(
+        &mut self,
+        tenant: &TenantName,
+        name: &UpstreamName,
+    ) -> Result<Option<ProviderRow>, StoreError> {
+        get(self.connection(), tenant, name).await
+    }
+
+    /// Adds a provider or replaces the one of the same name; gives the new revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is no such tenant.
+    pub async fn provider_put(&mut self, config: &Provider, by: &str, at: Timestamp) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO providers (tenant, name, config, revision, created, updated, updated_by)
+             VALUES ($1, $2, $3, 1, $4, $4, $5)
+             ON CONFLICT (tenant, name) DO UPDATE SET config = excluded.config, updated = excluded.updated,
+                 updated_by = excluded.updated_by, revision = providers.revision + 1
+             RETURNING revision",
+        )
+        .bind(config.tenant.as_str())
+        .bind(config.name.as_str())
+        .bind(serde_json::to_string(config)?)
+        .bind(rows::micros(at))
+        .bind(by)
+        .fetch_one(self.connection())
+        .await
+        .map_err(|e| StoreError::on_write(e, Noun::Provider, &config.name))?;
+        rows::number(&row, "revision")
+    }
+}
