@@ -1,0 +1,247 @@
+//! Paths for the client, one function per route with parameters.
+//!
+//! Names and identifiers have an alphabet that needs no escaping in a path, and their types make sure
+//! of it; only version labels may hold a `+`, which a path may hold too (RFC 3986, 3.3). Queries are
+//! made by [`with_query`], which does escape.
+
+use cogward_model::{AgentName, RunId, TenantName, UpstreamName, VersionLabel, id::OperationId};
+use serde::Serialize;
+
+/// `/api/v1/tenants`
+pub const TENANTS: &str = "/api/v1/tenants";
+/// `/api/v1/runs`
+pub const RUNS: &str = "/api/v1/runs";
+/// `/api/v1/events`
+pub const EVENTS: &str = "/api/v1/events";
+/// `/api/v1/plane`
+pub const PLANE: &str = "/api/v1/plane";
+/// `/api/v1/doctor`
+pub const DOCTOR: &str = "/api/v1/doctor";
+/// `/api/v1/whoami`
+pub const WHOAMI: &str = "/api/v1/whoami";
+
+/// A tenant's agents.
+#[must_use]
+pub fn agents(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/agents")
+}
+
+/// An agent.
+#[must_use]
+pub fn agent(tenant: &TenantName, agent: &AgentName) -> String {
+    format!("{TENANTS}/{tenant}/agents/{agent}")
+}
+
+/// An agent's versions.
+#[must_use]
+pub fn versions(tenant: &TenantName, agent: &AgentName) -> String {
+    format!("{TENANTS}/{tenant}/agents/{agent}/versions")
+}
+
+/// A version.
+#[must_use]
+pub fn version(tenant: &TenantName, agent: &AgentName, version: &VersionLabel) -> String {
+    format!("{TENANTS}/{tenant}/agents/{agent}/versions/{version}")
+}
+
+/// A tenant's tool servers.
+#[must_use]
+pub fn tool_servers(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers")
+}
+
+/// A tool server.
+#[must_use]
+pub fn tool_server(tenant: &TenantName, name: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{name}")
+}
+
+/// A tenant's providers.
+#[must_use]
+pub fn providers(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/providers")
+}
+
+/// A provider.
+#[must_use]
+pub fn provider(tenant: &TenantName, name: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/providers/{name}")
+}
+
+/// A run.
+#[must_use]
+pub fn run(run: RunId) -> String {
+    format!("{RUNS}/{run}")
+}
+
+/// What a run has printed.
+#[must_use]
+pub fn run_logs(run: RunId) -> String {
+    format!("{RUNS}/{run}/logs")
+}
+
+/// A run's evidence.
+#[must_use]
+pub fn run_evidence(run: RunId) -> String {
+    format!("{RUNS}/{run}/evidence")
+}
+
+/// A command on a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunCommand {
+    /// Freeze it.
+    Suspend,
+    /// Let it go on.
+    Resume,
+    /// Ask it to end.
+    Cancel,
+    /// End it now.
+    Kill,
+}
+
+impl RunCommand {
+    /// Every command.
+    pub const ALL: [Self; 4] = [Self::Suspend, Self::Resume, Self::Cancel, Self::Kill];
+
+    /// The last part of its path.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+/// A command on a run.
+#[must_use]
+pub fn run_command(run: RunId, command: RunCommand) -> String {
+    format!("{RUNS}/{run}/{}", command.as_str())
+}
+
+/// An operation.
+#[must_use]
+pub fn operation(operation: OperationId) -> String {
+    format!("/api/v1/operations/{operation}")
+}
+
+/// The export of a tenant's evidence.
+#[must_use]
+pub fn evidence_export(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/export")
+}
+
+/// The checkpoint of a tenant's ledger.
+#[must_use]
+pub fn evidence_checkpoint(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/checkpoint")
+}
+
+/// A path with a query made from one of the query types. Fields that are not set are left out.
+///
+/// # Errors
+/// When `query` is not a flat struct of texts, numbers and truth values.
+pub fn with_query(path: &str, query: &impl Serialize) -> Result<String, serde_json::Error> {
+    let serde_json::Value::Object(fields) = serde_json::to_value(query)? else {
+        return Ok(path.to_owned());
+    };
+    let mut whole = path.to_owned();
+    let mut mark = '?';
+    for (name, value) in fields {
+        let text = match value {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => text,
+            plain @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_)) => plain.to_string(),
+            serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                return Err(serde::ser::Error::custom(format!("`{name}` cannot be in a query")));
+            }
+        };
+        whole.push(mark);
+        whole.push_str(&name);
+        whole.push('=');
+        escape(&mut whole, &text);
+        mark = '&';
+    }
+    Ok(whole)
+}
+
+/// Escapes everything but RFC 3986's unreserved letters.
+fn escape(into: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            into.push(char::from(byte));
+        } else {
+            into.push('%');
+            for nibble in [byte >> 4, byte & 15] {
+                into.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0').to_ascii_uppercase());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_model::{Id, SystemClock, SystemEntropy};
+
+    use super::*;
+    use crate::{ROUTES, RunQuery};
+
+    /// Whether `path` is one that the table has.
+    fn known(path: &str) -> bool {
+        let parts: Vec<_> = path.split('/').collect();
+        ROUTES.iter().any(|route| {
+            let pattern: Vec<_> = route.path.split('/').collect();
+            pattern.len() == parts.len() && pattern.iter().zip(&parts).all(|(p, t)| p.starts_with('{') || p == t)
+        })
+    }
+
+    #[test]
+    fn every_built_path_is_in_the_table() {
+        let tenant = TenantName::default_tenant();
+        let name: AgentName = "claims".parse().unwrap();
+        let label: VersionLabel = "1.0.0+build".parse().unwrap();
+        let upstream: UpstreamName = "files".parse().unwrap();
+        let id: RunId = Id::new(&SystemClock, &SystemEntropy);
+        let op: OperationId = Id::new(&SystemClock, &SystemEntropy);
+        let mut all = vec![
+            TENANTS.to_owned(),
+            RUNS.to_owned(),
+            EVENTS.to_owned(),
+            PLANE.to_owned(),
+            DOCTOR.to_owned(),
+            WHOAMI.to_owned(),
+            agents(&tenant),
+            agent(&tenant, &name),
+            versions(&tenant, &name),
+            version(&tenant, &name, &label),
+            tool_servers(&tenant),
+            tool_server(&tenant, &upstream),
+            providers(&tenant),
+            provider(&tenant, &upstream),
+            run(id),
+            run_logs(id),
+            run_evidence(id),
+            operation(op),
+            evidence_export(&tenant),
+            evidence_checkpoint(&tenant),
+        ];
+        all.extend(RunCommand::ALL.map(|command| run_command(id, command)));
+        for path in &all {
+            assert!(known(path), "{path}");
+        }
+        // And the other way round: a route that the client cannot reach was forgotten here.
+        let reachable = ROUTES.iter().filter(|r| r.path.starts_with("/api/")).map(|r| r.path);
+        let distinct: std::collections::BTreeSet<_> = reachable.collect();
+        assert_eq!(all.len(), distinct.len());
+    }
+
+    #[test]
+    fn a_query_escapes_what_a_url_would_read_otherwise() {
+        let query = RunQuery { cursor: Some("a&b=c/ä".into()), limit: Some(3), ..RunQuery::default() };
+        assert_eq!(with_query("/x", &query).unwrap(), "/x?cursor=a%26b%3Dc%2F%C3%A4&limit=3");
+        assert_eq!(with_query("/x", &RunQuery::default()).unwrap(), "/x");
+        assert!(with_query("/x", &crate::Page::whole(vec![1])).is_err());
+    }
+}

@@ -1,0 +1,373 @@
+//! Every route of the plane, as one table.
+//!
+//! A row says all that a client must know; the server binds a handler to each row by its constant,
+//! and a route that is not in the table does not exist. Paths have the `{name}` form that both axum
+//! and OpenAPI read.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::{
+    ProblemCode::{self, *},
+    types::{
+        Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, LogQuery, Operation, Page, PageQuery,
+        Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, Run, RunQuery, RunStart,
+        Tenant, TenantCreate, ToolServer, ToolServerPut, VersionSummary, WhoAmI,
+    },
+};
+
+/// Gives the schema of a wire type.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// The method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Commands.
+    Post,
+    /// Creates or replaces.
+    Put,
+    /// Removes.
+    Delete,
+}
+
+impl Method {
+    /// As it is on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// What a request carries.
+#[derive(Debug, Clone, Copy)]
+pub enum RequestBody {
+    /// Nothing.
+    None,
+    /// JSON of this type.
+    Json(SchemaOf),
+    /// A package as a tar stream.
+    Tar,
+}
+
+/// What an answer carries.
+#[derive(Debug, Clone, Copy)]
+pub enum ResponseBody {
+    /// Nothing.
+    None,
+    /// JSON of this type.
+    Json(SchemaOf),
+    /// Bytes as text: the output of a run, a signed note.
+    Text,
+    /// A tar stream.
+    Tar,
+    /// Server-sent events whose data is this type.
+    Events(SchemaOf),
+    /// The description of the API itself.
+    Document,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// Unique; the name of the function that clients generate.
+    pub operation_id: &'static str,
+    /// The noun that it belongs to.
+    pub noun: &'static str,
+    /// The method.
+    pub method: Method,
+    /// The path, with `{name}` for its parameters.
+    pub path: &'static str,
+    /// One line for the reader of the description.
+    pub summary: &'static str,
+    /// What the query may hold.
+    pub query: Option<SchemaOf>,
+    /// What the request carries.
+    pub request: RequestBody,
+    /// What the answer carries.
+    pub response: ResponseBody,
+    /// The statuses of success, the usual one first.
+    pub success: &'static [u16],
+    /// The problems that are this route's own; [`Route::problems`] has those of every route as well.
+    pub own_problems: &'static [ProblemCode],
+    /// Whether a reason must be given: in the body, or in the query where there is no body.
+    pub needs_reason: bool,
+    /// Whether `Idempotency-Key` is honoured.
+    pub idempotent: bool,
+    /// Whether `ETag` is sent and `If-Match` honoured.
+    pub etag: bool,
+    /// Whether a credential is needed.
+    pub authenticated: bool,
+}
+
+impl Route {
+    const fn new(
+        operation_id: &'static str,
+        noun: &'static str,
+        method: Method,
+        path: &'static str,
+        summary: &'static str,
+    ) -> Self {
+        Self {
+            operation_id,
+            noun,
+            method,
+            path,
+            summary,
+            query: None,
+            request: RequestBody::None,
+            response: ResponseBody::None,
+            success: &[200],
+            own_problems: &[],
+            needs_reason: false,
+            idempotent: false,
+            etag: false,
+            authenticated: true,
+        }
+    }
+    const fn query(mut self, of: SchemaOf) -> Self {
+        self.query = Some(of);
+        self
+    }
+    const fn takes(mut self, of: SchemaOf) -> Self {
+        self.request = RequestBody::Json(of);
+        self
+    }
+    const fn takes_tar(mut self) -> Self {
+        self.request = RequestBody::Tar;
+        self
+    }
+    const fn gives(mut self, of: SchemaOf) -> Self {
+        self.response = ResponseBody::Json(of);
+        self
+    }
+    const fn gives_raw(mut self, body: ResponseBody) -> Self {
+        self.response = body;
+        self
+    }
+    const fn success(mut self, statuses: &'static [u16]) -> Self {
+        self.success = statuses;
+        self
+    }
+    const fn refuses(mut self, problems: &'static [ProblemCode]) -> Self {
+        self.own_problems = problems;
+        self
+    }
+    const fn reasoned(mut self) -> Self {
+        self.needs_reason = true;
+        self
+    }
+    const fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+    const fn etag(mut self) -> Self {
+        self.etag = true;
+        self
+    }
+    const fn open(mut self) -> Self {
+        self.authenticated = false;
+        self
+    }
+
+    /// Every problem that the route may answer with, in the order of their statuses.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ProblemCode> {
+        let mut all = vec![Internal];
+        if self.authenticated {
+            all.extend([Unauthenticated, Forbidden, Throttled, NotReady]);
+        }
+        if self.query.is_some() || self.path.contains('{') || !matches!(self.request, RequestBody::None) {
+            all.push(InvalidRequest);
+        }
+        if self.path.contains('{') {
+            all.push(NotFound);
+        }
+        if !matches!(self.request, RequestBody::None) {
+            all.extend([PayloadTooLarge, UnsupportedMediaType]);
+        }
+        if self.needs_reason {
+            all.push(ReasonRequired);
+        }
+        if self.idempotent {
+            all.push(IdempotencyConflict);
+        }
+        if self.method != Method::Get {
+            // Nothing changes without its record.
+            all.push(EvidenceUnavailable);
+        }
+        all.extend(self.own_problems);
+        all.sort_by_key(|code| (code.status(), *code));
+        all.dedup();
+        all
+    }
+
+    /// The names of the path's parameters, in their order.
+    pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+}
+
+macro_rules! routes {
+    ($($name:ident = $route:expr;)*) => {
+        $(
+            #[doc = concat!("The row `", stringify!($name), "`.")]
+            pub const $name: Route = $route;
+        )*
+        /// Every row, in the order of the description.
+        pub const ROUTES: &[Route] = &[$($name,)*];
+    };
+}
+
+use Method::{Delete, Get, Post, Put};
+
+routes! {
+    LIST_TENANTS = Route::new("list_tenants", "tenants", Get, "/api/v1/tenants", "List the tenants")
+        .query(of::<PageQuery>).gives(of::<Page<Tenant>>);
+    CREATE_TENANT = Route::new("create_tenant", "tenants", Post, "/api/v1/tenants", "Create a tenant")
+        .takes(of::<TenantCreate>).gives(of::<Tenant>).success(&[201]).refuses(&[AlreadyExists]).idempotent();
+
+    LIST_AGENTS = Route::new("list_agents", "agents", Get, "/api/v1/tenants/{tenant}/agents", "List a tenant's agents")
+        .query(of::<AgentQuery>).gives(of::<Page<Agent>>);
+    REGISTER_AGENT = Route::new("register_agent", "agents", Post, "/api/v1/tenants/{tenant}/agents",
+        "Register an agent version from its package")
+        .query(of::<RegisterQuery>).takes_tar().gives(of::<Registration>).success(&[201, 200])
+        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists]);
+    GET_AGENT = Route::new("get_agent", "agents", Get, "/api/v1/tenants/{tenant}/agents/{agent}",
+        "Read an agent with its versions")
+        .gives(of::<Agent>);
+    LIST_VERSIONS = Route::new("list_versions", "agents", Get, "/api/v1/tenants/{tenant}/agents/{agent}/versions",
+        "List an agent's versions, newest first")
+        .query(of::<PageQuery>).gives(of::<Page<VersionSummary>>);
+    GET_VERSION = Route::new("get_version", "agents", Get,
+        "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}", "Read a version with its manifest")
+        .gives(of::<AgentVersion>);
+
+    LIST_TOOL_SERVERS = Route::new("list_tool_servers", "tool-servers", Get, "/api/v1/tenants/{tenant}/tool-servers",
+        "List a tenant's tool servers")
+        .query(of::<PageQuery>).gives(of::<Page<ToolServer>>);
+    PUT_TOOL_SERVER = Route::new("put_tool_server", "tool-servers", Put,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Add or replace a tool server")
+        .takes(of::<ToolServerPut>).gives(of::<ToolServer>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag();
+    GET_TOOL_SERVER = Route::new("get_tool_server", "tool-servers", Get,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Read a tool server")
+        .gives(of::<ToolServer>).etag();
+    DELETE_TOOL_SERVER = Route::new("delete_tool_server", "tool-servers", Delete,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Remove a tool server and forget its credential")
+        .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned();
+
+    LIST_PROVIDERS = Route::new("list_providers", "providers", Get, "/api/v1/tenants/{tenant}/providers",
+        "List a tenant's model providers")
+        .query(of::<PageQuery>).gives(of::<Page<Provider>>);
+    PUT_PROVIDER = Route::new("put_provider", "providers", Put, "/api/v1/tenants/{tenant}/providers/{provider}",
+        "Add or replace a model provider")
+        .takes(of::<ProviderPut>).gives(of::<Provider>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag();
+    GET_PROVIDER = Route::new("get_provider", "providers", Get, "/api/v1/tenants/{tenant}/providers/{provider}",
+        "Read a model provider")
+        .gives(of::<Provider>).etag();
+
+    LIST_RUNS = Route::new("list_runs", "runs", Get, "/api/v1/runs", "List runs, newest first")
+        .query(of::<RunQuery>).gives(of::<Page<Run>>);
+    START_RUN = Route::new("start_run", "runs", Post, "/api/v1/runs", "Start a run of a registered version")
+        .takes(of::<RunStart>).gives(of::<Run>).success(&[201])
+        .refuses(&[NotFound, RunRefused, NotEnforceable, BudgetExceeded, UpstreamUnavailable]).idempotent();
+    GET_RUN = Route::new("get_run", "runs", Get, "/api/v1/runs/{run}", "Read a run").gives(of::<Run>);
+    GET_RUN_LOGS = Route::new("get_run_logs", "runs", Get, "/api/v1/runs/{run}/logs", "Read what a run has printed")
+        .query(of::<LogQuery>).gives_raw(ResponseBody::Text);
+    SUSPEND_RUN = Route::new("suspend_run", "runs", Post, "/api/v1/runs/{run}/suspend",
+        "Freeze a run and hold its calls")
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+    RESUME_RUN = Route::new("resume_run", "runs", Post, "/api/v1/runs/{run}/resume", "Let a suspended run go on")
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+    CANCEL_RUN = Route::new("cancel_run", "runs", Post, "/api/v1/runs/{run}/cancel",
+        "Ask a run to end, and kill it after its grace period")
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[202, 200]).refuses(&[BadTransition]).reasoned().idempotent();
+    KILL_RUN = Route::new("kill_run", "runs", Post, "/api/v1/runs/{run}/kill", "End a run now")
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+    GET_RUN_EVIDENCE = Route::new("get_run_evidence", "evidence", Get, "/api/v1/runs/{run}/evidence",
+        "Read the evidence of a run")
+        .query(of::<PageQuery>).gives(of::<Page<EvidenceLeaf>>);
+
+    GET_OPERATION = Route::new("get_operation", "operations", Get, "/api/v1/operations/{operation}",
+        "Read an operation and its receipt")
+        .gives(of::<Operation>);
+
+    EXPORT_EVIDENCE = Route::new("export_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/export",
+        "Export a tenant's evidence as a pack that can be verified offline")
+        .gives_raw(ResponseBody::Tar).refuses(&[EvidenceUnavailable]);
+    GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
+        "Read the signed checkpoint of a tenant's ledger")
+        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);
+
+    WATCH_EVENTS = Route::new("watch_events", "events", Get, "/api/v1/events",
+        "Watch operational events as they happen (server-sent events)")
+        .query(of::<EventQuery>).gives_raw(ResponseBody::Events(of::<Event>)).refuses(&[CursorExpired]);
+
+    GET_PLANE = Route::new("get_plane", "plane", Get, "/api/v1/plane", "Read what the plane is and whether it is well")
+        .gives(of::<Plane>);
+    GET_DOCTOR = Route::new("get_doctor", "plane", Get, "/api/v1/doctor", "Read what the plane's host can enforce")
+        .gives(of::<Doctor>);
+    WHO_AM_I = Route::new("who_am_i", "plane", Get, "/api/v1/whoami", "Read who the credential belongs to")
+        .gives(of::<WhoAmI>);
+
+    GET_OPENAPI = Route::new("get_openapi", "plane", Get, "/openapi.json", "Read this description")
+        .gives_raw(ResponseBody::Document).open();
+    GET_HEALTH = Route::new("get_health", "plane", Get, "/healthz", "Ask whether the process lives")
+        .gives_raw(ResponseBody::Text).open();
+    GET_READY = Route::new("get_ready", "plane", Get, "/readyz", "Ask whether the plane takes requests")
+        .gives(of::<Ready>).refuses(&[NotReady]).open();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn operations_and_paths_are_unique() {
+        let ids: BTreeSet<_> = ROUTES.iter().map(|r| r.operation_id).collect();
+        assert_eq!(ids.len(), ROUTES.len());
+        let places: BTreeSet<_> = ROUTES.iter().map(|r| (r.path, r.method.as_str())).collect();
+        assert_eq!(places.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn every_command_needs_a_credential_and_every_lifecycle_verb_a_reason() {
+        for route in ROUTES {
+            if route.method != Method::Get {
+                assert!(route.authenticated, "{}", route.operation_id);
+                assert!(route.problems().contains(&EvidenceUnavailable), "{}", route.operation_id);
+            }
+            let lifecycle = ["/suspend", "/resume", "/cancel", "/kill"].iter().any(|end| route.path.ends_with(end));
+            if lifecycle {
+                assert!(route.needs_reason && route.idempotent, "{}", route.operation_id);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_says_nothing_is_open() {
+        let open: Vec<_> = ROUTES.iter().filter(|r| !r.authenticated).map(|r| r.path).collect();
+        assert_eq!(open, ["/openapi.json", "/healthz", "/readyz"]);
+    }
+
+    #[test]
+    fn every_code_that_a_route_can_cause_is_on_some_route() {
+        let named: BTreeSet<_> = ROUTES.iter().flat_map(Route::problems).collect();
+        // These two are answers to requests that no row matches.
+        let unrouted = BTreeSet::from([RouteNotFound, MethodNotAllowed]);
+        for code in ProblemCode::ALL {
+            assert!(named.contains(code) != unrouted.contains(code), "{code}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The plane itself: what it is, whether it is well, what its host can enforce.
+
+use cogward_model::{Timestamp, id::OperatorId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The plane that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Plane {
+    /// Its version.
+    pub version: String,
+    /// When it came up.
+    pub started: Timestamp,
+    /// The address that it listens on.
+    pub listen: String,
+    /// The directory that holds everything it keeps.
+    pub data_dir: String,
+    /// Whether it can write evidence; when not, agents are stopped.
+    pub evidence: EvidenceHealth,
+    /// Runs that have not ended.
+    pub runs_live: u64,
+    /// Whether it takes new runs.
+    pub accepting: bool,
+}
+
+/// Whether evidence can be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum EvidenceHealth {
+    /// It can.
+    Ok,
+    /// The disk is nearly full: agents are stopped, the audit is not.
+    LowSpace {
+        /// Bytes that are left.
+        free_bytes: u64,
+    },
+    /// It cannot.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Whether the plane takes requests. Needs no credential and so says no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ready {
+    /// Whether it does.
+    pub ready: bool,
+}
+
+/// Who the credential belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WhoAmI {
+    /// The operator.
+    pub operator: OperatorId,
+    /// The name that is in the records.
+    pub name: String,
+}
+
+/// What a host can enforce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Doctor {
+    /// The kernel's release.
+    pub kernel: String,
+    /// Each mechanism.
+    pub checks: Vec<Check>,
+    /// Each profile.
+    pub profiles: Vec<ProfileReport>,
+}
+
+/// One mechanism of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// Its name: `landlock`, `cgroup`, `seccomp`.
+    pub name: String,
+    /// Whether it is there.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// What to do where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// Whether a mechanism is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// It is there and was tried.
+    Ok,
+    /// It is not, and nothing that this release offers needs it.
+    Optional,
+    /// It is not, and a profile needs it.
+    Missing,
+}
+
+impl CheckStatus {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Optional => "optional",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// Whether a sandbox profile can be enforced here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileReport {
+    /// The profile as manifests name it.
+    pub profile: String,
+    /// Whether runs that ask for it are accepted.
+    pub enforceable: bool,
+    /// The checks that are missing for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}

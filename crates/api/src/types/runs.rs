@@ -1,0 +1,184 @@
+//! Runs: one execution of an agent version each.
+
+use cogward_model::{
+    AgentName, Digest, NanoUsd, RunId, TenantName, Timestamp, VersionLabel, manifest::AutonomyClass, run::RunState,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A run to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunStart {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The agent.
+    pub agent: AgentName,
+    /// The version; the latest registered unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionLabel>,
+    /// What the agent gets on its standard input and in `/run/cogward/input.json`; at most 1 MiB of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The user for whom the run acts; a `user-delegated` agent must have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub as_user: Option<String>,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    pub reason: Option<String>,
+}
+
+/// A run as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// Its identifier.
+    pub id: RunId,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Its version.
+    pub version: VersionLabel,
+    /// The version's identity.
+    pub digest: Digest,
+    /// Where it is in its life.
+    pub state: RunState,
+    /// On whose authority it acts; never changes.
+    pub autonomy: AutonomyClass,
+    /// The user for whom it acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_user: Option<String>,
+    /// The operator who started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<String>,
+    /// Why it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it is to achieve.
+    pub goal: String,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// When the agent's first instruction ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When its last process was gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// The exit code of the agent's first process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Why it did not succeed, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_cause: Option<String>,
+    /// What the agent gave as its result, once it has ended; at most 1 MiB of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// What it has used.
+    pub usage: RunUsage,
+    /// What it may use.
+    pub limits: RunLimits,
+}
+
+/// What a run has used so far. Calls in flight count with what is reserved for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RunUsage {
+    /// Model tokens, in and out.
+    pub tokens: u64,
+    /// Dollars.
+    pub cost_usd: NanoUsd,
+    /// Tool calls that were carried out.
+    pub tool_calls: u64,
+    /// Model calls that were carried out.
+    pub model_calls: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Calls and connections that were refused.
+    pub refusals: u64,
+    /// Processor time of all its processes, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Most memory of all its processes together, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
+}
+
+/// What a run may use, from its version's manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunLimits {
+    /// Model tokens, in and out.
+    pub tokens: u64,
+    /// Dollars.
+    pub cost_usd: NanoUsd,
+    /// Tool calls.
+    pub tool_calls: u64,
+    /// Seconds from start to end.
+    pub wall_clock_seconds: u64,
+}
+
+/// Why a state is changed; goes into the evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    /// One sentence for the person who reads the record in a year.
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: String,
+}
+
+/// Which runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunQuery {
+    /// Only of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
+    /// Only of this agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentName>,
+    /// Only in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<RunState>,
+    /// Most items to return, 1 to 200; 50 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 200))]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Which of a run's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl LogStream {
+    /// The word in the query.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Which part of a run's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// Standard output unless said.
+    #[serde(default)]
+    pub stream: LogStream,
+    /// Leave out this many bytes from its beginning, to go on where an earlier answer ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}

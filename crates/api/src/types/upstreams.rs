@@ -1,0 +1,133 @@
+//! Tool servers and model providers. Their credentials go in and never come out.
+
+use std::{collections::BTreeMap, fmt};
+
+use cogward_model::{
+    TenantName, Timestamp, UpstreamName,
+    upstream::{Price, ProviderShape, ToolTransport},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A secret on its way to the plane. It cannot be printed by accident; no response has one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Credential(String);
+
+impl Credential {
+    /// Wraps the secret.
+    #[must_use]
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    /// The secret itself; for sealing it and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The secret itself, given away.
+    #[must_use]
+    pub fn into_exposed(self) -> String {
+        self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(not shown)")
+    }
+}
+
+/// A registered MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolServer {
+    /// The tenant whose agents may be given its tools.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.tools[].server`.
+    pub name: UpstreamName,
+    /// How it is reached.
+    pub transport: ToolTransport,
+    /// Whether the plane keeps a credential for it.
+    pub has_credential: bool,
+    /// When it was added or last replaced.
+    pub updated: Timestamp,
+}
+
+/// A tool server to be added or replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolServerPut {
+    /// How it is reached.
+    pub transport: ToolTransport,
+    /// The credential that the plane is to keep sealed and send to it. Without one, a kept one is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("writeOnly" = true))]
+    pub credential: Option<Credential>,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    pub reason: Option<String>,
+}
+
+/// A registered model provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Provider {
+    /// The tenant whose agents may be given its models.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.models[].provider`.
+    pub name: UpstreamName,
+    /// The wire it speaks.
+    pub shape: ProviderShape,
+    /// Prices of its models, by model.
+    pub prices: BTreeMap<String, Price>,
+    /// Whether the plane keeps a key for it.
+    pub has_credential: bool,
+    /// When it was added or last replaced.
+    pub updated: Timestamp,
+}
+
+/// A model provider to be added or replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderPut {
+    /// The wire it speaks.
+    pub shape: ProviderShape,
+    /// Prices of its models, by model. A model without a price is refused: its cost could not be limited.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, Price>,
+    /// The key that the plane is to keep sealed and send to it. Without one, a kept one is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("writeOnly" = true))]
+    pub credential: Option<Credential>,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    pub reason: Option<String>,
+}
+
+/// The reason of a command without a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonQuery {
+    /// Why; goes into the evidence.
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_not_printed() {
+        let put = ToolServerPut {
+            transport: ToolTransport::Http { url: "https://tools.example".into(), credential_header: None },
+            credential: Some(Credential::new("hunter2".into())),
+            reason: None,
+        };
+        assert!(!format!("{put:?}").contains("hunter2"));
+        assert_eq!(serde_json::to_value(&put).unwrap()["credential"], "hunter2");
+    }
+}
