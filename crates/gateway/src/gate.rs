@@ -146,6 +146,7 @@ impl Gate {
             }
         };
         run.calls_in_flight.fetch_add(1, Ordering::AcqRel);
+        run.counters.admitted(&action);
         let admitted = Admitted {
             ticket: Ticket {
                 gate: Arc::new(Settlement {
@@ -218,6 +219,7 @@ impl Gate {
     /// Records a refusal that a protocol found by itself (a request that names no declared thing at all),
     /// and hands it back.
     pub async fn refuse(&self, run: &RunContext, action: &Action, refusal: Refusal, fields: Vec<Field>) -> Refusal {
+        run.counters.refused();
         let mut event = self
             .decision(run, action, "block", &refusal.rule)
             .public("code", refusal.code.as_str())

@@ -35,7 +35,7 @@ use cogward_model::{Clock, RunId};
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
-pub use run::{CutReport, RunContext};
+pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;
 pub use upstreams::{Credential, Upstreams};
 
@@ -137,6 +137,12 @@ impl Gateway {
     #[must_use]
     pub fn in_flight(&self, run: RunId) -> usize {
         self.context(run).map_or(0, |context| context.in_flight())
+    }
+
+    /// What a run has been let do, and not, since it was opened here.
+    #[must_use]
+    pub fn tally(&self, run: RunId) -> Tally {
+        self.context(run).map(|context| context.tally()).unwrap_or_default()
     }
 
     fn context(&self, run: RunId) -> Option<Arc<RunContext>> {

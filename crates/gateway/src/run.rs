@@ -2,10 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use cogward_model::limits::{RUN_CALLS_IN_FLIGHT_MAX, RUN_CONNECTIONS_MAX};
+use cogward_model::{
+    action::Action,
+    limits::{RUN_CALLS_IN_FLIGHT_MAX, RUN_CONNECTIONS_MAX},
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,42 @@ pub struct CutReport {
     pub calls: usize,
 }
 
+/// What a run has been let do, and not, since it was opened here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Tool calls that were admitted.
+    pub tool_calls: u64,
+    /// Model calls that were admitted.
+    pub model_calls: u64,
+    /// Connections that were admitted.
+    pub connections: u64,
+    /// Calls and connections that were refused.
+    pub refusals: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    tool_calls: AtomicU64,
+    model_calls: AtomicU64,
+    connections: AtomicU64,
+    refusals: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn admitted(&self, action: &Action) {
+        let counter = match action {
+            Action::ToolCall { .. } => &self.tool_calls,
+            Action::ModelCall { .. } => &self.model_calls,
+            Action::Egress { .. } => &self.connections,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// One open run.
 #[derive(Debug)]
 pub struct RunContext {
@@ -31,6 +70,7 @@ pub struct RunContext {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) calls_in_flight: AtomicUsize,
+    pub(crate) counters: Counters,
     cut: CancellationToken,
 }
 
@@ -44,6 +84,7 @@ impl RunContext {
             connections: Arc::new(Semaphore::new(RUN_CONNECTIONS_MAX)),
             calls: Arc::new(Semaphore::new(RUN_CALLS_IN_FLIGHT_MAX)),
             calls_in_flight: AtomicUsize::new(0),
+            counters: Counters::default(),
             cut: CancellationToken::new(),
         }
     }
@@ -58,6 +99,18 @@ impl RunContext {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.calls_in_flight.load(Ordering::Acquire)
+    }
+
+    /// What it has been let do, and not, so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Tally {
+            tool_calls: read(&self.counters.tool_calls),
+            model_calls: read(&self.counters.model_calls),
+            connections: read(&self.counters.connections),
+            refusals: read(&self.counters.refusals),
+        }
     }
 
     pub(crate) fn cut(&self) -> CutReport {
