@@ -107,6 +107,8 @@ event_types! {
     TenantCreated = "tenant.created";
     /// An operator credential was made.
     OperatorCreated = "operator.created";
+    /// An operator credential was revoked.
+    OperatorRevoked = "operator.revoked";
     /// An agent version was registered.
     AgentRegistered = "agent.registered";
     /// A registration was refused.

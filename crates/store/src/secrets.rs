@@ -38,6 +38,15 @@ impl Store {
             .await?;
         found.as_ref().map(row).transpose()
     }
+
+    /// Whether anything is sealed: then the key that seals must be there too.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn secrets_exist(&self) -> Result<bool, StoreError> {
+        let found = sqlx::query("SELECT name FROM secrets LIMIT 1").fetch_optional(&mut *self.reader().await?).await?;
+        Ok(found.is_some())
+    }
 }
 
 impl Tx {

@@ -1,0 +1,159 @@
+//! Operator credentials.
+
+use std::{fmt, sync::Arc};
+
+use cogward_model::{
+    Clock, Entropy, TenantName,
+    event::{Attribution, Event, EventType},
+    id::{Id, OperatorId},
+};
+use cogward_store::{OperatorRow, Role, Store, StoreError, Tx};
+
+use crate::credential::{self, Credential};
+
+/// Longest name of an operator, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+
+/// A verified operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// Its id.
+    pub id: OperatorId,
+    /// Its name, for records.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+impl Operator {
+    /// Whether it may change anything.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        self.role == Role::Operator
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name)
+    }
+}
+
+/// A new operator.
+#[derive(Debug)]
+pub struct Created {
+    /// Who it is.
+    pub operator: Operator,
+    /// Its token: shown once, kept nowhere.
+    pub credential: Credential,
+    /// The evidence, for the commit of the transaction.
+    pub event: Event,
+}
+
+/// Why an operator cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The name is not one.
+    #[error("an operator's name has 1 to {NAME_BYTES_MAX} bytes and no control characters")]
+    Name,
+    /// The name is taken, or the database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a token is not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Malformed, unknown, wrong or revoked; which of them is nobody's business.
+    #[error("the operator credential is not valid")]
+    Refused,
+    /// The database failed: nobody is let in.
+    #[error("the operator credential cannot be checked")]
+    Store(#[from] StoreError),
+}
+
+/// Why an operator cannot be revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// There is no such operator, or it is revoked already.
+    #[error("there is no valid operator `{0}`")]
+    NotValid(OperatorId),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes, verifies and revokes operators.
+#[derive(Clone)]
+pub struct Operators {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl fmt::Debug for Operators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operators").finish_non_exhaustive()
+    }
+}
+
+impl Operators {
+    /// The operators of a store.
+    #[must_use]
+    pub fn new(store: Store, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { store, clock, entropy }
+    }
+
+    /// Makes an operator. It exists once the transaction is committed, together with the event.
+    ///
+    /// # Errors
+    /// [`CreateError`] when the name is not one or is taken.
+    pub async fn create(&self, tx: &mut Tx, name: &str, role: Role, by: Attribution) -> Result<Created, CreateError> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(CreateError::Name);
+        }
+        let id: OperatorId = Id::new(&*self.clock, &*self.entropy);
+        let (credential, credential_hash) = credential::mint(id, &*self.entropy);
+        tx.operator_insert(&OperatorRow {
+            id,
+            name: name.to_owned(),
+            role,
+            credential_hash,
+            created: self.clock.now(),
+            revoked: None,
+        })
+        .await?;
+        let event = Event::new(EventType::OperatorCreated, TenantName::default_tenant(), by)
+            .public("operator", id.to_string())
+            .public("role", role.as_str())
+            .personal("name", name);
+        Ok(Created { operator: Operator { id, name: name.to_owned(), role }, credential, event })
+    }
+
+    /// Who holds this token.
+    ///
+    /// # Errors
+    /// [`VerifyError::Refused`] for every token that is not a valid operator's, without saying why.
+    pub async fn verify(&self, token: &str) -> Result<Operator, VerifyError> {
+        let (id, secret) = credential::split(token).ok_or(VerifyError::Refused)?;
+        let row = self.store.operator(id).await?.ok_or(VerifyError::Refused)?;
+        if !credential::matches(secret, &row.credential_hash) || row.revoked.is_some() {
+            return Err(VerifyError::Refused);
+        }
+        Ok(Operator { id: row.id, name: row.name, role: row.role })
+    }
+
+    /// Revokes an operator; its token is refused once the transaction is committed, with the event.
+    ///
+    /// # Errors
+    /// [`RevokeError`] when there is no such operator that is still valid.
+    pub async fn revoke(&self, tx: &mut Tx, id: OperatorId, by: Attribution) -> Result<Event, RevokeError> {
+        if !tx.operator_revoke(id, self.clock.now()).await? {
+            return Err(RevokeError::NotValid(id));
+        }
+        Ok(Event::new(EventType::OperatorRevoked, TenantName::default_tenant(), by).public("operator", id.to_string()))
+    }
+}
