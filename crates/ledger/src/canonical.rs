@@ -1,0 +1,165 @@
+//! Canonical JSON: RFC 8785 restricted to what needs no floating point and no Unicode sorting.
+//!
+//! Within the restriction (ASCII keys, integers within 2^53, no fractions) a writer that sorts keys
+//! by bytes *is* RFC 8785, so nothing has to be parsed in order to be canonical.
+
+use cogward_model::event::Value;
+
+/// Beyond ±2^53 readers of JSON disagree about integers.
+pub const INTEGER_MAX: i64 = 1 << 53;
+/// Deepest nesting of a value.
+pub const DEPTH_MAX: usize = 64;
+
+/// Why a value has no canonical form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CanonicalError {
+    /// An integer that not every reader can hold.
+    #[error("the integer {0} is beyond 2^53")]
+    Integer(i64),
+    /// A key that would need Unicode sorting.
+    #[error("the key `{0}` is not ASCII")]
+    Key(String),
+    /// Too deep.
+    #[error("the value is nested deeper than {DEPTH_MAX}")]
+    Depth,
+}
+
+/// Which keys a map may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// ASCII only: what is hashed must have one form.
+    Ascii,
+    /// Any: for disclosures, whose very bytes are hashed and kept.
+    Any,
+}
+
+/// Writes a text with its quotes.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|b| *b < 0x20 || *b == b'"' || *b == b'\\') {
+        let (plain, special) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((byte, tail)) = special.split_first() else { break };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            other => out.extend_from_slice(format!("\\u{other:04x}").as_bytes()),
+        }
+        rest = tail;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+/// Writes an integer.
+pub fn write_integer(out: &mut Vec<u8>, integer: u64) {
+    out.extend_from_slice(integer.to_string().as_bytes());
+}
+
+/// Writes a value.
+///
+/// # Errors
+/// See [`CanonicalError`]; `out` then holds a part that must be thrown away.
+pub fn write_value(out: &mut Vec<u8>, value: &Value, keys: Keys) -> Result<(), CanonicalError> {
+    write_at(out, value, keys, 0)
+}
+
+fn write_at(out: &mut Vec<u8>, value: &Value, keys: Keys, depth: usize) -> Result<(), CanonicalError> {
+    if depth > DEPTH_MAX {
+        return Err(CanonicalError::Depth);
+    }
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Int(n) if (-INTEGER_MAX..=INTEGER_MAX).contains(n) => out.extend_from_slice(n.to_string().as_bytes()),
+        Value::Int(n) => return Err(CanonicalError::Integer(*n)),
+        Value::Text(text) => write_text(out, text),
+        Value::List(items) => {
+            out.push(b'[');
+            for (n, item) in items.iter().enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                write_at(out, item, keys, depth + 1)?;
+            }
+            out.push(b']');
+        }
+        Value::Map(map) => {
+            out.push(b'{');
+            for (n, (key, item)) in map.iter().enumerate() {
+                if keys == Keys::Ascii && !key.is_ascii() {
+                    return Err(CanonicalError::Key(key.chars().take(64).collect()));
+                }
+                if n > 0 {
+                    out.push(b',');
+                }
+                write_text(out, key);
+                out.push(b':');
+                write_at(out, item, keys, depth + 1)?;
+            }
+            out.push(b'}');
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            (-INTEGER_MAX..=INTEGER_MAX).prop_map(Value::Int),
+            any::<String>().prop_map(Value::Text),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::List),
+                proptest::collection::btree_map("[ -~]{0,8}", inner, 0..6).prop_map(Value::Map),
+            ]
+        })
+    }
+
+    proptest! {
+        /// serde_json with its sorted map writes this profile canonically too; the two were written apart.
+        #[test]
+        fn agrees_with_a_sorted_json_writer(value in value()) {
+            let mut ours = Vec::new();
+            write_value(&mut ours, &value, Keys::Ascii).unwrap();
+            let parsed: serde_json::Value = serde_json::from_slice(&ours).unwrap();
+            prop_assert_eq!(&serde_json::to_value(&value).unwrap(), &parsed);
+            prop_assert_eq!(serde_json::to_vec(&serde_json::to_value(&value).unwrap()).unwrap(), ours);
+        }
+    }
+
+    #[test]
+    fn what_readers_disagree_on_is_refused() {
+        let mut out = Vec::new();
+        assert_eq!(
+            write_value(&mut out, &Value::Int(INTEGER_MAX + 1), Keys::Ascii),
+            Err(CanonicalError::Integer(INTEGER_MAX + 1))
+        );
+        let map = Value::Map([("ä".to_owned(), Value::Null)].into());
+        assert!(matches!(write_value(&mut out, &map, Keys::Ascii), Err(CanonicalError::Key(_))));
+        let deep = (0..100).fold(Value::Null, |inner, _| Value::List(vec![inner]));
+        assert_eq!(write_value(&mut out, &deep, Keys::Any), Err(CanonicalError::Depth));
+    }
+
+    #[test]
+    fn the_escapes_of_rfc_8785() {
+        let mut out = Vec::new();
+        write_text(&mut out, "\u{20ac}$\u{000F}\u{000a}A'\u{0042}\u{0022}\u{005c}\\\"/");
+        assert_eq!(String::from_utf8(out).unwrap(), "\"\u{20ac}$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"");
+    }
+}

@@ -1,0 +1,194 @@
+//! Inclusion and consistency proofs (RFC 9162, 2.1.3 and 2.1.4).
+
+use crate::{Hash, tree::empty_root, tree::node_hash};
+
+/// A tree whose leaf hashes are at hand: makes proofs.
+#[derive(Debug, Clone, Default)]
+pub struct Tree {
+    leaves: Vec<Hash>,
+}
+
+impl Tree {
+    /// Takes leaf hashes in order.
+    #[must_use]
+    pub fn new(leaves: Vec<Hash>) -> Self {
+        Self { leaves }
+    }
+
+    /// The root over the first `size` leaves, `None` when there are fewer.
+    #[must_use]
+    pub fn root(&self, size: usize) -> Option<Hash> {
+        self.leaves.get(..size).map(root)
+    }
+
+    /// The path from a leaf to the root over the first `size` leaves.
+    #[must_use]
+    pub fn inclusion(&self, index: usize, size: usize) -> Option<Vec<Hash>> {
+        let leaves = self.leaves.get(..size)?;
+        (index < size).then(|| {
+            let mut proof = Vec::new();
+            path(index, leaves, &mut proof);
+            proof
+        })
+    }
+
+    /// That the tree over `old` leaves is a beginning of the one over `size`.
+    #[must_use]
+    pub fn consistency(&self, old: usize, size: usize) -> Option<Vec<Hash>> {
+        let leaves = self.leaves.get(..size)?;
+        (0 < old && old <= size).then(|| {
+            let mut proof = Vec::new();
+            subproof(old, leaves, true, &mut proof);
+            proof
+        })
+    }
+}
+
+fn split(size: usize) -> usize {
+    // The largest power of two smaller than the size; sizes of 2 and more only.
+    1 << (usize::BITS - 1 - (size - 1).leading_zeros())
+}
+
+fn root(leaves: &[Hash]) -> Hash {
+    match leaves {
+        [] => empty_root(),
+        [leaf] => *leaf,
+        _ => {
+            let (left, right) = leaves.split_at(split(leaves.len()));
+            node_hash(&root(left), &root(right))
+        }
+    }
+}
+
+fn path(index: usize, leaves: &[Hash], proof: &mut Vec<Hash>) {
+    if leaves.len() < 2 {
+        return;
+    }
+    let (left, right) = leaves.split_at(split(leaves.len()));
+    if index < left.len() {
+        path(index, left, proof);
+        proof.push(root(right));
+    } else {
+        path(index - left.len(), right, proof);
+        proof.push(root(left));
+    }
+}
+
+fn subproof(old: usize, leaves: &[Hash], whole: bool, proof: &mut Vec<Hash>) {
+    if old == leaves.len() {
+        if !whole {
+            proof.push(root(leaves));
+        }
+        return;
+    }
+    let (left, right) = leaves.split_at(split(leaves.len()));
+    if old <= left.len() {
+        subproof(old, left, whole, proof);
+        proof.push(root(right));
+    } else {
+        subproof(old - left.len(), right, false, proof);
+        proof.push(root(left));
+    }
+}
+
+/// Whether `proof` leads from the leaf to the root (RFC 9162, 2.1.3.2).
+#[must_use]
+pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> bool {
+    if index >= size {
+        return false;
+    }
+    let (mut node, mut last, mut hash) = (index, size - 1, *leaf);
+    for step in proof {
+        if last == 0 {
+            return false;
+        }
+        if node & 1 == 1 || node == last {
+            hash = node_hash(step, &hash);
+            while node & 1 == 0 && node != 0 {
+                node >>= 1;
+                last >>= 1;
+            }
+        } else {
+            hash = node_hash(&hash, step);
+        }
+        node >>= 1;
+        last >>= 1;
+    }
+    last == 0 && hash == *root
+}
+
+/// Whether `proof` shows that the older tree is a beginning of the newer (RFC 9162, 2.1.4.2).
+#[must_use]
+pub fn verify_consistency(old: u64, old_root: &Hash, size: u64, root: &Hash, proof: &[Hash]) -> bool {
+    if old == 0 || old > size {
+        return false;
+    }
+    if old == size {
+        return proof.is_empty() && old_root == root;
+    }
+    let mut steps = proof.iter();
+    let first = if old.is_power_of_two() { Some(old_root) } else { steps.next() };
+    let Some(first) = first else { return false };
+    let (mut node, mut last) = (old - 1, size - 1);
+    while node & 1 == 1 {
+        node >>= 1;
+        last >>= 1;
+    }
+    let (mut from_old, mut from_new) = (*first, *first);
+    for step in steps {
+        if last == 0 {
+            return false;
+        }
+        if node & 1 == 1 || node == last {
+            from_old = node_hash(step, &from_old);
+            from_new = node_hash(step, &from_new);
+            while node & 1 == 0 && node != 0 {
+                node >>= 1;
+                last >>= 1;
+            }
+        } else {
+            from_new = node_hash(&from_new, step);
+        }
+        node >>= 1;
+        last >>= 1;
+    }
+    last == 0 && from_old == *old_root && from_new == *root
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{leaf::leaf_hash, tree::Frontier};
+
+    #[test]
+    fn every_proof_of_every_small_tree_holds_and_holds_for_nothing_else() {
+        let leaves: Vec<Hash> = (0_u8..70).map(|n| leaf_hash(&[n])).collect();
+        let tree = Tree::new(leaves.clone());
+        let mut frontier = Frontier::default();
+        let mut roots = vec![frontier.root()];
+        for (n, leaf) in leaves.iter().enumerate() {
+            frontier.push(*leaf);
+            roots.push(frontier.root());
+            assert_eq!(tree.root(n + 1), Some(frontier.root()));
+        }
+        for size in 1..=leaves.len() {
+            for index in 0..size {
+                let proof = tree.inclusion(index, size).unwrap();
+                let (at, n) = (index as u64, size as u64);
+                assert!(verify_inclusion(&leaves[index], at, n, &proof, &roots[size]));
+                assert!(!verify_inclusion(&leaf_hash(b"x"), at, n, &proof, &roots[size]));
+                assert!(!verify_inclusion(&leaves[index], at, n, &proof, &[0; 32]));
+                if let Some((_, shorter)) = proof.split_last() {
+                    assert!(!verify_inclusion(&leaves[index], at, n, shorter, &roots[size]));
+                }
+                let old = index + 1;
+                let proof = tree.consistency(old, size).unwrap();
+                assert!(verify_consistency(old as u64, &roots[old], n, &roots[size], &proof), "{old} {size}");
+                assert!(!verify_consistency(old as u64, &[0; 32], n, &roots[size], &proof));
+                assert!(!verify_consistency(old as u64, &roots[old], n, &[0; 32], &proof));
+            }
+        }
+        assert_eq!(tree.inclusion(70, 70), None);
+        assert_eq!(tree.consistency(0, 70), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Attacks on an exported log: each must be seen, and the right leaf named.
+
+use std::{fs, path::PathBuf};
+
+use cogward_model::{
+    RunId, SystemClock, SystemEntropy, Timestamp,
+    event::{Attribution, Event, EventType},
+};
+
+use super::*;
+use crate::{
+    leaf::{Place, encode, mint_id},
+    note::SigningKey,
+    tiles::EntryBundles,
+};
+
+struct ToFiles(PathBuf);
+
+impl TileSink for ToFiles {
+    type Error = io::Error;
+    fn tile(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap())?;
+        fs::write(path, bytes)
+    }
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_seed("cogward.dev/ledger/test/acme", &[3; 32]).unwrap()
+}
+
+/// Leaves of two runs and of none, in turn.
+fn leaves(count: u64) -> Vec<Vec<u8>> {
+    let runs: [RunId; 2] = [RunId::new(&SystemClock, &SystemEntropy), RunId::new(&SystemClock, &SystemEntropy)];
+    let mut chains = [(0, None), (0, None)];
+    let mut prev = None;
+    (0..count)
+        .map(|seq| {
+            let by = Attribution::operator("anna");
+            let mut event = Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by).public("n", seq);
+            let which = usize::try_from(seq % 3).unwrap();
+            if let Some(run) = runs.get(which) {
+                event = event.run(*run);
+            }
+            let body = encode(&event, &mint_id(&SystemClock, &SystemEntropy), &SystemEntropy).unwrap();
+            let (run_seq, run_prev) = chains.get(which).copied().unwrap_or_default();
+            let time = Timestamp::from_unix_micros(seq);
+            let mut leaf = Vec::new();
+            body.assemble(&Place { seq, prev, time, run_seq: run_seq + 1, run_prev }, &mut leaf);
+            prev = Some(leaf_hash(&leaf));
+            if let Some(chain) = chains.get_mut(which) {
+                *chain = (run_seq + 1, prev);
+            }
+            leaf
+        })
+        .collect()
+}
+
+fn write(dir: &Path, leaves: &[Vec<u8>]) {
+    let mut sink = ToFiles(dir.to_path_buf());
+    let (mut tiles, mut bundles, mut tree) = (HashTiles::default(), EntryBundles::default(), Frontier::default());
+    for leaf in leaves {
+        let hash = leaf_hash(leaf);
+        tree.push(hash);
+        tiles.push(hash, &mut sink).unwrap();
+        bundles.push(leaf, &mut sink).unwrap();
+    }
+    tiles.finish(&mut sink).unwrap();
+    bundles.finish(&mut sink).unwrap();
+    fs::write(dir.join(CHECKPOINT_FILE), key().checkpoint(tree.size(), &tree.root())).unwrap();
+    fs::write(dir.join(KEY_FILE), format!("{}\n", key().verifying())).unwrap();
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[test]
+fn whole_logs_of_many_sizes_hold() {
+    for size in [0, 1, 2, 255, 256, 257, 600] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &leaves(size));
+        let verified = verify_dir(dir.path(), Some(key().verifying())).unwrap();
+        assert_eq!(verified.leaves, size);
+    }
+}
+
+#[test]
+fn every_flipped_byte_is_found_and_a_leafs_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let leaves = leaves(16);
+    write(dir.path(), &leaves);
+    let mut flips = 0;
+    for file in files(dir.path()) {
+        let whole = fs::read(&file).unwrap();
+        let entries = file.to_str().unwrap().contains("entries");
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&file, &damaged).unwrap();
+            let finding = verify_dir(dir.path(), None).unwrap_err();
+            if entries {
+                let mut end = 0;
+                let hit = leaves.iter().position(|leaf| {
+                    end += 2 + leaf.len();
+                    at < end
+                });
+                assert_eq!(finding.leaf, hit.map(|n| n as u64), "{} byte {at}: {finding}", file.display());
+            }
+            flips += 1;
+        }
+        fs::write(&file, &whole).unwrap();
+    }
+    assert!(flips > 5_000);
+    verify_dir(dir.path(), None).unwrap();
+}
+
+/// The holder of the key rewrites the log: tiles, root and signature fit, the leaves do not.
+fn signed_anew(edit: impl FnOnce(&mut Vec<Vec<u8>>)) -> Finding {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leaves = leaves(30);
+    edit(&mut leaves);
+    write(dir.path(), &leaves);
+    verify_dir(dir.path(), None).unwrap_err()
+}
+
+#[test]
+fn a_leaf_dropped_swapped_doubled_or_changed_is_named_even_when_all_is_signed_anew() {
+    let named = |finding: Finding| (finding.leaf, finding.what);
+    assert_eq!(named(signed_anew(|l| drop(l.remove(7)))), (Some(7), What::Seq));
+    assert_eq!(named(signed_anew(|l| l.swap(4, 5))), (Some(4), What::Seq));
+    assert_eq!(named(signed_anew(|l| l.insert(9, l[8].clone()))), (Some(9), What::Seq));
+    let replace = |l: &mut Vec<Vec<u8>>, at: usize, from: &str, to: &str| {
+        let text = String::from_utf8(l[at].clone()).unwrap();
+        assert!(text.contains(from), "{text}");
+        l[at] = text.replace(from, to).into_bytes();
+    };
+    assert_eq!(named(signed_anew(|l| replace(l, 6, "\"n\":6", "\"n\":7"))), (Some(7), What::Prev));
+    assert_eq!(named(signed_anew(|l| replace(l, 6, "000006Z", "000005Z"))), (Some(7), What::Prev));
+    assert_eq!(named(signed_anew(|l| replace(l, 29, "000029Z", "000027Z"))), (Some(29), What::Time));
+    assert_eq!(named(signed_anew(|l| replace(l, 29, "acme", "evil"))), (Some(29), What::Tenant));
+    assert_eq!(named(signed_anew(|l| replace(l, 28, "\"run_seq\":10", "\"run_seq\":11"))), (Some(28), What::RunChain));
+    assert_eq!(named(signed_anew(|l| replace(l, 28, "\"v\":1", "\"v\":2"))), (Some(28), What::Form));
+}
+
+#[test]
+fn a_duplicate_key_is_not_read_as_either() {
+    let finding = signed_anew(|l| {
+        let text = String::from_utf8(l[29].clone()).unwrap();
+        l[29] = text.replace("\"v\":1", "\"tenant\":\"acme\",\"v\":1").into_bytes();
+    });
+    assert_eq!((finding.leaf, finding.what), (Some(29), What::Form));
+}
+
+#[test]
+fn a_tail_cut_off_is_found_by_the_checkpoint_and_by_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = leaves(20);
+    write(dir.path(), &all);
+    let checkpoint = fs::read(dir.path().join(CHECKPOINT_FILE)).unwrap();
+    let cut = tempfile::tempdir().unwrap();
+    write(cut.path(), &all[..15]);
+    // With its own, shorter checkpoint it is a whole log: no log can show what was never said outside.
+    verify_dir(cut.path(), None).unwrap();
+    fs::write(cut.path().join(CHECKPOINT_FILE), checkpoint).unwrap();
+    assert_eq!(verify_dir(cut.path(), None).unwrap_err().what, What::Missing);
+}
+
+#[test]
+fn another_key_is_refused_when_the_reader_gives_one() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &leaves(3));
+    let other = SigningKey::from_seed("cogward.dev/ledger/test/acme", &[4; 32]).unwrap();
+    assert_eq!(verify_dir(dir.path(), Some(other.verifying())).unwrap_err().what, What::Signature);
+}

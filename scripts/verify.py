@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""Verifies an exported cogward ledger: verify.py DIR [--key VKEY|FILE] [--json]
+
+Needs Python 3.9 and the package `cryptography`; no cogward, no network. Written apart from
+cogward-verify, from the same rules: the two must always agree. Exit code: 0 it holds, 9 it does
+not (the first thing that is wrong is named), 2 the command is wrong.
+"""
+import base64, hashlib, json, os, re, sys
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+except ImportError:
+    sys.exit("verify.py needs the Python package `cryptography`")
+
+WIDTH = 256
+
+
+class Finding(Exception):
+    def __init__(self, what, detail, leaf=None):
+        self.what, self.detail, self.leaf = what, detail, leaf
+
+
+def sha(data):
+    return hashlib.sha256(data).digest()
+
+
+def b64(text, what, detail):
+    """Strict base64: the one text that its bytes have."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        data = None
+    if data is None or base64.b64encode(data).decode() != text:
+        raise Finding(what, detail)
+    return data
+
+
+def url64(data):
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def read(root, name, limit):
+    try:
+        with open(os.path.join(root, name), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Finding("missing", f"{name}: {error.strerror}")
+    if len(data) > limit:
+        raise Finding("form", f"{name} is longer than {limit} bytes")
+    return data
+
+
+def text_of(data, what, name):
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Finding(what, f"{name} is not text")
+
+
+def parse_key(text):
+    """NAME+HASH+BASE64 (C2SP signed-note), Ed25519."""
+    parts = text.split("+", 2)
+    if len(parts) != 3 or not re.fullmatch(r"[!-*,-~]{1,255}", parts[0]):
+        raise Finding("key", "not a key in the form NAME+HASH+BASE64")
+    key = b64(parts[2], "key", "the key is not base64")
+    if len(key) != 33 or key[0] != 1 or sha(parts[0].encode() + b"\n" + key)[:4].hex() != parts[1]:
+        raise Finding("key", "the key is not Ed25519 or its hash is not its own")
+    return parts[0], key
+
+
+def open_checkpoint(note, origin, key):
+    text, gap, signatures = note.partition("\n\n")
+    lines = text.split("\n")
+    if not gap or len(lines) != 3 or not signatures.endswith("\n"):
+        raise Finding("signature", "not a signed checkpoint")
+    if lines[0] != origin:
+        raise Finding("signature", f"the checkpoint is not of {origin}")
+    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", lines[1]):
+        raise Finding("signature", "the size is not a number")
+    root = b64(lines[2], "signature", "the root is not base64")
+    holds = False
+    for line in signatures[:-1].split("\n"):
+        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
+        if not match:
+            raise Finding("signature", "a line is not a signature")
+        data = b64(match[2], "signature", "a signature is not base64")
+        if match[1] == origin and data[:4] == sha(origin.encode() + b"\n" + key)[:4]:
+            try:
+                Ed25519PublicKey.from_public_bytes(key[1:]).verify(data[4:], (text + "\n").encode())
+            except InvalidSignature:
+                raise Finding("signature", "the signature does not belong to this checkpoint and this key")
+            holds = True
+    if not holds or len(root) != 32:
+        raise Finding("signature", f"the checkpoint has no signature of the key of {origin}")
+    return int(lines[1]), root
+
+
+def tile_path(level, index, width):
+    path = "%03d" % (index % 1000)
+    while index >= 1000:
+        index //= 1000
+        path = "x%03d/%s" % (index % 1000, path)
+    return f"tile/{level}/{path}" + (f".p/{width}" if width < WIDTH else "")
+
+
+def merkle(hashes):
+    """Root of RFC 6962 over leaf or subtree hashes."""
+    if not hashes:
+        return sha(b"")
+    while len(hashes) > 1:
+        odd = [hashes[-1]] if len(hashes) % 2 else []
+        hashes = [sha(b"\x01" + a + b) for a, b in zip(hashes[::2], hashes[1::2])] + odd
+    return hashes[0]
+
+
+def unique(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def check_leaf(seq, leaf, digest, state):
+    def bad(what, detail):
+        raise Finding(what, detail, seq)
+
+    try:
+        value = json.loads(leaf.decode(), object_pairs_hook=unique)
+        body, chain = value["body"], value["chain"]
+        kind, tenant = body["type"], body["tenant"]
+        form = body["v"] == 1 and set(chain) == {"prev", "seq", "time"} and isinstance(body["id"], str)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        bad("form", str(error))
+    if not form:
+        bad("form", "not a leaf of version 1")
+    if chain["seq"] != seq:
+        bad("seq", f"it says that it is leaf {chain['seq']}")
+    if chain["prev"] != state["prev"]:
+        bad("prev", "chain.prev is not the hash of the leaf before")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(chain["time"]), re.ASCII):
+        bad("time", "chain.time is not a time")
+    if chain["time"] < (state["last"] or ""):
+        bad("time", "it is earlier than the leaf before")
+    if state.setdefault("tenant", tenant) != tenant:
+        bad("tenant", "it belongs to another tenant than the leaves before")
+    run = body.get("run")
+    if run is not None:
+        count, last, closed = state["runs"].get(run, (0, None, False))
+        if body.get("run_seq") != count + 1 or body.get("run_prev") != last:
+            bad("run_chain", f"{run}: it does not follow the run's leaf before")
+        state["runs"][run] = (count + 1, url64(digest), closed or kind == "run.closed")
+    elif body.get("run_prev") is not None or body.get("run_seq") is not None:
+        bad("run_chain", "it has a place in a run and names none")
+    state["prev"], state["last"] = url64(digest), chain["time"]
+    state["first"] = state["first"] or chain["time"]
+
+
+def verify(root, pinned):
+    own = text_of(read(root, "log.vkey", 1024), "key", "log.vkey")
+    if not own.endswith("\n"):
+        raise Finding("key", "log.vkey is not one line")
+    own = own[:-1]
+    parse_key(own)
+    origin, key = parse_key(pinned or own)
+    note = text_of(read(root, "checkpoint", 65536), "signature", "checkpoint")
+    size, signed_root = open_checkpoint(note, origin, key)
+    if pinned and pinned != own:
+        raise Finding("key", "log.vkey in the pack is not the key that was given")
+    state = {"prev": None, "last": None, "first": None, "runs": {}}
+    level = []  # roots of the full tiles of the level below, then what stands right of them
+    edge = []
+    for index in range((size + WIDTH - 1) // WIDTH):
+        width = min(WIDTH, size - index * WIDTH)
+        name, tile_name = tile_path("entries", index, width), tile_path("0", index, width)
+        data, tile = read(root, name, WIDTH * 65537), read(root, tile_name, WIDTH * 32)
+        if len(tile) != width * 32:
+            raise Finding("tile", f"{tile_name} does not hold {width} hashes")
+        at, hashes = 0, []
+        for n in range(width):
+            seq, length = index * WIDTH + n, int.from_bytes(data[at:at + 2], "big")
+            leaf = data[at + 2:at + 2 + length]
+            if at + 2 + length > len(data):
+                raise Finding("bytes", f"{name} ends within this leaf", seq)
+            digest = sha(b"\x00" + leaf)
+            if digest != tile[n * 32:n * 32 + 32]:
+                raise Finding("bytes", f"its bytes do not have the hash that {tile_name} holds for it", seq)
+            check_leaf(seq, leaf, digest, state)
+            hashes.append(digest)
+            at += 2 + length
+        if at != len(data):
+            raise Finding("bytes", f"{name} has bytes behind its last leaf")
+        (level if width == WIDTH else edge).append(merkle(hashes))
+    number, tops = 1, edge
+    while level:
+        full = len(level) // WIDTH
+        parts = [level[n * WIDTH:(n + 1) * WIDTH] for n in range(full)] + ([level[full * WIDTH:]] if len(level) % WIDTH else [])
+        for index, part in enumerate(parts):
+            name = tile_path(number, index, len(part))
+            if read(root, name, WIDTH * 32) != b"".join(part):
+                raise Finding("tile", f"{name} is not what the leaves give")
+        tops = [level[full * WIDTH:], *tops] if len(level) % WIDTH else tops
+        level, number = [merkle(part) for part in parts[:full]], number + 1
+    # From the right edge upwards: the unfinished part of each level stands left of all below it.
+    right = None
+    for part in reversed(tops):
+        for subtree in reversed(split(part) if isinstance(part, list) else [part]):
+            right = subtree if right is None else sha(b"\x01" + subtree + right)
+    if (right or sha(b"")) != signed_root:
+        raise Finding("root", "the root over all leaves is not the one in the signed checkpoint")
+    return {
+        "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
+        "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
+        "last_time": state["last"], "key": pinned or own, "key_pinned": bool(pinned),
+    }
+
+
+def split(hashes):
+    """The complete subtrees of a row of hashes, from the largest to the smallest."""
+    found, at = [], 0
+    while at < len(hashes):
+        width = 1 << ((len(hashes) - at).bit_length() - 1)
+        found.append(merkle(hashes[at:at + width]))
+        at += width
+    return found
+
+
+def main(arguments):
+    as_json, key, dirs = False, None, []
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--json":
+            as_json = True
+        elif argument == "--key" and arguments:
+            key = arguments.pop(0)
+            if os.path.exists(key):
+                with open(key) as file:
+                    key = file.read().rstrip()
+        else:
+            dirs.append(argument)
+    if len(dirs) != 1 or dirs[0].startswith("-") or not os.path.isdir(dirs[0]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    if key is not None:
+        try:
+            parse_key(key)
+        except Finding as finding:
+            print(f"verify.py: --key: {finding.detail}", file=sys.stderr)
+            return 2
+    try:
+        log = verify(dirs[0], key)
+    except Finding as finding:
+        report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
+        where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
+        print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        return 9
+    if as_json:
+        print(json.dumps({"verdict": "ok", "log": log}))
+        return 0
+    print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
+    print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
+    if not key:
+        print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
