@@ -1,0 +1,310 @@
+//! What the gate costs: `tools/call` and a chat completion, direct and through the gateway with durable
+//! evidence on, at 1 and 32 connections, in one process and one run.
+//!
+//! Prints ratios to the direct call and the gateway's own CPU per call (read from the kernel's account of
+//! its threads), because those survive a noisy machine. Run with `cargo bench -p cogward-gateway`.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fs,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cogward_budget::{Budgets, Scope};
+use cogward_evidence::{Evidence, EvidenceOptions, Health};
+use cogward_gateway::{FenceState, Gateway, Records, RunGrant, RunListeners, gate::Unrecorded};
+use cogward_model::{
+    Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy,
+    action::Amounts,
+    event::Event,
+    id::EventId,
+    manifest::Manifest,
+    upstream::{Price, Provider, ProviderShape, ToolServer, ToolTransport},
+};
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1 as server, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+};
+
+const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"text":"0123456789abcdef0123456789abcdef"}}}"#;
+const ASK: &str = r#"{"model":"m","max_tokens":64,"messages":[{"role":"user","content":"PAD"}]}"#;
+
+struct Ledger(Evidence);
+
+impl Records for Ledger {
+    fn record(&self, event: Event) -> Pin<Box<dyn Future<Output = Result<EventId, Unrecorded>> + Send + '_>> {
+        Box::pin(async move { self.0.record(event).await.map(|leaf| leaf.id).map_err(|e| Unrecorded(e.to_string())) })
+    }
+    fn note(&self, event: Event) -> Result<EventId, Unrecorded> {
+        self.0.note(event).map_err(|e| Unrecorded(e.to_string()))
+    }
+    fn stopped(&self) -> Option<String> {
+        match &*self.0.health().borrow() {
+            Health::Ok => None,
+            other => Some(format!("{other:?}")),
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build().expect("a runtime")
+}
+
+/// An upstream that answers both wires at once, without thinking.
+async fn upstream(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let answer: Bytes = if path.ends_with("/chat/completions") {
+        Bytes::from(format!(
+            r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":250,"completion_tokens":50,"total_tokens":300}}}}"#,
+            "a".repeat(800)
+        ))
+    } else {
+        let message: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let id = &message["id"];
+        let result = match message["method"].as_str().unwrap_or_default() {
+            "initialize" => r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"echo","version":"1"}}"#.to_owned(),
+            "tools/list" => r#"{"tools":[{"name":"echo","inputSchema":{"type":"object","properties":{"text":{"type":"string"}}}}]}"#.to_owned(),
+            _ => r#"{"content":[{"type":"text","text":"0123456789abcdef0123456789abcdef"}],"isError":false}"#.to_owned(),
+        };
+        Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
+    };
+    let mut response = Response::new(Full::new(answer));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("mcp-session-id", header::HeaderValue::from_static("bench"));
+    Ok(response)
+}
+
+async fn serve_upstream(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        drop(stream.set_nodelay(true));
+        tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service_fn(upstream)));
+    }
+}
+
+struct Conn {
+    sender: client::SendRequest<Full<Bytes>>,
+    address: SocketAddr,
+    session: Option<String>,
+}
+
+impl Conn {
+    async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("connect");
+        stream.set_nodelay(true).expect("nodelay");
+        let (sender, connection) = client::handshake(TokioIo::new(stream)).await.expect("handshake");
+        tokio::spawn(connection);
+        Self { sender, address, session: None }
+    }
+
+    async fn post(&mut self, path: &str, body: Bytes) -> Bytes {
+        let mut request = Request::post(path)
+            .header(header::HOST, self.address.to_string())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json, text/event-stream")
+            .header("mcp-protocol-version", "2025-11-25");
+        if let Some(session) = &self.session {
+            request = request.header("mcp-session-id", session);
+        }
+        self.sender.ready().await.expect("ready");
+        let request = request.body(Full::new(body)).expect("a request");
+        let response = self.sender.send_request(request).await.expect("an answer");
+        let status = response.status();
+        if let Some(id) = response.headers().get("mcp-session-id") {
+            self.session = id.to_str().ok().map(str::to_owned);
+        }
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+        body
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Tool,
+    Model,
+}
+
+/// Closed loop over `connections`; gives latencies in microseconds, sorted, and calls per second.
+async fn load(address: SocketAddr, work: Work, connections: usize, time: Duration) -> (Vec<u64>, f64) {
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..connections)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut conn = Conn::open(address).await;
+                let (path, body) = match work {
+                    Work::Tool => {
+                        let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+                        conn.post("/mcp", Bytes::from_static(hello.as_bytes())).await;
+                        ("/mcp", Bytes::from_static(CALL.as_bytes()))
+                    }
+                    Work::Model => ("/v1/chat/completions", Bytes::from(ASK.replace("PAD", &"b".repeat(1_000)))),
+                };
+                let mut latencies = Vec::with_capacity(100_000);
+                let until = Instant::now() + time;
+                while Instant::now() < until {
+                    let sent = Instant::now();
+                    let answer = conn.post(path, body.clone()).await;
+                    latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    debug_assert!(!answer.is_empty());
+                    assert!(!answer.windows(14).any(|w| w == b"\"isError\":true"), "{}", String::from_utf8_lossy(&answer));
+                }
+                latencies
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await.expect("a worker"));
+    }
+    let rate = all.len() as f64 / start.elapsed().as_secs_f64();
+    all.sort_unstable();
+    (all, rate)
+}
+
+/// CPU seconds of this process by thread name.
+fn cpu() -> HashMap<String, f64> {
+    let mut by_name = HashMap::new();
+    for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let nanos: f64 = read("schedstat").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0);
+        *by_name.entry(read("comm").trim().to_owned()).or_insert(0.0) += nanos / 1e9;
+    }
+    by_name
+}
+
+fn ours(cpu: &HashMap<String, f64>) -> f64 {
+    let others = ["up", "load", "calls"];
+    cpu.iter().filter(|(name, _)| !others.iter().any(|o| name.starts_with(o))).map(|(_, s)| s).sum()
+}
+
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
+}
+
+fn manifest() -> Manifest {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
+        "metadata": {"name": "bench", "tenant": "default", "version": "1", "owner": "t", "sponsor": "s", "costCentre": "c"},
+        "spec": {
+            "goal": "bench", "autonomy": "autonomous",
+            "package": {"directory": ".", "entrypoint": ["x"]},
+            "permissions": {
+                "tools": [{"server": "echo", "allow": ["echo"]}],
+                "models": [{"provider": "fake", "name": "m", "maxOutputTokens": 64}]
+            },
+            "budgets": {"run": {"tokens": 1, "costUsd": "1", "toolCalls": 1, "wallClockSeconds": 1}}
+        }
+    }))
+    .expect("a manifest")
+}
+
+fn main() {
+    let seconds: f64 = std::env::var("BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2.0);
+    let rounds = 3;
+    let (up, gw, loader) = (runtime("up", 1), runtime("gw", 1), runtime("load", 1));
+    let listener = up.block_on(TcpListener::bind("127.0.0.1:0")).expect("bind");
+    let direct = listener.local_addr().expect("an address");
+    up.spawn(serve_upstream(listener));
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let _in_gateway = gw.enter();
+    let evidence = Evidence::open(EvidenceOptions::new(
+        dir.path().join("evidence"),
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+    ))
+    .expect("evidence");
+    let budgets = Arc::new(Budgets::new());
+    let gateway = Gateway::new(Arc::new(Ledger(evidence)), Arc::clone(&budgets), Arc::new(SystemClock));
+    let tenant: cogward_model::TenantName = "default".parse().expect("a name");
+    gateway.upstreams().put_tool_server(
+        ToolServer {
+            tenant: tenant.clone(),
+            name: "echo".parse().expect("a name"),
+            transport: ToolTransport::Http { url: format!("http://{direct}/mcp"), credential_header: None },
+        },
+        None,
+    );
+    let price = Price { input_per_million: NanoUsd::from_nanos(1), output_per_million: NanoUsd::from_nanos(1) };
+    gateway
+        .upstreams()
+        .put_provider(
+            Provider {
+                tenant,
+                name: "fake".parse().expect("a name"),
+                shape: ProviderShape::OpenAi { base_url: format!("http://{direct}/v1") },
+                prices: [("m".to_owned(), price)].into(),
+            },
+            None,
+        )
+        .expect("a provider");
+    let run: RunId = Id::new(&SystemClock, &SystemEntropy);
+    let scope = Scope::run(run);
+    budgets.open(scope.clone(), Amounts { tokens: u64::MAX, cost: NanoUsd::MAX, tool_calls: u64::MAX });
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let listeners = RunListeners { model: bind(), mcp: bind(), proxy: bind() };
+    let (model, mcp) =
+        (listeners.model.local_addr().expect("an address"), listeners.mcp.local_addr().expect("an address"));
+    gateway
+        .open_run(RunGrant::new(run, &manifest(), Digest::from_bytes([0; 32]), None, vec![scope]), listeners)
+        .expect("open");
+    gateway.fence_plane(FenceState::Open);
+    gateway.fence(run, FenceState::Open);
+
+    println!(
+        "{:<28} {:>5} {:>10} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
+        "", "conns", "calls/s", "x direct", "p50 us", "p99 us", "p50 +us", "p99/p50", "CPU us/call"
+    );
+    let time = Duration::from_secs_f64(seconds);
+    for (name, work, governed) in [("tools/call", Work::Tool, mcp), ("chat completion, 1 KiB", Work::Model, model)] {
+        for connections in [1, 32] {
+            let mut rows = Vec::new();
+            for _ in 0..rounds {
+                let (base, base_rate) =
+                    loader.block_on(async { tokio::spawn(load(direct, work, connections, time)).await }).expect("load");
+                let before = ours(&cpu());
+                let (through, rate) = loader
+                    .block_on(async { tokio::spawn(load(governed, work, connections, time)).await })
+                    .expect("load");
+                let spent = (ours(&cpu()) - before) * 1e6 / through.len() as f64;
+                rows.push((
+                    rate / base_rate,
+                    base_rate,
+                    rate,
+                    percentile(&base, 50),
+                    percentile(&base, 99),
+                    percentile(&through, 50),
+                    percentile(&through, 99),
+                    spent,
+                ));
+            }
+            // The median round by ratio: the machine is shared.
+            rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let (ratio, base_rate, rate, d50, d99, g50, g99, spent) = rows[rows.len() / 2];
+            println!(
+                "{:<28} {connections:>5} {base_rate:>10.0} {:>8} {d50:>8} {d99:>8} {:>8} {:>10.1}",
+                format!("{name}, direct"),
+                "1",
+                "",
+                d99 as f64 / d50 as f64
+            );
+            println!(
+                "{:<28} {connections:>5} {rate:>10.0} {ratio:>8.3} {g50:>8} {g99:>8} {:>8} {:>10.1} {spent:>10.0}",
+                format!("{name}, governed"),
+                g50 as i64 - d50 as i64,
+                g99 as f64 / g50 as f64
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Evidence that an auditor can verify without us: three verdicts on the real files.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+use cogward_testkit::{Agent, MAY_ASK, Plane};
+
+fn plane() -> Result<Plane> {
+    Plane::start(env!("CARGO_BIN_EXE_cogward"))
+}
+
+const BRIEF: Agent<'static> =
+    Agent { name: "brief", source: "print('{\"answer\": 42}')\n", permissions: "", changes: &[] };
+
+fn verdicts(plane: &Plane, pack: &Path) -> Result<(i32, i32, String)> {
+    let ours = Command::new(plane.verifier()).arg(pack).output().context("cogward-verify")?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/verify.py");
+    let python = std::env::var("COGWARD_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let theirs = Command::new(python).arg(script).arg(pack).output().context("verify.py")?;
+    let said = format!(
+        "{}{}{}{}",
+        String::from_utf8_lossy(&ours.stdout),
+        String::from_utf8_lossy(&ours.stderr),
+        String::from_utf8_lossy(&theirs.stdout),
+        String::from_utf8_lossy(&theirs.stderr)
+    );
+    Ok((ours.status.code().unwrap_or(-1), theirs.status.code().unwrap_or(-1), said))
+}
+
+fn files(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn an_export_verifies_with_both_verifiers_and_a_flipped_byte_is_named_by_both() -> Result<()> {
+    let plane = plane()?;
+    plane.register(&BRIEF)?;
+    plane.ok(["run", "start", "brief", "--reason", "test", "--wait"])?;
+    let pack = plane.scratch().join("pack");
+    plane.ok(["evidence", "export", &pack.to_string_lossy()])?;
+    let (ours, theirs, said) = verdicts(&plane, &pack)?;
+    assert_eq!((ours, theirs), (0, 0), "{said}");
+    let entries = files(&pack)?.into_iter().find(|p| p.to_string_lossy().contains("entries")).context("entries")?;
+    let good = fs::read(&entries)?;
+    for at in (0..good.len()).step_by(good.len() / 7 + 1) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&entries, &bad)?;
+        let (ours, theirs, said) = verdicts(&plane, &pack)?;
+        assert_eq!((ours, theirs), (9, 9), "byte {at}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_plane_is_killed_again_and_again() -> Result<()> {
+    let mut plane = plane()?;
+    plane.add_scripted(r#"{"steps": [], "default": {"text": "yes"}}"#)?;
+    plane.register(&Agent {
+        name: "asker",
+        source: "
+import json, os, urllib.request
+body = json.dumps({'model': 'demo-model', 'max_tokens': 10, 'messages': [{'role': 'user', 'content': 'hello'}]}).encode()
+n = 0
+while True:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions', body, {'content-type': 'application/json'}), timeout=60) as r:
+            json.load(r)
+        n += 1
+        print('answered', n, flush=True)
+    except OSError:
+        pass
+",
+        permissions: MAY_ASK,
+        changes: &[("tokens: 100000", "tokens: 100000000"), ("costUsd: \"1.00\"", "costUsd: \"1000\"")],
+    })?;
+    let run = plane.start_run("asker")?;
+    for round in 1..=3 {
+        plane.said(&run, &format!("answered {}\n", round * 20))?;
+        plane.kill_9()?;
+        let answered = plane_logs(&plane, &run)?;
+        plane.up()?;
+        let decided = cogward_testkit::count(&plane.leaves(&run)?, "model.call.decided", Some("permit"));
+        assert!(decided >= answered, "round {round}: {answered} answers, {decided} decisions");
+    }
+    plane.ok(["run", "kill", &run, "--reason", "enough"])?;
+    let pack = plane.scratch().join("pack");
+    plane.ok(["evidence", "export", &pack.to_string_lossy()])?;
+    let (ours, theirs, said) = verdicts(&plane, &pack)?;
+    assert_eq!((ours, theirs), (0, 0), "{said}");
+    Ok(())
+}
+
+/// The answers that the agent had seen, from the file that its supervisor writes while the plane is dead.
+fn plane_logs(plane: &Plane, run: &str) -> Result<usize> {
+    let log = fs::read_to_string(plane.data_dir().join("runs").join(run).join("stdout.log"))?;
+    Ok(log.matches("answered ").count())
+}
+
+#[test]
+fn an_older_copy_of_the_data_directory_is_refused() -> Result<()> {
+    let mut plane = plane()?;
+    plane.register(&BRIEF)?;
+    plane.stop()?;
+    let copy = plane.scratch().join("older");
+    let wal = plane.data_dir().join("evidence/wal");
+    let copied = Command::new("cp").arg("-a").arg(&wal).arg(&copy).status()?;
+    assert!(copied.success());
+    plane.up()?;
+    plane.ok(["run", "start", "brief", "--reason", "test", "--wait"])?;
+    plane.stop()?;
+    fs::remove_dir_all(&wal)?;
+    fs::rename(&copy, &wal)?;
+    let error = plane.up().err().context("a ledger that was rolled back must not start")?;
+    assert!(format!("{error:#}").contains("rollback"), "{error:#}");
+    Ok(())
+}
