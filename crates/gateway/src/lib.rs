@@ -32,6 +32,7 @@ use std::{
 use cogward_budget::Budgets;
 use cogward_model::{Clock, RunId};
 
+pub use egress::EgressOptions;
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
@@ -51,6 +52,8 @@ pub struct Inner {
     pub gate: gate::Gate,
     /// Tool servers and providers.
     pub upstreams: Upstreams,
+    /// Hosts outside.
+    pub egress: egress::Egress,
     runs: RwLock<HashMap<RunId, Arc<RunContext>>>,
 }
 
@@ -74,10 +77,21 @@ pub enum OpenRunError {
 impl Gateway {
     /// Gateways that record to `records` and spend from `budgets`. The plane's fence starts closed.
     pub fn new(records: Arc<dyn Records>, budgets: Arc<Budgets>, clock: Arc<dyn Clock>) -> Self {
+        Self::with_egress(records, budgets, clock, EgressOptions::default())
+    }
+
+    /// Like [`Self::new`], with what the operator decides about connections outside.
+    pub fn with_egress(
+        records: Arc<dyn Records>,
+        budgets: Arc<Budgets>,
+        clock: Arc<dyn Clock>,
+        options: EgressOptions,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 gate: gate::Gate::new(records, budgets, clock),
                 upstreams: Upstreams::new(),
+                egress: egress::Egress::new(options),
                 runs: RwLock::default(),
             }),
         }

@@ -1,14 +1,202 @@
-//! Connections to hosts outside.
+//! Connections to hosts outside, through the HTTP proxy that each sandbox has.
+//!
+//! `CONNECT host:port` opens a tunnel to a host that the manifest declares for TLS; absolute-form
+//! requests and tunnels to a host declared for plain HTTP are forwarded request by request. Names are
+//! parsed by one strict parser ([`host`]), looked up in the plane only when they are declared
+//! ([`resolve`]: a look-up is a message to whoever owns the name), and every address is checked
+//! ([`address`]) before it is dialled. In a TLS tunnel the first bytes must be a hello that names the
+//! same host ([`sni`]).
+//!
+//! What this does not stop: a declared host that serves others behind its name (domain fronting by the
+//! `Host` header inside TLS), and anything a declared host does with what it is sent.
+
+pub mod address;
+mod connect;
+pub mod host;
+mod metered;
+mod plain;
+pub mod resolve;
+pub mod sni;
+mod tunnel;
+
+use std::{sync::Arc, time::Duration};
+
+use cogward_model::{
+    action::{Action, Amounts, Outcome},
+    decision::{Refusal, RefusalCode},
+};
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::{body::Incoming, ext::ReasonPhrase};
+use tokio::net::TcpStream;
+
+use self::{
+    host::{HostError, HostPort},
+    resolve::{Reachable, Resolver},
+};
 use crate::{
     Inner,
     body::{self, AgentBody},
+    gate::{self, Admitted, Call, Governed},
     run::RunContext,
 };
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use std::sync::Arc;
+
+pub use resolve::EgressOptions;
+
+/// How long reaching a host may take, over all its addresses.
+const DIAL_MAX: Duration = Duration::from_secs(10);
+/// How long one of several addresses is tried.
+const DIAL_ONE_MAX: Duration = Duration::from_secs(5);
+
+/// What the egress of a plane needs beside the gate.
+#[derive(Debug)]
+pub struct Egress {
+    resolver: Resolver,
+}
+
+impl Egress {
+    pub(crate) fn new(options: EgressOptions) -> Self {
+        Self { resolver: Resolver::new(options) }
+    }
+}
+
+/// A connection that is asked for.
+#[derive(Debug)]
+struct Connect {
+    target: HostPort,
+    reachable: Reachable,
+}
+
+impl Governed for Connect {
+    fn action(&self) -> Action {
+        Action::Egress { host: self.target.host.as_str().to_owned(), port: self.target.port }
+    }
+}
 
 /// A request on a run's proxy listener.
-pub async fn serve(_inner: Arc<Inner>, _run: Arc<RunContext>, _request: Request<Incoming>) -> Response<AgentBody> {
-    body::empty(StatusCode::NOT_FOUND)
+pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
+    let answered = if request.method() == Method::CONNECT {
+        connect::serve(&inner, &run, request).await
+    } else {
+        plain::absolute(&inner, &run, request).await
+    };
+    answered.unwrap_or_else(|refusal| refused(&refusal))
 }
+
+/// Takes a connection through the gate. The name is looked up only if it is declared, nothing else is
+/// held against it, and the run may act.
+async fn admit(
+    inner: &Inner,
+    run: &Arc<RunContext>,
+    target: HostPort,
+    mut objection: Option<Refusal>,
+) -> Result<Admitted<Connect>, Refusal> {
+    let mut reachable = Reachable::default();
+    let declared = run.grant.egress(target.host.as_str(), target.port).is_some();
+    if declared
+        && objection.is_none()
+        && inner.gate.plane_fence().pass().await.is_ok()
+        && run.fence.pass().await.is_ok()
+    {
+        tokio::select! {
+            biased;
+            () = run.cut_signal().cancelled() => {}
+            found = inner.egress.resolver.resolve(&target) => match found {
+                Ok(addresses) => reachable = addresses,
+                Err(refusal) => objection = Some(refusal),
+            },
+        }
+    }
+    let call = Call { target: Connect { target, reachable }, worst: Amounts::default(), objection, fields: Vec::new() };
+    inner.gate.admit(run, call).await
+}
+
+/// Dials what was admitted, at the addresses that were checked.
+async fn dial(admitted: &Admitted<Connect>) -> Result<TcpStream, &'static str> {
+    let attempts = async {
+        let mut last = "there is no address to dial";
+        for address in admitted.target().reachable.addresses() {
+            match tokio::time::timeout(DIAL_ONE_MAX, TcpStream::connect(address)).await {
+                // Interactive protocols run through here: no waiting for more to send.
+                Ok(Ok(stream)) if stream.set_nodelay(true).is_ok() => return Ok(stream),
+                Ok(Ok(_)) => last = "the connection was lost at once",
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    last = "it refuses connections";
+                }
+                Ok(Err(_)) => last = "it cannot be reached",
+                Err(_) => last = "it does not answer",
+            }
+        }
+        Err(last)
+    };
+    tokio::select! {
+        biased;
+        () = admitted.run().cut_signal().cancelled() => Err("the run was stopped"),
+        dialled = tokio::time::timeout(DIAL_MAX, attempts) => dialled.unwrap_or(Err("it does not answer")),
+    }
+}
+
+/// Dials; a failure ends the admitted call and is answered with a refusal.
+async fn dial_or_settle(admitted: Admitted<Connect>) -> Result<(Admitted<Connect>, TcpStream), Refusal> {
+    match dial(&admitted).await {
+        Ok(stream) => Ok((admitted, stream)),
+        Err(why) => {
+            let refusal = Refusal::new(
+                RefusalCode::UpstreamUnavailable,
+                "egress.dial",
+                format!("`{}` could not be connected: {why}", admitted.target().target),
+                "Try again later; an operator can check that the plane's host reaches it",
+            );
+            admitted.settle(&Outcome::Broken { used: Amounts::default(), cause: why.to_owned() });
+            Err(refusal)
+        }
+    }
+}
+
+/// Records and gives the refusal of a text that is no host and port.
+async fn not_a_target(inner: &Inner, run: &RunContext, text: &str, error: HostError) -> Refusal {
+    let code = match error {
+        HostError::Address => RefusalCode::AddressRefused,
+        _ => RefusalCode::InvalidRequest,
+    };
+    let refusal = Refusal::new(
+        code,
+        "egress.host",
+        error.to_string(),
+        "Ask for a host and port exactly as the manifest declares them under `spec.permissions.egress`",
+    );
+    // What stands before an `@` may be a password.
+    let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    refuse_unnamed(inner, run, shown, 0, refusal).await
+}
+
+/// Records the refusal of a request that asks for no one target; `shown` is what it seems to ask for.
+async fn refuse_unnamed(inner: &Inner, run: &RunContext, shown: &str, port: u16, refusal: Refusal) -> Refusal {
+    let action = Action::Egress { host: shown.to_owned(), port };
+    inner.gate.refuse(run, &action, refusal, vec![gate::public("parsed", port != 0)]).await
+}
+
+/// A refusal as a proxy says it. Most clients show their users only the status line of a refused
+/// CONNECT, so the rule stands there too.
+fn refused(refusal: &Refusal) -> Response<AgentBody> {
+    let told = serde_json::json!({
+        "error": {
+            "type": "cogward_refusal",
+            "code": refusal.code.as_str(),
+            "rule": refusal.rule,
+            "message": refusal.sentence(),
+            "next_step": refusal.next_step,
+        }
+    });
+    let built = body::refusal_head(refusal)
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(body::full(told.to_string()));
+    let Ok(mut response) = built else { return body::empty(http::StatusCode::FORBIDDEN) };
+    let phrase = format!("Refused by cogward: {} (rule {})", refusal.code.as_str(), refusal.rule);
+    if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
+        response.extensions_mut().insert(phrase);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;
