@@ -145,6 +145,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Every run whose end is not recorded yet, oldest first. A run that was killed is final at once and
+    /// is among these until its processes are seen to be gone.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn runs_unclosed(&self) -> Result<Vec<RunRow>, StoreError> {
+        let found = sqlx::query("SELECT * FROM runs WHERE uid_slot IS NOT NULL ORDER BY id")
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        found.iter().map(row).collect()
+    }
+}
+
 impl Tx {
     /// The run of that id, as this transaction sees it.
     ///

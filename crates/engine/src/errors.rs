@@ -1,0 +1,125 @@
+//! Why a run is not started or not moved, by what the caller can do about it.
+
+use cogward_model::{AgentName, RunId, TenantName, VersionLabel, run::TransitionError};
+use cogward_store::StoreError;
+
+use crate::ports::{Missing, PortError};
+
+/// Why a run was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No such tenant.
+    #[error("there is no tenant `{0}`")]
+    UnknownTenant(TenantName),
+    /// No such agent.
+    #[error("the agent `{agent}` is not registered in tenant `{tenant}`")]
+    UnknownAgent {
+        /// The tenant.
+        tenant: TenantName,
+        /// The agent.
+        agent: AgentName,
+    },
+    /// No such version.
+    #[error("the version `{version}` of agent `{agent}` is not registered")]
+    UnknownVersion {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionLabel,
+    },
+    /// The agent acts for a user and none was named.
+    #[error("`{0}` acts for a user: name the user")]
+    UserRequired(AgentName),
+    /// A bound of the request.
+    #[error("{what} is longer than {max} bytes")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// The host cannot enforce the profile.
+    #[error("this host cannot enforce the profile `{profile}`: {}", .missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    ProfileUnenforceable {
+        /// The profile.
+        profile: &'static str,
+        /// What is not there.
+        missing: Vec<Missing>,
+    },
+    /// Every host identity is taken by a live run.
+    #[error("{0} runs are live, which is all that this plane takes")]
+    TooManyRuns(u32),
+    /// The plane is on its way down.
+    #[error("the plane is stopping")]
+    Stopping,
+    /// Evidence cannot be written, so nothing may start.
+    #[error("evidence cannot be written: {0}")]
+    Evidence(PortError),
+    /// The run's directory could not be made.
+    #[error("the run's directory cannot be made")]
+    Directory(#[source] std::io::Error),
+    /// The stored manifest cannot be read.
+    #[error("the stored manifest of `{0}` cannot be read")]
+    Manifest(AgentName, #[source] serde_json::Error),
+    /// The state database failed.
+    #[error("the start cannot be recorded")]
+    Store(#[from] StoreError),
+}
+
+impl StartError {
+    /// The rule that refused, for the evidence; `None` when nothing was decided.
+    pub(crate) fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::UnknownTenant(_) | Self::UnknownAgent { .. } | Self::UnknownVersion { .. } => {
+                Some("registry.registered")
+            }
+            Self::UserRequired(_) => Some("spec.autonomy"),
+            Self::TooLong { .. } => Some("limits.request"),
+            Self::ProfileUnenforceable { .. } => Some("profile_unenforceable"),
+            Self::TooManyRuns(_) => Some("limits.runs"),
+            _ => None,
+        }
+    }
+}
+
+/// Why a command did not take effect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// No such run.
+    #[error("there is no run `{0}`")]
+    UnknownRun(RunId),
+    /// The run is not in a state for it.
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
+    /// The reason is too long.
+    #[error("the reason is longer than {0} bytes")]
+    ReasonTooLong(usize),
+    /// Nothing may go on while evidence cannot be written.
+    #[error("evidence cannot be written: {0}")]
+    Evidence(PortError),
+    /// It is recorded and holds, but its effect could not be made.
+    #[error("the command holds, but {step} failed: {cause}")]
+    Effect {
+        /// What could not be done.
+        step: &'static str,
+        /// Why.
+        cause: PortError,
+    },
+    /// The state database failed.
+    #[error("the command cannot be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Why a plane cannot take its runs over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// The state database failed.
+    #[error("the runs cannot be read")]
+    Store(#[from] StoreError),
+    /// The directory of runs cannot be read.
+    #[error("the directory of runs cannot be read")]
+    Directory(#[source] std::io::Error),
+}

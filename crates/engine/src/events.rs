@@ -1,0 +1,187 @@
+//! The evidence of lifecycle steps. What is about a person or the customer's business is committed,
+//! not written; the rest is in clear.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest;
+use cogward_journal::{JournalEvent, Severity};
+use cogward_model::{
+    Digest, TenantName,
+    action::Amounts,
+    event::{Attribution, Event, EventType, Value},
+    id::OperationId,
+    run::RunState,
+};
+use cogward_store::RunRow;
+
+use crate::{
+    engine::Version,
+    errors::StartError,
+    live::Live,
+    ports::{Exit, Violation},
+    start::StartRun,
+};
+
+/// Who a command of the plane itself is by.
+pub(crate) const PLANE: &str = "plane";
+
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    let mut out = [0_u8; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    Digest::from_bytes(out)
+}
+
+pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId) -> Event {
+    let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
+    let spec = &version.manifest.spec;
+    Event::new(EventType::RunRequested, row.tenant.clone(), by)
+        .run(row.id)
+        .public("basis", vec!["operator"])
+        .public("policy", version.digest.to_string())
+        .public("package", version.package.to_string())
+        .public("autonomy", spec.autonomy.as_str())
+        .public("tier", spec.tier.as_str())
+        .public("profile", spec.sandbox.profile.as_str())
+        .public("operation", operation.to_string())
+        .confidential("goal", row.goal.as_str())
+        .confidential("input", row.input_digest.map(|d| d.to_string()))
+        .personal("actor", row.created_by.as_str())
+        .personal("reason", row.reason.clone())
+}
+
+pub(crate) fn refused(request: &StartRun, tenant_known: bool, error: &StartError, rule: &'static str) -> Event {
+    // An unknown tenant has no ledger, and asking for one must not make one.
+    let tenant = if tenant_known { request.tenant.clone() } else { TenantName::default_tenant() };
+    let who = request.as_user.as_ref().unwrap_or(&request.actor);
+    Event::new(EventType::RunRefused, tenant, Attribution::operator(who.as_str()))
+        .public("basis", vec!["operator"])
+        .public("rule", rule)
+        .public("cause", error.to_string())
+        .public("asked_tenant", request.tenant.as_str())
+        .public("asked_agent", request.agent.as_str())
+        .public("asked_version", request.version.as_ref().map(|v| v.as_str().to_owned()))
+        .personal("actor", request.actor.as_str())
+        .personal("reason", request.reason.clone())
+}
+
+/// A command on a run, or a step that the plane takes by itself.
+pub(crate) fn commanded(
+    live: &RunRow,
+    kind: EventType,
+    state: RunState,
+    operation: OperationId,
+    actor: &str,
+    reason: Option<&str>,
+) -> Event {
+    let by = Attribution { agent: Some((live.agent.clone(), live.version.clone())), subject: live.subject.clone() };
+    let event = Event::new(kind, live.tenant.clone(), by)
+        .run(live.id)
+        .public("from", live.state.as_str())
+        .public("to", state.as_str())
+        .public("operation", operation.to_string());
+    if actor == PLANE {
+        event.public("basis", vec!["plane"]).public("rule", reason.map(str::to_owned))
+    } else {
+        event.public("basis", vec!["operator"]).personal("actor", actor).personal("reason", reason.map(str::to_owned))
+    }
+}
+
+pub(crate) fn started(live: &Live, profile: &str, enforcement: serde_json::Value) -> Event {
+    Event::new(EventType::RunStarted, live.tenant.clone(), live.attribution())
+        .run(live.run)
+        .public("basis", vec!["sandbox"])
+        .public("profile", profile)
+        .public("enforcement", plain(enforcement, 0))
+}
+
+pub(crate) fn adopted(live: &Live, state: RunState) -> Event {
+    Event::new(EventType::RunAdopted, live.tenant.clone(), live.attribution())
+        .run(live.run)
+        .public("basis", vec!["plane"])
+        .public("state", state.as_str())
+}
+
+pub(crate) fn violation(live: &Live, violation: &Violation) -> Event {
+    Event::new(EventType::SandboxViolation, live.tenant.clone(), live.attribution())
+        .run(live.run)
+        .public("basis", vec!["sandbox"])
+        .public("rule", format!("sandbox.{}", word(&violation.layer)))
+        .public("layer", word(&violation.layer))
+        .public("action", word(&violation.action))
+        // A path or an address that the agent chose may hold anything.
+        .confidential("object", shown(&violation.object))
+        .public("count", violation.count)
+}
+
+pub(crate) fn closed(row: &RunRow, exit: &Exit, used: Amounts) -> Event {
+    let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
+    let usage = BTreeMap::from([
+        ("cpu_micros".to_owned(), exit.usage.cpu_micros.into()),
+        ("memory_peak_bytes".to_owned(), exit.usage.memory_peak_bytes.into()),
+        ("pids_peak".to_owned(), exit.usage.pids_peak.into()),
+    ]);
+    let (started, ended) = (row.started, row.ended.unwrap_or_default());
+    Event::new(EventType::RunClosed, row.tenant.clone(), by)
+        .run(row.id)
+        .public("basis", vec!["sandbox"])
+        .public("state", row.state.as_str())
+        .public("exit_code", number(row.exit_code))
+        .public("exit_signal", number(row.exit_signal))
+        .public("cause", row.fail_cause.clone())
+        .public("duration_us", started.map(|from| ended.micros_since(from)))
+        .public("used", amounts(used))
+        .public("usage", Value::Map(usage))
+        .confidential("output", exit.output.as_deref().map(|bytes| sha256(bytes).to_string()))
+}
+
+pub(crate) fn amounts(amounts: Amounts) -> Value {
+    Value::Map(BTreeMap::from([
+        ("cost_nano".to_owned(), amounts.cost.nanos().into()),
+        ("tokens".to_owned(), amounts.tokens.into()),
+        ("tool_calls".to_owned(), amounts.tool_calls.into()),
+    ]))
+}
+
+/// An event for the journal, about a run.
+pub(crate) fn journal(kind: &'static str, live: &Live) -> JournalEvent {
+    JournalEvent::run(kind, live.tenant.clone(), live.run)
+}
+
+/// The severity of a run's end.
+pub(crate) fn severity_of(state: RunState) -> Severity {
+    if state == RunState::Failed { Severity::Warning } else { Severity::Info }
+}
+
+fn number(value: Option<i32>) -> Value {
+    value.map_or(Value::Null, |v| Value::Int(v.into()))
+}
+
+/// A word of our own vocabulary, held to its alphabet.
+fn word(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(64).collect()
+}
+
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
+}
+
+const DEPTH_MAX: u32 = 8;
+
+/// JSON in the ledger's profile: what it cannot hold (a float, a number beyond 2^53, a deep tree) as text.
+fn plain(value: serde_json::Value, depth: u32) -> Value {
+    use serde_json::Value as Json;
+    if depth > DEPTH_MAX {
+        return Value::Text(value.to_string());
+    }
+    match value {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(value),
+        Json::Number(value) => match value.as_i64() {
+            Some(int) if int.unsigned_abs() <= 1 << 53 => Value::Int(int),
+            _ => Value::Text(value.to_string()),
+        },
+        Json::String(text) => Value::Text(text),
+        Json::Array(list) => Value::List(list.into_iter().map(|v| plain(v, depth + 1)).collect()),
+        Json::Object(map) => Value::Map(map.into_iter().map(|(k, v)| (k, plain(v, depth + 1))).collect()),
+    }
+}

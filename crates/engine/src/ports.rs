@@ -1,0 +1,260 @@
+//! What the engine needs from others: sandboxes, gateways, the ledger. Small traits, so that every
+//! step of a run's life can be tested with fakes, and so that drivers can be added.
+
+use std::{
+    fmt,
+    future::Future,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use cogward_model::{
+    Digest, RunId,
+    action::Amounts,
+    event::Event,
+    manifest::{Manifest, Profile, Resources},
+};
+use cogward_store::{Committed, Store};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+/// A boxed future, so that the traits can be used behind a pointer.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a gateway checks on every call of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Calls pass.
+    Open,
+    /// Calls wait.
+    Held,
+    /// Calls are refused.
+    Closed,
+}
+
+/// What a run may do, for the gateways.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The run.
+    pub run: RunId,
+    /// Its version's manifest.
+    pub manifest: Arc<Manifest>,
+    /// Its version's digest.
+    pub version_digest: Digest,
+    /// The user for whom it acts.
+    pub subject: Option<String>,
+}
+
+/// The listeners that the run's init made inside its sandbox.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Model base URLs.
+    pub model: TcpListener,
+    /// MCP.
+    pub mcp: TcpListener,
+    /// HTTP proxy.
+    pub proxy: TcpListener,
+}
+
+/// A port could not do what was asked; the text has the cause and no payload.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct PortError(pub String);
+
+impl PortError {
+    /// With the error's causes in one line.
+    pub fn from_error(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next.source();
+        }
+        Self(text)
+    }
+}
+
+/// The gateways of the plane.
+pub trait Gateways: Send + Sync {
+    /// Serves a run on its listeners; its fence starts closed.
+    ///
+    /// # Errors
+    /// [`PortError`]; nothing is served then.
+    fn open_run(&self, grant: Grant, listeners: Listeners) -> Result<(), PortError>;
+    /// Sets a run's fence; the next call sees it. Unknown runs have nothing that could pass.
+    fn fence(&self, run: RunId, fence: Fence);
+    /// Closes a run's fence and breaks off what it has in flight; says how many calls that were.
+    fn cut(&self, run: RunId) -> usize;
+    /// Cuts a run and forgets it, when the outcomes of its calls are recorded; says what it used up.
+    fn close_run(&self, run: RunId) -> Pending<'_, Amounts>;
+}
+
+/// Everything a sandbox driver must know to start a run.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    /// The run.
+    pub run: RunId,
+    /// Its directory on the host.
+    pub run_dir: PathBuf,
+    /// The isolation that must be enforced in full.
+    pub profile: Profile,
+    /// What its processes may use.
+    pub resources: Resources,
+    /// The image that is its root; the host's `/usr` when there is none.
+    pub root_image: Option<PathBuf>,
+    /// Read-only directories: source on the host, place in the sandbox.
+    pub mounts: Vec<(PathBuf, String)>,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// The working directory.
+    pub cwd: String,
+    /// Files under `/run/cogward`, by name.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// What the agent reads on stdin.
+    pub stdin: Vec<u8>,
+    /// The host identity of its processes.
+    pub uid_slot: u32,
+    /// Between being asked to end and being killed.
+    pub grace: Duration,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// What the sandbox says ended it, when it was not the agent itself: `memory`, `setup`.
+    pub cause: Option<String>,
+    /// What its processes used up.
+    pub usage: Usage,
+    /// Its output, bounded.
+    pub output: Option<Vec<u8>>,
+}
+
+/// What a run's processes used up on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time, in microseconds.
+    pub cpu_micros: u64,
+    /// The most memory at a time, in bytes.
+    pub memory_peak_bytes: u64,
+    /// The most processes and threads at a time.
+    pub pids_peak: u64,
+}
+
+/// What a kill did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KillReport {
+    /// Processes that were there.
+    pub processes: u64,
+    /// From the order to the last of them gone.
+    pub micros: u64,
+    /// Whether none is left.
+    pub empty: bool,
+}
+
+/// Something that the sandbox stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// `seccomp`, `landlock`, `cgroup`...
+    pub layer: String,
+    /// What was tried.
+    pub action: String,
+    /// On what.
+    pub object: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A mechanism that the host does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The mechanism.
+    pub what: String,
+    /// Why it is not there.
+    pub why: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.what, self.why, self.fix)
+    }
+}
+
+/// A supervisor that may be there for a run.
+pub enum Found {
+    /// It is there, and so is its sandbox.
+    Alive(Arc<dyn Sandbox>),
+    /// The agent has ended; the supervisor left this.
+    Ended(Exit),
+    /// There is nothing, and nothing was left.
+    Lost,
+}
+
+/// Makes and finds sandboxes.
+pub trait Sandboxes: Send + Sync {
+    /// What the host lacks to enforce a profile in full; empty when it can.
+    fn missing(&self, profile: Profile) -> Vec<Missing>;
+    /// Makes a sandbox, complete, with the agent held before its first instruction.
+    fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>>;
+    /// Finds the sandbox of a run that an earlier plane started.
+    fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>>;
+}
+
+/// One sandbox. Every verb may be repeated: the second time there is nothing left to do.
+pub trait Sandbox: Send + Sync {
+    /// Its listeners; each call gives them anew.
+    fn listeners(&self) -> Pending<'_, Result<Listeners, PortError>>;
+    /// What is enforced, for the evidence.
+    fn enforcement(&self) -> serde_json::Value;
+    /// Lets the agent execute its first instruction.
+    fn start(&self) -> Pending<'_, Result<(), PortError>>;
+    /// Freezes every process.
+    fn suspend(&self) -> Pending<'_, Result<(), PortError>>;
+    /// Thaws every process.
+    fn resume(&self) -> Pending<'_, Result<(), PortError>>;
+    /// Asks the agent to end.
+    fn terminate(&self) -> Pending<'_, Result<(), PortError>>;
+    /// Kills every process.
+    fn kill(&self) -> Pending<'_, Result<KillReport, PortError>>;
+    /// Resolves when the agent has ended and no process is left.
+    fn wait(&self) -> Pending<'_, Exit>;
+    /// What the sandbox stops, as it happens; `None` when it was taken before.
+    fn violations(&self) -> Option<mpsc::Receiver<Violation>>;
+}
+
+/// Whether evidence can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerHealth {
+    /// It can.
+    Ok,
+    /// The disk is nearly full: what is left belongs to the evidence of stopping.
+    LowSpace,
+    /// It cannot.
+    Failed(String),
+}
+
+/// The evidence of the plane.
+pub trait Ledger: Send + Sync {
+    /// Resolves when the events of a committed change are durable.
+    fn publish<'a>(&'a self, store: &'a Store, committed: Committed) -> Pending<'a, Result<(), PortError>>;
+    /// Resolves when an event that belongs to no change of state is durable.
+    fn record(&self, event: Event) -> Pending<'_, Result<(), PortError>>;
+    /// Takes an event in order; a later durable one implies it.
+    ///
+    /// # Errors
+    /// [`PortError`] when nothing is taken any more.
+    fn note(&self, event: Event) -> Result<(), PortError>;
+    /// Whether evidence can be written.
+    fn health(&self) -> watch::Receiver<LedgerHealth>;
+}

@@ -1,0 +1,246 @@
+//! The task of one run: from its sandbox to its close.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use cogward_model::{
+    Timestamp,
+    run::{RunState, Verb},
+};
+use cogward_store::{OperationState, RunRow};
+use serde_json::json;
+
+use crate::{
+    contract,
+    engine::{Engine, Recorded, Version},
+    events,
+    live::Live,
+    ports::{Exit, Grant, Listeners, PortError, Sandbox},
+    receipt::Stopwatch,
+};
+
+/// How often the kill of an ended run is tried again while its sandbox is still there.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+/// The rule of a run's time.
+pub(crate) const WALL_CLOCK: &str = "budgets.run.wallClockSeconds";
+/// The rule of a grace period.
+pub(crate) const GRACE: &str = "spec.sandbox.graceSeconds";
+
+/// Where a run's task begins.
+pub(crate) enum Begin {
+    /// Its sandbox has to be made.
+    Launch,
+    /// Its sandbox is there; an earlier plane made it.
+    Adopted(Arc<dyn Sandbox>),
+    /// It ended while no plane was there.
+    Ended(Exit),
+    /// There is no sandbox and will be none.
+    Abandon,
+}
+
+impl Engine {
+    pub(crate) fn spawn_run(&self, live: Arc<Live>, row: RunRow, version: Version, begin: Begin) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let exit = match begin {
+                Begin::Launch => match engine.launch(&live, &row, &version).await {
+                    Ok((sandbox, started)) => engine.supervise(&live, &version, sandbox, started).await,
+                    Err(exit) => exit,
+                },
+                Begin::Adopted(sandbox) => {
+                    let started = row.started.unwrap_or(row.created);
+                    engine.supervise(&live, &version, sandbox, started).await
+                }
+                Begin::Ended(exit) => exit,
+                Begin::Abandon => Exit::default(),
+            };
+            engine.close(&live, exit).await;
+        });
+    }
+
+    /// Makes the sandbox, opens the gateways, records the start, and only then lets the agent run.
+    /// On any failure nothing of it is left running.
+    async fn launch(
+        &self,
+        live: &Arc<Live>,
+        row: &RunRow,
+        version: &Version,
+    ) -> Result<(Arc<dyn Sandbox>, Timestamp), Exit> {
+        let refuse = |cause: String| {
+            live.set_cause(&cause);
+            tracing::warn!(run = %live.run, cause, "the run is not launched");
+            Exit::default()
+        };
+        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
+            .map_err(|e| refuse(format!("launch: its files cannot be read: {e}")))?;
+        let launched = self.with.sandboxes.launch(request).await;
+        let sandbox = launched.map_err(|e| refuse(format!("launch: {e}")))?;
+        let prepared = async {
+            if !live.attach(&sandbox) {
+                return Err(PortError("it was ended before it began".to_owned()));
+            }
+            let listeners = sandbox.listeners().await?;
+            self.open_gateways(live, row, version, listeners)?;
+            self.record_launch(live, version, &*sandbox).await
+        };
+        let started = match prepared.await {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = refuse(format!("launch: {error}"));
+                return Err(self.put_down(live, &sandbox).await);
+            }
+        };
+        let mut watch = Stopwatch::begin();
+        if let Err((step, error)) = self.converge(live, &mut watch).await {
+            let _ = refuse(format!("launch: {step}: {error}"));
+            return Err(self.put_down(live, &sandbox).await);
+        }
+        if let Some(operation) = live.take_start_operation() {
+            let receipt = json!({ "run": live.run, "verb": "start", "started": started }).to_string();
+            self.finish_operation(operation, OperationState::Done, Some(&receipt)).await;
+        }
+        self.with.journal.publish(events::journal("run.started", live));
+        Ok((sandbox, started))
+    }
+
+    pub(crate) fn open_gateways(
+        &self,
+        live: &Live,
+        row: &RunRow,
+        version: &Version,
+        listeners: Listeners,
+    ) -> Result<(), PortError> {
+        let grant = Grant {
+            run: live.run,
+            manifest: Arc::clone(&version.manifest),
+            version_digest: version.digest,
+            subject: row.subject.clone(),
+        };
+        self.with.gateways.open_run(grant, listeners)
+    }
+
+    async fn record_launch(
+        &self,
+        live: &Live,
+        version: &Version,
+        sandbox: &dyn Sandbox,
+    ) -> Result<Timestamp, PortError> {
+        let profile = version.manifest.spec.sandbox.profile.as_str();
+        let event = events::started(live, profile, sandbox.enforcement());
+        let _turn = live.commit.lock().await;
+        let commit = async {
+            let mut tx = self.with.store.begin().await?;
+            let row = tx.run(live.run).await?;
+            let Some(mut row) = row else { return Ok(Err(PortError("its row is gone".to_owned()))) };
+            row.state = match row.state.next(Verb::Launched) {
+                Ok(state) => state,
+                Err(error) => return Ok(Err(PortError::from_error(&error))),
+            };
+            let started = tx.now();
+            row.started = Some(started);
+            tx.run_put(&mut row).await?;
+            Ok::<_, cogward_store::StoreError>(Ok((tx.commit(vec![event]).await?, started)))
+        };
+        let (committed, started) = commit.await.map_err(|e| PortError::from_error(&e))??;
+        match self.publish(committed).await {
+            Recorded::Yes => {
+                live.goal.send_replace(RunState::Running);
+                Ok(started)
+            }
+            Recorded::No(error) => Err(error),
+        }
+    }
+
+    /// Kills what was made and waits until it is gone.
+    async fn put_down(&self, live: &Arc<Live>, sandbox: &Arc<dyn Sandbox>) -> Exit {
+        live.end(&*self.with.gateways);
+        let mut wait = sandbox.wait();
+        loop {
+            if let Err(error) = sandbox.kill().await {
+                tracing::error!(run = %live.run, %error, "a sandbox cannot be killed; it is tried again");
+            }
+            if let Ok(exit) = tokio::time::timeout(KILL_AGAIN, &mut wait).await {
+                return exit;
+            }
+        }
+    }
+
+    /// Watches a run to its end: its time, its grace period, what its sandbox stops.
+    async fn supervise(
+        &self,
+        live: &Arc<Live>,
+        version: &Version,
+        sandbox: Arc<dyn Sandbox>,
+        started: Timestamp,
+    ) -> Exit {
+        self.forward_violations(live, &*sandbox);
+        let spec = &version.manifest.spec;
+        let deadline = later(started, Duration::from_secs(spec.budgets.run.wall_clock_seconds));
+        let grace = Duration::from_secs(spec.sandbox.grace_seconds.into());
+        let mut goal = live.goal.subscribe();
+        let mut wait = sandbox.wait();
+        loop {
+            let state = *goal.borrow_and_update();
+            let now = self.with.clock.now();
+            let stop_by = live.stop_begun().map(|begun| later(begun, grace));
+            let (due, over_grace) = match (state, stop_by) {
+                (state, _) if state.is_final() => (None, false),
+                (RunState::Stopping, Some(stop_by)) if stop_by < deadline => (Some(stop_by), true),
+                _ => (Some(deadline), false),
+            };
+            tokio::select! {
+                exit = &mut wait => return exit,
+                changed = goal.changed() => {
+                    if changed.is_err() {
+                        return wait.await;
+                    }
+                }
+                () = until(due, now) => {
+                    if over_grace {
+                        self.end_by_rule(live, RunState::Killed, GRACE, "it did not end within its grace period").await;
+                    } else {
+                        let cause = format!("{WALL_CLOCK}: its {} s are over", spec.budgets.run.wall_clock_seconds);
+                        self.end_by_rule(live, RunState::Failed, WALL_CLOCK, &cause).await;
+                    }
+                    // Whatever could be recorded of it, it has ended here.
+                    return self.put_down(live, &sandbox).await;
+                }
+                () = tokio::time::sleep(KILL_AGAIN), if state.is_final() => {
+                    // An earlier kill did not take, or the plane that ordered it is gone.
+                    if let Err(error) = sandbox.kill().await {
+                        tracing::error!(run = %live.run, %error, "a sandbox cannot be killed; it is tried again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn forward_violations(&self, live: &Arc<Live>, sandbox: &dyn Sandbox) {
+        let Some(mut violations) = sandbox.violations() else { return };
+        let (engine, live) = (self.clone(), Arc::clone(live));
+        tokio::spawn(async move {
+            while let Some(violation) = violations.recv().await {
+                if *live.closed.borrow() {
+                    return;
+                }
+                engine.note(events::violation(&live, &violation));
+                engine.with.journal.publish(
+                    events::journal("sandbox.violation", &live).severity(cogward_journal::Severity::Warning).detail(
+                        json!({ "layer": violation.layer, "action": violation.action, "count": violation.count }),
+                    ),
+                );
+            }
+        });
+    }
+}
+
+fn later(from: Timestamp, by: Duration) -> Timestamp {
+    let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+    Timestamp::from_unix_micros(from.unix_micros().saturating_add(micros))
+}
+
+async fn until(due: Option<Timestamp>, now: Timestamp) {
+    match due {
+        Some(due) => tokio::time::sleep(Duration::from_micros(due.micros_since(now))).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,7 @@
+//! The engine against a real store and a host of fakes: every verb, crashes at every step, races.
+
+mod crash;
+mod fakes;
+mod lifecycle;
+mod plane;
+mod races;
