@@ -11,7 +11,7 @@ use std::{
 use cogward_model::{TenantName, UpstreamName, upstream};
 use zeroize::Zeroizing;
 
-use crate::{mcp::upstream::ToolServerClient, model::provider::ProviderClient};
+use crate::{mcp::upstream::ToolServerClient, model::provider::{ProviderClient, ProviderTimeouts}};
 
 /// A secret for one upstream.
 #[derive(Clone)]
@@ -82,8 +82,21 @@ impl Upstreams {
         provider: upstream::Provider,
         credential: Option<Credential>,
     ) -> Result<(), crate::model::provider::ProviderError> {
+        self.put_provider_with(provider, credential, ProviderTimeouts::default())
+    }
+
+    /// Adds or replaces a provider that is waited for otherwise than by default.
+    ///
+    /// # Errors
+    /// As [`Self::put_provider`].
+    pub fn put_provider_with(
+        &self,
+        provider: upstream::Provider,
+        credential: Option<Credential>,
+        timeouts: ProviderTimeouts,
+    ) -> Result<(), crate::model::provider::ProviderError> {
         let key = (provider.tenant.clone(), provider.name.clone());
-        let client = Arc::new(ProviderClient::new(provider, credential)?);
+        let client = Arc::new(ProviderClient::new(provider, credential, timeouts)?);
         self.providers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
         Ok(())
     }
