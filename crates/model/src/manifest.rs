@@ -268,7 +268,7 @@ pub enum EgressProtocol {
 }
 
 /// How the agent is isolated.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sandbox {
     /// The profile; it is enforced in full or the run is refused.
@@ -280,6 +280,12 @@ pub struct Sandbox {
     /// Seconds between being asked to end and being killed, at most 600.
     #[serde(default = "default_grace")]
     pub grace_seconds: u32,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self { profile: Profile::default(), resources: Resources::default(), grace_seconds: default_grace() }
+    }
 }
 
 fn default_grace() -> u32 {

@@ -1,0 +1,161 @@
+//! `spec.permissions`: what an agent may reach.
+
+use std::collections::HashSet;
+
+use cogward_model::manifest::{EgressGrant, EgressProtocol, ModelGrant, Permissions, ToolGrant};
+
+use super::{
+    fields::{Field, Sink, shown},
+    hosts::canonical_host,
+    sections::texts,
+};
+
+const GRANTS_MAX: usize = 256;
+const TOOLS_MAX: usize = 1_024;
+const OUTPUT_TOKENS_DEFAULT: u32 = 4_096;
+const NAME: &str = "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter";
+
+pub(crate) fn permissions(field: &Field<'_>, sink: &mut Sink) -> Option<Permissions> {
+    let mut map = field.fields(sink)?;
+    let tools = map.optional("tools", sink).map(|f| tools(&f, sink)).unwrap_or_default();
+    let models = map.optional("models", sink).map(|f| models(&f, sink)).unwrap_or_default();
+    let egress = map.optional("egress", sink).map(|f| egress(&f, sink)).unwrap_or_default();
+    let memory = match map.optional("memory", sink) {
+        Some(f) => {
+            let named = texts(&f, GRANTS_MAX, 1..=200, sink);
+            if !named.is_empty() {
+                let problem = "no memory store can be connected to this plane yet, so the grant could not be enforced";
+                sink.on(&f.path, "memory-store", problem, "remove it");
+            }
+            named
+        }
+        None => Vec::new(),
+    };
+    let scopes = map.optional("scopes", sink).map(|f| scopes(&f, sink)).unwrap_or_default();
+    let audiences = map.optional("audiences", sink).map(|f| audiences(&f, sink)).unwrap_or_default();
+    map.finish(sink);
+    Some(Permissions { tools, models, egress, memory, scopes, audiences })
+}
+
+/// Refuses what was granted before: two grants of one thing hide which one counts.
+fn once<K: Eq + std::hash::Hash>(seen: &mut HashSet<K>, key: K, what: String, path: &str, sink: &mut Sink) {
+    if !seen.insert(key) {
+        sink.on(path, "duplicate-grant", format!("{what} is granted twice"), "keep one of the two");
+    }
+}
+
+fn tools(field: &Field<'_>, sink: &mut Sink) -> Vec<ToolGrant> {
+    let mut servers = HashSet::new();
+    let mut grants = Vec::new();
+    for item in field.items(GRANTS_MAX, sink) {
+        let Some(mut map) = item.fields(sink) else { continue };
+        let server = map.required("server", "name a registered tool server", sink);
+        let server = server.and_then(|f| f.typed("name", NAME, sink));
+        let mut allow = Vec::new();
+        if let Some(list) = map.required("allow", "list the tools that may be called", sink) {
+            let mut seen = HashSet::new();
+            let before = sink.count();
+            for tool in list.items(TOOLS_MAX, sink) {
+                let fix = "name one tool as its server names it; every tool is named, there are no patterns";
+                if let Some(name) = tool.typed::<cogward_model::ToolName>("name", fix, sink) {
+                    once(&mut seen, name.clone(), format!("the tool `{name}`"), &tool.path, sink);
+                    allow.push(name);
+                }
+            }
+            if allow.is_empty() && sink.count() == before {
+                sink.on(&list.path, "bound", "the list is empty", "name a tool, or remove the whole grant");
+            }
+        }
+        map.finish(sink);
+        let Some(server): Option<cogward_model::UpstreamName> = server else { continue };
+        once(&mut servers, server.clone(), format!("the server `{server}`"), &item.path, sink);
+        grants.push(ToolGrant { server, allow });
+    }
+    grants
+}
+
+fn models(field: &Field<'_>, sink: &mut Sink) -> Vec<ModelGrant> {
+    let mut seen = HashSet::new();
+    let mut grants = Vec::new();
+    for item in field.items(GRANTS_MAX, sink) {
+        let Some(mut map) = item.fields(sink) else { continue };
+        let provider = map.required("provider", "name a registered provider", sink);
+        let provider = provider.and_then(|f| f.typed("name", NAME, sink));
+        let name = map.required("name", "name the model as the provider and the agent name it", sink);
+        let name = name.and_then(|f| f.text(1..=200, sink));
+        let most = match map.optional("maxOutputTokens", sink) {
+            Some(f) => f.number32(1..=1_000_000, sink),
+            None => Some(OUTPUT_TOKENS_DEFAULT),
+        };
+        map.finish(sink);
+        let (Some(provider), Some(name), Some(max_output_tokens)) = (provider, name, most) else { continue };
+        // An agent asks for a model by its name alone, so a name can lead to one provider only.
+        once(&mut seen, name.clone(), format!("the model `{}`", shown(&name)), &item.path, sink);
+        grants.push(ModelGrant { provider, name, max_output_tokens });
+    }
+    grants
+}
+
+fn egress(field: &Field<'_>, sink: &mut Sink) -> Vec<EgressGrant> {
+    let mut seen = HashSet::new();
+    let mut grants = Vec::new();
+    for item in field.items(GRANTS_MAX, sink) {
+        let Some(mut map) = item.fields(sink) else { continue };
+        let host = map.required("host", "name one exact host, such as `api.example.com`", sink);
+        let host = host.and_then(|f| {
+            let text = f.text(1..=1_024, sink)?;
+            match canonical_host(&text) {
+                Ok(host) => Some(host),
+                Err(why) => {
+                    let problem = format!("`{}` is not an exact host name: {why}", shown(&text));
+                    sink.on(&f.path, "egress-host", problem, "name one exact public host, such as `api.example.com`");
+                    None
+                }
+            }
+        });
+        let port = map.required("port", "give the TCP port, such as 443", sink);
+        let port = port.and_then(|f| f.number(1..=65_535, sink)).and_then(|p| u16::try_from(p).ok());
+        let protocol = match map.optional("protocol", sink) {
+            Some(f) => f.word(&[("tls", EgressProtocol::Tls), ("http", EgressProtocol::Http)], sink),
+            None => Some(EgressProtocol::default()),
+        };
+        map.finish(sink);
+        let (Some(host), Some(port), Some(protocol)) = (host, port, protocol) else { continue };
+        once(&mut seen, (host.clone(), port), format!("`{host}:{port}`"), &item.path, sink);
+        grants.push(EgressGrant { host, port, protocol });
+    }
+    grants
+}
+
+fn scopes(field: &Field<'_>, sink: &mut Sink) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut scopes = Vec::new();
+    for item in field.items(GRANTS_MAX, sink) {
+        let Some(scope) = item.text(1..=256, sink) else { continue };
+        // RFC 6749, 3.3.
+        if !scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
+            sink.on(&item.path, "scope", "this is not an OAuth scope", "use printable ASCII without spaces and quotes");
+        }
+        once(&mut seen, scope.clone(), format!("the scope `{}`", shown(&scope)), &item.path, sink);
+        scopes.push(scope);
+    }
+    scopes
+}
+
+fn audiences(field: &Field<'_>, sink: &mut Sink) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut audiences = Vec::new();
+    for item in field.items(GRANTS_MAX, sink) {
+        let Some(audience) = item.text(1..=1_024, sink) else { continue };
+        // RFC 8707, 2: an absolute URI without a fragment.
+        let host = audience.strip_prefix("https://").map(|rest| rest.split(['/', '?', ':']).next().unwrap_or_default());
+        let plain = audience.bytes().all(|b| b.is_ascii_graphic()) && !audience.contains(['#', '*', '@']);
+        if !plain || host.is_none_or(str::is_empty) {
+            let fix = "write the resource as `https://host/path`, without a fragment";
+            sink.on(&item.path, "audience", "this is not the URI of a resource", fix);
+        }
+        once(&mut seen, audience.clone(), format!("the audience `{}`", shown(&audience)), &item.path, sink);
+        audiences.push(audience);
+    }
+    audiences
+}
