@@ -1,0 +1,180 @@
+//! Pid 1 of a sandbox: builds it, forks the agent's process, reaps, and dies with its supervisor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{DumpableBehavior, set_dumpable_behavior, set_parent_process_death_signal},
+    thread::{
+        CapabilitySet, CapabilitySets, Gid, Uid, capability_is_in_bounding_set, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
+};
+
+use super::{
+    At, Stage, Uids, agent,
+    control::{self, FromSandbox, ToInit},
+    mounts::{self, Sources},
+    network,
+    seccomp::Filter,
+    sys,
+};
+use crate::spec::LaunchSpec;
+
+/// The descriptors that init and the agent's process are given.
+#[derive(Debug)]
+pub struct Ends<'a> {
+    /// Init's end of the control pair.
+    pub control: BorrowedFd<'a>,
+    /// A byte here lets the agent execute.
+    pub start: &'a OwnedFd,
+    /// The agent's standard output.
+    pub stdout: &'a OwnedFd,
+    /// The agent's standard error.
+    pub stderr: &'a OwnedFd,
+}
+
+/// Everything init does. Never returns: this is a copy of the supervisor's process.
+pub fn main(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> ! {
+    let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let agent = prepare(spec, uids, filter, ends)?;
+        serve(agent, ends.control)
+    }));
+    let stage = match attempt {
+        Ok(Ok(())) => sys::exit_now(0),
+        Ok(Err(stage)) => stage,
+        Err(_) => Stage::new("init", &"panicked"),
+    };
+    let Stage { stage, why } = stage;
+    let _ = control::send(ends.control, &FromSandbox::Failed { stage, why }, &[]);
+    sys::exit_now(1)
+}
+
+fn prepare(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> Result<Pid, Stage> {
+    // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
+    sys::close_all_but(&[ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()])
+        .at("descriptors")?;
+    rustix::process::setsid().at("session")?;
+    // The supervisor's own umask closes what it writes on the host; what is made in here is for the agent to read.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let sources = Sources::open(spec, uids)?;
+    expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
+    if matches!(uids, Uids::OwnRange { .. }) {
+        become_uid(0).at("uid of init")?;
+    }
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // After the change of uid, which clears it. The end of the control pair says the same to a running init; this
+    // signal also reaches a frozen one.
+    set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).at("death signal")?;
+    rustix::system::sethostname(b"cogward").at("host name")?;
+    let listeners = network::listeners().at("listeners")?;
+    let built = mounts::build(spec, sources)?;
+    let mut handed: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
+    handed.push(built.work.as_fd());
+    control::send(ends.control, &FromSandbox::Listeners, &handed).at("control socket")?;
+    drop(handed);
+    drop(listeners);
+    expect(ends.control, |m| matches!(m, ToInit::Limited))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).at("cgroup namespace")?;
+
+    let pid = match sys::fork().at("fork of the agent")? {
+        None => agent::main(spec, uids, filter, ends, &built),
+        Some(pid) => pid,
+    };
+    drop(built);
+    drop_privileges().at("privileges of init")?;
+    sys::close_all_but(&[ends.control]).at("descriptors")?;
+    Ok(pid)
+}
+
+/// Waits for one message of the supervisor. Its death ends init, and with init everything.
+fn expect(control: BorrowedFd<'_>, wanted: impl Fn(&ToInit) -> bool) -> Result<(), Stage> {
+    match control::receive::<ToInit>(control).at("control socket")? {
+        Some((message, _)) if wanted(&message) => Ok(()),
+        Some(_) => Err(Stage::new("control socket", &"an unexpected message")),
+        None => sys::exit_now(1),
+    }
+}
+
+/// Becomes a uid of the sandbox, without supplementary groups.
+pub fn become_uid(uid: u32) -> rustix::io::Result<()> {
+    set_thread_groups(&[])?;
+    let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// Empties the bounding set, while that is still permitted. The agent does it before it changes its uid.
+pub fn empty_bounding_set() -> rustix::io::Result<()> {
+    for number in 0..64_u32 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => remove_capability_from_bounding_set(capability)?,
+            Ok(false) => {}
+            // Past the last capability of this kernel.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Gives up every capability for good.
+pub fn empty_capabilities() -> rustix::io::Result<()> {
+    clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)
+}
+
+fn drop_privileges() -> rustix::io::Result<()> {
+    empty_bounding_set()?;
+    empty_capabilities()
+}
+
+/// Reaps until the supervisor is gone. The supervisor ends the sandbox; init never decides to.
+fn serve(agent: Pid, control: BorrowedFd<'_>) -> Result<(), Stage> {
+    let children = SigSet::from(Signal::SIGCHLD);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).at("signals of init")?;
+    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).at("signals of init")?;
+    loop {
+        // Before the first poll as well: a child may have ended before its signal was blocked.
+        reap(agent, control);
+        let mut fds = [PollFd::new(&control, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).at("poll of init"),
+        }
+        let [from_supervisor, _] = fds;
+        if !from_supervisor.revents().is_empty() {
+            // It never speaks after the launch: this is its end of file.
+            return Ok(());
+        }
+        while let Ok(Some(_)) = ended.read_signal() {}
+    }
+}
+
+fn reap(agent: Pid, control: BorrowedFd<'_>) {
+    loop {
+        let (pid, code, signal) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, Some(code), None),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal as i32)),
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(_) => return,
+        };
+        if pid == agent {
+            let _ = control::send(control, &FromSandbox::AgentEnded { code, signal }, &[]);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The native launcher: namespaces, a fresh root, Landlock, seccomp, no capabilities.
+//!
+//! Three processes take part. The *supervisor* (host side) clones the *init* (pid 1 of the sandbox, ours), which
+//! builds everything and forks the *agent*'s process; that one restricts itself, checks the restrictions from
+//! inside and waits before its `execve`. A step that fails ends the launch: there is no weaker sandbox.
+
+mod agent;
+pub mod control;
+mod init;
+pub mod landlock;
+mod mounts;
+pub mod network;
+pub mod seccomp;
+pub mod sys;
+mod syscalls;
+mod tree;
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::libc;
+use rustix::process::Pid;
+
+use crate::spec::LaunchSpec;
+
+/// A step of the launch that failed, and what the system answered.
+#[derive(Debug)]
+pub struct Stage {
+    /// The step.
+    pub stage: String,
+    /// What the system answered.
+    pub why: String,
+}
+
+impl Stage {
+    pub(crate) fn new(stage: impl Into<String>, why: &dyn fmt::Display) -> Self {
+        Self { stage: stage.into(), why: why.to_string().chars().take(500).collect() }
+    }
+}
+
+/// Names the step that an error belongs to.
+pub(crate) trait At<T> {
+    fn at(self, stage: &str) -> Result<T, Stage>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, stage: &str) -> Result<T, Stage> {
+        self.map_err(|e| Stage::new(stage, &e.into()))
+    }
+}
+
+/// The namespaces of every run. The cgroup namespace follows once init is in its cgroups, so that its root is theirs.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET;
+
+/// Their names, for evidence.
+pub const NAMESPACE_NAMES: [&str; 7] = ["user", "mount", "pid", "ipc", "uts", "net", "cgroup"];
+/// The uid of the agent inside.
+pub const AGENT_UID: u32 = 1000;
+
+/// How the uids of the sandbox map to the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uids {
+    /// 65,536 uids of the run's own, from `base`; init is uid 0 inside, the agent uid 1000.
+    OwnRange {
+        /// First uid on the host.
+        base: u32,
+    },
+    /// One uid, the caller's own; init and agent share it.
+    Single {
+        /// The caller's uid.
+        uid: u32,
+        /// The caller's gid.
+        gid: u32,
+    },
+}
+
+impl Uids {
+    /// What this process can give to a run with that slot.
+    #[must_use]
+    pub fn of(slot: u32) -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        if uid.is_root() {
+            Self::OwnRange { base: 0x1_0000 * (slot + 16) }
+        } else {
+            Self::Single { uid: uid.as_raw(), gid: gid.as_raw() }
+        }
+    }
+
+    /// The word for evidence and the first uid on the host.
+    #[must_use]
+    pub fn describe(self) -> (&'static str, u32) {
+        match self {
+            Self::OwnRange { base } => ("own-range", base),
+            Self::Single { uid, .. } => ("single", uid),
+        }
+    }
+
+    /// The agent's uid and gid on the host.
+    #[must_use]
+    pub fn agent_on_host(self) -> (u32, u32) {
+        match self {
+            Self::OwnRange { base } => (base + AGENT_UID, base + AGENT_UID),
+            Self::Single { uid, gid } => (uid, gid),
+        }
+    }
+}
+
+/// A sandbox that is being made.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its init, on the host.
+    pub pid: Pid,
+    /// The same, as a descriptor.
+    pub pidfd: OwnedFd,
+    /// The supervisor's end of the control pair.
+    pub control: OwnedFd,
+    /// One byte here lets the agent execute.
+    pub start: OwnedFd,
+    /// The agent's standard output.
+    pub stdout: OwnedFd,
+    /// The agent's standard error.
+    pub stderr: OwnedFd,
+}
+
+/// Makes init in its namespaces, in `cgroup` from its first instruction, and writes its uid map.
+///
+/// The caller puts it in the other cgroups, says [`control::ToInit::Limited`], and reads what it says.
+pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> Result<Begun, Stage> {
+    let filter = seccomp::compile()?;
+    let (control, init_control) = control::pair().at("control socket")?;
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
+    let ((start_read, start), (stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?, pipe()?);
+    let (uid, gid) = uids.agent_on_host();
+    for end in [&stdout_write, &stderr_write] {
+        // So that the agent may open /dev/stdout and /dev/stderr, which are these pipes, by name.
+        let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
+        rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
+    }
+    let namespaces = u64::try_from(NAMESPACES).unwrap_or_default();
+    match sys::clone_into(namespaces, cgroup).at("namespaces")? {
+        sys::Side::Child => {
+            let ends = init::Ends {
+                control: init_control.as_fd(),
+                start: &start_read,
+                stdout: &stdout_write,
+                stderr: &stderr_write,
+            };
+            init::main(spec, uids, &filter, &ends)
+        }
+        sys::Side::Parent(pid, pidfd) => {
+            write_maps(pid, uids).at("uid map")?;
+            // An init that has died already has said why, and that is read next.
+            let _ = control::send(control.as_fd(), &control::ToInit::Mapped, &[]);
+            Ok(Begun { pid, pidfd, control, start, stdout, stderr })
+        }
+    }
+}
+
+fn write_maps(pid: Pid, uids: Uids) -> io::Result<()> {
+    let write = |file: &str, text: &str| std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text);
+    match uids {
+        Uids::OwnRange { base } => {
+            write("uid_map", &format!("0 {base} 65536\n"))?;
+            write("gid_map", &format!("0 {base} 65536\n"))
+        }
+        Uids::Single { uid, gid } => {
+            write("setgroups", "deny")?;
+            write("uid_map", &format!("{AGENT_UID} {uid} 1\n"))?;
+            write("gid_map", &format!("{AGENT_UID} {gid} 1\n"))
+        }
+    }
+}

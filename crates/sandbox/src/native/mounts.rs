@@ -1,0 +1,288 @@
+//! What a sandbox sees of file systems.
+//!
+//! Two halves, on both sides of the change of uid. [`Sources::open`] runs as the uid of the plane, which owns the
+//! data directory with mode 0700: it clones every mount that comes from the host, as descriptors, and makes it
+//! read-only. [`build`] runs as the sandbox's own root, whose files a fresh tmpfs takes: it attaches them below a
+//! new root and moves there. Nothing of the host's tree is reachable afterwards.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree},
+};
+
+use super::{
+    AGENT_UID, At, Stage, Uids,
+    landlock::Grants,
+    network,
+    tree::{self, Tree},
+};
+use crate::spec::{LaunchSpec, Root};
+
+/// A file whose only purpose is that Landlock must refuse it: everyone may read it as far as its mode goes.
+pub const PROBE_FILE: &str = "/run/landlock-probe";
+
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// Parts of the host's `/etc` without which programs of its `/usr` do not work; none holds a secret.
+const ETC_TREES: [&str; 4] = ["ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted", "alternatives"];
+const ETC_FILES: [&str; 2] = ["ld.so.cache", "localtime"];
+/// Largest file that is copied from the host's `/etc`.
+const ETC_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Mounts cloned from the host and the place of each, and copied files.
+#[derive(Debug)]
+pub struct Sources {
+    run_dir: OwnedFd,
+    trees: Vec<(String, OwnedFd)>,
+    devices: Vec<(String, OwnedFd)>,
+    links: Vec<(String, String)>,
+    files: Vec<(String, Vec<u8>)>,
+    grants: Grants,
+}
+
+impl Sources {
+    /// Clones what the run may see. Only before the uid changes: afterwards the plane's directories are closed.
+    pub fn open(spec: &LaunchSpec, uids: Uids) -> Result<Self, Stage> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let run_dir = rustix::fs::open(&spec.run_dir, flags, Mode::empty()).at("run directory")?;
+        let mut sources = Self {
+            run_dir,
+            trees: Vec::new(),
+            devices: Vec::new(),
+            links: Vec::new(),
+            files: Vec::new(),
+            grants: Grants { connect: network::PORTS.to_vec(), ..Grants::default() },
+        };
+        match &spec.root {
+            Root::HostUsr => sources.host_usr()?,
+            Root::Image { dir } => sources.image(dir, spec, uids)?,
+        }
+        for mount in &spec.mounts {
+            readable(&mount.source, uids)?;
+            sources.tree(&mount.source, mount.at.trim_start_matches('/'), true)?;
+        }
+        for device in DEVICES {
+            let fd = clone_tree(&Path::new("/dev").join(device)).at("device nodes")?;
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            super::sys::mount_add_attributes(fd.as_fd(), attributes.bits().into(), false).at("device nodes")?;
+            sources.devices.push((device.to_owned(), fd));
+        }
+        Ok(sources)
+    }
+
+    fn tree(&mut self, source: &Path, at: &str, execute: bool) -> Result<(), Stage> {
+        let stage = || format!("mount of {}", source.display());
+        let fd = clone_tree(source).at(&stage())?;
+        tree::make_read_only(fd.as_fd(), true).at(&stage())?;
+        let place = format!("/{at}");
+        if execute { self.grants.execute.push(place) } else { self.grants.read.push(place) }
+        self.trees.push((at.to_owned(), fd));
+        Ok(())
+    }
+
+    fn host_usr(&mut self) -> Result<(), Stage> {
+        self.tree(Path::new("/usr"), "usr", true)?;
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            if Path::new("/usr").join(name).is_dir() {
+                self.links.push((name.to_owned(), format!("usr/{name}")));
+            }
+        }
+        for name in ETC_TREES {
+            let source = Path::new("/etc").join(name);
+            if source.is_dir() {
+                self.tree(&source, &format!("etc/{name}"), false)?;
+            }
+        }
+        for name in ETC_FILES {
+            let source = Path::new("/etc").join(name);
+            if source.metadata().is_ok_and(|m| m.is_file() && m.len() <= ETC_FILE_BYTES_MAX) {
+                self.files.push((format!("etc/{name}"), std::fs::read(&source).at("files of /etc")?));
+            }
+        }
+        let names = format!("root:x:0:0::/:/bin/sh\nagent:x:{AGENT_UID}:{AGENT_UID}::/work:/bin/sh\n");
+        let groups = format!("root:x:0:\nagent:x:{AGENT_UID}:\n");
+        let generated = [
+            ("passwd", names.as_str()),
+            ("group", groups.as_str()),
+            ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+            ("resolv.conf", "# The plane resolves names.\n"),
+        ];
+        self.files.extend(generated.map(|(name, text)| (format!("etc/{name}"), text.as_bytes().to_vec())));
+        self.grants.read.push("/etc".to_owned());
+        Ok(())
+    }
+
+    /// Shows each top-level entry of an image by itself, so that the root above them is always ours.
+    fn image(&mut self, dir: &Path, spec: &LaunchSpec, uids: Uids) -> Result<(), Stage> {
+        readable(dir, uids)?;
+        let ours = ["proc", "dev", "sys", "tmp", "run", "work"];
+        for entry in std::fs::read_dir(dir).at("image")? {
+            let entry = entry.at("image")?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let covered = spec.mounts.iter().any(|m| m.at.split('/').nth(1) == Some(name));
+            if ours.contains(&name) || covered {
+                continue;
+            }
+            let kind = entry.file_type().at("image")?;
+            if kind.is_symlink() {
+                let target = std::fs::read_link(entry.path()).at("image")?;
+                self.links.push((name.to_owned(), target.to_string_lossy().into_owned()));
+            } else if kind.is_dir() {
+                self.tree(&entry.path(), name, true)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A detached copy of the mounts at `source`.
+fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, source, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?)
+}
+
+/// Refuses a directory that the agent could not enter, with a sentence instead of the agent's own confusion.
+fn readable(source: &Path, uids: Uids) -> Result<(), Stage> {
+    let stage = format!("mount of {}", source.display());
+    let found = std::fs::symlink_metadata(source).at(&stage)?;
+    if !found.is_dir() {
+        return Err(Stage::new(stage, &"it is not a directory"));
+    }
+    if matches!(uids, Uids::OwnRange { .. }) && found.mode() & 0o005 != 0o005 {
+        return Err(Stage::new(stage, &format!("the agent could not read it: its mode is {:o}", found.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+/// What is left of the build for the processes of the sandbox.
+#[derive(Debug)]
+pub struct Built {
+    /// The workspace, for the supervisor.
+    pub work: OwnedFd,
+    /// The standard input of the agent.
+    pub stdin: OwnedFd,
+    /// What Landlock grants.
+    pub grants: Grants,
+}
+
+/// Builds the root and moves into it.
+pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).at("private mounts")?;
+    let payload: usize = spec.files.iter().chain(&sources.files).map(|(_, bytes)| bytes.len()).sum();
+    let size = (payload + spec.stdin.len() + 4 * 1024 * 1024).to_string();
+    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root = tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "2048"), ("mode", "755")], plain)
+        .at("root file system")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&root, "", &sources.run_dir, "", flags).at("root file system")?;
+    let tree = Tree::new(root);
+    let mut grants = sources.grants;
+
+    for (at, fd) in &sources.trees {
+        let stage = format!("mount at /{at}");
+        if !tree.has(at) {
+            tree.directory(at).at(&stage)?;
+        }
+        tree.attach(fd.as_fd(), at).at(&stage)?;
+    }
+    for (at, target) in &sources.links {
+        if !tree.has(at) {
+            tree.link(at, target).at("links of the root")?;
+        }
+    }
+    tree.directory("etc").at("files of /etc")?;
+    for (at, bytes) in &sources.files {
+        tree.file(at, bytes).at("files of /etc")?;
+    }
+    tree.directory("run/cogward").at("files of /run/cogward")?;
+    for (name, bytes) in &spec.files {
+        tree.file(&format!("run/cogward/{name}"), bytes).at("files of /run/cogward")?;
+    }
+    tree.file(PROBE_FILE.trim_start_matches('/'), b"").at("files of /run")?;
+    grants.read.push("/run/cogward".to_owned());
+
+    let dev = workspaces(spec, &tree, &mut grants)?;
+    devices(&tree, &sources.devices, &mut grants)?;
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
+    super::sys::mount_add_attributes(dev.as_fd(), read_only.into(), false).at("device nodes")?;
+    tree.directory("proc").at("proc")?;
+    let options = [("subset", "pid"), ("hidepid", "invisible")];
+    let proc = tree::file_system("proc", &options, plain | MountAttrFlags::MOUNT_ATTR_NOEXEC).at("proc")?;
+    tree.attach(proc.as_fd(), "proc").at("proc")?;
+    grants.read.push("/proc".to_owned());
+
+    let stdin = standard_input(&tree, &spec.stdin).at("standard input")?;
+    let work = tree.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
+    rustix::process::fchdir(tree.root()).at("move into the root")?;
+    rustix::process::pivot_root(".", ".").at("move into the root")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).at("move into the root")?;
+    rustix::process::chdir("/").at("move into the root")?;
+    tree::make_read_only(tree.root(), false).at("read-only root")?;
+    Ok(Built { work, stdin, grants })
+}
+
+/// The bounded places that can be written to. All of them are memory of the run's cgroup.
+/// Answers with `/dev`, which the caller fills and then makes read-only.
+fn workspaces(spec: &LaunchSpec, tree: &Tree, grants: &mut Grants) -> Result<OwnedFd, Stage> {
+    let owner = AGENT_UID.to_string();
+    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mib = spec.resources.workspace_mib;
+    tree.directory("dev").at("device nodes")?;
+    let dev = tree::file_system(
+        "tmpfs",
+        &[("size", "64k"), ("nr_inodes", "64"), ("mode", "755")],
+        plain | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+    .at("device nodes")?;
+    tree.attach(dev.as_fd(), "dev").at("device nodes")?;
+    // One file of 4 KiB for each inode is generous for a workspace and keeps inodes from being a way around its size.
+    let inodes = (u64::from(mib) * 256).clamp(1024, 1_048_576).to_string();
+    let small = mib.min(64);
+    for (at, mib, mode) in [("work", mib, "700"), ("tmp", small, "1777"), ("dev/shm", small, "1777")] {
+        let size = format!("{mib}m");
+        let options =
+            [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", mode), ("uid", &owner), ("gid", &owner)];
+        let fd = tree::file_system("tmpfs", &options, plain).at("workspace")?;
+        tree.directory(at).at("workspace")?;
+        tree.attach(fd.as_fd(), at).at("workspace")?;
+        grants.write.push(format!("/{at}"));
+    }
+    Ok(dev)
+}
+
+fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Result<(), Stage> {
+    for (name, fd) in nodes {
+        let at = format!("dev/{name}");
+        tree.file(&at, b"").at("device nodes")?;
+        tree.attach(fd.as_fd(), &at).at("device nodes")?;
+        grants.nodes.push(format!("/{at}"));
+    }
+    for (name, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
+    {
+        tree.link(&format!("dev/{name}"), target).at("device nodes")?;
+    }
+    Ok(())
+}
+
+/// The input as a file that has no name and lies on a file system that becomes read-only.
+fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let name = "run/stdin";
+    tree.file(name, bytes)?;
+    let fd = tree.open(name, OFlags::RDONLY)?;
+    let run = tree.open("run", OFlags::PATH | OFlags::DIRECTORY)?;
+    rustix::fs::unlinkat(&run, "stdin", rustix::fs::AtFlags::empty())?;
+    Ok(fd)
+}

@@ -1,0 +1,177 @@
+//! The system-call filter of profile `standard`: a list of what is let through, everything else is refused.
+//!
+//! Two programs are stacked. The first answers `clone3` with `ENOSYS`: its flags are behind a pointer that a
+//! filter cannot read, and C libraries then fall back to `clone`, whose flags it can. The second lets the listed
+//! calls through and reports any other to the supervisor, which answers `EPERM`; when there is no supervisor the
+//! kernel answers `ENOSYS`. Calls of another architecture end the process; x32 numbers are not on the list.
+
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use super::{Stage, syscalls};
+
+/// The two programs.
+#[derive(Debug)]
+pub struct Filter {
+    /// `clone3` is not there.
+    pub clone3: BpfProgram,
+    /// The list; what is not on it is reported.
+    pub list: BpfProgram,
+    /// Calls on the list.
+    pub allowed: usize,
+}
+
+/// The data of the placeholder that becomes a report.
+const REPORT: u32 = 0x7fff;
+/// `BPF_RET | BPF_K`.
+const RETURN: u16 = 0x06;
+
+/// Flags of `clone` that make namespaces.
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    | 0x80; // CLONE_NEWTIME
+
+/// `MFD_NOEXEC_SEAL`: Landlock does not see the execution of a memory file, so one that could be executed is refused.
+const MFD_NOEXEC_SEAL: u64 = 8;
+
+fn arch() -> Result<TargetArch, Stage> {
+    TargetArch::try_from(std::env::consts::ARCH).map_err(|e| Stage::new("seccomp", &e))
+}
+
+/// Compiles the filter.
+pub fn compile() -> Result<Filter, Stage> {
+    let failed = |e: &dyn std::fmt::Display| Stage::new("seccomp", e);
+    let clone3: BpfProgram = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_clone3, vec![])]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or(38)),
+        arch()?,
+    )
+    .and_then(TryInto::try_into)
+    .map_err(|e| failed(&e))?;
+    let rules = rules().map_err(|e| failed(&e))?;
+    let allowed = rules.len();
+    let mut list: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Trace(REPORT), SeccompAction::Allow, arch()?)
+            .and_then(TryInto::try_into)
+            .map_err(|e| failed(&e))?;
+    report_the_rest(&mut list)?;
+    Ok(Filter { clone3, list, allowed })
+}
+
+/// The compiler knows no "report" action; it is put in place of "trace", which is compiled for nothing else.
+fn report_the_rest(program: &mut BpfProgram) -> Result<(), Stage> {
+    let mut changed = 0_usize;
+    for instruction in program.iter_mut() {
+        if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRACE | REPORT {
+            instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+            changed += 1;
+        }
+    }
+    // The default at the end of the program is one of them; without it nothing would be refused.
+    match program.last() {
+        Some(last) if last.code == RETURN && last.k == libc::SECCOMP_RET_USER_NOTIF && changed > 0 => Ok(()),
+        _ => Err(Stage::new("seccomp", &"the compiled filter does not refuse by default")),
+    }
+}
+
+fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = syscalls::ALLOWED.iter().chain(syscalls::ALLOWED_HERE).map(|(n, _)| (*n, vec![])).collect();
+    let when = |conditions: &[(u8, Width, Op, u64)]| {
+        let conditions = conditions
+            .iter()
+            .map(|(arg, width, op, value)| SeccompCondition::new(*arg, width.clone(), op.clone(), *value))
+            .collect::<Result<Vec<_>, _>>()?;
+        SeccompRule::new(conditions)
+    };
+    let word = |value: i32| u64::from(value.unsigned_abs());
+    // `clone3` passes here and is refused by the other program, whose answer then is the one that counts.
+    rules.insert(libc::SYS_clone3, vec![]);
+    rules.insert(libc::SYS_clone, vec![when(&[(0, Width::Qword, Op::MaskedEq(word(NAMESPACES)), 0)])?]);
+    let mut sockets = vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            sockets.push(when(&[
+                (0, Width::Dword, Op::Eq, word(family)),
+                (1, Width::Dword, Op::MaskedEq(0xf), word(kind)),
+            ])?);
+        }
+    }
+    sockets.push(when(&[
+        (0, Width::Dword, Op::Eq, word(libc::AF_NETLINK)),
+        (2, Width::Dword, Op::Eq, word(libc::NETLINK_ROUTE)),
+    ])?);
+    rules.insert(libc::SYS_socket, sockets);
+    rules.insert(libc::SYS_socketpair, vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?]);
+    // Pushing input into a terminal, and Linux console selection, which can do the same.
+    rules.insert(
+        libc::SYS_ioctl,
+        vec![when(&[
+            (1, Width::Dword, Op::Ne, TIOCSTI),
+            (1, Width::Dword, Op::Ne, TIOCLINUX),
+        ])?],
+    );
+    let personalities = [0, 0xffff_ffff];
+    rules.insert(
+        libc::SYS_personality,
+        personalities.iter().map(|p| when(&[(0, Width::Dword, Op::Eq, *p)])).collect::<Result<_, _>>()?,
+    );
+    rules.insert(
+        libc::SYS_memfd_create,
+        vec![when(&[(1, Width::Dword, Op::MaskedEq(MFD_NOEXEC_SEAL), MFD_NOEXEC_SEAL)])?],
+    );
+    for (number, arg) in syscalls::MAKE_NODE {
+        let kinds = [libc::S_IFIFO, libc::S_IFREG, 0];
+        let kinds = kinds.iter().map(|kind| {
+            when(&[(*arg, Width::Dword, Op::MaskedEq(u64::from(libc::S_IFMT)), u64::from(*kind))])
+        });
+        rules.insert(*number, kinds.collect::<Result<_, _>>()?);
+    }
+    Ok(rules)
+}
+
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541C;
+
+/// The name of a system call for people; its number when it has none here.
+pub fn name(number: i32) -> String {
+    let wanted = i64::from(number);
+    syscalls::ALLOWED
+        .iter()
+        .chain(syscalls::ALLOWED_HERE)
+        .chain(syscalls::NAMED)
+        .chain(syscalls::NAMED_HERE)
+        .find(|(n, _)| *n == wanted)
+        .map_or_else(|| format!("syscall_{number}"), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_dangerous_is_on_the_list() {
+        let listed = rules().unwrap();
+        for (number, name) in syscalls::NAMED.iter().chain(syscalls::NAMED_HERE) {
+            let conditional = listed.get(number).is_some_and(|rules| !rules.is_empty());
+            assert!(!listed.contains_key(number) || conditional || *number == libc::SYS_clone3, "{name}");
+        }
+    }
+
+    #[test]
+    fn both_programs_compile_and_refuse_by_default() {
+        let filter = compile().unwrap();
+        assert!(filter.allowed > 200 && filter.list.len() < 4096);
+        assert!(!filter.list.iter().any(|i| i.code == RETURN && i.k & 0xffff_0000 == libc::SECCOMP_RET_TRACE));
+    }
+}

@@ -1,0 +1,270 @@
+//! The system calls that no safe wrapper covers, each with the proof that it is sound.
+//!
+//! Everything else in the launcher goes through `rustix` and `nix`.
+#![expect(unsafe_code, reason = "clone3, mount_setattr, seccomp and two ioctls have no safe wrapper")]
+
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::libc;
+
+/// `struct clone_args` up to its `cgroup` field.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a fork this is.
+pub enum Side {
+    /// The new process.
+    Child,
+    /// The one that made it: the child's process id and descriptor.
+    Parent(rustix::process::Pid, OwnedFd),
+}
+
+/// Makes a process in new namespaces, inside `cgroup` from its first instruction when that is given.
+///
+/// The calling process must have a single thread: locks held by another would stay held in the child for ever.
+pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+    debug_assert!(is_single_threaded());
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = namespaces | u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
+    if cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let mut args = CloneArgs {
+        flags,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or_default(),
+        cgroup: cgroup.and_then(|c| u64::try_from(c.as_raw_fd()).ok()).unwrap_or_default(),
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` is a whole `struct clone_args` of the size that is passed, and lives across the call. Without
+    // CLONE_VM and without a stack the call behaves as fork: the child runs on a copy of this memory. The process
+    // has one thread, so no lock is held by a thread that the child lacks. `pidfd` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>()) };
+    match pid {
+        0 => Ok(Side::Child),
+        pid if pid > 0 => {
+            // SAFETY: the kernel has just stored this new descriptor for us (CLONE_PIDFD); nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            Ok(Side::Parent(pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?, pidfd))
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `CLONE_INTO_CGROUP` does not fit the C library's signed constant.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Whether this process has exactly one thread.
+pub fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() <= 1)
+}
+
+/// `struct mount_attr`, first version.
+#[repr(C, align(8))]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// Adds attributes to the mount at `mount`, and below it when `recursive`. Attributes are never taken away.
+pub fn mount_add_attributes(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
+    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, userns: 0 };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path is an empty C string, `attr` is a whole `struct mount_attr` of the size that is passed, and
+    // both outlive the call, which only reads them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(&attr),
+            size_of::<MountAttr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an `ifreq` of zeroes is a valid value: it is plain integers and a union of them.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(1);
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, std::ptr::from_ref(&request)) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// One instruction of a filter, as the kernel takes it.
+pub type Instruction = seccompiler::sock_filter;
+
+/// Puts a system-call filter on this thread. With `listen`, refused calls are reported on the descriptor returned.
+pub fn seccomp_install(program: &[Instruction], listen: bool) -> io::Result<Option<OwnedFd>> {
+    #[repr(C)]
+    struct Program {
+        len: libc::c_ushort,
+        filter: *const Instruction,
+    }
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let arg = Program { len, filter: program.as_ptr() };
+    // WAIT_KILLABLE_RECV: a signal does not restart a call that the supervisor has already seen.
+    let flags =
+        if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV } else { 0 };
+    // SAFETY: `arg` is a `struct sock_fprog` that points to `len` instructions; both outlive the call, which copies them.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&arg))
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if !listen {
+        return Ok(None);
+    }
+    let fd = i32::try_from(answer).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: with NEW_LISTENER a positive answer is a new descriptor that nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// A refused system call that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused {
+    /// Names the waiting call to the kernel.
+    id: u64,
+    /// The number of the system call.
+    pub number: i32,
+}
+
+/// The next refused call, if one waits.
+pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Refused>> {
+    // SAFETY: `seccomp_notif` is plain integers; the kernel demands that it is zeroed.
+    let mut notice: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: SECCOMP_IOCTL_NOTIF_RECV writes one `seccomp_notif`, which outlives the call.
+    let done = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, std::ptr::from_mut(&mut notice)) };
+    if done == 0 {
+        return Ok(Some(Refused { id: notice.id, number: notice.data.nr }));
+    }
+    match io::Error::last_os_error() {
+        // The caller died, or a signal took it away, between the poll and now.
+        e if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) => Ok(None),
+        e => Err(e),
+    }
+}
+
+/// Lets a refused call return `EPERM`. There is no way in this crate to let one continue.
+pub fn seccomp_refuse(listener: BorrowedFd<'_>, refused: Refused) -> io::Result<()> {
+    let answer = libc::seccomp_notif_resp { id: refused.id, val: 0, error: -libc::EPERM, flags: 0 };
+    // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads one `seccomp_notif_resp`, which outlives the call.
+    let done = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, std::ptr::from_ref(&answer)) };
+    match done {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+/// Gives every signal its default action, so that nothing the plane ignores is ignored by the agent.
+pub fn signals_to_default() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours; a signal that has no changeable action is refused and skipped.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Calls `clone3` with arguments that can never make a process, and says what the kernel answered.
+pub fn clone3_answer() -> io::Error {
+    // SAFETY: a null pointer of size zero is refused by the kernel (EINVAL) or by our filter (ENOSYS) before use.
+    let _ = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0_usize) };
+    io::Error::last_os_error()
+}
+
+/// Forks. The calling process must have a single thread.
+pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
+    debug_assert!(is_single_threaded());
+    // SAFETY: the process has one thread, so the child may use everything that this process may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(None),
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+    }
+}
+
+/// Ends this process at once, without running anything of the parent's that is still in memory.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Takes ownership of a descriptor that this process was started with.
+///
+/// Returns `None` when it is not open. Must be called at most once per number, before anything else could own it.
+pub fn inherited(fd: i32) -> Option<OwnedFd> {
+    nix::fcntl::fcntl(borrowed(fd), nix::fcntl::FcntlArg::F_GETFD).ok()?;
+    // SAFETY: it is open (checked above), and by the contract of this function nobody else owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn borrowed(fd: i32) -> BorrowedFd<'static> {
+    // SAFETY: used for one fcntl that fails with EBADF when the descriptor is not open; it is not kept.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Marks every descriptor from `first` on to be closed by the next `execve`.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every descriptor from 3 on, except those named.
+///
+/// For a process that has just been forked: values that own closed descriptors must never be used or dropped.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: takes integers only. Closing is sound for the callers: one marks, the other is a fresh fork that
+    // uses nothing but the descriptors it names.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes `fd` this process's descriptor number `target` (0, 1 or 2), open across `execve`.
+pub fn move_to_standard(fd: &OwnedFd, target: i32) -> io::Result<()> {
+    // SAFETY: dup2 onto a standard descriptor; the callers are processes that use none of Rust's standard streams.
+    if unsafe { libc::dup2(fd.as_raw_fd(), target) } == target { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

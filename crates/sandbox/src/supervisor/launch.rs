@@ -1,0 +1,147 @@
+//! The supervisor's side of making a sandbox.
+
+use std::{
+    net::TcpListener,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{
+    cgroup::{self, Cgroup, Hosts},
+    native::{
+        self, Begun, Stage, Uids,
+        control::{self, FromSandbox, ToInit},
+        landlock, network, seccomp,
+    },
+    spec::{Enforcement, LaunchSpec, Root},
+};
+
+/// Time from the clone to the held agent, at most. Far above what a loaded host needs.
+const LAUNCH_MAX: Duration = Duration::from_secs(20);
+
+/// A complete sandbox with a held agent.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its processes and descriptors.
+    pub begun: Begun,
+    /// Its limits.
+    pub cgroup: Cgroup,
+    /// The three listeners, in the order of [`native::network::PORTS`].
+    pub listeners: Vec<TcpListener>,
+    /// The workspace.
+    pub work: OwnedFd,
+    /// Where refused system calls are reported.
+    pub refusals: OwnedFd,
+    /// What is in force.
+    pub enforcement: Enforcement,
+}
+
+/// Makes it, or says which step failed. Nothing is left behind then.
+pub fn launch(spec: &LaunchSpec) -> Result<Sandbox, Stage> {
+    let hosts = Hosts::read().map_err(|e| Stage::new("cgroups", &e))?;
+    let name = cgroup::name_of(spec.run);
+    let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources).map_err(|e| Stage::new("cgroups", &e))?;
+    match complete(spec, &cgroup) {
+        Ok((begun, parts)) => Ok(Sandbox {
+            begun,
+            cgroup,
+            listeners: parts.listeners,
+            work: parts.work,
+            refusals: parts.refusals,
+            enforcement: parts.enforcement,
+        }),
+        Err(stage) => {
+            cgroup.kill(reap_all);
+            cgroup.remove();
+            Err(stage)
+        }
+    }
+}
+
+struct Parts {
+    listeners: Vec<TcpListener>,
+    work: OwnedFd,
+    refusals: OwnedFd,
+    enforcement: Enforcement,
+}
+
+fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage> {
+    let uids = Uids::of(spec.uid_slot);
+    let target = cgroup.clone_target().map_err(|e| Stage::new("cgroups", &e))?;
+    let begun = native::begin(spec, uids, target.as_ref().map(AsFd::as_fd))?;
+    // Init builds its root meanwhile; it forks the agent only after this.
+    if let Err(error) = cgroup.attach(begun.pid) {
+        // Of an init that has died, the reason it gave is the better one.
+        let soon = Instant::now() + Duration::from_millis(100);
+        return Err(match next(&begun, soon) {
+            Ok((FromSandbox::Failed { stage, why }, _)) => Stage { stage, why },
+            _ => Stage::new("cgroups", &error),
+        });
+    }
+    let _ = control::send(begun.control.as_fd(), &ToInit::Limited, &[]);
+
+    let deadline = Instant::now() + LAUNCH_MAX;
+    let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None);
+    let checks = loop {
+        let (message, descriptors) = next(&begun, deadline)?;
+        match message {
+            FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
+            FromSandbox::Listeners => {
+                let mut descriptors = descriptors.into_iter();
+                listeners = descriptors.by_ref().take(network::PORTS.len()).map(TcpListener::from).collect();
+                work = descriptors.next();
+            }
+            FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
+            FromSandbox::Held { checks } => break checks,
+            FromSandbox::NotExecutable { .. } | FromSandbox::AgentEnded { .. } => {
+                return Err(Stage::new("init", &"the agent's process ended before it was ready"));
+            }
+        }
+    };
+    let (Some(work), Some(refusals), 3) = (work, refusals, listeners.len()) else {
+        return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
+    };
+    let filter = seccomp::compile()?;
+    let (uids, uid_base) = uids.describe();
+    let enforcement = Enforcement {
+        profile: spec.profile,
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        namespaces: native::NAMESPACE_NAMES.map(str::to_owned).to_vec(),
+        uids: uids.to_owned(),
+        uid_base,
+        landlock_abi: landlock::RULES_ABI,
+        connect_ports: network::PORTS.to_vec(),
+        seccomp_instructions: filter.list.len() + filter.clone3.len(),
+        seccomp_allowed: filter.allowed,
+        cgroup: cgroup.kind().to_owned(),
+        resources: spec.resources,
+        root: match spec.root {
+            Root::HostUsr => "host-usr",
+            Root::Image { .. } => "image",
+        }
+        .to_owned(),
+        self_checks: checks,
+    };
+    Ok((begun, Parts { listeners, work, refusals, enforcement }))
+}
+
+fn next(begun: &Begun, deadline: Instant) -> Result<(FromSandbox, Vec<OwnedFd>), Stage> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut fds = [PollFd::new(&begun.control, PollFlags::IN)];
+    match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+        Ok(0) => return Err(Stage::new("init", &"the sandbox was not ready in time")),
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(e) => return Err(Stage::new("init", &e)),
+    }
+    match control::receive(begun.control.as_fd()).map_err(|e| Stage::new("init", &e))? {
+        Some(message) => Ok(message),
+        None => Err(Stage::new("init", &"the sandbox's init died")),
+    }
+}
+
+/// Takes the status of every child that has ended.
+pub fn reap_all() {
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+}

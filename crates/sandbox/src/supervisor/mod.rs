@@ -1,0 +1,97 @@
+//! The supervisor of one run: a process of its own, with one thread, that outlives the plane.
+//!
+//! It makes the sandbox, keeps the descriptors, carries out commands, answers refused system calls, bounds the
+//! logs and writes down the end. It is the only parent the sandbox has: when it dies, the sandbox dies. It holds
+//! no secret and never reads what the agent writes as anything but bytes.
+
+mod clients;
+mod launch;
+mod logs;
+mod record;
+mod serve;
+mod violations;
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+pub use record::{EXIT_FILE, OUTPUT_FILE};
+
+use crate::{native::sys, protocol::LaunchFailure, spec::LaunchSpec};
+
+/// File of the run directory that holds the launch, and the lock of its supervisor.
+pub const SPEC_FILE: &str = "spec.json";
+/// Largest launch that is read back.
+const SPEC_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The role `supervise`: supervises the run whose `spec.json` is in `run_dir`, to its end.
+///
+/// Standard input is the plane's first connection. Must be called before the process has a second thread.
+pub fn supervisor_main(run_dir: &Path) -> ExitCode {
+    // Taken before anything else is opened, so that the number cannot be anyone else's.
+    let first_client = sys::inherited(0);
+    match supervise(run_dir, first_client) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The plane has been told, as far as that was possible; this is for whoever reads the run directory.
+            eprintln!("cogward supervise: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Result<(), LaunchFailure> {
+    let failed = |stage: &str, why: &dyn std::fmt::Display| LaunchFailure { stage: stage.into(), why: why.to_string() };
+    if !sys::is_single_threaded() {
+        return Err(failed("supervisor", &"the process has more than one thread"));
+    }
+    sys::close_all_but(&first_client.iter().map(std::os::fd::AsFd::as_fd).collect::<Vec<_>>())
+        .map_err(|e| failed("descriptors", &e))?;
+    // Fails only when it already leads a session.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let _lock = lock(run_dir).map_err(|e| failed("lock of the run directory", &e))?;
+    let mut clients = clients::Clients::listen(run_dir).map_err(|e| failed("supervisor socket", &e))?;
+    if let Some(fd) = first_client {
+        clients.adopt(fd);
+    }
+    let spec = match read_spec(run_dir) {
+        Ok(spec) => spec,
+        Err(why) => {
+            let failure = failed(SPEC_FILE, &why);
+            record::launch_failed(run_dir, &mut clients, &failure);
+            return Err(failure);
+        }
+    };
+    match launch::launch(&spec) {
+        Ok(sandbox) => {
+            serve::Supervisor::new(&spec, sandbox, clients).run();
+            Ok(())
+        }
+        Err(stage) => {
+            let failure = LaunchFailure { stage: stage.stage, why: stage.why };
+            record::launch_failed(run_dir, &mut clients, &failure);
+            Err(failure)
+        }
+    }
+}
+
+/// One supervisor for a run directory; held as long as this process lives.
+fn lock(run_dir: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let fd = rustix::fs::open(run_dir.join(SPEC_FILE), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(fd)
+}
+
+fn read_spec(run_dir: &Path) -> Result<LaunchSpec, String> {
+    let path = run_dir.join(SPEC_FILE);
+    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
+    if length > SPEC_BYTES_MAX {
+        return Err("larger than 16 MiB".to_owned());
+    }
+    let bytes = fs::read(&path).map_err(|e| e.to_string())?;
+    let spec: LaunchSpec = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    spec.validate().map_err(|e| e.to_string())?;
+    Ok(spec)
+}

@@ -1,0 +1,46 @@
+//! Real sandboxes, attacked from inside and ended from outside.
+//!
+//! The executable is its own supervisor: `supervise <run_dir>` is the role, as in the product. A small harness of
+//! its own is needed for that; it speaks as much of the test protocol as `cargo test` and `cargo nextest` use.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
+
+mod attacks;
+mod lifecycle;
+mod limits;
+mod rig;
+mod timing;
+
+use std::process::ExitCode;
+
+type Test = (&'static str, fn());
+
+fn tests() -> Vec<Test> {
+    [attacks::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS].concat()
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, dir] = args.as_slice()
+        && role == "supervise"
+    {
+        return cogward_sandbox::supervisor_main(std::path::Path::new(dir));
+    }
+    if args.iter().any(|a| a == "--list") {
+        if !args.iter().any(|a| a == "--ignored") {
+            tests().iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    let exact = args.iter().any(|a| a == "--exact");
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        filters.is_empty() || filters.iter().any(|f| if exact { name == f.as_str() } else { name.contains(f.as_str()) })
+    };
+    let mut failed = 0;
+    for (name, test) in tests().into_iter().filter(|(name, _)| wanted(name)) {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += u32::from(!passed);
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
