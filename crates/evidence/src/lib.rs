@@ -1,1 +1,33 @@
-//! (being written)
+//! The living ledger: events go in, and are in it for good before the caller goes on.
+//!
+//! One thread, the sequencer, gives every event its place, writes the batch of all tenants with one
+//! flush and only then wakes those who wait. The invariant: what [`Evidence::record`] has answered is
+//! in the log after any crash, and the log never becomes shorter than a checkpoint that was signed.
+//! It refuses everything after the first write error: the plane cannot act without evidence.
+//!
+//! Personal and confidential values are in the log only as salted commitments; what opens them is
+//! sealed under keys that can be destroyed ([`vault`]).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
+
+mod checkpoint;
+mod durable;
+mod export;
+mod frames;
+mod keys;
+mod open;
+mod outbox;
+mod queue;
+mod read;
+mod record;
+mod sequencer;
+mod tenant_log;
+pub mod vault;
+
+pub use checkpoint::SignedCheckpoint;
+pub use export::{ExportError, ExportSummary};
+pub use keys::KeyringError;
+pub use outbox::DrainError;
+pub use open::{EvidenceOptions, OpenError};
+pub use read::{DecidedOrCompleted, LeafView, ReadError};
+pub use record::{Evidence, Health, LeafRef, RecordError};

@@ -157,6 +157,8 @@ event_types! {
     EvidenceRead = "evidence.read";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
+    /// The host's clock went back; the ledger's time waited for it.
+    TimeStepped = "time.step";
     /// The disk is nearly full; agents are stopped, the audit is not.
     LedgerLowSpace = "ledger.low_space";
     /// There is space again.

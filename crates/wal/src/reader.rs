@@ -52,6 +52,10 @@ impl WalReader {
                 }
             };
             let start = Position { segment: self.at.segment, offset: reader.offset };
+            if start >= self.to {
+                // The range began in the segment's header, before any frame.
+                return Ok(None);
+            }
             match reader.step()? {
                 Step::Frame(header) => {
                     self.at = Position { segment: start.segment, offset: reader.offset };

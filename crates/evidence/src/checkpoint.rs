@@ -1,0 +1,117 @@
+//! Signing checkpoints and watching the space: the thread beside the sequencer, off the path of events.
+//!
+//! The last signed checkpoint of each tenant is in a file of its own, flushed before anyone is given
+//! it. At start the log must reach it: that is what makes a log that was rolled back visible.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use cogward_ledger::Hash;
+use cogward_model::{
+    TenantName,
+    event::{Attribution, Event, EventType},
+};
+use cogward_wal::Position;
+use tokio::sync::oneshot;
+
+use crate::{
+    durable,
+    queue::Item,
+    record::{Health, RecordError, Shared},
+};
+
+/// How often the free space is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A tenant's log, signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedCheckpoint {
+    /// Leaves.
+    pub size: u64,
+    /// The C2SP signed note.
+    pub note: String,
+    /// Where the write-ahead log ended then: everything that was signed is before it.
+    pub(crate) end: Position,
+}
+
+/// One log state to sign.
+pub(crate) struct Job {
+    pub(crate) tenant: TenantName,
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+    pub(crate) end: Position,
+    pub(crate) reply: Option<oneshot::Sender<Result<SignedCheckpoint, RecordError>>>,
+}
+
+/// The file of a tenant's last checkpoint.
+pub(crate) fn path(dir: &Path, tenant: &TenantName) -> PathBuf {
+    dir.join("tenants").join(tenant.as_str()).join("checkpoint")
+}
+
+/// Works until the sequencer is gone.
+pub(crate) fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<Job>, low_water_bytes: u64) {
+    let mut look_at = Instant::now();
+    loop {
+        if Instant::now() >= look_at {
+            look_at = Instant::now() + LOOK_EVERY;
+            look(shared, low_water_bytes);
+        }
+        match jobs.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
+            Ok(job) => {
+                let signed = sign(shared, &job);
+                if let Some(reply) = job.reply {
+                    let _gone = reply.send(signed);
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn sign(shared: &Shared, job: &Job) -> Result<SignedCheckpoint, RecordError> {
+    shared.check()?;
+    let keys = shared.keyring.tenant(&job.tenant).map_err(|error| shared.fail(&error))?;
+    let note = keys.signing.checkpoint(job.size, &job.root);
+    // An empty log has nothing that could be lost.
+    if job.size > 0 {
+        let path = path(&shared.dir, &job.tenant);
+        path.parent()
+            .map_or(Ok(()), durable::directory)
+            .and_then(|()| durable::replace(&path, note.as_bytes()))
+            .map_err(|error| shared.fail(&error))?;
+    }
+    Ok(SignedCheckpoint { size: job.size, note, end: job.end })
+}
+
+/// Compares the free space with the mark, and says so once when it crosses it.
+fn look(shared: &Shared, low_water_bytes: u64) {
+    let Ok(disk) = rustix::fs::statvfs(&shared.dir) else { return };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let before = shared.health.borrow().clone();
+    // A quarter more before agents may go on: otherwise one file more or less would flap.
+    let enough = low_water_bytes.saturating_add(low_water_bytes / 4);
+    let (now, kind) = match before {
+        Health::Ok if free < low_water_bytes => (Health::LowSpace { free }, EventType::LedgerLowSpace),
+        Health::LowSpace { .. } if free >= enough => (Health::Ok, EventType::LedgerSpaceRestored),
+        _ => return,
+    };
+    shared.health.send_if_modified(|health| {
+        // The sequencer may have failed in between, and that stays.
+        let stays = matches!(health, Health::Failed { .. });
+        if !stays {
+            *health = now;
+        }
+        !stays
+    });
+    let event = Event::new(kind, TenantName::default_tenant(), Attribution::plane())
+        .public("free_bytes", free)
+        .public("low_water_bytes", low_water_bytes);
+    match shared.prepare(&event, shared.mint()) {
+        Ok(append) => drop(shared.queue.push(Item::Append(Box::new(append)))),
+        Err(error) => tracing::error!(%error, "the state of the disk could not be recorded"),
+    }
+}

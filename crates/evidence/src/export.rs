@@ -1,0 +1,144 @@
+//! The evidence pack: one tenant's log as C2SP tlog-tiles, with all that an auditor needs to check it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use cogward_ledger::{
+    leaf::leaf_hash,
+    tiles::{EntryBundles, HashTiles, TileSink},
+    verify::{CHECKPOINT_FILE, KEY_FILE},
+};
+use cogward_model::TenantName;
+use cogward_wal::Position;
+use serde::Serialize;
+
+use crate::{
+    checkpoint::SignedCheckpoint,
+    keys::KeyringError,
+    read::{ReadError, on_a_thread, walk},
+    record::{Evidence, RecordError},
+};
+
+const VERIFIER: &str = include_str!("../../../scripts/verify.py");
+const README: &str = include_str!("export/README.txt");
+
+/// What was exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportSummary {
+    /// Where to.
+    pub dir: PathBuf,
+    /// How many leaves.
+    pub leaves: u64,
+    /// The signed checkpoint over them.
+    pub checkpoint: String,
+    /// The log's public key.
+    pub key: String,
+}
+
+/// Why nothing usable was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// There is something in the directory already.
+    #[error("{0} is not empty")]
+    NotEmpty(PathBuf),
+    /// A file could not be written.
+    #[error("the pack could not be written")]
+    Io(#[from] io::Error),
+    /// The log could not be signed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The keys are not usable.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// The log has fewer leaves than were signed.
+    #[error("the log holds {found} of {signed} signed leaves")]
+    Short {
+        /// Read.
+        found: u64,
+        /// Signed.
+        signed: u64,
+    },
+}
+
+/// Writes tiles below a directory.
+struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    fn write(&self, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+        let path = self.dir.join(name);
+        if let Some(parent) = path.parent() {
+            make_dir(parent)?;
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(bytes)
+    }
+}
+
+impl TileSink for Files {
+    type Error = ExportError;
+
+    fn tile(&mut self, path: &str, bytes: &[u8]) -> Result<(), ExportError> {
+        Ok(self.write(path, 0o644, bytes)?)
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+impl Evidence {
+    /// Writes the tenant's whole log up to now into `dest`, which must be empty or not there.
+    ///
+    /// No personal value is in it: the commitments are, what opens them is not.
+    ///
+    /// # Errors
+    /// See [`ExportError`]; what was written so far is of no use and says so, because the checkpoint comes last.
+    pub async fn export(&self, tenant: &TenantName, dest: &Path) -> Result<ExportSummary, ExportError> {
+        let signed = self.checkpoint(tenant).await?;
+        let (evidence, tenant, dest) = (self.clone(), tenant.clone(), dest.to_path_buf());
+        on_a_thread(move || evidence.write_pack(&tenant, dest, signed)).await
+    }
+
+    fn write_pack(
+        &self,
+        tenant: &TenantName,
+        dest: PathBuf,
+        signed: SignedCheckpoint,
+    ) -> Result<ExportSummary, ExportError> {
+        make_dir(&dest)?;
+        if fs::read_dir(&dest)?.next().is_some() {
+            return Err(ExportError::NotEmpty(dest));
+        }
+        let key = self.verifying_key(tenant)?;
+        let mut files = Files { dir: dest };
+        let (mut tiles, mut bundles, mut found) = (HashTiles::default(), EntryBundles::default(), 0);
+        walk(&self.shared.dir, (Position::default(), signed.end), |_, of, leaf, _| {
+            if of == tenant.as_str() && found < signed.size {
+                tiles.push(leaf_hash(leaf), &mut files)?;
+                bundles.push(leaf, &mut files)?;
+                found += 1;
+            }
+            Ok::<_, ExportError>(found < signed.size)
+        })?;
+        if found < signed.size {
+            return Err(ExportError::Short { found, signed: signed.size });
+        }
+        tiles.finish(&mut files)?;
+        bundles.finish(&mut files)?;
+        files.write(KEY_FILE, 0o644, format!("{key}\n").as_bytes())?;
+        files.write("verify.py", 0o755, VERIFIER.as_bytes())?;
+        files.write("README.txt", 0o644, README.as_bytes())?;
+        files.write(CHECKPOINT_FILE, 0o644, signed.note.as_bytes())?;
+        File::open(&files.dir)?.sync_all()?;
+        Ok(ExportSummary { dir: files.dir, leaves: found, checkpoint: signed.note, key })
+    }
+}

@@ -1,0 +1,265 @@
+//! Opening the ledger: the whole log is read, checked against what was signed, and only then used.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool, mpsc},
+};
+
+use cogward_ledger::{
+    leaf::{Parsed, hash_text, leaf_hash},
+    note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
+};
+use cogward_model::{
+    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
+    event::{Attribution, Event, EventType},
+};
+use cogward_wal::{Frame, Position, Torn, Wal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    checkpoint, durable, frames,
+    keys::{Keyring, KeyringError},
+    queue::{Item, Queue},
+    read::Progress,
+    record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
+    sequencer::Sequencer,
+    tenant_log::TenantLog,
+};
+
+/// How the ledger is opened.
+pub struct EvidenceOptions {
+    /// Its directory; made when it is not there.
+    pub dir: PathBuf,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids, salts, keys and nonces.
+    pub entropy: Arc<dyn Entropy>,
+    /// Agents stop when fewer bytes than this are free.
+    pub low_water_bytes: u64,
+    /// The sizes of the write-ahead log's files.
+    pub wal: cogward_wal::Options,
+}
+
+impl EvidenceOptions {
+    /// The usual ones: the host's clock and randomness, 256 MiB kept free.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            low_water_bytes: 256 * 1024 * 1024,
+            wal: cogward_wal::Options::default(),
+        }
+    }
+}
+
+/// Why the ledger is not opened. The plane must not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file could not be read or made.
+    #[error("the ledger's files could not be read or made")]
+    Io(#[from] io::Error),
+    /// The keys are not usable.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// The log's files are damaged or held by another process.
+    #[error(transparent)]
+    Wal(#[from] cogward_wal::OpenError),
+    /// The torn tail could not be cut.
+    #[error(transparent)]
+    Cut(#[from] cogward_wal::WalError),
+    /// The log ends before a checkpoint that was signed.
+    #[error("rollback detected: the log of tenant {tenant} has {leaves} leaves, its signed checkpoint covers {signed}")]
+    Rollback {
+        /// Whose log.
+        tenant: TenantName,
+        /// What is there.
+        leaves: u64,
+        /// What was signed.
+        signed: u64,
+    },
+    /// The log has another content than the one that was signed.
+    #[error("rollback detected: the log of tenant {tenant} is not the one whose {signed} leaves were signed")]
+    Rewritten {
+        /// Whose log.
+        tenant: TenantName,
+        /// What was signed.
+        signed: u64,
+    },
+    /// The file with the last checkpoint is not one of the tenant's key.
+    #[error("the last checkpoint of tenant {tenant} cannot be believed: {source}")]
+    Checkpoint {
+        /// Whose.
+        tenant: TenantName,
+        /// Why.
+        source: NoteError,
+    },
+    /// A leaf does not fit to the one before it.
+    #[error("the ledger is damaged in {at}: {what}")]
+    Damaged {
+        /// Where.
+        at: Position,
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// The threads could not be started.
+    #[error("the ledger's threads could not be started")]
+    Threads(#[source] io::Error),
+}
+
+impl Evidence {
+    /// Opens the ledger and starts its threads. Reads the whole log once.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options } = options;
+        durable::directory(&dir)?;
+        let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
+        let mut recovery = Recovery { signed: signed(&dir, &keyring)?, ..Recovery::default() };
+        let mut wal = Wal::open(&dir.join("wal"), wal_options, &mut |frame| recovery.frame(frame))?;
+        recovery.check()?;
+        let torn = wal.torn();
+        // Everything that was signed is before the tail: what is cut was never acknowledged.
+        wal.cut_torn_tail()?;
+        recovery.progress.advance(wal.end(), std::iter::empty());
+        let shared = Arc::new(Shared {
+            dir,
+            clock,
+            entropy,
+            keyring,
+            queue: Queue::default(),
+            health: watch::Sender::new(Health::Ok),
+            failed: AtomicBool::new(false),
+            progress: recovery.progress,
+            permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+        });
+        if let Some(torn) = torn {
+            note_recovery(&shared, torn);
+        }
+        let (checkpoints, jobs) = mpsc::channel();
+        let sequencer = Sequencer {
+            shared: Arc::clone(&shared),
+            wal,
+            logs: recovery.logs,
+            last_time: recovery.last_time,
+            checkpoints,
+            published: HashMap::new(),
+            batch: Default::default(),
+            clock_held: false,
+        };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let beside = Arc::clone(&shared);
+        let checkpointer = thread("ledger-sign")
+            .spawn(move || checkpoint::run(&beside, &jobs, low_water_bytes))
+            .map_err(OpenError::Threads)?;
+        let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
+        Ok(Self::new(shared, sequencer, checkpointer))
+    }
+}
+
+fn note_recovery(shared: &Shared, torn: Torn) {
+    tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; nothing of it was acknowledged");
+    let event = Event::new(EventType::LedgerRecovered, TenantName::default_tenant(), Attribution::plane())
+        .public("segment", torn.at.segment)
+        .public("offset", torn.at.offset)
+        .public("cut_bytes", torn.bytes);
+    match shared.prepare(&event, shared.mint()) {
+        Ok(append) => drop(shared.queue.push(Item::Append(Box::new(append)))),
+        Err(error) => tracing::error!(%error, "the recovery could not be recorded"),
+    }
+}
+
+/// The last checkpoint of every tenant that has one.
+fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Checkpoint>, OpenError> {
+    let tenants = dir.join("tenants");
+    durable::directory(&tenants)?;
+    let mut found = HashMap::new();
+    for entry in fs::read_dir(&tenants)? {
+        let name = entry?.file_name();
+        let Some(tenant) = name.to_str().and_then(|name| name.parse::<TenantName>().ok()) else { continue };
+        let Some(note) = durable::read(&checkpoint::path(dir, &tenant), NOTE_BYTES_MAX as u64)? else { continue };
+        let keys = keyring.tenant(&tenant)?;
+        let opened = std::str::from_utf8(&note)
+            .map_err(|_| NoteError::Form("not text"))
+            .and_then(|note| Checkpoint::open(note, keys.signing.verifying()));
+        let checkpoint = opened.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
+        found.insert(tenant, checkpoint);
+    }
+    Ok(found)
+}
+
+/// What the log tells while it is read.
+#[derive(Default)]
+struct Recovery {
+    signed: HashMap<TenantName, Checkpoint>,
+    logs: HashMap<TenantName, TenantLog>,
+    last_time: Timestamp,
+    progress: Progress,
+    /// Where the frames of the next leaf begin.
+    leaf_at: Option<Position>,
+    wrong: Option<OpenError>,
+}
+
+impl Recovery {
+    fn frame(&mut self, frame: Frame<'_>) {
+        let leaf_at = *self.leaf_at.get_or_insert(frame.position);
+        if self.wrong.is_some() || frame.kind != frames::LEAF {
+            return;
+        }
+        self.leaf_at = None;
+        if let Err(error) = self.leaf(leaf_at, frame) {
+            self.wrong = Some(error);
+        }
+    }
+
+    fn leaf(&mut self, leaf_at: Position, frame: Frame<'_>) -> Result<(), OpenError> {
+        let damaged = |what| OpenError::Damaged { at: frame.position, what };
+        let (name, bytes) = frames::split_text(frame.payload).ok_or(damaged("a leaf without a tenant"))?;
+        let leaf = Parsed::from_bytes(bytes).map_err(|_| damaged("not a leaf"))?;
+        let tenant: TenantName = name.parse().map_err(|_| damaged("not a tenant"))?;
+        let time: Timestamp = leaf.chain.time.parse().map_err(|_| damaged("not a time"))?;
+        let log = self.logs.entry(tenant.clone()).or_default();
+        if leaf.body.tenant != name || leaf.chain.seq != log.tree.size() {
+            return Err(damaged("a leaf is not where it belongs"));
+        }
+        if leaf.chain.prev != log.last().as_ref().map(hash_text).as_deref() {
+            return Err(damaged("a leaf does not follow the one before"));
+        }
+        let run = match (leaf.body.run, leaf.body.run_seq) {
+            (Some(run), Some(seq)) => Some((run.parse::<RunId>().map_err(|_| damaged("not a run"))?, seq)),
+            _ => None,
+        };
+        log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
+        self.last_time = self.last_time.max(time);
+        if let Some(signed) = self.signed.get(&tenant)
+            && signed.size == log.tree.size()
+        {
+            if signed.root != log.tree.root() {
+                return Err(OpenError::Rewritten { tenant, signed: signed.size });
+            }
+            log.checkpointed = signed.size;
+        }
+        if let Some((run, _)) = run {
+            self.progress.advance(frame.end, std::iter::once((tenant, run, leaf_at)));
+        }
+        Ok(())
+    }
+
+    /// Whether every signed checkpoint was reached.
+    fn check(&mut self) -> Result<(), OpenError> {
+        if let Some(error) = self.wrong.take() {
+            return Err(error);
+        }
+        for (tenant, signed) in &self.signed {
+            let leaves = self.logs.get(tenant).map_or(0, |log| log.tree.size());
+            if leaves < signed.size {
+                return Err(OpenError::Rollback { tenant: tenant.clone(), leaves, signed: signed.size });
+            }
+        }
+        Ok(())
+    }
+}

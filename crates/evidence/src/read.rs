@@ -1,0 +1,329 @@
+//! Reading the ledger back: a run's leaves with what the vault still opens, and the budgets' history.
+//!
+//! Readers walk the write-ahead log's committed part and never disturb the sequencer. Where a run
+//! lies is remembered for the newest runs; an older one costs a walk over the whole log.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
+use cogward_model::{NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::EventId};
+use cogward_wal::{Position, Wal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    frames,
+    keys::{KeyringError, TenantKeys},
+    record::Evidence,
+    vault::Sealed,
+};
+
+/// Runs whose place in the log is remembered.
+const RUNS_MAX: usize = 65_536;
+/// All leaves of one answer together, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why the ledger could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log.
+    #[error(transparent)]
+    Wal(#[from] cogward_wal::ReadError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// A frame is not what the ledger writes.
+    #[error("the ledger is damaged in {0}")]
+    Damaged(Position),
+    /// The thread that reads was ended.
+    #[error("reading was interrupted")]
+    Interrupted(#[source] io::Error),
+}
+
+/// How far the log is committed, and where its runs lie.
+#[derive(Default)]
+pub(crate) struct Progress(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    end: Position,
+    runs: BTreeMap<RunId, Span>,
+    /// Whether older runs were dropped from `runs`.
+    incomplete: bool,
+}
+
+struct Span {
+    tenant: TenantName,
+    from: Position,
+    to: Position,
+}
+
+impl Progress {
+    /// The log is committed up to `end`, with new leaves of these runs.
+    pub(crate) fn advance(&self, end: Position, runs: impl Iterator<Item = (TenantName, RunId, Position)>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.end = end;
+        for (tenant, run, from) in runs {
+            known.runs.entry(run).or_insert(Span { tenant, from, to: end }).to = end;
+            if known.runs.len() > RUNS_MAX {
+                known.runs.pop_first();
+                known.incomplete = true;
+            }
+        }
+    }
+
+    pub(crate) fn end(&self) -> Position {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).end
+    }
+
+    /// The part of the log that holds all leaves of a run; empty when there are none.
+    fn span(&self, tenant: &TenantName, run: RunId) -> (Position, Position) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.runs.get(&run) {
+            // The identifier of a run does not open another tenant's ledger.
+            Some(span) if span.tenant == *tenant => (span.from, span.to),
+            None if known.incomplete => (Position::default(), known.end),
+            _ => Default::default(),
+        }
+    }
+}
+
+/// One leaf, as the operator may see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LeafView {
+    /// Its number in the tenant's log.
+    pub seq: u64,
+    /// Its number in the run's chain.
+    pub run_seq: u64,
+    /// When.
+    pub time: Timestamp,
+    /// Its hash, as the leaf after it names it.
+    pub hash: String,
+    /// The leaf's body, with commitments where values are hidden.
+    pub body: serde_json::Value,
+    /// The hidden values that the vault still opens, by field.
+    pub disclosed: BTreeMap<String, serde_json::Value>,
+}
+
+/// What the budgets are rebuilt from: what was reserved and what was really used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecidedOrCompleted {
+    /// A decision that reserved.
+    Decided {
+        /// The decision, which its outcome refers to.
+        id: EventId,
+        /// Whose.
+        tenant: TenantName,
+        /// The run.
+        run: Option<RunId>,
+        /// When.
+        time: Timestamp,
+        /// How much.
+        reserved: Amounts,
+        /// In which scopes.
+        budget: Vec<String>,
+    },
+    /// An outcome.
+    Completed {
+        /// Whose.
+        tenant: TenantName,
+        /// The run.
+        run: Option<RunId>,
+        /// When.
+        time: Timestamp,
+        /// What was really used.
+        used: Amounts,
+        /// The decisions that it settles.
+        refs: Vec<EventId>,
+    },
+}
+
+#[derive(Deserialize)]
+struct BudgetLeaf {
+    body: BudgetBody,
+    chain: BudgetChain,
+}
+
+#[derive(Deserialize)]
+struct BudgetBody {
+    id: EventId,
+    tenant: TenantName,
+    #[serde(default)]
+    run: Option<RunId>,
+    #[serde(default)]
+    reserved: Option<BudgetAmounts>,
+    #[serde(default)]
+    budget: Vec<String>,
+    #[serde(default)]
+    used: Option<BudgetAmounts>,
+    #[serde(default)]
+    refs: Vec<EventId>,
+}
+
+#[derive(Deserialize)]
+struct BudgetChain {
+    time: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct BudgetAmounts {
+    #[serde(default)]
+    tokens: u64,
+    #[serde(default)]
+    cost_nano: u64,
+    #[serde(default)]
+    tool_calls: u64,
+}
+
+impl From<BudgetAmounts> for Amounts {
+    fn from(amounts: BudgetAmounts) -> Self {
+        let BudgetAmounts { tokens, cost_nano, tool_calls } = amounts;
+        Self { tokens, cost: NanoUsd::from_nanos(cost_nano), tool_calls }
+    }
+}
+
+/// Walks the leaves between two places: where it is, the tenant, the leaf, and the disclosures sealed for it.
+pub(crate) fn walk<E: From<ReadError>>(
+    dir: &Path,
+    (from, to): (Position, Position),
+    mut visit: impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
+) -> Result<(), E> {
+    let mut reader = Wal::reader(&dir.join("wal"), from, to);
+    let mut sealed: Vec<Vec<u8>> = Vec::new();
+    while let Some(frame) = reader.next_frame().map_err(|error| E::from(error.into()))? {
+        let damaged = || E::from(ReadError::Damaged(frame.position));
+        let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
+        match frame.kind {
+            frames::SEALED => sealed.push(rest.to_vec()),
+            frames::LEAF => {
+                if !visit(frame.position, tenant, rest, &mut sealed)? {
+                    return Ok(());
+                }
+                sealed.clear();
+            }
+            // Frames of later versions are not the ledger's.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn on_a_thread<T: Send + 'static, E: From<ReadError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|error| Err(ReadError::Interrupted(io::Error::other(error)).into()))
+}
+
+impl Evidence {
+    /// A run's leaves behind `after_run_seq` (0 for all), at most `limit` of them, with the values that the vault opens.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn run_leaves(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+        after_run_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LeafView>, ReadError> {
+        let (evidence, tenant) = (self.clone(), tenant.clone());
+        on_a_thread(move || evidence.read_run(&tenant, run, after_run_seq, limit)).await
+    }
+
+    fn read_run(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LeafView>, ReadError> {
+        let shared = &self.shared;
+        let (keys, span, run) = (shared.keyring.tenant(tenant)?, shared.progress.span(tenant, run), run.to_string());
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        walk(&shared.dir, span, |at, of, leaf, sealed| {
+            if of != tenant.as_str() {
+                return Ok(true);
+            }
+            let parsed = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?;
+            if parsed.body.run == Some(run.as_str()) && parsed.body.run_seq.is_some_and(|seq| seq > after) {
+                bytes += leaf.len() + sealed.iter().map(Vec::len).sum::<usize>();
+                found.push(view(&keys, tenant, &parsed, leaf, sealed).ok_or(ReadError::Damaged(at))?);
+            }
+            Ok::<_, ReadError>(found.len() < limit && bytes < ANSWER_BYTES_MAX)
+        })?;
+        Ok(found)
+    }
+
+    /// Shows every decision that reserved and every outcome, in order. For the start, before anything is admitted.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn replay_decisions(&self, visit: &mut dyn FnMut(&DecidedOrCompleted)) -> Result<(), ReadError> {
+        let shared = &self.shared;
+        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, _| {
+            let kind = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.kind;
+            if !kind.ends_with(".decided") && !kind.ends_with(".completed") {
+                return Ok(true);
+            }
+            let BudgetLeaf { body, chain: BudgetChain { time } } =
+                serde_json::from_slice(leaf).map_err(|_| ReadError::Damaged(at))?;
+            let BudgetBody { id, tenant, run, reserved, budget, used, refs } = body;
+            if let Some(reserved) = reserved {
+                visit(&DecidedOrCompleted::Decided { id, tenant, run, time, reserved: reserved.into(), budget });
+            } else if let Some(used) = used {
+                visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs });
+            }
+            Ok::<_, ReadError>(true)
+        })
+    }
+
+    /// Which of these events are in the log.
+    pub(crate) fn find(&self, mut wanted: HashSet<String>) -> Result<HashSet<String>, ReadError> {
+        let mut found = HashSet::new();
+        let shared = &self.shared;
+        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, _| {
+            let id = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.id;
+            found.extend(wanted.take(id));
+            Ok::<_, ReadError>(!wanted.is_empty())
+        })?;
+        Ok(found)
+    }
+}
+
+fn view(
+    keys: &TenantKeys,
+    tenant: &TenantName,
+    parsed: &Parsed<'_>,
+    leaf: &[u8],
+    sealed: &mut Vec<Vec<u8>>,
+) -> Option<LeafView> {
+    let mut whole: serde_json::Value = serde_json::from_slice(leaf).ok()?;
+    let body = whole.get_mut("body")?.take();
+    let mut disclosed = BTreeMap::new();
+    for frame in sealed.drain(..) {
+        let sealed = Sealed::parse(&frame)?;
+        let field = sealed.field.clone();
+        let opened = keys.known(&sealed.key_id).and_then(|key| sealed.open(&key, tenant.as_str(), parsed.body.id));
+        // Shown only if it is what the leaf commits to: the vault may be wrong, the ledger is not.
+        if let Some(opened) = opened
+            && body.get(&field).and_then(|f| f.get("$c")).and_then(|c| c.as_str()) == Some(opened.commitment().as_str())
+            && let Some((name, value)) = opened.open()
+            && name == field
+        {
+            disclosed.insert(field, value);
+        }
+    }
+    Some(LeafView {
+        seq: parsed.chain.seq,
+        run_seq: parsed.body.run_seq?,
+        time: parsed.chain.time.parse().ok()?,
+        hash: hash_text(&leaf_hash(leaf)),
+        body,
+        disclosed,
+    })
+}

@@ -1,0 +1,231 @@
+//! The sequencer: the one thread that gives leaves their order and waits for the disk.
+//!
+//! A batch is everything that waits. Its leaves get their places in memory, go into the write-ahead
+//! log with one flush for all tenants, and only after that flush is anybody told. New data keys are
+//! flushed first: a leaf whose values nobody could ever open again would be a loss that looks like none.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use cogward_ledger::leaf::leaf_hash;
+use cogward_model::{
+    RunId, TenantName, Timestamp,
+    event::{Attribution, Event, EventType},
+    id::EventId,
+};
+use cogward_wal::{Position, Wal};
+use tokio::sync::oneshot;
+
+use crate::{
+    checkpoint::Job,
+    frames,
+    queue::{Append, Item},
+    record::{LeafRef, RecordError, Shared},
+    tenant_log::TenantLog,
+};
+
+/// Checkpoints are signed this often while there is news.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A batch is flushed when it is this long, so that its first waiter does not wait for its last.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A clock that goes back by less is held without a record: time services do that all day.
+const STEP_MICROS: u64 = 50_000;
+
+/// Everything the thread owns.
+pub(crate) struct Sequencer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wal: Wal,
+    pub(crate) logs: HashMap<TenantName, TenantLog>,
+    pub(crate) last_time: Timestamp,
+    pub(crate) checkpoints: mpsc::Sender<Job>,
+    /// Leaves of outbox events that the store has not yet been told of.
+    pub(crate) published: HashMap<EventId, LeafRef>,
+    pub(crate) batch: Batch,
+    pub(crate) clock_held: bool,
+}
+
+/// What is in the write-ahead log's buffer and not acknowledged.
+#[derive(Default)]
+pub(crate) struct Batch {
+    bytes: usize,
+    replies: Vec<(oneshot::Sender<Result<LeafRef, RecordError>>, LeafRef)>,
+    runs: Vec<(TenantName, RunId, Position)>,
+    leaf: Vec<u8>,
+}
+
+impl Drop for Sequencer {
+    fn drop(&mut self) {
+        // Nobody may wait for a thread that is gone, whatever ended it.
+        if std::thread::panicking() {
+            self.shared.fail(&std::io::Error::other("the sequencer ended by a defect"));
+        }
+        self.shared.queue.close();
+    }
+}
+
+impl Sequencer {
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self) {
+        let mut items = VecDeque::new();
+        let mut checkpoint_at = Instant::now() + CHECKPOINT_EVERY;
+        loop {
+            self.shared.queue.take(checkpoint_at.saturating_duration_since(Instant::now()), &mut items);
+            let mut stop = false;
+            for item in items.drain(..) {
+                match item {
+                    Item::Append(append) => self.append(*append),
+                    Item::Checkpoint(tenant, reply) => {
+                        self.commit();
+                        self.checkpoint(&tenant, Some(reply));
+                    }
+                    Item::Forget(ids) => ids.iter().for_each(|id| drop(self.published.remove(id))),
+                    Item::Stop => stop = true,
+                }
+            }
+            self.commit();
+            if stop || Instant::now() >= checkpoint_at {
+                checkpoint_at = Instant::now() + CHECKPOINT_EVERY;
+                let news = self.logs.iter().filter(|(_, log)| log.tree.size() > log.checkpointed);
+                let news: Vec<_> = news.map(|(tenant, _)| tenant.clone()).collect();
+                news.iter().for_each(|tenant| self.checkpoint(tenant, None));
+            }
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn append(&mut self, mut append: Append) {
+        let reply = append.reply.take();
+        match self.place(&append) {
+            Ok(leaf) => {
+                if append.once {
+                    self.published.insert(append.id, leaf.clone());
+                }
+                if let Some(reply) = reply {
+                    self.batch.replies.push((reply, leaf));
+                }
+            }
+            Err(error) => {
+                if let Some(reply) = reply {
+                    let _gone = reply.send(Err(error));
+                } else {
+                    tracing::error!(%error, event = %append.id, "a note could not be recorded");
+                }
+            }
+        }
+        if self.batch.bytes >= BATCH_BYTES_MAX {
+            self.commit();
+        }
+    }
+
+    fn place(&mut self, append: &Append) -> Result<LeafRef, RecordError> {
+        self.shared.check()?;
+        if append.once
+            && let Some(leaf) = self.published.get(&append.id)
+        {
+            return Ok(leaf.clone());
+        }
+        let time = self.time();
+        let log = self.logs.entry(append.tenant.clone()).or_default();
+        let place = log.place(append.body.run, time).ok_or(RecordError::RunClosed)?;
+        let mut leaf = std::mem::take(&mut self.batch.leaf);
+        leaf.clear();
+        append.body.assemble(&place, &mut leaf);
+        let written = self.write(append, &leaf);
+        let hash = leaf_hash(&leaf);
+        self.batch.leaf = leaf;
+        let position = written?;
+        let Some(log) = self.logs.get_mut(&append.tenant) else { return Err(RecordError::RunClosed) };
+        let run = append.body.run.map(|run| (run, place.run_seq));
+        log.push(hash, run, append.kind == EventType::RunClosed);
+        if let Some(run) = append.body.run {
+            self.batch.runs.push((append.tenant.clone(), run, position));
+        }
+        Ok(LeafRef { tenant: append.tenant.clone(), seq: place.seq, id: append.id })
+    }
+
+    /// Puts a leaf and what is sealed for it into the batch.
+    fn write(&mut self, append: &Append, leaf: &[u8]) -> Result<Position, RecordError> {
+        let mut first = None;
+        let mut put = |kind, parts: &[&[u8]]| {
+            self.batch.bytes += parts.iter().map(|part| part.len()).sum::<usize>();
+            let position = self.wal.append(kind, parts).map_err(|error| self.shared.fail(&error))?;
+            first.get_or_insert(position);
+            Ok::<_, RecordError>(())
+        };
+        for sealed in &append.sealed {
+            put(frames::SEALED, &[sealed])?;
+        }
+        put(frames::LEAF, &[&frames::tenant_prefix(append.tenant.as_str()), leaf])?;
+        Ok(first.unwrap_or_default())
+    }
+
+    /// The time of the next leaf: the clock's, but never earlier than the leaf before.
+    fn time(&mut self) -> Timestamp {
+        let now = self.shared.clock.now();
+        if now >= self.last_time {
+            (self.last_time, self.clock_held) = (now, false);
+            return now;
+        }
+        let back = self.last_time.micros_since(now);
+        if back >= STEP_MICROS && !self.clock_held {
+            self.clock_held = true;
+            tracing::warn!(micros = back, "the host's clock went back; the ledger's time waits for it");
+            let step = Event::new(EventType::TimeStepped, TenantName::default_tenant(), Attribution::plane())
+                .public("back_us", back)
+                .public("clock", now.to_string());
+            match self.shared.prepare(&step, self.shared.mint()) {
+                Ok(append) => self.append(append),
+                Err(error) => tracing::error!(%error, "the clock's step could not be recorded"),
+            }
+        }
+        self.last_time
+    }
+
+    /// Flushes the batch and tells everyone in it.
+    fn commit(&mut self) {
+        let flushed = self.shared.check().and_then(|()| {
+            self.shared.keyring.save().map_err(|error| self.shared.fail(&error))?;
+            self.wal.commit().map_err(|error| self.shared.fail(&error))
+        });
+        if let Ok(end) = &flushed {
+            self.shared.progress.advance(*end, self.batch.runs.drain(..));
+        }
+        self.batch.bytes = 0;
+        self.batch.runs.clear();
+        for (reply, leaf) in self.batch.replies.drain(..) {
+            let _gone = reply.send(match &flushed {
+                Ok(_) => Ok(leaf),
+                Err(error) => Err(error.clone()),
+            });
+        }
+    }
+
+    /// Hands the log's state over to be signed. Only called when the batch is empty: what is signed is durable.
+    fn checkpoint(
+        &mut self,
+        tenant: &TenantName,
+        reply: Option<oneshot::Sender<Result<crate::SignedCheckpoint, RecordError>>>,
+    ) {
+        if let Err(error) = self.shared.check() {
+            if let Some(reply) = reply {
+                let _gone = reply.send(Err(error));
+            }
+            return;
+        }
+        // A tenant without leaves has an empty log, and no state of it is made by asking.
+        let (size, root) = match self.logs.get_mut(tenant) {
+            Some(log) => {
+                log.checkpointed = log.tree.size();
+                (log.tree.size(), log.tree.root())
+            }
+            None => (0, cogward_ledger::tree::empty_root()),
+        };
+        let job = Job { tenant: tenant.clone(), size, root, end: self.wal.end(), reply };
+        let _ended = self.checkpoints.send(job);
+    }
+}

@@ -1,0 +1,103 @@
+//! The vault: what opens the commitments, sealed so that destroying one key erases one person.
+//!
+//! A disclosure is sealed with AES-256-GCM under a data key; the tenant, the event and the field are
+//! bound to it, so a sealed value cannot be moved. The sealed bytes travel in the write-ahead log
+//! with the leaf and cost no flush of their own; the data keys are in a file apart that can change.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use cogward_ledger::commitment::Disclosure;
+use cogward_model::Entropy;
+
+use crate::frames::split_text;
+
+/// Bytes of a data key's identifier: a keyed hash of what the key is for.
+pub const KEY_ID_BYTES: usize = 16;
+
+/// A key that seals disclosures.
+pub(crate) struct DataKey {
+    pub(crate) id: [u8; KEY_ID_BYTES],
+    key: LessSafeKey,
+}
+
+impl DataKey {
+    pub(crate) fn new(id: [u8; KEY_ID_BYTES], key: &[u8; 32]) -> Option<Self> {
+        Some(Self { id, key: LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?) })
+    }
+}
+
+fn bound_to(tenant: &str, event: &str, field: &str) -> Vec<u8> {
+    [tenant, event, field].join("\0").into_bytes()
+}
+
+/// The frame of a sealed disclosure; `None` only if the cipher refuses, which it does for no length of ours.
+pub(crate) fn seal(
+    key: &DataKey,
+    entropy: &dyn Entropy,
+    tenant: &str,
+    event: &str,
+    field: &str,
+    disclosure: &Disclosure,
+) -> Option<Vec<u8>> {
+    let mut nonce = [0_u8; NONCE_LEN];
+    entropy.fill(&mut nonce);
+    let mut sealed = disclosure.as_str().as_bytes().to_vec();
+    let aad = Aad::from(bound_to(tenant, event, field));
+    key.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).ok()?;
+    let mut frame = crate::frames::tenant_prefix(tenant);
+    frame.extend_from_slice(&key.id);
+    frame.push(u8::try_from(field.len()).ok()?);
+    frame.extend_from_slice(field.as_bytes());
+    frame.extend_from_slice(&nonce);
+    frame.extend_from_slice(&sealed);
+    Some(frame)
+}
+
+/// A sealed disclosure as it lies in the log.
+pub(crate) struct Sealed {
+    pub(crate) key_id: [u8; KEY_ID_BYTES],
+    pub(crate) field: String,
+    nonce: [u8; NONCE_LEN],
+    bytes: Vec<u8>,
+}
+
+impl Sealed {
+    /// Reads a frame's payload behind its tenant.
+    pub(crate) fn parse(rest: &[u8]) -> Option<Self> {
+        let (key_id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
+        let (field, rest) = split_text(rest)?;
+        let (nonce, bytes) = rest.split_first_chunk::<NONCE_LEN>()?;
+        Some(Self { key_id: *key_id, field: field.to_owned(), nonce: *nonce, bytes: bytes.to_vec() })
+    }
+
+    /// Opens it; `None` when the key is another one or anything was changed.
+    pub(crate) fn open(mut self, key: &DataKey, tenant: &str, event: &str) -> Option<Disclosure> {
+        let aad = Aad::from(bound_to(tenant, event, &self.field));
+        let plain = key.key.open_in_place(Nonce::assume_unique_for_key(self.nonce), aad, &mut self.bytes).ok()?;
+        Some(Disclosure::from_text(String::from_utf8(plain.to_vec()).ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_model::{SystemEntropy, event::Value};
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_value_opens_only_with_its_key_in_its_place() {
+        let key = DataKey::new([1; 16], &[5; 32]).unwrap();
+        let disclosure = Disclosure::new(&[0; 16], "args", &Value::from("born 1970")).unwrap();
+        let frame = seal(&key, &SystemEntropy, "acme", "evt_1", "args", &disclosure).unwrap();
+        assert!(!frame.windows(9).any(|w| w == disclosure.as_str()[..9].as_bytes()));
+        let (tenant, rest) = split_text(&frame).unwrap();
+        let sealed = || Sealed::parse(rest).unwrap();
+        assert_eq!(tenant, "acme");
+        assert_eq!(sealed().open(&key, "acme", "evt_1"), Some(disclosure));
+        assert_eq!(sealed().open(&key, "acme", "evt_2"), None);
+        assert_eq!(sealed().open(&key, "evil", "evt_1"), None);
+        let mut moved = sealed();
+        moved.field = "other".into();
+        assert_eq!(moved.open(&key, "acme", "evt_1"), None);
+        assert_eq!(sealed().open(&DataKey::new([1; 16], &[6; 32]).unwrap(), "acme", "evt_1"), None);
+    }
+}

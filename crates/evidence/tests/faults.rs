@@ -1,0 +1,276 @@
+//! The living ledger when the process dies, the disk fills, and somebody meddles with the files.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use cogward_evidence::{Evidence, Health, OpenError, RecordError};
+use support::{event, new_run, open, options, tenant, verified};
+
+const CHILD_DIR: &str = "COGWARD_TEST_CHILD_DIR";
+
+fn child(test: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--include-ignored"]).env(CHILD_DIR, dir);
+    command
+}
+
+fn child_dir() -> Option<PathBuf> {
+    std::env::var_os(CHILD_DIR).map(PathBuf::from)
+}
+
+/// Not a test by itself: writes and says what was acknowledged until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run as a child by the test that kills it"]
+async fn child_writes_until_it_is_killed() {
+    let Some(dir) = child_dir() else { return };
+    let evidence = open(&dir);
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let evidence = evidence.clone();
+            tokio::spawn(async move {
+                let run = new_run();
+                loop {
+                    let _noted = evidence.note(event("acme", Some(run))).unwrap();
+                    let leaf = evidence.record(event("acme", Some(run))).await.unwrap();
+                    println!("ack {} {}", leaf.seq, leaf.id);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 1..=6_usize {
+        let mut writer =
+            child("child_writes_until_it_is_killed", dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let mut seen = 0;
+        while seen < round * 37 {
+            // The test runner's own text may stand before the first line.
+            let line = lines.next().unwrap().unwrap();
+            if let Some((_, ack)) = line.split_once("ack ") {
+                acknowledged.push(ack.to_owned());
+                seen += 1;
+            }
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        // What it said between the last line read and its end was acknowledged, too.
+        for line in lines.map_while(Result::ok) {
+            if let Some((_, ack)) = line.split_once("ack ")
+                && ack.len() > 30
+            {
+                acknowledged.push(ack.to_owned());
+            }
+        }
+        let evidence = open(dir.path());
+        let pack = tempfile::tempdir().unwrap();
+        evidence.export(&tenant("acme"), &pack.path().join("pack")).await.unwrap();
+        let log = verified(&evidence, "acme").await;
+        let leaves = entries(&pack.path().join("pack"));
+        assert_eq!(leaves.len() as u64, log.leaves);
+        for ack in &acknowledged {
+            let (seq, id) = ack.split_once(' ').unwrap();
+            assert_eq!(leaves[seq.parse::<usize>().unwrap()]["body"]["id"], *id);
+        }
+    }
+    assert!(acknowledged.len() >= 700);
+}
+
+fn entries(pack: &Path) -> Vec<serde_json::Value> {
+    let mut found: Vec<serde_json::Value> = Vec::new();
+    for bundle in 0.. {
+        let whole = cogward_ledger::tiles::path("entries", bundle, 256);
+        let bytes = (1..=256)
+            .rev()
+            .find_map(|width| fs::read(pack.join(cogward_ledger::tiles::path("entries", bundle, width))).ok())
+            .or_else(|| fs::read(pack.join(&whole)).ok());
+        let Some(bytes) = bytes else { return found };
+        let mut rest = &bytes[..];
+        while let Some((length, tail)) = rest.split_first_chunk::<2>() {
+            let (leaf, tail) = tail.split_at(usize::from(u16::from_be_bytes(*length)));
+            found.push(serde_json::from_slice(leaf).unwrap());
+            rest = tail;
+        }
+    }
+    found
+}
+
+async fn some_leaves(dir: &Path, count: usize) {
+    let evidence = open(dir);
+    for _ in 0..count {
+        evidence.record(event("acme", None)).await.unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let dest = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &dest) } else { let _bytes = fs::copy(&path, &dest).unwrap(); }
+    }
+}
+
+fn first_segment(dir: &Path) -> PathBuf {
+    dir.join("wal/0000000000000000.seg")
+}
+
+/// The last byte of the first segment that is not zero.
+fn last_written(dir: &Path) -> u64 {
+    let bytes = fs::read(first_segment(dir)).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64
+}
+
+#[tokio::test]
+async fn an_older_log_under_a_newer_checkpoint_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    some_leaves(dir.path(), 3).await;
+    let old = tempfile::tempdir().unwrap();
+    copy(&dir.path().join("wal"), &old.path().join("wal"));
+    some_leaves(dir.path(), 2).await;
+    // The whole of the log is put back, the checkpoint is not.
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    copy(&old.path().join("wal"), &dir.path().join("wal"));
+    let refused = Evidence::open(options(dir.path())).unwrap_err();
+    assert!(matches!(refused, OpenError::Rollback { leaves: 3, signed: 5, .. }), "{refused}");
+    assert!(refused.to_string().starts_with("rollback detected"));
+    // And so is no log at all.
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    assert!(matches!(Evidence::open(options(dir.path())), Err(OpenError::Rollback { leaves: 0, signed: 5, .. })));
+}
+
+#[tokio::test]
+async fn another_log_of_the_same_length_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    some_leaves(dir.path(), 1).await;
+    let fork = tempfile::tempdir().unwrap();
+    copy(dir.path(), fork.path());
+    some_leaves(dir.path(), 2).await;
+    some_leaves(fork.path(), 2).await;
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    copy(&fork.path().join("wal"), &dir.path().join("wal"));
+    assert!(matches!(Evidence::open(options(dir.path())), Err(OpenError::Rewritten { signed: 3, .. })));
+}
+
+#[tokio::test]
+async fn a_tail_is_cut_above_the_checkpoint_recorded_and_never_below_it() {
+    let dir = tempfile::tempdir().unwrap();
+    some_leaves(dir.path(), 3).await;
+    let signed_end = last_written(dir.path());
+    // Half of a batch that was never acknowledged.
+    let file = fs::OpenOptions::new().write(true).open(first_segment(dir.path())).unwrap();
+    file.write_all_at(&[0xaa; 77], signed_end + 30).unwrap();
+    let evidence = open(dir.path());
+    assert_eq!(verified(&evidence, "acme").await.leaves, 3);
+    // `ledger.recovered` is in the plane's own tenant.
+    assert_eq!(verified(&evidence, "default").await.leaves, 1);
+    evidence.record(event("acme", None)).await.unwrap();
+    drop(evidence);
+    assert_eq!(verified(&open(dir.path()), "acme").await.leaves, 4);
+
+    let below = tempfile::tempdir().unwrap();
+    some_leaves(below.path(), 3).await;
+    let file = fs::OpenOptions::new().write(true).open(first_segment(below.path())).unwrap();
+    file.write_all_at(&[0; 40], last_written(below.path()) - 39).unwrap();
+    let before = fs::read(first_segment(below.path())).unwrap();
+    assert!(matches!(Evidence::open(options(below.path())), Err(OpenError::Rollback { leaves: 2, signed: 3, .. })));
+    // Refusing changes nothing: an expert can still look.
+    assert_eq!(fs::read(first_segment(below.path())).unwrap(), before);
+}
+
+#[tokio::test]
+async fn no_flipped_byte_of_the_log_or_its_checkpoint_goes_unseen_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    some_leaves(dir.path(), 2).await;
+    let end = last_written(dir.path());
+    for (path, end) in [
+        (first_segment(dir.path()), end),
+        (dir.path().join("tenants/acme/checkpoint"), fs::metadata(dir.path().join("tenants/acme/checkpoint")).unwrap().len() - 1),
+    ] {
+        let whole = fs::read(&path).unwrap();
+        for at in (0..=usize::try_from(end).unwrap()).step_by(3) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&path, damaged).unwrap();
+            assert!(Evidence::open(options(dir.path())).is_err(), "{} byte {at}", path.display());
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(verified(&open(dir.path()), "acme").await.leaves, 2);
+}
+
+#[tokio::test]
+async fn a_second_plane_on_the_same_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(dir.path());
+    let refused = Evidence::open(options(dir.path()));
+    assert!(matches!(refused, Err(OpenError::Wal(cogward_wal::OpenError::Held))));
+}
+
+/// Not a test by itself: runs on a file system of its own that is too small.
+#[tokio::test]
+#[ignore = "run as a child on a small file system"]
+async fn child_fills_the_disk() {
+    let Some(dir) = child_dir() else { return };
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![1; 1_200_000]).unwrap();
+    let data = dir.join("evidence");
+    let evidence = open(&data);
+    let mut acknowledged = 0;
+    let refused = loop {
+        match evidence.record(event("acme", None)).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, RecordError::Failed(_)), "{refused}");
+    assert!(matches!(&*evidence.health().borrow(), Health::Failed { why } if why.contains("No space")));
+    // Space that comes back does not bring the log back: the kernel may have dropped what was not written.
+    fs::remove_file(&ballast).unwrap();
+    assert!(matches!(evidence.record(event("acme", None)).await, Err(RecordError::Failed(_))));
+    assert!(evidence.note(event("acme", None)).is_err());
+    assert!(evidence.checkpoint(&tenant("acme")).await.is_err());
+    drop(evidence);
+    let again = open(&data);
+    again.record(event("acme", None)).await.unwrap();
+    let signed = again.checkpoint(&tenant("acme")).await.unwrap();
+    assert!(signed.size > acknowledged, "{} of {acknowledged}", signed.size);
+    println!("filled and recovered");
+}
+
+#[test]
+fn a_full_disk_stops_the_ledger_and_keeps_what_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=2m none \"$COGWARD_TEST_CHILD_DIR\" && exec \"$@\"";
+    let plain = child("child_fills_the_disk", dir.path());
+    let mut namespaced = Command::new("unshare");
+    namespaced.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    namespaced.arg(plain.get_program()).args(plain.get_args()).env(CHILD_DIR, dir.path());
+    let Ok(output) = namespaced.output() else {
+        eprintln!("skipped: there is no unshare(1)");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && !text.contains("running 1 test") {
+        eprintln!("skipped: no file system of its own can be made here: {errors}");
+        return;
+    }
+    assert!(text.contains("filled and recovered"), "{text}{errors}");
+}
