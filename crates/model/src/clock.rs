@@ -156,6 +156,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
+        #[expect(clippy::disallowed_methods, reason = "the one place where time comes from")]
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_unix_micros(u64::try_from(since.as_micros()).unwrap_or(MICROS_MAX))
     }
