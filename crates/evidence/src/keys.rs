@@ -160,11 +160,7 @@ impl Keyring {
 }
 
 /// The content of a key file of exactly `length` bytes, made when there is none.
-fn or_make(
-    path: &Path,
-    length: usize,
-    make: impl FnOnce() -> Vec<u8>,
-) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+fn or_make(path: &Path, length: usize, make: impl FnOnce() -> Vec<u8>) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     let failed = |source| KeyringError::Io { path: path.to_path_buf(), source };
     let found = match durable::read(path, 1_024).map_err(failed)? {
         Some(found) => Zeroizing::new(found),

@@ -27,7 +27,7 @@ pub mod vault;
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
 pub use keys::KeyringError;
-pub use outbox::DrainError;
 pub use open::{EvidenceOptions, OpenError};
+pub use outbox::DrainError;
 pub use read::{DecidedOrCompleted, LeafView, ReadError};
 pub use record::{Evidence, Health, LeafRef, RecordError};

@@ -235,13 +235,7 @@ impl Evidence {
         on_a_thread(move || evidence.read_run(&tenant, run, after_run_seq, limit)).await
     }
 
-    fn read_run(
-        &self,
-        tenant: &TenantName,
-        run: RunId,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<LeafView>, ReadError> {
+    fn read_run(&self, tenant: &TenantName, run: RunId, after: u64, limit: usize) -> Result<Vec<LeafView>, ReadError> {
         let shared = &self.shared;
         let (keys, span, run) = (shared.keyring.tenant(tenant)?, shared.progress.span(tenant, run), run.to_string());
         let (mut found, mut bytes) = (Vec::new(), 0);

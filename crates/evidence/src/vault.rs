@@ -88,7 +88,7 @@ mod tests {
         let key = DataKey::new([1; 16], &[5; 32]).unwrap();
         let disclosure = Disclosure::new(&[0; 16], "args", &Value::from("born 1970")).unwrap();
         let frame = seal(&key, &SystemEntropy, "acme", "evt_1", "args", &disclosure).unwrap();
-        assert!(!frame.windows(9).any(|w| w == disclosure.as_str()[..9].as_bytes()));
+        assert!(!frame.windows(9).any(|w| w == &disclosure.as_str().as_bytes()[..9]));
         let (tenant, rest) = split_text(&frame).unwrap();
         let sealed = || Sealed::parse(rest).unwrap();
         assert_eq!(tenant, "acme");

@@ -33,21 +33,18 @@ fn child_dir() -> Option<PathBuf> {
 async fn child_writes_until_it_is_killed() {
     let Some(dir) = child_dir() else { return };
     let evidence = open(&dir);
-    let writers: Vec<_> = (0..8)
-        .map(|_| {
-            let evidence = evidence.clone();
-            tokio::spawn(async move {
-                let run = new_run();
-                loop {
-                    let _noted = evidence.note(event("acme", Some(run))).unwrap();
-                    let leaf = evidence.record(event("acme", Some(run))).await.unwrap();
-                    println!("ack {} {}", leaf.seq, leaf.id);
-                }
-            })
-        })
-        .collect();
+    let writers: Vec<_> = (0..8).map(|_| tokio::spawn(writes_for_ever(evidence.clone()))).collect();
     for writer in writers {
         writer.await.unwrap();
+    }
+}
+
+async fn writes_for_ever(evidence: Evidence) {
+    let run = new_run();
+    loop {
+        let _noted = evidence.note(event("acme", Some(run))).unwrap();
+        let leaf = evidence.record(event("acme", Some(run))).await.unwrap();
+        println!("ack {} {}", leaf.seq, leaf.id);
     }
 }
 
@@ -56,8 +53,7 @@ async fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = Vec::new();
     for round in 1..=6_usize {
-        let mut writer =
-            child("child_writes_until_it_is_killed", dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut writer = child("child_writes_until_it_is_killed", dir.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
         let mut seen = 0;
         while seen < round * 37 {
@@ -73,7 +69,7 @@ async fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
         // What it said between the last line read and its end was acknowledged, too.
         for line in lines.map_while(Result::ok) {
             if let Some((_, ack)) = line.split_once("ack ")
-                && ack.len() > 30
+                && ack.rsplit(' ').next().is_some_and(|id| id.len() == 30)
             {
                 acknowledged.push(ack.to_owned());
             }
@@ -123,7 +119,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &dest) } else { let _bytes = fs::copy(&path, &dest).unwrap(); }
+        if path.is_dir() {
+            copy(&path, &dest)
+        } else {
+            let _bytes = fs::copy(&path, &dest).unwrap();
+        }
     }
 }
 
@@ -201,7 +201,10 @@ async fn no_flipped_byte_of_the_log_or_its_checkpoint_goes_unseen_at_start() {
     let end = last_written(dir.path());
     for (path, end) in [
         (first_segment(dir.path()), end),
-        (dir.path().join("tenants/acme/checkpoint"), fs::metadata(dir.path().join("tenants/acme/checkpoint")).unwrap().len() - 1),
+        (
+            dir.path().join("tenants/acme/checkpoint"),
+            fs::metadata(dir.path().join("tenants/acme/checkpoint")).unwrap().len() - 1,
+        ),
     ] {
         let whole = fs::read(&path).unwrap();
         for at in (0..=usize::try_from(end).unwrap()).step_by(3) {

@@ -120,11 +120,8 @@ async fn both_verifiers_agree_on_whole_logs_of_many_shapes() {
     for leaves in [0, 1, 255, 256, 257, 700, 66_000] {
         let dir = tempfile::tempdir().unwrap();
         let pack = pack(dir.path(), leaves).await;
-        let output = python()
-            .unwrap()
-            .args(["-c", DRIVER, &scripts(), pack.to_str().unwrap(), "once"])
-            .output()
-            .unwrap();
+        let output =
+            python().unwrap().args(["-c", DRIVER, &scripts(), pack.to_str().unwrap(), "once"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), ours(&pack), "{leaves}");
         assert_eq!(ours(&pack)[0], "ok");

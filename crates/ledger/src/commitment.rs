@@ -73,9 +73,8 @@ mod tests {
 
     #[test]
     fn the_vector_of_rfc_9901() {
-        let disclosure = Disclosure::from_text(
-            "WyJfMjZiYzRMVC1hYzZxMktJNmNCVzVlcyIsICJmYW1pbHlfbmFtZSIsICJNw7ZiaXVzIl0".to_owned(),
-        );
+        let disclosure =
+            Disclosure::from_text("WyJfMjZiYzRMVC1hYzZxMktJNmNCVzVlcyIsICJmYW1pbHlfbmFtZSIsICJNw7ZiaXVzIl0".to_owned());
         assert_eq!(disclosure.commitment(), "X9yH0Ajrdm1Oij4tWso9UzzKJvPoDxwmuEcO3XAdRC0");
         assert_eq!(disclosure.open(), Some(("family_name".to_owned(), "Möbius".into())));
     }

@@ -158,7 +158,8 @@ impl Checkpoint {
     /// # Errors
     /// See [`NoteError`].
     pub fn open(note: &str, key: &VerifyingKey) -> Result<Self, NoteError> {
-        let (text, signatures) = note.split_once("\n\n").ok_or(NoteError::Form("no empty line before the signatures"))?;
+        let (text, signatures) =
+            note.split_once("\n\n").ok_or(NoteError::Form("no empty line before the signatures"))?;
         // The signed text ends with the line feed that stands before the empty line.
         let signed = note.get(..text.len() + 1).unwrap_or_default();
         let mut lines = text.split('\n');

@@ -172,14 +172,14 @@ mod tests {
             assert_eq!(tree.root(n + 1), Some(frontier.root()));
         }
         for size in 1..=leaves.len() {
-            for index in 0..size {
+            for (index, leaf) in leaves.iter().enumerate().take(size) {
                 let proof = tree.inclusion(index, size).unwrap();
                 let (at, n) = (index as u64, size as u64);
-                assert!(verify_inclusion(&leaves[index], at, n, &proof, &roots[size]));
+                assert!(verify_inclusion(leaf, at, n, &proof, &roots[size]));
                 assert!(!verify_inclusion(&leaf_hash(b"x"), at, n, &proof, &roots[size]));
-                assert!(!verify_inclusion(&leaves[index], at, n, &proof, &[0; 32]));
+                assert!(!verify_inclusion(leaf, at, n, &proof, &[0; 32]));
                 if let Some((_, shorter)) = proof.split_last() {
-                    assert!(!verify_inclusion(&leaves[index], at, n, shorter, &roots[size]));
+                    assert!(!verify_inclusion(leaf, at, n, shorter, &roots[size]));
                 }
                 let old = index + 1;
                 let proof = tree.consistency(old, size).unwrap();

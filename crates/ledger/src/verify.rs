@@ -238,7 +238,10 @@ impl Walk {
             entries = rest;
             let hash = leaf_hash(leaf);
             if hash != *expected {
-                return Err(finding(What::Bytes, format!("its bytes do not have the hash that {tile_name} holds for it")));
+                return Err(finding(
+                    What::Bytes,
+                    format!("its bytes do not have the hash that {tile_name} holds for it"),
+                ));
             }
             self.leaf(seq, leaf, hash).map_err(|(what, detail)| finding(what, detail))?;
             self.tree.push(hash);

@@ -67,8 +67,8 @@ impl Wal {
         let mut end = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
         let mut torn = None;
         for index in first..=last {
-            let mut reader = SegmentReader::open(dir, index)?
-                .ok_or(OpenError::Damaged(Position { segment: index, offset: 0 }))?;
+            let mut reader =
+                SegmentReader::open(dir, index)?.ok_or(OpenError::Damaged(Position { segment: index, offset: 0 }))?;
             torn = state.segment(&mut reader, index, visit)?;
             if let (Some(torn), true) = (torn, index < last) {
                 return Err(OpenError::Damaged(torn.at));

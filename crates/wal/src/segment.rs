@@ -16,7 +16,7 @@ use crate::frame::{HEADER_BYTES, Header};
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 32;
 
 const MAGIC: &[u8; 8] = b"cogwal01";
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The file of a segment.
 pub(crate) fn path(dir: &Path, index: u64) -> PathBuf {
@@ -64,12 +64,8 @@ fn header(index: u64, size: u64) -> [u8; 32] {
 
 /// Writes a segment in full and makes it durable, under a name that recovery ignores.
 pub(crate) fn prepare(dir: &Path, index: u64, size: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(prepared_path(dir, index))?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(prepared_path(dir, index))?;
     file.write_all(&header(index, size))?;
     let mut rest = size.saturating_sub(SEGMENT_HEADER_BYTES);
     while rest > 0 {
