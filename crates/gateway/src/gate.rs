@@ -231,6 +231,14 @@ impl Gate {
         }
     }
 
+    /// Records what a run is shown, before it is shown.
+    ///
+    /// # Errors
+    /// The refusal when it cannot be recorded.
+    pub(crate) async fn record(&self, event: Event) -> Result<(), Refusal> {
+        self.records.record(event).await.map(|_| ()).map_err(|error| unrecorded(&error))
+    }
+
     fn decision(&self, run: &RunContext, action: &Action, verdict: &'static str, rule: &str) -> Event {
         let grant = &run.grant;
         let event = Event::new(EventType::decided(action), grant.tenant.clone(), grant.attribution())

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     fence::{Fence, FenceState},
     grant::RunGrant,
+    mcp::RunMcp,
 };
 
 /// What a cut broke off.
@@ -71,6 +72,7 @@ pub struct RunContext {
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) calls_in_flight: AtomicUsize,
     pub(crate) counters: Counters,
+    pub(crate) mcp: RunMcp,
     cut: CancellationToken,
 }
 
@@ -85,6 +87,7 @@ impl RunContext {
             calls: Arc::new(Semaphore::new(RUN_CALLS_IN_FLIGHT_MAX)),
             calls_in_flight: AtomicUsize::new(0),
             counters: Counters::default(),
+            mcp: RunMcp::default(),
             cut: CancellationToken::new(),
         }
     }

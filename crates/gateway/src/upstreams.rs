@@ -11,7 +11,10 @@ use std::{
 use cogward_model::{TenantName, UpstreamName, upstream};
 use zeroize::Zeroizing;
 
-use crate::{mcp::upstream::ToolServerClient, model::provider::{ProviderClient, ProviderTimeouts}};
+use crate::{
+    mcp::upstream::{Timeouts, ToolServerClient},
+    model::provider::{ProviderClient, ProviderTimeouts},
+};
 
 /// A secret for one upstream.
 #[derive(Clone)]
@@ -55,8 +58,18 @@ impl Upstreams {
 
     /// Adds or replaces a tool server. Calls in flight end on the old one.
     pub fn put_tool_server(&self, server: upstream::ToolServer, credential: Option<Credential>) {
+        self.put_tool_server_with(server, credential, Timeouts::default());
+    }
+
+    /// Like [`Self::put_tool_server`], with other limits of time.
+    pub fn put_tool_server_with(
+        &self,
+        server: upstream::ToolServer,
+        credential: Option<Credential>,
+        timeouts: Timeouts,
+    ) {
         let key = (server.tenant.clone(), server.name.clone());
-        let client = Arc::new(ToolServerClient::new(server, credential));
+        let client = Arc::new(ToolServerClient::new(server, credential).with_timeouts(timeouts));
         self.tool_servers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
     }
 

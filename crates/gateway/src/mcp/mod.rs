@@ -1,15 +1,63 @@
-//! MCP towards agents.
+//! MCP: one endpoint for a run (`/mcp` on its own listener), and clients of the tool servers behind it.
+//!
+//! Both eras are spoken towards agents at once: sessions up to revision 2025-11-25, and the stateless
+//! envelope of 2026-07-28. What an agent may see and call is what its version declares; everything
+//! else is answered alike, whether it exists or not. A refusal is a tool result with `isError` and a
+//! reason, because that is what agents survive and models can read; a malformed request is a protocol
+//! error. What was judged is what is forwarded: one parser, the same bytes.
+
+mod call;
+mod catalogue;
+mod endpoint;
+mod legacy;
+mod listing;
+mod modern;
+mod rpc;
+mod schema;
+mod session;
 pub mod upstream;
-use crate::{
-    Inner,
-    body::{self, AgentBody},
-    run::RunContext,
-};
-use http::{Request, Response, StatusCode};
+
+use std::{net::IpAddr, sync::Arc};
+
+use cogward_model::{TenantName, UpstreamName};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use std::sync::Arc;
+
+pub use call::ToolCall;
+pub use catalogue::{ToolCatalogue, ToolDefinition};
+pub(crate) use session::RunMcp;
+use upstream::UpstreamError;
+
+use crate::{Gateway, Inner, body::AgentBody, run::RunContext};
 
 /// A request on a run's MCP listener.
-pub async fn serve(_inner: Arc<Inner>, _run: Arc<RunContext>, _request: Request<Incoming>) -> Response<AgentBody> {
-    body::empty(StatusCode::NOT_FOUND)
+pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
+    endpoint::serve(inner, run, request).await
 }
+
+impl Gateway {
+    /// The names of the tools that a connected tool server offers: the check of a new registration.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when there is no such server or it does not answer as one.
+    pub async fn list_upstream_tools(
+        &self,
+        tenant: &TenantName,
+        name: &UpstreamName,
+    ) -> Result<Vec<String>, UpstreamError> {
+        let client = self.upstreams().tool_server(tenant, name).ok_or_else(|| UpstreamError::Unusable {
+            server: name.clone(),
+            cause: "it is not registered".to_owned(),
+        })?;
+        Ok(client.tools().await?.iter().map(|tool| tool.name.to_string()).collect())
+    }
+}
+
+/// Whether a host, as it stands in a URL or a `Host` header, is this one by definition.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests;

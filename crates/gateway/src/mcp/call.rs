@@ -1,0 +1,237 @@
+//! `tools/call`: resolve, check, take through the gate, carry out, settle.
+//!
+//! An undeclared tool is refused with the same words whether it exists or not. A declared one is
+//! looked at (is its server there, do the arguments keep to its schema) before the gate, which hears
+//! of it only after the fence and the declared scope. The call itself runs in a task of its own, so an
+//! agent that goes away does not take the outcome with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cogward_model::{
+    ToolName, UpstreamName,
+    action::{Action, Amounts, Outcome},
+    decision::{Refusal, RefusalCode},
+    event::Field,
+};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::{
+    catalogue::{ToolDefinition, sha256},
+    listing, rpc,
+    schema::SchemaError,
+    upstream::{ToolAnswer, ToolServerClient},
+};
+use crate::{
+    Inner,
+    gate::{Admitted, Call, Governed, confidential, public},
+    grant::not_declared,
+    run::RunContext,
+};
+
+/// How much of arguments or results is kept sealed in the vault, in bytes; of more there is the digest.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+/// Under which server an undeclared name is recorded that belongs to none.
+const NO_SERVER: &str = "undeclared";
+
+/// A call of a tool.
+#[derive(Debug, Clone)]
+pub struct ToolCall {
+    server: UpstreamName,
+    tool: ToolName,
+    arguments: Bytes,
+}
+
+impl Governed for ToolCall {
+    fn action(&self) -> Action {
+        Action::ToolCall { server: self.server.clone(), tool: self.tool.clone() }
+    }
+}
+
+impl ToolCall {
+    /// The parameters for the server, with the arguments byte for byte. A tool's name needs no escapes.
+    pub(super) fn params(&self) -> Bytes {
+        let parts: [&[u8]; 5] =
+            [br#"{"name":""#, self.tool.as_str().as_bytes(), br#"","arguments":"#, &self.arguments, b"}"];
+        parts.concat().into()
+    }
+}
+
+/// What an agent gets: a result in JSON.
+pub(super) struct Answer {
+    pub(super) result: Bytes,
+    /// Whether it names its own `resultType`.
+    pub(super) typed: bool,
+}
+
+impl Answer {
+    fn failed(text: &str) -> Self {
+        Self { result: rpc::tool_error(text), typed: false }
+    }
+}
+
+/// Answers `tools/call`. Whatever happens is a tool result, never a protocol error.
+pub(super) async fn call(
+    inner: &Arc<Inner>,
+    run: &Arc<RunContext>,
+    body: &Bytes,
+    name: &str,
+    arguments: Option<&RawValue>,
+) -> Answer {
+    let Some((server, tool)) = run.mcp.names(&run.grant).resolve(name).cloned() else {
+        return Answer::failed(&undeclared(inner, run, name).await.sentence());
+    };
+    let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
+    let examined = examine(inner, run, &server, &tool, &arguments).await;
+    let mut fields = vec![argument_field(run, &arguments)];
+    if let Some(definition) = &examined.definition {
+        fields.push(public("definition", definition.digest.to_string()));
+    }
+    let call = Call {
+        target: ToolCall { server, tool, arguments },
+        worst: Amounts { tool_calls: 1, ..Amounts::default() },
+        objection: examined.objection,
+        fields,
+    };
+    let admitted = match inner.gate.admit(run, call).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Answer::failed(&refusal.sentence()),
+    };
+    // Without an objection there is a client; were it otherwise, dropping the call settles it.
+    let Some(client) = examined.client else { return Answer::failed("the tool server is not connected") };
+    let (sender, answer) = oneshot::channel();
+    tokio::spawn(async move {
+        let _ = sender.send(carry_out(&client, admitted).await);
+    });
+    answer.await.unwrap_or_else(|_| Answer::failed("cogward: the tool call broke off inside the plane"))
+}
+
+/// What is known of a declared tool before the gate.
+#[derive(Default)]
+struct Examined {
+    client: Option<Arc<ToolServerClient>>,
+    definition: Option<Arc<ToolDefinition>>,
+    objection: Option<Refusal>,
+}
+
+async fn examine(
+    inner: &Inner,
+    run: &RunContext,
+    server: &UpstreamName,
+    tool: &ToolName,
+    arguments: &[u8],
+) -> Examined {
+    let mut examined = Examined::default();
+    // A run that may not act starts no tool server; the gate will say and record why.
+    if inner.gate.plane_fence().pass().await.is_err() || run.fence.pass().await.is_err() {
+        examined.objection = Some(listing::cut());
+        return examined;
+    }
+    examined.objection = look(inner, run, server, tool, arguments, &mut examined).await.err();
+    examined
+}
+
+async fn look(
+    inner: &Inner,
+    run: &RunContext,
+    server: &UpstreamName,
+    tool: &ToolName,
+    arguments: &[u8],
+    examined: &mut Examined,
+) -> Result<(), Refusal> {
+    let invalid =
+        |rule: &str, detail: String, next: &str| Refusal::new(RefusalCode::InvalidRequest, rule, detail, next);
+    if arguments.first() != Some(&b'{') {
+        let detail = "`arguments` is not an object".to_owned();
+        return Err(invalid("tool.arguments", detail, "Send an object with the tool's parameters"));
+    }
+    let absent = |detail: String| {
+        let next = "An operator can see why with `cogward tool-server list`";
+        Refusal::new(RefusalCode::UpstreamUnavailable, "upstream.available", detail, next)
+    };
+    let client = inner
+        .upstreams
+        .tool_server(&run.grant.tenant, server)
+        .ok_or_else(|| absent(format!("the tool server `{server}` is not connected")))?;
+    let client = examined.client.insert(client);
+    let catalogue = tokio::select! {
+        () = run.cut_signal().cancelled() => return Err(listing::cut()),
+        catalogue = client.tools() => catalogue.map_err(|error| absent(error.to_string()))?,
+    };
+    let definition = catalogue
+        .get(tool)
+        .ok_or_else(|| absent(format!("the tool server `{server}` does not offer `{tool}` at the moment")))?;
+    let definition = examined.definition.insert(Arc::clone(definition));
+    definition.schema().check(arguments).await.map_err(|error| {
+        let next = match &error {
+            SchemaError::Broken { .. } => "Mend the arguments and call again",
+            SchemaError::TooCostly => "Send smaller arguments",
+            SchemaError::Unusable(_) => "The tool server's owner has to mend the schema",
+        };
+        invalid("tool.inputSchema", error.to_string(), next)
+    })
+}
+
+/// Refuses a name that the run has no tool under, and records it.
+async fn undeclared(inner: &Inner, run: &RunContext, name: &str) -> Refusal {
+    let nearest = run.mcp.names(&run.grant).nearest(name);
+    let server = nearest.cloned().or_else(|| NO_SERVER.parse().ok());
+    let own = nearest.and_then(|server| name.strip_prefix(server.as_str())?.strip_prefix('_')).unwrap_or(name);
+    let recorded = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
+    let tool: String = own.chars().take(128).map(recorded).collect();
+    let tool = tool.parse().or_else(|_| "_".parse::<ToolName>());
+    let shown = rpc::shown(name, 128);
+    let grant = &run.grant;
+    let mut refusal = not_declared("permissions.tools", &shown, &grant.agent, &grant.version);
+    let (Some(server), Ok(tool)) = (server, tool) else { return refusal };
+    for fence in [inner.gate.plane_fence(), &run.fence] {
+        if let Err(closed) = fence.pass().await {
+            refusal = closed;
+            break;
+        }
+    }
+    let fields = vec![confidential("asked", rpc::shown(name, 256))];
+    inner.gate.refuse(run, &Action::ToolCall { server, tool }, refusal, fields).await
+}
+
+fn argument_field(run: &RunContext, arguments: &[u8]) -> Field {
+    match std::str::from_utf8(arguments) {
+        Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential("args", text),
+        _ => confidential("args", sha256(arguments).to_string()),
+    }
+}
+
+async fn carry_out(client: &ToolServerClient, admitted: Admitted<ToolCall>) -> Answer {
+    let cut = admitted.run().cut_signal().clone();
+    let answered = tokio::select! {
+        biased;
+        () = cut.cancelled() => None,
+        answered = client.call(&admitted) => Some(answered),
+    };
+    let used = admitted.reserved();
+    match answered {
+        Some(Ok(ToolAnswer { result, is_error, typed })) => {
+            let kept = admitted.run().grant.evidence.keep_results && result.len() <= KEPT_BYTES_MAX;
+            let text = std::str::from_utf8(&result).ok().filter(|_| kept);
+            let fields = text.map(|text| confidential("result_text", text)).into_iter().collect();
+            let digest = Some(sha256(&result));
+            let outcome = Outcome::Completed { used, estimated: false, upstream_error: is_error, result: digest };
+            admitted.settle_with(&outcome, fields);
+            Answer { result, typed }
+        }
+        Some(Err(error)) => {
+            let (used, effect) = match error.effect_possible() {
+                true => (used, "It may have had its effect: look before you repeat it"),
+                false => (Amounts::default(), "It had no effect and can be tried again later"),
+            };
+            admitted.settle(&Outcome::Broken { used, cause: error.to_string() });
+            let code = RefusalCode::UpstreamUnavailable.as_str();
+            Answer::failed(&format!("cogward permitted this call, but it failed [{code}]: {error}. {effect}."))
+        }
+        None => {
+            admitted.settle(&Outcome::Broken { used, cause: "the run was cut".to_owned() });
+            Answer::failed(&listing::cut().sentence())
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What a tool server offers: its tool definitions, kept as the bytes that it sent.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use cogward_model::{Digest, ToolName};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::schema::ToolSchema;
+
+/// Most tools that one server may offer.
+const TOOLS_MAX: usize = 5_000;
+/// Longest definition of a tool, in bytes.
+const DEFINITION_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of all definitions of a server.
+const CATALOGUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// All tools of one tool server at one time.
+#[derive(Debug)]
+pub struct ToolCatalogue {
+    tools: BTreeMap<ToolName, Arc<ToolDefinition>>,
+    digest: Digest,
+}
+
+/// One tool as its server defines it.
+#[derive(Debug)]
+pub struct ToolDefinition {
+    /// Its name.
+    pub name: ToolName,
+    /// The definition, as it came.
+    pub raw: Box<RawValue>,
+    /// SHA-256 of those bytes.
+    pub digest: Digest,
+    members: Vec<(String, Box<RawValue>)>,
+    schema: OnceLock<ToolSchema>,
+}
+
+impl ToolCatalogue {
+    /// The tools in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ToolDefinition>> {
+        self.tools.values()
+    }
+
+    /// One tool.
+    #[must_use]
+    pub fn get(&self, name: &ToolName) -> Option<&Arc<ToolDefinition>> {
+        self.tools.get(name)
+    }
+
+    /// Over all definitions: the same exactly when all of them are the same.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl ToolDefinition {
+    fn read(raw: &RawValue) -> Result<Option<Self>, String> {
+        if raw.get().len() > DEFINITION_BYTES_MAX {
+            return Err(format!("a tool definition is longer than {DEFINITION_BYTES_MAX} bytes"));
+        }
+        let Members(members) = serde_json::from_str(raw.get()).map_err(|_| "a tool is not an object".to_owned())?;
+        let name = members.iter().find(|(key, _)| key == "name").map(|(_, value)| value.get());
+        let name: String =
+            name.and_then(|name| serde_json::from_str(name).ok()).ok_or_else(|| "a tool has no name".to_owned())?;
+        // A name outside the alphabet cannot be declared by any manifest, so nobody misses it.
+        let Ok(name) = name.parse::<ToolName>() else { return Ok(None) };
+        Ok(Some(Self {
+            name,
+            digest: sha256(raw.get().as_bytes()),
+            raw: raw.to_owned(),
+            members,
+            schema: OnceLock::new(),
+        }))
+    }
+
+    /// Its input schema, compiled when first asked for.
+    pub fn schema(&self) -> &ToolSchema {
+        self.schema.get_or_init(|| {
+            let raw = self.members.iter().find(|(key, _)| key == "inputSchema").map(|(_, value)| value.get());
+            ToolSchema::compile(raw.unwrap_or("null"))
+        })
+    }
+
+    /// The definition under another name, everything else byte for byte.
+    #[must_use]
+    pub fn renamed(&self, name: &str) -> String {
+        let mut text = String::with_capacity(self.raw.get().len() + name.len());
+        for (place, (key, value)) in self.members.iter().enumerate() {
+            text.push(if place == 0 { '{' } else { ',' });
+            text.push_str(&serde_json::Value::from(key.as_str()).to_string());
+            text.push(':');
+            if key == "name" {
+                text.push_str(&serde_json::Value::from(name).to_string());
+            } else {
+                text.push_str(value.get());
+            }
+        }
+        text.push('}');
+        text
+    }
+}
+
+/// Collects the pages of a `tools/list`.
+#[derive(Debug, Default)]
+pub(super) struct CatalogueBuilder {
+    tools: BTreeMap<ToolName, Arc<ToolDefinition>>,
+    bytes: usize,
+}
+
+impl CatalogueBuilder {
+    /// Adds a page and gives the cursor of the next one.
+    pub(super) fn page(&mut self, result: &[u8]) -> Result<Option<String>, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Page<'a> {
+            #[serde(borrow)]
+            tools: Vec<&'a RawValue>,
+            #[serde(default)]
+            next_cursor: Option<String>,
+        }
+        let page: Page<'_> = serde_json::from_slice(result)
+            .map_err(|_| "its answer to `tools/list` is not a list of tools".to_owned())?;
+        for raw in page.tools {
+            self.bytes = self.bytes.saturating_add(raw.get().len());
+            let Some(tool) = ToolDefinition::read(raw)? else { continue };
+            if let Some(first) = self.tools.insert(tool.name.clone(), Arc::new(tool)) {
+                return Err(format!("it lists the tool `{}` twice", first.name));
+            }
+            if self.tools.len() > TOOLS_MAX || self.bytes > CATALOGUE_BYTES_MAX {
+                return Err("its list of tools is too long".to_owned());
+            }
+        }
+        Ok(page.next_cursor.filter(|cursor| !cursor.is_empty()))
+    }
+
+    pub(super) fn finish(self) -> ToolCatalogue {
+        let mut all = Context::new(&SHA256);
+        for tool in self.tools.values() {
+            all.update(tool.digest.as_bytes());
+        }
+        ToolCatalogue { digest: to_digest(all.finish().as_ref()), tools: self.tools }
+    }
+}
+
+/// SHA-256 of some bytes.
+pub(super) fn sha256(bytes: &[u8]) -> Digest {
+    to_digest(digest(&SHA256, bytes).as_ref())
+}
+
+fn to_digest(bytes: &[u8]) -> Digest {
+    let mut all = [0; 32];
+    for (to, from) in all.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    Digest::from_bytes(all)
+}
+
+/// The members of an object in their order, values untouched.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built(page: &str) -> Result<ToolCatalogue, String> {
+        let mut builder = CatalogueBuilder::default();
+        builder.page(page.as_bytes())?;
+        Ok(builder.finish())
+    }
+
+    #[test]
+    fn a_definition_keeps_its_bytes_under_another_name() {
+        let page = r#"{"tools":[{"title":"T", "name":"a", "inputSchema":{"type":"object","x-unknown":1.50}, "_meta":{"k\u0041":[1 ,2]}}]}"#;
+        let catalogue = built(page).unwrap();
+        let tool = catalogue.iter().next().unwrap();
+        let other =
+            r#"{"title":"T","name":"s_a","inputSchema":{"type":"object","x-unknown":1.50},"_meta":{"k\u0041":[1 ,2]}}"#;
+        assert_eq!(tool.renamed("s_a"), other);
+        assert_eq!(tool.digest, sha256(tool.raw.get().as_bytes()));
+    }
+
+    #[test]
+    fn the_digest_changes_with_any_definition() {
+        let one = built(r#"{"tools":[{"name":"a","description":"x"}]}"#).unwrap();
+        let two = built(r#"{"tools":[{"name":"a","description":"y"}]}"#).unwrap();
+        assert_ne!(one.digest(), two.digest());
+    }
+
+    #[test]
+    fn look_alike_names_are_left_out_and_doubles_refused() {
+        let catalogue = built(r#"{"tools":[{"name":"read\u200bfile"},{"name":"rеad"},{"name":"read"}]}"#).unwrap();
+        assert_eq!(catalogue.iter().count(), 1);
+        assert!(built(r#"{"tools":[{"name":"a"},{"name":"\u0061"}]}"#).is_err());
+        assert!(built(r#"{"tools":[7]}"#).is_err());
+        assert!(built(r#"{"tools":{}}"#).is_err());
+    }
+}
