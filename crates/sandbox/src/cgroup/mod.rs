@@ -199,6 +199,12 @@ impl Cgroup {
         files.chain(self.oom.iter().map(|f| (f.as_fd(), PollFlags::IN)))
     }
 
+    /// Whether a limit can be reached without waking a poll: version 1 does not announce refused forks.
+    #[must_use]
+    pub fn counts_silently(&self) -> bool {
+        self.kind != hosts::Kind::V2
+    }
+
     /// Reads the counters and arms the watch again.
     pub fn counters(&mut self) -> Counters {
         if let Some(event) = &self.oom {

@@ -121,9 +121,14 @@ impl Directory {
         }
     }
 
-    /// Removes it, if nothing is in it.
+    /// Removes it, if nothing is in it. The last of its processes may still be on their way out.
     pub fn remove(&self) {
-        let _ = fs::remove_dir(&self.path);
+        for _ in 0..20 {
+            match fs::remove_dir(&self.path) {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(2)),
+                _ => return,
+            }
+        }
     }
 }
 

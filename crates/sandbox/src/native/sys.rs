@@ -192,9 +192,13 @@ pub fn seccomp_refuse(listener: BorrowedFd<'_>, refused: Refused) -> io::Result<
 
 /// Gives every signal its default action, so that nothing the plane ignores is ignored by the agent.
 pub fn signals_to_default() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; a signal that has no changeable action is refused and skipped.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's `struct sigaction`: handler, flags, restorer, mask. All zeroes is SIG_DFL without flags. The C
+    // library's own function would leave out the two signals that it keeps for itself.
+    let default = [0_u64; 4];
+    for signal in 1..=64_i32 {
+        // SAFETY: reads one `struct sigaction`, which outlives the call, and writes nothing. SIG_DFL runs no code of
+        // ours; a signal that has no changeable action is refused and skipped.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize) };
     }
 }
 

@@ -33,6 +33,9 @@ const REFUSALS_PER_TURN: usize = 64;
 /// Time for the last frames to reach a plane that reads slowly.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
+/// How often limits are looked at that do not announce themselves.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// A descriptor that was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ready {
@@ -68,6 +71,7 @@ pub struct Supervisor {
     phase: Phase,
     started: Option<Instant>,
     deadline: Option<Instant>,
+    next_count: Option<Instant>,
     ended: Option<Ended>,
     cause: Option<ExitCause>,
     detail: Option<String>,
@@ -91,6 +95,7 @@ impl Supervisor {
             phase: Phase::Held,
             started: None,
             deadline: None,
+            next_count: None,
             ended: None,
             cause: None,
             detail: None,
@@ -110,6 +115,10 @@ impl Supervisor {
                 self.cause = Some(ExitCause::GraceExpired);
                 self.kill();
             }
+            if self.next_count.is_some_and(|due| Instant::now() >= due) {
+                self.count_limits();
+                self.next_count = Some(Instant::now() + COUNT_EVERY);
+            }
             self.clients.flush();
             self.clients.forget_gone();
         }
@@ -118,7 +127,7 @@ impl Supervisor {
 
     fn wait(&self) -> Vec<Ready> {
         let now = Instant::now();
-        let mut wake = self.deadline;
+        let mut wake = self.deadline.into_iter().chain(self.next_count).min();
         let mut fds = Vec::with_capacity(16);
         let mut names = Vec::with_capacity(16);
         let mut add = |name, fd, flags| {
@@ -281,6 +290,7 @@ impl Supervisor {
                 Ok(1) => {
                     self.phase = Phase::Running;
                     self.started = Some(Instant::now());
+                    self.next_count = self.sandbox.cgroup.counts_silently().then(|| Instant::now() + COUNT_EVERY);
                     Answer::Done
                 }
                 _ => Answer::Refused("the agent's process is gone".to_owned()),
@@ -373,12 +383,12 @@ impl Supervisor {
         if let Err(error) = record::write_exit(&self.run_dir, &exit) {
             eprintln!("cogward supervise: {}: {error}", record::EXIT_FILE);
         }
+        self.sandbox.cgroup.remove();
         self.clients.accept();
         // An answer that waits, such as to the kill, is before this frame on the same connection.
         self.report(true);
         self.clients.broadcast(&Frame::Exit(Box::new(exit)));
         self.farewell();
-        self.sandbox.cgroup.remove();
         let _ = std::fs::remove_file(self.run_dir.join(SOCKET));
     }
 
