@@ -1,0 +1,58 @@
+# What a developer does here. `make` alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Builds stay out of the tree, so that clones share them.
+CARGO_TARGET_DIR ?= $(HOME)/.cache/cogward/target
+export CARGO_TARGET_DIR
+
+# A Python with what scripts/verify.py needs; scripts/setup-tests.sh makes it.
+PYTHON := $(HOME)/.cache/cogward/venvs/tests/bin/python
+export COGWARD_TEST_PYTHON := $(PYTHON)
+export COGWARD_PYTHON := $(PYTHON)
+
+.PHONY: help demo build test setup lint fmt bench clean-demo
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## one governed agent from registration to verified evidence, on one screen (KEEP=1 leaves the plane running)
+	@scripts/setup-tests.sh demo
+	@echo "demo: building the release binaries (minutes the first time)"
+	@cargo build --release --locked --quiet -p cogward-cli -p cogward-ledger
+	@$(PYTHON) scripts/demo.py --bin-dir $(CARGO_TARGET_DIR)/release --python $(PYTHON)
+
+build: ## build the release binaries
+	cargo build --release --locked -p cogward-cli -p cogward-ledger
+
+setup: ## install what the tests need (make test does it by itself)
+	@scripts/setup-tests.sh tests
+
+test: setup ## install what the tests need and run them all
+	cargo nextest run --workspace --locked $(if $(CI),--profile ci)
+	cargo test --doc --workspace --locked --quiet
+
+lint: ## formatting, layers, tidiness, licences, lints, scripts
+	cargo fmt --all --check
+	cargo xtask check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	git ls-files '*.sh' .ci/run | xargs -n1 bash -n
+	git ls-files '*.py' | xargs python3 -W error -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]'
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench: ## what the gate costs, as ratios to a direct call (docs/performance.md)
+	cargo bench --locked -p cogward-gateway
+
+clean-demo: ## remove what demos with KEEP=1 left behind; end their planes first
+	@for left in $${TMPDIR:-/tmp}/cogward-demo-*; do \
+	  [ -d "$$left" ] || continue; \
+	  if flock --nonblock "$$left/data/plane.lock" true 2>/dev/null || [ ! -e "$$left/data/plane.lock" ]; then \
+	    rm -rf "$$left" && echo "removed $$left"; \
+	  else \
+	    echo "$$left: its plane still runs (process $$(cat "$$left/data/plane.lock" 2>/dev/null || echo unknown)); end it first"; \
+	  fi; \
+	done

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what the tests (`tests`, the default) or the demo (`demo`) need, each piece only when it is
+# missing or its pinned versions changed: cargo-nextest, a Python environment, real MCP servers, the
+# libraries of the example agents. Says what it does. Needs package registries the first time only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=${1:-tests}
+case $purpose in
+  tests | demo) ;;
+  *)
+    echo "usage: scripts/setup-tests.sh [tests|demo]" >&2
+    exit 2
+    ;;
+esac
+
+say() { echo "setup: $*"; }
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+# try SECONDS COMMAND...: three times, each within the bound.
+try() {
+  local seconds=$1 attempt
+  shift
+  for attempt in 1 2 3; do
+    if timeout --kill-after=10 "$seconds" "$@"; then return 0; fi
+    say "attempt $attempt of 3 failed: $*"
+  done
+  return 1
+}
+
+for tool in cargo python3 node npm flock timeout sha256sum; do
+  command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
+done
+[ -x /usr/bin/python3 ] || fail "/usr/bin/python3 is missing: example agents run on the system's Python"
+[ "$(uname -s)" = Linux ] || fail "sandboxes need Linux"
+
+# One setup at a time; the tree and the cache are shared.
+cache=$HOME/.cache/cogward
+mkdir -p "$cache"
+exec 9> "$cache/setup.lock"
+flock --timeout 1200 9 || fail "another setup holds $cache/setup.lock for 20 minutes"
+
+stamp_of() { cat "$@" | sha256sum | cut -c1-64; }
+is_stamped() { [ "$(cat "$1" 2> /dev/null || true)" = "$2" ]; }
+
+# Python: the second verifier needs one package.
+venv=$cache/venvs/tests
+wanted=$(stamp_of tests/requirements.txt)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+if is_stamped "$venv/stamp" "$wanted" && "$venv/bin/python" -c 'import cryptography' 2> /dev/null; then
+  say "python environment: there"
+else
+  say "python environment: making $venv"
+  rm -rf "$venv"
+  mkdir -p "$cache/venvs"
+  python3 -m venv "$venv" || fail "python3 has no venv module: install python3-venv"
+  try 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+    -r tests/requirements.txt || fail "the Python packages of tests/requirements.txt cannot be installed"
+  echo "$wanted" > "$venv/stamp"
+fi
+
+# MCP servers, real ones, at the versions of the lock file. Their install scripts do not run.
+servers=tests/fixtures/mcp-servers
+wanted=$(stamp_of "$servers/package-lock.json")
+if is_stamped "$servers/node_modules/.stamp" "$wanted"; then
+  say "MCP servers: there"
+else
+  say "MCP servers: installing"
+  (cd "$servers" && try 300 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error) \
+    || fail "the MCP servers of $servers cannot be installed"
+  echo "$wanted" > "$servers/node_modules/.stamp"
+fi
+
+if [ "$purpose" = tests ]; then
+  scripts/install-tools.sh
+  scripts/vendor-examples.sh
+fi
+say "done"
