@@ -12,7 +12,7 @@
 
 mod finding;
 pub mod manifest;
-//pub mod package;
+pub mod package;
 pub mod rules;
 
 pub use finding::{Finding, Findings};
