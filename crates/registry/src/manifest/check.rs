@@ -73,7 +73,7 @@ fn mount_points(package: &Package, path: &str, sink: &mut Sink) {
         let below = ["/opt/", "/srv/", "/app/"].iter().find_map(|root| at.strip_prefix(root));
         let plain = |p: &str| !matches!(p, "" | "." | "..") && p.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
         if !below.is_some_and(|rest| rest.split('/').all(plain)) {
-            let problem = format!("`{}` is not a path below `/opt`, `/srv` or `/app`", shown(at));
+            let problem = format!("`{}` is not a plain path below `/opt`, `/srv` or `/app`", shown(at));
             sink.on(&field, "layer-path", problem, "write it as `/opt/site`, without a `/` at the end");
             continue;
         }

@@ -12,7 +12,7 @@ pub const SCHEMA_ID: &str = "https://cogward.dev/schemas/agent.v1alpha1.schema.j
 /// # Errors
 /// Never; the signature is serde's.
 pub fn schema_text() -> Result<String, serde_json::Error> {
-    let mut schema = serde_json::to_value(schemars::schema_for!(Manifest))?;
+    let mut schema = without_null(serde_json::to_value(schemars::schema_for!(Manifest))?);
     set(&mut schema, "", "$id", json!(SCHEMA_ID));
     set(&mut schema, "", "title", json!("cogward agent manifest"));
     set(&mut schema, "/properties/apiVersion", "const", json!(API_VERSION));
@@ -43,6 +43,36 @@ pub fn schema_text() -> Result<String, serde_json::Error> {
 fn set(schema: &mut Value, at: &str, key: &str, value: Value) {
     if let Some(map) = schema.pointer_mut(at).and_then(Value::as_object_mut) {
         map.insert(key.to_owned(), value);
+    }
+}
+
+/// A field is there with a value or is not there: the reader takes no `null` for an optional field.
+fn without_null(value: Value) -> Value {
+    let null = json!({ "type": "null" });
+    match value {
+        Value::Object(mut map) => {
+            if let Some(Value::Array(types)) = map.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(choices)) = map.get_mut("anyOf") {
+                choices.retain(|c| *c != null);
+                if let [Value::Object(only)] = choices.as_slice() {
+                    let only = only.clone();
+                    map.remove("anyOf");
+                    map.extend(only);
+                }
+            }
+            if map.get("default") == Some(&Value::Null) {
+                map.remove("default");
+            }
+            Value::Object(map.into_iter().map(|(k, v)| (k, without_null(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_null).collect()),
+        other => other,
     }
 }
 
