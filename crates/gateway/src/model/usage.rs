@@ -88,6 +88,10 @@ struct Whole {
 
 /// What a whole answer says of itself. `None` when it is not a JSON object.
 pub(super) fn of_answer(wire: ModelWire, body: &[u8]) -> Option<(Option<String>, Option<Usage>)> {
+    // A list would be read as a record in order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
     let whole: Whole = match serde_json::from_slice(body) {
         Ok(whole) => whole,
         // An object whose usage is of a shape that nobody knows is still an answer.
