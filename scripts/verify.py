@@ -5,7 +5,7 @@ Needs Python 3.9 and the package `cryptography`; no cogward, no network. Written
 cogward-verify, from the same rules: the two must always agree. Exit code: 0 it holds, 9 it does
 not (the first thing that is wrong is named), 2 the command is wrong.
 """
-import base64, hashlib, json, os, re, sys
+import base64, datetime, hashlib, json, os, re, sys
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -114,11 +114,37 @@ def merkle(hashes):
     return hashes[0]
 
 
+def refuse(text):
+    raise ValueError(f"{text} is not allowed")
+
+
+def integer(text):
+    return int(text) if len(text) < 18 and abs(int(text)) <= 1 << 53 else refuse("an integer beyond 2^53")
+
+
 def unique(pairs):
     found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+    if len(found) != len(pairs) or not all(re.fullmatch(r'[ !#-\[\]-~]*', key) for key in found):
+        refuse("a key that stands twice or is not plain ASCII")
     return found
+
+
+def depth(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+# Canonical: these bytes and no others are the writing of this value.
+READ = json.JSONDecoder(object_pairs_hook=unique, parse_int=integer, parse_float=refuse, parse_constant=refuse).decode
+WRITE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def plain(value, or_null=False):
+    return or_null and value is None or isinstance(value, str) and not re.search(r'[\x00-\x1f"\\]', value)
+
+
+def natural(value, or_null=False):
+    return or_null and value is None or type(value) is int and value >= 0
 
 
 def check_leaf(seq, leaf, digest, state):
@@ -126,11 +152,19 @@ def check_leaf(seq, leaf, digest, state):
         raise Finding(what, detail, seq)
 
     try:
-        value = json.loads(leaf.decode(), object_pairs_hook=unique)
+        value = READ(leaf.decode())
+        deep = leaf.count(b"[") + leaf.count(b"{") > 66 and depth(value) > 67
+        if WRITE(value).encode() != leaf or deep:
+            refuse("another form than canonical JSON")
         body, chain = value["body"], value["chain"]
         kind, tenant = body["type"], body["tenant"]
-        form = body["v"] == 1 and set(chain) == {"prev", "seq", "time"} and isinstance(body["id"], str)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        form = (
+            set(value) == {"body", "chain"} and set(chain) == {"prev", "seq", "time"} and natural(body["v"]) and body["v"] == 1
+            and plain(body["id"]) and plain(kind) and plain(tenant) and plain(body.get("run"), True)
+            and plain(body.get("run_prev"), True) and natural(body.get("run_seq"), True)
+            and plain(chain["prev"], True) and natural(chain["seq"]) and plain(chain["time"])
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         bad("form", str(error))
     if not form:
         bad("form", "not a leaf of version 1")
@@ -138,7 +172,11 @@ def check_leaf(seq, leaf, digest, state):
         bad("seq", f"it says that it is leaf {chain['seq']}")
     if chain["prev"] != state["prev"]:
         bad("prev", "chain.prev is not the hash of the leaf before")
-    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(chain["time"]), re.ASCII):
+    try:
+        form = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", chain["time"], re.ASCII)
+        if not form or datetime.datetime.fromisoformat(chain["time"][:-1]).year < 1970:
+            raise ValueError
+    except ValueError:
         bad("time", "chain.time is not a time")
     if chain["time"] < (state["last"] or ""):
         bad("time", "it is earlier than the leaf before")

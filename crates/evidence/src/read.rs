@@ -161,7 +161,7 @@ struct BudgetBody {
     #[serde(default)]
     used: Option<BudgetAmounts>,
     #[serde(default)]
-    refs: Vec<EventId>,
+    refs: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -270,6 +270,8 @@ impl Evidence {
             if let Some(reserved) = reserved {
                 visit(&DecidedOrCompleted::Decided { id, tenant, run, time, reserved: reserved.into(), budget });
             } else if let Some(used) = used {
+                // An outcome may refer to other things, too; only decisions hold a reservation.
+                let refs = refs.iter().filter_map(|id| id.parse().ok()).collect();
                 visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs });
             }
             Ok::<_, ReadError>(true)

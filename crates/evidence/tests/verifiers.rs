@@ -136,3 +136,85 @@ async fn both_verifiers_agree_on_whole_logs_of_many_shapes() {
         }
     }
 }
+
+/// Leaves that the key's holder could sign and that readers of JSON might take for different things.
+#[test]
+fn both_verifiers_agree_on_leaves_that_parsers_disagree_on() {
+    let Some(_) = python() else { return };
+    let good = concat!(
+        r#"{"body":{"act":null,"id":"evt_1","n":1,"run":"run_1","run_prev":null,"run_seq":1,"tenant":"acme","type":"x","v":1},"#,
+        r#""chain":{"prev":null,"seq":0,"time":"2026-11-22T10:11:12.123456Z"}}"#
+    );
+    let deep = |n: usize| format!("\"n\":{}{}", "[".repeat(n), "]".repeat(n));
+    let edits: &[(&str, &str)] = &[
+        ("", ""),
+        ("\"n\":1", "\"n\":1,\"n\":2"),
+        ("\"n\":1", "\"n\":{\"a\":1,\"a\":2}"),
+        ("\"n\":1", "\"n\":1.0"),
+        ("\"n\":1", "\"n\":1e2"),
+        ("\"n\":1", "\"n\":NaN"),
+        ("\"n\":1", "\"n\":-0"),
+        ("\"n\":1", "\"n\":9007199254740992"),
+        ("\"n\":1", "\"n\":9007199254740993"),
+        ("\"n\":1", "\"n\":\"\\ud800\""),
+        ("\"n\":1", "\"n\":\"\\u0041\""),
+        ("\"n\":1", "\"n\":\"\\u001f\\n\u{7f}ä\""),
+        ("\"n\":1", "\"n\":\"\\/\""),
+        ("\"n\":1", "\"n\": 1"),
+        ("\"n\":1", "\"n\":{\"ä\":1}"),
+        ("\"n\":1", "\"n\":{\"b\":1,\"a\":1}"),
+        ("\"n\":1", &deep(65)),
+        ("\"n\":1", &deep(66)),
+        ("\"n\":1", &deep(5_000)),
+        ("\"v\":1", "\"v\":true"),
+        ("\"v\":1", "\"v\":2"),
+        ("\"seq\":0", "\"seq\":false"),
+        ("\"seq\":0", "\"seq\":\"0\""),
+        ("\"seq\":0", "\"seq\":-1"),
+        ("\"seq\":0", "\"seq\":1"),
+        ("\"prev\":null", "\"prev\":7"),
+        ("\"prev\":null", "\"prev\":\"\""),
+        ("\"evt_1\"", "\"evt\\n1\""),
+        ("\"evt_1\"", "7"),
+        ("\"run_seq\":1", "\"run_seq\":true"),
+        ("\"run_seq\":1", "\"run_seq\":2"),
+        ("\"run\":\"run_1\"", "\"run\":null"),
+        ("\"run\":\"run_1\"", "\"run\":[]"),
+        ("2026-11-22", "2026-13-22"),
+        ("2026-11-22", "2026-02-30"),
+        ("2026-11-22", "1969-11-22"),
+        ("2026-11-22", "٢٠٢٦-11-22"),
+        ("}}", "},\"extra\":1}"),
+        ("}}", "}} "),
+        (good, "[]"),
+        (good, "{\"body\":[],\"chain\":[]}"),
+        (good, ""),
+    ];
+    let mut verdicts = Vec::new();
+    for (from, to) in edits {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = good.replacen(from, to, 1);
+        let hash = cogward_ledger::leaf::leaf_hash(leaf.as_bytes());
+        let length = u16::try_from(leaf.len()).unwrap().to_be_bytes();
+        let key = cogward_ledger::note::SigningKey::from_seed("cogward.dev/ledger/t/acme", &[1; 32]).unwrap();
+        for (path, bytes) in [
+            ("tile/entries/000.p/1", [&length[..], leaf.as_bytes()].concat()),
+            ("tile/0/000.p/1", hash.to_vec()),
+            ("checkpoint", key.checkpoint(1, &hash).into_bytes()),
+            ("log.vkey", format!("{}\n", key.verifying()).into_bytes()),
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let output =
+            python().unwrap().args(["-c", DRIVER, &scripts(), dir.path().to_str().unwrap(), "once"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let shown: String = leaf.chars().take(300).collect();
+        let theirs: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{shown}: {output:?}"));
+        assert_eq!(ours(dir.path()), theirs, "{shown}");
+        verdicts.push(theirs[0].as_str().unwrap().to_owned());
+    }
+    // The one as it is, the largest integer, the odd but canonical text, and the deepest list that is allowed.
+    assert_eq!(verdicts.iter().filter(|verdict| *verdict == "ok").count(), 4, "{verdicts:?}");
+}

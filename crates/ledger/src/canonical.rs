@@ -16,8 +16,8 @@ pub enum CanonicalError {
     /// An integer that not every reader can hold.
     #[error("the integer {0} is beyond 2^53")]
     Integer(i64),
-    /// A key that would need Unicode sorting.
-    #[error("the key `{0}` is not ASCII")]
+    /// A key that would need Unicode sorting or an escape.
+    #[error("the key `{0}` is not plain ASCII")]
     Key(String),
     /// Too deep.
     #[error("the value is nested deeper than {DEPTH_MAX}")]
@@ -27,7 +27,7 @@ pub enum CanonicalError {
 /// Which keys a map may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
-    /// ASCII only: what is hashed must have one form.
+    /// Printable ASCII that needs no escape: what is hashed must have one form and one order.
     Ascii,
     /// Any: for disclosures, whose very bytes are hashed and kept.
     Any,
@@ -94,7 +94,7 @@ fn write_at(out: &mut Vec<u8>, value: &Value, keys: Keys, depth: usize) -> Resul
         Value::Map(map) => {
             out.push(b'{');
             for (n, (key, item)) in map.iter().enumerate() {
-                if keys == Keys::Ascii && !key.is_ascii() {
+                if keys == Keys::Ascii && !key.bytes().all(is_key_byte) {
                     return Err(CanonicalError::Key(key.chars().take(64).collect()));
                 }
                 if n > 0 {
@@ -108,6 +108,145 @@ fn write_at(out: &mut Vec<u8>, value: &Value, keys: Keys, depth: usize) -> Resul
         }
     }
     Ok(())
+}
+
+fn is_key_byte(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
+}
+
+/// Whether these bytes are exactly what this profile's writer gives for what they say.
+///
+/// One pass, nothing is parsed or written anew. A verifier that only parsed could be shown one value
+/// where another reader sees a second one: keys that stand twice, numbers beyond 2^53, escapes.
+#[must_use]
+pub fn is_canonical(bytes: &[u8]) -> bool {
+    let mut scan = Scan { rest: bytes };
+    std::str::from_utf8(bytes).is_ok() && scan.value(0) && scan.rest.is_empty()
+}
+
+struct Scan<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Scan<'a> {
+    fn next(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*byte)
+    }
+
+    fn skip(&mut self, text: &[u8]) -> bool {
+        let after = self.rest.strip_prefix(text);
+        self.rest = after.unwrap_or(self.rest);
+        after.is_some()
+    }
+
+    fn value(&mut self, depth: usize) -> bool {
+        // A leaf's values are two levels below its top.
+        if depth > DEPTH_MAX + 2 {
+            return false;
+        }
+        match self.rest.first() {
+            Some(b'{') => self.map(depth),
+            Some(b'[') => self.list(depth),
+            Some(b'"') => self.text().is_some(),
+            Some(b'-' | b'0'..=b'9') => self.integer(),
+            _ => self.skip(b"null") || self.skip(b"true") || self.skip(b"false"),
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> bool {
+        self.next();
+        if self.skip(b"}") {
+            return true;
+        }
+        let mut before: Option<&[u8]> = None;
+        loop {
+            let Some(key) = self.text() else { return false };
+            // Strictly rising: sorted, and none twice.
+            if !key.iter().copied().all(is_key_byte) || before.is_some_and(|before| before >= key) {
+                return false;
+            }
+            before = Some(key);
+            if !self.skip(b":") || !self.value(depth + 1) {
+                return false;
+            }
+            match self.next() {
+                Some(b',') => {}
+                end => return end == Some(b'}'),
+            }
+        }
+    }
+
+    fn list(&mut self, depth: usize) -> bool {
+        self.next();
+        if self.skip(b"]") {
+            return true;
+        }
+        loop {
+            if !self.value(depth + 1) {
+                return false;
+            }
+            match self.next() {
+                Some(b',') => {}
+                end => return end == Some(b']'),
+            }
+        }
+    }
+
+    /// A text, and what stands between its quotes.
+    fn text(&mut self) -> Option<&'a [u8]> {
+        if !self.skip(b"\"") {
+            return None;
+        }
+        let start = self.rest;
+        loop {
+            let plain = self.rest.iter().position(|b| matches!(b, 0..=0x1f | b'"' | b'\\'))?;
+            self.rest = self.rest.get(plain..)?;
+            match self.next()? {
+                b'"' => return start.get(..start.len() - self.rest.len() - 1),
+                b'\\' => self.escape().then_some(())?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// The one escape that each character has; most have none.
+    fn escape(&mut self) -> bool {
+        match self.next() {
+            Some(b'"' | b'\\' | b'b' | b't' | b'n' | b'f' | b'r') => true,
+            Some(b'u') => {
+                let tens = if self.skip(b"000") {
+                    0
+                } else if self.skip(b"001") {
+                    16
+                } else {
+                    return false;
+                };
+                let ones = match self.next() {
+                    Some(digit @ b'0'..=b'9') => digit - b'0',
+                    Some(digit @ b'a'..=b'f') => digit - b'a' + 10,
+                    _ => return false,
+                };
+                !matches!(tens + ones, 0x08 | b'\t' | b'\n' | 0x0c | b'\r')
+            }
+            _ => false,
+        }
+    }
+
+    fn integer(&mut self) -> bool {
+        let negative = self.skip(b"-");
+        let digits = self.rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        let (number, rest) = self.rest.split_at_checked(digits).unwrap_or_default();
+        self.rest = rest;
+        let value: Option<i64> = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+        let plain = match number {
+            [b'0'] => !negative,
+            [b'0', ..] => false,
+            _ => true,
+        };
+        plain && value.is_some_and(|value| value <= INTEGER_MAX)
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +265,7 @@ mod tests {
         leaf.prop_recursive(4, 32, 6, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::List),
-                proptest::collection::btree_map("[ -~]{0,8}", inner, 0..6).prop_map(Value::Map),
+                proptest::collection::btree_map("[ !#-\\[\\]-~]{0,8}", inner, 0..6).prop_map(Value::Map),
             ]
         })
     }
@@ -139,7 +278,25 @@ mod tests {
             write_value(&mut ours, &value, Keys::Ascii).unwrap();
             let parsed: serde_json::Value = serde_json::from_slice(&ours).unwrap();
             prop_assert_eq!(&serde_json::to_value(&value).unwrap(), &parsed);
-            prop_assert_eq!(serde_json::to_vec(&serde_json::to_value(&value).unwrap()).unwrap(), ours);
+            prop_assert_eq!(&serde_json::to_vec(&serde_json::to_value(&value).unwrap()).unwrap(), &ours);
+            prop_assert!(is_canonical(&ours));
+        }
+
+        /// Whatever is called canonical after a change has exactly one writing, its own.
+        #[test]
+        fn what_is_called_canonical_is_what_a_writer_gives(value in value(), at: usize, byte: u8, kind in 0..3) {
+            let mut bytes = Vec::new();
+            write_value(&mut bytes, &value, Keys::Ascii).unwrap();
+            let at = at % bytes.len();
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+            if is_canonical(&bytes) {
+                let parsed: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                prop_assert_eq!(serde_json::to_vec(&parsed).unwrap(), bytes);
+            }
         }
     }
 
@@ -154,6 +311,52 @@ mod tests {
         assert!(matches!(write_value(&mut out, &map, Keys::Ascii), Err(CanonicalError::Key(_))));
         let deep = (0..100).fold(Value::Null, |inner, _| Value::List(vec![inner]));
         assert_eq!(write_value(&mut out, &deep, Keys::Any), Err(CanonicalError::Depth));
+    }
+
+    #[test]
+    fn a_second_writing_of_the_same_value_is_not_canonical() {
+        for good in ["{}", "[]", "{\"a\":1,\"b\":[-1,0,\"\\u001f\\n\",null]}", "9007199254740992", "\"ä\u{7f}\""] {
+            assert!(is_canonical(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "",
+            " {}",
+            "{} ",
+            "{\"a\":1,\"a\":1}",
+            "{\"b\":1,\"a\":1}",
+            "{\"a\": 1}",
+            "{\"a\":1,}",
+            "[1,]",
+            "[,1]",
+            "-0",
+            "01",
+            "1.0",
+            "1e3",
+            "9007199254740993",
+            "-",
+            "+1",
+            "NaN",
+            "tru",
+            "\"\\/\"",
+            "\"\\u0041\"",
+            "\"\\u000A\"",
+            "\"\\u000a\"",
+            "\"\\ud800\"",
+            "\"a",
+            "\"\n\"",
+            "{\"\\n\":1}",
+            "{\"ä\":1}",
+            "{1:1}",
+            "[1 2]",
+            "{\"a\"}",
+            "null null",
+        ] {
+            assert!(!is_canonical(bad.as_bytes()), "{bad}");
+        }
+        assert!(!is_canonical(b"\"\xff\""));
+        let deep = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
+        assert!(is_canonical(&deep(DEPTH_MAX + 3)) && !is_canonical(&deep(DEPTH_MAX + 4)));
+        assert!(!is_canonical(&deep(1_000_000)));
     }
 
     #[test]

@@ -255,6 +255,7 @@ pub(crate) fn to_hash(digest: &digest::Digest) -> Hash {
 
 /// What a verifier and a recovering plane read of a leaf. All of it is ASCII without escapes.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Parsed<'a> {
     /// What happened.
     #[serde(borrow)]

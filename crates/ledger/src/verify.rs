@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::{
     Hash,
+    canonical::is_canonical,
     leaf::{Parsed, hash_text, leaf_hash},
     note::{Checkpoint, NOTE_BYTES_MAX, VerifyingKey},
     tiles::{self, HashTiles, TILE_WIDTH, TileSink},
@@ -254,6 +255,9 @@ impl Walk {
     }
 
     fn leaf(&mut self, seq: u64, bytes: &[u8], hash: Hash) -> Result<(), (What, String)> {
+        if !is_canonical(bytes) {
+            return Err((What::Form, "it is not canonical JSON".to_owned()));
+        }
         let leaf = Parsed::from_bytes(bytes).map_err(|error| (What::Form, error.to_string()))?;
         let (body, chain) = (&leaf.body, &leaf.chain);
         if body.v != 1 {
