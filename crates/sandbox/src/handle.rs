@@ -235,7 +235,11 @@ fn connect_by_name(run_dir: &Path) -> io::Result<StdStream> {
     let dir = rustix::fs::open(run_dir, flags, Mode::empty())?;
     let stream = StdStream::connect(protocol::socket_path(dir.as_fd()))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-    if peer.uid == rustix::process::geteuid() { Ok(stream) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+    if peer.uid == rustix::process::geteuid() {
+        Ok(stream)
+    } else {
+        Err(io::Error::from(io::ErrorKind::PermissionDenied))
+    }
 }
 
 /// The end of a run, if it is recorded.
@@ -281,7 +285,9 @@ async fn connect(stream: StdStream) -> io::Result<(UnixStream, Hello, Option<Lis
         let mut chunk = [0_u8; 4096];
         let wanted = match buffer.first_chunk::<4>() {
             None => 4 - buffer.len(),
-            Some(prefix) => 4 + usize::try_from(u32::from_le_bytes(*prefix)).unwrap_or(usize::MAX).min(1 << 20) - buffer.len(),
+            Some(prefix) => {
+                4 + usize::try_from(u32::from_le_bytes(*prefix)).unwrap_or(usize::MAX).min(1 << 20) - buffer.len()
+            }
         };
         let into = chunk.get_mut(..wanted.min(4096)).unwrap_or_default();
         let receive = || control::receive_with(stream.as_fd(), into, rustix::net::RecvFlags::empty());
@@ -384,7 +390,12 @@ impl Reader {
             }
             Frame::Violation(violation) => {
                 if let Err(mpsc::error::TrySendError::Full(v)) = self.violation.try_send(violation) {
-                    tracing::warn!(layer = v.layer, object = v.object, count = v.count, "a violation report was dropped");
+                    tracing::warn!(
+                        layer = v.layer,
+                        object = v.object,
+                        count = v.count,
+                        "a violation report was dropped"
+                    );
                 }
             }
             Frame::Hello(_) | Frame::Exit(_) => {}

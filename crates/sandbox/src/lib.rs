@@ -8,13 +8,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
-pub mod cgroup;
+mod cgroup;
+pub mod doctor;
 pub mod handle;
 mod native;
 pub mod protocol;
 pub mod spec;
 mod supervisor;
 
+pub use doctor::{HostReport, Missing};
 pub use handle::{AdoptError, Adopted, CommandError, LaunchError, Listeners, Supervised, adopt, launch};
 pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
 pub use supervisor::supervisor_main;

@@ -69,9 +69,7 @@ fn prepare(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> R
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let sources = Sources::open(spec, uids)?;
     expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
-    if matches!(uids, Uids::OwnRange { .. }) {
-        become_uid(0).at("uid of init")?;
-    }
+    super::become_first_uid(uids).at("uid of init")?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     // After the change of uid, which clears it. The end of the control pair says the same to a running init; this
     // signal also reaches a frozen one.
@@ -146,7 +144,8 @@ fn drop_privileges() -> rustix::io::Result<()> {
 fn serve(agent: Pid, control: BorrowedFd<'_>) -> Result<(), Stage> {
     let children = SigSet::from(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).at("signals of init")?;
-    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).at("signals of init")?;
+    let ended =
+        SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).at("signals of init")?;
     loop {
         // Before the first poll as well: a child may have ended before its signal was blocked.
         reap(agent, control);

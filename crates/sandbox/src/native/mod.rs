@@ -13,7 +13,7 @@ pub mod network;
 pub mod seccomp;
 pub mod sys;
 mod syscalls;
-mod tree;
+pub mod tree;
 
 use std::{
     fmt, io,
@@ -52,12 +52,12 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
 }
 
 /// The namespaces of every run. The cgroup namespace follows once init is in its cgroups, so that its root is theirs.
-const NAMESPACES: i32 = libc::CLONE_NEWUSER
+pub const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET;
+    | libc::CLONE_NEWNET) as u64;
 
 /// Their names, for evidence.
 pub const NAMESPACE_NAMES: [&str; 7] = ["user", "mount", "pid", "ipc", "uts", "net", "cgroup"];
@@ -143,8 +143,7 @@ pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> R
         let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
         rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
     }
-    let namespaces = u64::try_from(NAMESPACES).unwrap_or_default();
-    match sys::clone_into(namespaces, cgroup).at("namespaces")? {
+    match sys::clone_into(NAMESPACES, cgroup).at("namespaces")? {
         sys::Side::Child => {
             let ends = init::Ends {
                 control: init_control.as_fd(),
@@ -163,7 +162,16 @@ pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> R
     }
 }
 
-fn write_maps(pid: Pid, uids: Uids) -> io::Result<()> {
+/// Becomes the uid that init has inside, once the maps are written.
+pub fn become_first_uid(uids: Uids) -> io::Result<()> {
+    match uids {
+        Uids::OwnRange { .. } => Ok(init::become_uid(0)?),
+        Uids::Single { .. } => Ok(()),
+    }
+}
+
+/// Maps the uids and gids of a process in a new user namespace.
+pub fn write_maps(pid: Pid, uids: Uids) -> io::Result<()> {
     let write = |file: &str, text: &str| std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text);
     match uids {
         Uids::OwnRange { base } => {

@@ -16,7 +16,9 @@ use std::{
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
-    mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree},
+    mount::{
+        MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
+    },
 };
 
 use super::{
@@ -84,7 +86,11 @@ impl Sources {
         let fd = clone_tree(source).at(&stage())?;
         tree::make_read_only(fd.as_fd(), true).at(&stage())?;
         let place = format!("/{at}");
-        if execute { self.grants.execute.push(place) } else { self.grants.read.push(place) }
+        if execute {
+            self.grants.execute.push(place)
+        } else {
+            self.grants.read.push(place)
+        }
         self.trees.push((at.to_owned(), fd));
         Ok(())
     }
@@ -160,7 +166,10 @@ fn readable(source: &Path, uids: Uids) -> Result<(), Stage> {
         return Err(Stage::new(stage, &"it is not a directory"));
     }
     if matches!(uids, Uids::OwnRange { .. }) && found.mode() & 0o005 != 0o005 {
-        return Err(Stage::new(stage, &format!("the agent could not read it: its mode is {:o}", found.mode() & 0o7777)));
+        return Err(Stage::new(
+            stage,
+            &format!("the agent could not read it: its mode is {:o}", found.mode() & 0o7777),
+        ));
     }
     Ok(())
 }
@@ -269,9 +278,12 @@ fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Res
         tree.attach(fd.as_fd(), &at).at("device nodes")?;
         grants.nodes.push(format!("/{at}"));
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         tree.link(&format!("dev/{name}"), target).at("device nodes")?;
     }
     Ok(())

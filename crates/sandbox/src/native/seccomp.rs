@@ -61,10 +61,9 @@ pub fn compile() -> Result<Filter, Stage> {
     .map_err(|e| failed(&e))?;
     let rules = rules().map_err(|e| failed(&e))?;
     let allowed = rules.len();
-    let mut list: BpfProgram =
-        SeccompFilter::new(rules, SeccompAction::Trace(REPORT), SeccompAction::Allow, arch()?)
-            .and_then(TryInto::try_into)
-            .map_err(|e| failed(&e))?;
+    let mut list: BpfProgram = SeccompFilter::new(rules, SeccompAction::Trace(REPORT), SeccompAction::Allow, arch()?)
+        .and_then(TryInto::try_into)
+        .map_err(|e| failed(&e))?;
     report_the_rest(&mut list)?;
     Ok(Filter { clone3, list, allowed })
 }
@@ -86,7 +85,8 @@ fn report_the_rest(program: &mut BpfProgram) -> Result<(), Stage> {
 }
 
 fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = syscalls::ALLOWED.iter().chain(syscalls::ALLOWED_HERE).map(|(n, _)| (*n, vec![])).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        syscalls::ALLOWED.iter().chain(syscalls::ALLOWED_HERE).map(|(n, _)| (*n, vec![])).collect();
     let when = |conditions: &[(u8, Width, Op, u64)]| {
         let conditions = conditions
             .iter()
@@ -116,10 +116,7 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     // Pushing input into a terminal, and Linux console selection, which can do the same.
     rules.insert(
         libc::SYS_ioctl,
-        vec![when(&[
-            (1, Width::Dword, Op::Ne, TIOCSTI),
-            (1, Width::Dword, Op::Ne, TIOCLINUX),
-        ])?],
+        vec![when(&[(1, Width::Dword, Op::Ne, TIOCSTI), (1, Width::Dword, Op::Ne, TIOCLINUX)])?],
     );
     let personalities = [0, 0xffff_ffff];
     rules.insert(
@@ -132,9 +129,9 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     );
     for (number, arg) in syscalls::MAKE_NODE {
         let kinds = [libc::S_IFIFO, libc::S_IFREG, 0];
-        let kinds = kinds.iter().map(|kind| {
-            when(&[(*arg, Width::Dword, Op::MaskedEq(u64::from(libc::S_IFMT)), u64::from(*kind))])
-        });
+        let kinds = kinds
+            .iter()
+            .map(|kind| when(&[(*arg, Width::Dword, Op::MaskedEq(u64::from(libc::S_IFMT)), u64::from(*kind))]));
         rules.insert(*number, kinds.collect::<Result<_, _>>()?);
     }
     Ok(rules)

@@ -137,9 +137,8 @@ pub fn seccomp_install(program: &[Instruction], listen: bool) -> io::Result<Opti
     let flags =
         if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV } else { 0 };
     // SAFETY: `arg` is a `struct sock_fprog` that points to `len` instructions; both outlive the call, which copies them.
-    let answer = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&arg))
-    };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&arg)) };
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -165,7 +164,9 @@ pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Refused>> 
     // SAFETY: `seccomp_notif` is plain integers; the kernel demands that it is zeroed.
     let mut notice: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: SECCOMP_IOCTL_NOTIF_RECV writes one `seccomp_notif`, which outlives the call.
-    let done = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, std::ptr::from_mut(&mut notice)) };
+    let done = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, std::ptr::from_mut(&mut notice))
+    };
     if done == 0 {
         return Ok(Some(Refused { id: notice.id, number: notice.data.nr }));
     }
@@ -180,7 +181,8 @@ pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Refused>> 
 pub fn seccomp_refuse(listener: BorrowedFd<'_>, refused: Refused) -> io::Result<()> {
     let answer = libc::seccomp_notif_resp { id: refused.id, val: 0, error: -libc::EPERM, flags: 0 };
     // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads one `seccomp_notif_resp`, which outlives the call.
-    let done = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, std::ptr::from_ref(&answer)) };
+    let done =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, std::ptr::from_ref(&answer)) };
     match done {
         0 => Ok(()),
         _ => match io::Error::last_os_error() {
@@ -198,7 +200,9 @@ pub fn signals_to_default() {
     for signal in 1..=64_i32 {
         // SAFETY: reads one `struct sigaction`, which outlives the call, and writes nothing. SIG_DFL runs no code of
         // ours; a signal that has no changeable action is refused and skipped.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize) };
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
+        };
     }
 }
 
@@ -271,4 +275,19 @@ fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
 pub fn move_to_standard(fd: &OwnedFd, target: i32) -> io::Result<()> {
     // SAFETY: dup2 onto a standard descriptor; the callers are processes that use none of Rust's standard streams.
     if unsafe { libc::dup2(fd.as_raw_fd(), target) } == target { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The version of Landlock that the kernel has.
+pub fn landlock_abi() -> io::Result<u32> {
+    // SAFETY: with LANDLOCK_CREATE_RULESET_VERSION (1) the pointer must be null and the size zero; nothing is read.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, 1_u32) };
+    u32::try_from(abi).map_err(|_| io::Error::last_os_error())
+}
+
+/// The version of the kernel's KVM interface.
+pub fn kvm_version(kvm: BorrowedFd<'_>) -> io::Result<i32> {
+    const KVM_GET_API_VERSION: u64 = 0xAE00;
+    // SAFETY: takes no argument beyond the request.
+    let version = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_GET_API_VERSION as _, 0) };
+    if version >= 0 { Ok(version) } else { Err(io::Error::last_os_error()) }
 }

@@ -23,8 +23,7 @@ pub struct Tree {
 }
 
 /// Lookups stay below the root and follow no link of any kind.
-const INSIDE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Tree {
     /// Builds below `root`.

@@ -26,8 +26,12 @@ const SPEC_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The role `supervise`: supervises the run whose `spec.json` is in `run_dir`, to its end.
 ///
-/// Standard input is the plane's first connection. Must be called before the process has a second thread.
+/// Standard input is the plane's first connection. Must be called before the process has a second thread. With
+/// `--probe` in the place of the directory the host is probed instead, for [`crate::doctor::probe`].
 pub fn supervisor_main(run_dir: &Path) -> ExitCode {
+    if run_dir == Path::new(crate::doctor::PROBE_ROLE) {
+        return crate::doctor::probe_main();
+    }
     // Taken before anything else is opened, so that the number cannot be anyone else's.
     let first_client = sys::inherited(0);
     match supervise(run_dir, first_client) {
@@ -50,7 +54,6 @@ fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Resu
     // Fails only when it already leads a session.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _lock = lock(run_dir).map_err(|e| failed("lock of the run directory", &e))?;
     let mut clients = clients::Clients::listen(run_dir).map_err(|e| failed("supervisor socket", &e))?;
     if let Some(fd) = first_client {
@@ -66,6 +69,8 @@ fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Resu
     };
     match launch::launch(&spec) {
         Ok(sandbox) => {
+            // Not before: the uid map of a child that is not dumpable can only be written by root.
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
             serve::Supervisor::new(&spec, sandbox, clients).run();
             Ok(())
         }

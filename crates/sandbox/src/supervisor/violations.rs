@@ -39,7 +39,8 @@ impl Violations {
     pub fn due(&mut self, all: bool) -> Vec<Violation> {
         let mut due = Vec::new();
         for ((layer, action, object), count) in &mut self.counts {
-            let next = if count.reported < SINGLY { count.reported + 1 } else { count.reported.next_power_of_two() * 2 };
+            let next =
+                if count.reported < SINGLY { count.reported + 1 } else { count.reported.next_power_of_two() * 2 };
             if count.total > count.reported && (all || count.total >= next) {
                 due.push(Violation {
                     layer: (*layer).to_owned(),

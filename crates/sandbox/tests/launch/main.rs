@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod attacks;
+mod host;
 mod lifecycle;
 mod limits;
 mod rig;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS].concat()
+    [attacks::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS].concat()
 }
 
 fn main() -> ExitCode {
