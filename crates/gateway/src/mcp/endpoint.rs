@@ -28,6 +28,8 @@ pub(super) const WITH_SESSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-0
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The revision of a request.
 pub(super) const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// Requests up to this length, in bytes, are read at once.
+const TURN_BYTES_MIN: u64 = 256 * 1024;
 /// The path of the endpoint.
 const PATH: &str = "/mcp";
 
@@ -73,10 +75,13 @@ pub(super) async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Requ
     if incoming.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
         return refused(StatusCode::PAYLOAD_TOO_LARGE, None, rpc::INVALID_REQUEST, "the request is too long");
     }
+    // What is large, or does not say, takes turns: an agent cannot make the plane hold all it can send.
+    let small = incoming.size_hint().upper().is_some_and(|bytes| bytes <= TURN_BYTES_MIN);
+    let _turn = if small { None } else { run.mcp.large.acquire().await.ok() };
     let bytes = match body::read(incoming, REQUEST_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(refusal) => {
-            return refused(StatusCode::PAYLOAD_TOO_LARGE, None, rpc::INVALID_REQUEST, &refusal.sentence());
+            return refused(StatusCode::BAD_REQUEST, None, rpc::INVALID_REQUEST, &refusal.sentence());
         }
     };
     let message = match Message::parse(&bytes) {
@@ -150,7 +155,7 @@ fn from_here(head: &Parts) -> Result<(), &'static str> {
 fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && !(host.contains(':') && !host.ends_with(']')) =>
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
         {
             host
         }

@@ -80,7 +80,8 @@ impl<'a> Message<'a> {
             _ => return Err(MessageError::Shape),
         }
         // An error may answer something whose id could not be read.
-        if message.id.is_some_and(|id| !is_id(id.get()) && !(message.error.is_some() && id.get() == "null")) {
+        let may_be_null = message.error.is_some();
+        if message.id.is_some_and(|id| !is_id(id.get()) && (!may_be_null || id.get() != "null")) {
             return Err(MessageError::Id);
         }
         Ok(message)

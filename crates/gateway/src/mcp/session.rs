@@ -7,20 +7,37 @@ use std::{
 };
 
 use cogward_model::{Entropy, SystemEntropy};
+use tokio::sync::Semaphore;
 
 use super::listing::{Names, Served};
 use crate::grant::RunGrant;
 
 /// Sessions of one run at once. Some clients make one per call and never end it; the oldest goes.
 const SESSIONS_MAX: usize = 1_024;
+/// Large requests of one run that are held at once.
+const LARGE_MAX: usize = 8;
 
 /// The MCP side of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RunMcp {
+    /// Turns for large requests.
+    pub(super) large: Semaphore,
     sessions: Mutex<Sessions>,
     names: OnceLock<Names>,
     served: Mutex<Option<Arc<Served>>>,
     pub(super) serving: tokio::sync::Mutex<()>,
+}
+
+impl Default for RunMcp {
+    fn default() -> Self {
+        Self {
+            large: Semaphore::new(LARGE_MAX),
+            sessions: Mutex::default(),
+            names: OnceLock::new(),
+            served: Mutex::default(),
+            serving: tokio::sync::Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -33,10 +33,11 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::upstream::Timeouts;
 use crate::{
-    FenceState, Gateway, RunGrant, RunListeners,
+    Credential, FenceState, Gateway, RunGrant, RunListeners,
     gate::{Records, Unrecorded},
 };
 
@@ -92,12 +93,17 @@ struct Plane {
 
 impl Plane {
     fn new(servers: Vec<ToolServer>) -> Self {
+        Self::with_credential(servers, None)
+    }
+
+    fn with_credential(servers: Vec<ToolServer>, credential: Option<&str>) -> Self {
         let (ledger, budgets) = (Arc::new(Ledger::default()), Arc::new(Budgets::new()));
         let records = Arc::clone(&ledger) as Arc<dyn Records>;
         let gateway = Gateway::new(records, Arc::clone(&budgets), Arc::new(SystemClock));
         let timeouts = Timeouts { start: Duration::from_secs(20), call: Duration::from_millis(1_500) };
+        let credential = credential.map(|secret| Credential::new(Zeroizing::new(secret.to_owned())));
         for server in servers {
-            gateway.upstreams().put_tool_server_with(server, None, timeouts);
+            gateway.upstreams().put_tool_server_with(server, credential.clone(), timeouts);
         }
         gateway.fence_plane(FenceState::Open);
         Self { gateway, ledger, budgets }

@@ -352,7 +352,9 @@ impl ToolServerClient {
         if let Some(connection) = self.connected() {
             return Ok(connection);
         }
-        if let Some(wait) = not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+        let failed = self.failures.load(Ordering::Relaxed) > 0;
+        let wait = not_before.and_then(|at| at.checked_duration_since(Instant::now()));
+        if let Some(wait) = wait.filter(|_| failed) {
             let cause = format!("it failed before and is tried again in {} ms", wait.as_millis());
             return Err(UpstreamError::Unavailable { server: self.name.clone(), cause, sent: false });
         }

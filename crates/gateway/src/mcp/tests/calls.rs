@@ -244,7 +244,12 @@ async fn http_servers_answer_in_json_or_a_stream_and_may_forget_their_session() 
     server_side.forget.store(true, Ordering::SeqCst);
     assert_eq!(agent.read("c").await.said(), (false, "read_text_file of c".into()));
     assert_eq!((server_side.greeted.load(Ordering::SeqCst), server_side.calls.load(Ordering::SeqCst)), (2, 3));
-    for (path, cause) in [("redirect", "redirects"), ("html", "neither JSON nor"), ("too-long", "longer than")] {
+    for (path, cause) in [
+        ("redirect", "redirects"),
+        ("html", "neither JSON nor"),
+        ("half-a-stream", "broke off"),
+        ("too-long", "longer than"),
+    ] {
         let (failed, text) = agent.read(path).await.said();
         assert!(failed && text.contains(cause), "{text}");
     }
@@ -252,4 +257,57 @@ async fn http_servers_answer_in_json_or_a_stream_and_may_forget_their_session() 
     let in_session = |headers: &&HeaderMap| headers.contains_key("mcp-session-id");
     assert!(seen.iter().filter(in_session).all(|headers| headers["mcp-protocol-version"] == "2025-11-25"));
     assert!(seen.iter().all(|headers| headers["host"].to_str().unwrap().starts_with("127.0.0.1:")));
+}
+
+#[tokio::test]
+async fn a_server_gets_the_credential_of_the_plane_and_nothing_of_the_agent() {
+    let (server, server_side) = fake::http("files").await;
+    let plane = Plane::with_credential(vec![server], Some("s3cret"));
+    let mut agent = plane.run(5);
+    agent.greet().await;
+    let session = agent.session.clone().unwrap();
+    let headers = [
+        ("content-type", "application/json"),
+        ("mcp-session-id", session.as_str()),
+        ("authorization", "Bearer of-the-agent"),
+        ("cookie", "of-the-agent"),
+        ("x-forwarded-for", "of-the-agent"),
+    ];
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "read_text_file", "arguments": {"path": "a"}}});
+    let reply = agent.send("POST", &headers, body.to_string()).await;
+    assert!(!reply.said().0);
+    let seen = server_side.seen.lock().unwrap();
+    assert!(seen.iter().all(|headers| headers["authorization"] == "Bearer s3cret" && headers.len() <= 8));
+    assert!(!format!("{seen:?}").contains("of-the-agent") && !format!("{seen:?}").contains(&session));
+    assert!(!format!("{:?}", plane.ledger.events.lock().unwrap()).contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_suspended_run_waits_with_its_call_and_goes_on() {
+    let plane = Plane::new(vec![fake::stdio("files")]);
+    let mut agent = plane.run(5);
+    agent.greet().await;
+    plane.gateway.fence(agent.run, FenceState::Held);
+    let (gateway, run) = (plane.gateway.clone(), agent.run);
+    let call = agent.read("a");
+    tokio::pin!(call);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut call).await;
+    assert!(early.is_err() && plane.ledger.of(EventType::ToolCallDecided).is_empty());
+    gateway.fence(run, FenceState::Open);
+    assert_eq!(call.await.said(), (false, "read_text_file of a".into()));
+}
+
+#[tokio::test]
+async fn many_calls_at_once_share_one_server_and_each_gets_its_own_answer() {
+    let plane = Plane::new(vec![fake::stdio("files")]);
+    let mut agent = plane.run(200);
+    agent.greet().await;
+    let paths: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+    let replies = futures_util::future::join_all(paths.iter().map(|path| agent.read(path))).await;
+    for (path, reply) in paths.iter().zip(replies) {
+        assert_eq!(reply.said(), (false, format!("read_text_file of {path}")));
+    }
+    let recorded = plane.ledger.of(EventType::ToolCallDecided).len();
+    assert_eq!((recorded, plane.ledger.of(EventType::ToolCallCompleted).len()), (100, 100));
+    assert_eq!(plane.budgets.balance(&Scope::run(agent.run)).used.tool_calls, 100);
 }

@@ -171,6 +171,10 @@ async fn respond(fake: Arc<HttpFake>, request: Request<Incoming>) -> Result<Resp
                 return Ok(moved.body(Full::default()).unwrap());
             }
             "hang" => std::future::pending::<()>().await,
+            "half-a-stream" => {
+                let events = Response::builder().header("content-type", "text/event-stream");
+                return Ok(events.body(Full::from("data: {\"jsonrpc\":")).unwrap());
+            }
             "html" => {
                 let page = Response::builder().header("content-type", "text/html");
                 return Ok(page.body(Full::from("<html>")).unwrap());
