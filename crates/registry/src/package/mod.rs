@@ -11,6 +11,8 @@
 
 mod check;
 mod contents;
+mod image;
+mod names;
 mod oci;
 mod pack;
 mod receive;

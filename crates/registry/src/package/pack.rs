@@ -11,7 +11,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::{
     contents::{ContentError, Contents, Limits, Summary, finish, shown},
-    oci::OciError,
+    oci::{self, OciError},
     walk::{Visit, WalkError, walk},
 };
 
@@ -84,8 +84,8 @@ pub fn pack(
     for (number, layer) in package.layers.iter().enumerate() {
         walk(&base.join(&layer.directory), &format!("layers/{number}"), &mut emit)?;
     }
-    if let Some(_layout) = &package.oci_layout {
-        return Err(OciError::NotYet.into());
+    if let Some(layout) = &package.oci_layout {
+        oci::emit(&base.join(layout), limits, &mut emit)?;
     }
     let mut out = emit.tar.into_inner().map_err(PackError::Write)?;
     out.flush().map_err(PackError::Write)?;

@@ -16,13 +16,12 @@ use tar::{Archive, Entry, EntryType};
 
 use super::{
     contents::{ContentError, Contents, Limits, Summary, shown},
+    names::{Dialect, LongNames, NameError, text},
     pack::{hash_all, is_manifest_name},
     verify::{VerifyError, verify},
 };
 
 const STAGING: &str = ".incoming-";
-/// An extension holds one or two paths.
-const EXTENSION_BYTES_MAX: u64 = 8 * 1024;
 
 /// Why a stream is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +90,7 @@ pub fn receive(stream: impl Read, packages: &Path, limits: Limits) -> Result<Sta
     let mut long = LongNames::default();
     for entry in archive.entries().map_err(malformed)?.raw(true) {
         let mut entry = entry.map_err(malformed)?;
-        if entry.header().entry_type() == EntryType::XHeader {
-            long = LongNames::read(&mut entry)?;
+        if long.absorb(&mut entry, Dialect::Ours)? {
             continue;
         }
         staged.take(&mut entry, std::mem::take(&mut long), &directory)?;
@@ -105,6 +103,12 @@ pub fn receive(stream: impl Read, packages: &Path, limits: Limits) -> Result<Sta
     }
     staged.summary = staged.contents.summary();
     Ok(staged)
+}
+
+impl From<NameError> for ReceiveError {
+    fn from(error: NameError) -> Self {
+        Self::Malformed(error.to_string().chars().take(200).collect())
+    }
 }
 
 fn malformed(error: io::Error) -> ReceiveError {
@@ -303,10 +307,6 @@ fn copy(mut entry: impl Read, file: &mut fs::File, path: &str) -> Result<(Digest
     }
 }
 
-fn text(bytes: &[u8]) -> Result<String, ReceiveError> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| ReceiveError::Malformed("a name in it is not UTF-8".into()))
-}
-
 fn noun(kind: EntryType) -> &'static str {
     match kind {
         EntryType::Link => "a hard link",
@@ -314,42 +314,5 @@ fn noun(kind: EntryType) -> &'static str {
         EntryType::Fifo => "a named pipe",
         EntryType::GNUSparse | EntryType::Continuous => "a sparse file",
         _ => "an extension that is not used here",
-    }
-}
-
-/// Names that the old header cannot hold.
-#[derive(Debug, Default)]
-struct LongNames {
-    path: Option<String>,
-    target: Option<String>,
-}
-
-impl LongNames {
-    fn read<R: Read>(entry: &mut Entry<'_, R>) -> Result<Self, ReceiveError> {
-        let refuse = |why: &str| ReceiveError::Malformed(format!("an extension in it {why}"));
-        let size = entry.header().entry_size().map_err(malformed)?;
-        if size > EXTENSION_BYTES_MAX {
-            return Err(refuse("is too long"));
-        }
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(malformed)?;
-        let mut long = Self::default();
-        let mut rest = bytes.as_slice();
-        // Each record: its length in decimal, a space, `key=value`, a line break.
-        while !rest.is_empty() {
-            let space = rest.iter().take(6).position(|b| *b == b' ').ok_or_else(|| refuse("is malformed"))?;
-            let length = rest.get(..space).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| d.parse().ok());
-            let length: usize = length.ok_or_else(|| refuse("is malformed"))?;
-            let (record, after) = rest.split_at_checked(length).ok_or_else(|| refuse("is malformed"))?;
-            let record = record.get(space + 1..).and_then(|r| r.strip_suffix(b"\n"));
-            let record = text(record.ok_or_else(|| refuse("is malformed"))?)?;
-            match record.split_once('=') {
-                Some(("path", path)) => long.path = Some(path.to_owned()),
-                Some(("linkpath", target)) => long.target = Some(target.to_owned()),
-                _ => return Err(refuse("is not one for a long name")),
-            }
-            rest = after;
-        }
-        Ok(long)
     }
 }
