@@ -44,8 +44,9 @@ lint: ## formatting, layers, tidiness, licences, lints, scripts
 fmt: ## format the code
 	cargo fmt --all
 
-bench: ## what the gate costs, as ratios to a direct call (docs/performance.md)
-	cargo bench --locked -p cogward-gateway
+bench: ## what the gate and the evidence cost, as ratios (docs/performance.md)
+	cargo bench --locked -p cogward-evidence --bench append
+	cargo bench --locked -p cogward-gateway --bench calls
 
 clean-demo: ## remove what demos with KEEP=1 left behind; end their planes first
 	@for left in $${TMPDIR:-/tmp}/cogward-demo-*; do \
