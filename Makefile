@@ -39,7 +39,7 @@ lint: ## formatting, layers, tidiness, licences, lints, scripts
 	cargo xtask check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	git ls-files '*.sh' .ci/run | xargs -n1 bash -n
-	git ls-files '*.py' | xargs python3 -W error -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]'
+	git ls-files '*.py' | xargs python3 -W error -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(path).read_bytes(), path) for path in sys.argv[1:]]'
 
 fmt: ## format the code
 	cargo fmt --all
