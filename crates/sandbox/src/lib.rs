@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod cgroup;
+pub mod connect;
 pub mod doctor;
 pub mod handle;
 mod native;
@@ -16,7 +17,8 @@ pub mod protocol;
 pub mod spec;
 mod supervisor;
 
+pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
-pub use handle::{AdoptError, Adopted, CommandError, LaunchError, Listeners, Supervised, adopt, launch};
+pub use handle::{CommandError, Listeners, Supervised};
 pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
 pub use supervisor::supervisor_main;

@@ -54,6 +54,14 @@ pub struct Places {
     pub freezer: Option<PathBuf>,
 }
 
+impl Places {
+    /// Each of them, some more than once.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        let required = [&self.memory, &self.pids, &self.cpu].into_iter();
+        required.chain(&self.core).chain(&self.freezer).map(PathBuf::as_path)
+    }
+}
+
 /// The group that this process moves to so that version 2 lets its own group have children with limits.
 const LEAF: &str = "cogward-plane";
 
@@ -127,6 +135,17 @@ impl Hosts {
         }
     }
 
+    /// The directories that the groups of a run will be.
+    ///
+    /// # Errors
+    /// As [`Hosts::places`].
+    pub fn groups(&self, name: &str) -> Result<Vec<PathBuf>, CgroupError> {
+        let mut groups: Vec<PathBuf> = self.places()?.all().map(|base| base.join(name)).collect();
+        groups.sort();
+        groups.dedup();
+        Ok(groups)
+    }
+
     /// Where the groups of runs go. For version 2 this may move the processes of the plane one level down.
     ///
     /// # Errors
@@ -182,9 +201,15 @@ fn delegate(base: &Path, own: &Path) -> Result<(), CgroupError> {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("making a leaf below", e)),
             _ => {}
         }
-        for pid in fs::read_to_string(base.join("cgroup.procs")).unwrap_or_default().lines() {
-            // One that has ended meanwhile is none that would be in the way.
-            let _ = fs::write(leaf.join("cgroup.procs"), pid);
+        // More than once: a process may fork while the others move.
+        for _ in 0..5 {
+            for pid in fs::read_to_string(base.join("cgroup.procs")).unwrap_or_default().lines() {
+                // One that has ended meanwhile is none that would be in the way.
+                let _ = fs::write(leaf.join("cgroup.procs"), pid);
+            }
+            if fs::write(base.join("cgroup.subtree_control"), wanted).is_ok() {
+                return Ok(());
+            }
         }
     }
     fs::write(base.join("cgroup.subtree_control"), wanted).map_err(|e| failed("enabling limits below", e))

@@ -8,7 +8,7 @@ mod hosts;
 mod tree;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -83,27 +83,30 @@ impl Cgroup {
     /// [`CgroupError`] with what is missing; whatever was made before is removed again.
     pub fn create(hosts: &Hosts, name: &str, limits: &Resources) -> Result<Self, CgroupError> {
         let places = hosts.places()?;
+        let made = Self::make(hosts.kind(), &places, name).and_then(|mut group| {
+            group.limit(limits).and_then(|()| group.watch())?;
+            Ok(group)
+        });
+        if made.is_err() {
+            // One that is another run's has processes, and stays.
+            places.all().for_each(|base| Directory::at(base.join(name)).remove());
+        }
+        made
+    }
+
+    fn make(kind: hosts::Kind, places: &hosts::Places, name: &str) -> Result<Self, CgroupError> {
         let make = |base: &Path| Directory::create(&base.join(name));
-        let mut group = Self {
-            kind: hosts.kind(),
+        Ok(Self {
+            kind,
             memory: make(&places.memory)?,
             pids: make(&places.pids)?,
             cpu: make(&places.cpu)?,
             core: places.core.as_deref().map(make).transpose()?,
-            freezer: match (&places.core, &places.freezer) {
-                (None, Some(base)) => Some(make(base)?),
-                _ => None,
-            },
+            freezer: places.freezer.as_deref().map(make).transpose()?,
             oom: None,
             events: Vec::new(),
             frozen: false,
-        };
-        let limited = group.limit(limits).and_then(|()| group.watch());
-        if let Err(error) = limited {
-            group.remove();
-            return Err(error);
-        }
-        Ok(group)
+        })
     }
 
     fn limit(&self, limits: &Resources) -> Result<(), CgroupError> {
@@ -347,15 +350,15 @@ impl Cgroup {
     }
 }
 
-/// Kills and removes what a run whose supervisor is gone has left behind. Answers with the processes killed.
+/// Kills and removes what a run whose supervisor is gone has left in `groups`. Answers with the processes killed.
+///
+/// The groups are those that its supervisor wrote down before it made them: a plane that was started again may be
+/// in another group itself and would look in the wrong place. Only directories of the run's own name are touched.
 #[must_use]
-pub fn sweep(hosts: &Hosts, name: &str) -> u32 {
-    let Ok(places) = hosts.places() else { return 0 };
-    let bases = [Some(places.memory), Some(places.pids), Some(places.cpu), places.core, places.freezer];
+pub fn sweep(groups: &[PathBuf], name: &str) -> u32 {
     let mut killed = 0;
-    let found: Vec<PathBuf> =
-        bases.into_iter().flatten().map(|base| base.join(name)).filter(|path| path.is_dir()).collect();
-    for path in &found {
+    let found = || groups.iter().filter(|path| path.ends_with(name) && path.join("cgroup.procs").is_file());
+    for path in found() {
         let directory = Directory::at(path.clone());
         // A frozen version 1 group would keep its dead.
         let _ = directory.write_if_there("freezer.state", "THAWED");
@@ -374,9 +377,7 @@ pub fn sweep(hosts: &Hosts, name: &str) -> u32 {
             left = directory.processes();
         }
     }
-    for path in &found {
-        let _ = fs::remove_dir(path);
-    }
+    found().for_each(|path| Directory::at(path.clone()).remove());
     killed
 }
 

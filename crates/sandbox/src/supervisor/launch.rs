@@ -21,6 +21,9 @@ use crate::{
 /// Time from the clone to the held agent, at most. Far above what a loaded host needs.
 const LAUNCH_MAX: Duration = Duration::from_secs(20);
 
+/// File of the run directory that names the run's control groups, for whoever has to clean up after a lost run.
+pub const GROUPS_FILE: &str = "cgroups.json";
+
 /// A complete sandbox with a held agent.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -42,6 +45,9 @@ pub struct Sandbox {
 pub fn launch(spec: &LaunchSpec) -> Result<Sandbox, Stage> {
     let hosts = Hosts::read().map_err(|e| Stage::new("cgroups", &e))?;
     let name = cgroup::name_of(spec.run);
+    let groups = hosts.groups(&name).map_err(|e| Stage::new("cgroups", &e))?;
+    let text = serde_json::to_vec(&groups).map_err(|e| Stage::new("cgroups", &e))?;
+    std::fs::write(spec.run_dir.join(GROUPS_FILE), text).map_err(|e| Stage::new("run directory", &e))?;
     let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources).map_err(|e| Stage::new("cgroups", &e))?;
     match complete(spec, &cgroup) {
         Ok((begun, parts)) => Ok(Sandbox {

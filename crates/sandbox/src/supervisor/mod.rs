@@ -15,6 +15,7 @@ use std::{fs, io, path::Path, process::ExitCode};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+pub use launch::GROUPS_FILE;
 pub use record::{EXIT_FILE, OUTPUT_FILE};
 
 use crate::{native::sys, protocol::LaunchFailure, spec::LaunchSpec};
@@ -85,8 +86,14 @@ fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Resu
 /// One supervisor for a run directory; held as long as this process lives.
 fn lock(run_dir: &Path) -> io::Result<std::os::fd::OwnedFd> {
     let fd = rustix::fs::open(run_dir.join(SPEC_FILE), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(fd)
+    // A plane that asks whether this run has a supervisor holds the lock for a moment.
+    for _ in 0..100 {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            other => return Ok(other.map(|()| fd)?),
+        }
+    }
+    Err(io::Error::other("another supervisor has this run"))
 }
 
 fn read_spec(run_dir: &Path) -> Result<LaunchSpec, String> {

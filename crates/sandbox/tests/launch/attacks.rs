@@ -36,6 +36,10 @@ def denied(name, attack, *expected):
     print('ALLOWED', name, repr(got)[:80])
 P, A = errno.EPERM, errno.EACCES
 
+# A check that let everything pass would find nothing: these two must be found.
+denied('control: a call that succeeds', os.getpid)
+denied('control: another answer than expected', lambda: os.listdir('/nowhere'), errno.EPERM)
+
 # The network.
 def connect(family, address, kind=socket.SOCK_STREAM):
     s = socket.socket(family, kind); s.settimeout(2); s.connect(address); return s
@@ -141,7 +145,9 @@ fn battery() {
         let said = rig.log("stdout.log");
         assert_eq!((exit.code, exit.cause), (Some(0), ExitCause::Exited), "{said}{}", rig.log("stderr.log"));
         let allowed: Vec<&str> = said.lines().filter(|l| l.starts_with("ALLOWED")).collect();
+        let (controls, allowed): (Vec<&str>, Vec<&str>) = allowed.into_iter().partition(|l| l.contains(" control: "));
         assert!(allowed.is_empty(), "{allowed:#?}");
+        assert_eq!(controls.len(), 2, "the program does not notice what is allowed");
         let attacks: u32 = said.lines().last().unwrap().strip_prefix("attacks ").unwrap().parse().unwrap();
         assert!(attacks > 150, "{attacks}");
         println!("{attacks} attacks, none allowed");

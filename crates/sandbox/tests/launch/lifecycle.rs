@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cogward_sandbox::{Adopted, ExitCause, adopt, launch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rig::{Rig, exe, python, run};
+use crate::rig::{Rig, drain, exe, python, run};
 
 pub const TESTS: &[crate::Test] = &[
     ("a_run_reads_its_input_and_leaves_its_output", input_and_output),
@@ -16,6 +16,7 @@ pub const TESTS: &[crate::Test] = &[
     ("an_agent_that_ignores_sigterm_is_killed_with_its_whole_tree", stubborn),
     ("kill_ends_daemons_and_reports_an_empty_group", kill),
     ("a_run_outlives_the_plane_and_is_adopted_again", adopted),
+    ("what_was_refused_while_no_plane_listened_is_not_lost", buffered),
     ("an_agent_dies_with_its_supervisor_even_when_frozen", supervisor_killed),
     ("a_program_that_is_not_there_is_reported", not_executable),
     ("a_launch_that_cannot_be_enforced_is_refused_with_its_reason", refused),
@@ -174,6 +175,23 @@ fn adopted() {
         let Adopted::Alive(last) = adopt(&rig.spec.run_dir).await.unwrap() else { panic!() };
         assert!(last.kill().await.unwrap().empty);
         assert_eq!(last.wait().await.cause, ExitCause::Killed);
+    });
+}
+
+fn buffered() {
+    run(async {
+        let rig = python(
+            "import ctypes, time\nfor _ in range(3000): ctypes.CDLL(None).syscall(165, 0, 0, 0, 0, 0)\nprint('up', flush=True)\ntime.sleep(99)",
+        );
+        drop(rig.started().await);
+        rig.until("up").await;
+        let Adopted::Alive(again) = adopt(&rig.spec.run_dir).await.unwrap() else { panic!() };
+        let mut violations = again.violations().unwrap();
+        again.kill().await.unwrap();
+        again.wait().await;
+        let first = drain(&mut violations).iter().filter(|v| v.object == "mount").map(|v| v.count).sum::<u64>();
+        // What the first handle had not read before it was dropped went with it.
+        assert!(first > 2_000, "{first}");
     });
 }
 
