@@ -159,6 +159,9 @@ pub struct Finding {
     /// The column, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
+    /// The field: `spec.permissions.tools[0].server`; none where the fault is of the file as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// The rule that it breaks, stable enough to search for.
     pub rule: String,
     /// What is wrong, in one sentence.
@@ -168,7 +171,7 @@ pub struct Finding {
 }
 
 impl fmt::Display for Finding {
-    /// `agent.yaml:12:5: message [rule]`, as compilers write it.
+    /// `agent.yaml:12:5: path: message [rule]`, as compilers write it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(line) = self.line {
@@ -176,6 +179,9 @@ impl fmt::Display for Finding {
             if let Some(column) = self.column {
                 write!(f, ":{column}")?;
             }
+        }
+        if let Some(path) = &self.path {
+            write!(f, ": {path}")?;
         }
         write!(f, ": {} [{}]", self.message, self.rule)
     }

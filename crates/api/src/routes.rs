@@ -257,7 +257,8 @@ routes! {
         .query(of::<PageQuery>).gives(of::<Page<ToolServer>>);
     PUT_TOOL_SERVER = Route::new("put_tool_server", "tool-servers", Put,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Add or replace a tool server")
-        .takes(of::<ToolServerPut>).gives(of::<ToolServer>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag();
+        .takes(of::<ToolServerPut>).gives(of::<ToolServer>).success(&[200, 201])
+        .refuses(&[PreconditionFailed, UpstreamUnavailable]).etag();
     GET_TOOL_SERVER = Route::new("get_tool_server", "tool-servers", Get,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Read a tool server")
         .gives(of::<ToolServer>).etag();

@@ -1,0 +1,375 @@
+//! The command line: nouns and verbs, each with a help text that shows how it is used.
+
+mod runs;
+#[cfg(test)]
+mod tests;
+mod upstreams;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
+
+pub use self::{
+    runs::{LogStream, Run, RunCommand, RunStart, TimeoutFlag},
+    upstreams::{CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd},
+};
+use crate::{
+    output::{ColorWhen, Format},
+    settings::PlaneFlags,
+};
+
+/// Run AI agents under governance: every call decided, metered and recorded before it takes effect.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cogward",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_long_help = "First steps:\n  \
+        cogward doctor                          what this host can enforce\n  \
+        cogward serve                           start a plane; it prints a credential once\n  \
+        cogward login                           keep that credential for these commands\n  \
+        cogward agent init my-agent --directory my-agent\n  \
+        cogward agent register -f my-agent/agent.yaml\n  \
+        cogward run start my-agent --wait\n\n\
+        Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 conflict, 6 waits for approval,\n\
+        7 budget or rate limit, 8 plane unreachable, 9 not verified, 124 timed out, 130 interrupted.\n\
+        Data goes to standard output, everything else to standard error. JSON output is stable, tables are not."
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where the plane is.
+    #[command(flatten)]
+    pub plane: PlaneFlags,
+    /// The form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = "Output")]
+    pub output: Format,
+    /// When to colour; NO_COLOR and CLICOLOR_FORCE are honoured
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorWhen,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the plane in this process until SIGTERM
+    Serve(Serve),
+    /// Say what this host can enforce, and how to provide what is missing
+    Doctor(Doctor),
+    /// Register agents and look at them
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Connect MCP servers whose tools agents may be given
+    #[command(subcommand)]
+    ToolServer(ToolServer),
+    /// Connect model providers whose models agents may be given
+    #[command(subcommand)]
+    Provider(Provider),
+    /// Start runs, look at them, stop them
+    #[command(subcommand)]
+    Run(Run),
+    /// Read, export and checkpoint the evidence
+    #[command(subcommand)]
+    Evidence(Evidence),
+    /// Watch what happens
+    #[command(subcommand)]
+    Event(Event),
+    /// List and create tenants
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Look at a lifecycle command and its receipt
+    #[command(subcommand)]
+    Operation(Operation),
+    /// Look at the plane itself
+    #[command(subcommand)]
+    Plane(Plane),
+    /// Keep the plane's address and an operator's credential for later commands
+    Login(Login),
+    /// Look at what `cogward login` kept, or forget it
+    #[command(subcommand)]
+    Context(Context),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  source <(cogward completions bash)")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+#[command(after_help = "The first start creates the data directory, its keys, the tenant `default`, and prints the\n\
+    operator's credential once on standard output. SIGTERM drains; runs live on and are taken over again.\n\n\
+    Examples:\n  \
+    cogward serve\n  \
+    cogward serve --data-dir /var/lib/cogward --listen 127.0.0.1:7420")]
+pub struct Serve {
+    /// The directory that holds everything the plane keeps [default: COGWARD_DATA_DIR, or
+    /// ~/.local/share/cogward]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the API; port 0 takes a free one and writes it to DIR/plane.json
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::settings::DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// The form of the log
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub log_format: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document per line
+    Json,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+#[command(after_help = "Exits 0 when the profile `standard` can be enforced, else 4.\n\n\
+    Examples:\n  \
+    cogward doctor\n  \
+    cogward doctor -o json | jq '.checks[] | select(.status == \"missing\")'\n  \
+    cogward doctor --remote         the host of the plane instead of this one")]
+pub struct Doctor {
+    /// Ask the plane about its host instead of looking at this one
+    #[arg(long)]
+    pub remote: bool,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TenantFlag {
+    /// The tenant
+    #[arg(long, default_value = "default", value_name = "TENANT")]
+    pub tenant: TenantName,
+}
+
+/// Why.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReasonFlag {
+    /// Why; goes into the evidence
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+}
+
+/// Why, where it is not required.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReasonMaybe {
+    /// Why; goes into the evidence
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: Option<String>,
+}
+
+/// How many.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct LimitFlag {
+    /// Stop after this many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+}
+
+impl LimitFlag {
+    /// The limit, as a count.
+    pub fn count(&self) -> Option<usize> {
+        self.limit.and_then(|n| usize::try_from(n).ok())
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("a reason must say something".to_owned());
+    }
+    if text.len() > cogward_model::limits::REASON_BYTES_MAX {
+        return Err(format!("a reason has at most {} bytes", cogward_model::limits::REASON_BYTES_MAX));
+    }
+    Ok(text.to_owned())
+}
+
+/// `agent`
+#[derive(Debug, Subcommand)]
+pub enum Agent {
+    /// Write a first agent: a manifest and a program that reads only the run contract
+    #[command(after_help = "Files that are there already are never overwritten.\n\nExample:\n  \
+        cogward agent init claims-triage --directory claims-triage\n  \
+        cogward agent register -f claims-triage/agent.yaml")]
+    Init {
+        /// Its name
+        name: AgentName,
+        /// Write it into this directory, which is made when it is not there
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        directory: PathBuf,
+    },
+    /// Check a manifest, package what it names, and register it as a version
+    #[command(after_help = "Every fault is shown with file, line, rule and fix. Nothing that is not declared can be\n\
+        reached by a run; nothing that is declared may be unknown to the plane.\n\n\
+        Examples:\n  \
+        cogward agent register -f agent.yaml\n  \
+        cogward agent register -f agent.yaml --dry-run")]
+    Register {
+        /// The manifest
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Check everything, on the plane too, but register nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        reason: ReasonMaybe,
+    },
+    /// List registered agents
+    List {
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Show an agent with its versions, or one version with its manifest
+    #[command(after_help = "Examples:\n  cogward agent show claims-triage\n  \
+        cogward agent show claims-triage --version 1.2.0 -o json")]
+    Show {
+        /// The agent
+        name: AgentName,
+        /// One version of it, with its manifest
+        #[arg(long, value_name = "VERSION")]
+        version: Option<VersionLabel>,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+}
+
+/// `evidence`
+#[derive(Debug, Subcommand)]
+pub enum Evidence {
+    /// Show the evidence of a run
+    #[command(after_help = "Examples:\n  cogward evidence show --run RUN\n  \
+        cogward evidence show --run RUN -o jsonl | jq 'select(.body.decision == \"block\")'")]
+    Show {
+        /// The run
+        #[arg(long, value_name = "RUN")]
+        run: RunId,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Export a tenant's evidence into a directory that can be verified offline
+    #[command(after_help = "The directory appears when the export is whole, never before.\n\n\
+        Example:\n  cogward evidence export ./evidence-2026-11\n  cogward-verify ./evidence-2026-11")]
+    Export {
+        /// The directory to make; must not exist
+        directory: PathBuf,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+    /// Print the signed checkpoint of a tenant's ledger
+    #[command(
+        after_help = "Keep checkpoints somewhere else: whoever holds one can prove that what it covers was not\n\
+        changed later.\n\nExample:\n  cogward evidence checkpoint >> checkpoints.txt"
+    )]
+    Checkpoint {
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+}
+
+/// `event`
+#[derive(Debug, Subcommand)]
+pub enum Event {
+    /// Print operational events as they happen
+    #[command(
+        after_help = "A broken connection is taken up again after the last event that was seen. Operational events\n\
+        are no evidence; that is under `cogward evidence`.\n\n\
+        Examples:\n  \
+        cogward event watch --tenant default\n  \
+        cogward event watch -o jsonl | jq 'select(.type == \"run.killed\")'"
+    )]
+    Watch {
+        /// Only of this tenant
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantName>,
+        /// Only of this run
+        #[arg(long, value_name = "RUN")]
+        run: Option<RunId>,
+        /// Begin after this event
+        #[arg(long, value_name = "CURSOR")]
+        cursor: Option<String>,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+}
+
+/// `tenant`
+#[derive(Debug, Subcommand)]
+pub enum Tenant {
+    /// List tenants
+    List {
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Create a tenant
+    #[command(after_help = "Example:\n  cogward tenant create retail --reason \"pilot of the retail bank\"")]
+    Create {
+        /// Its name
+        name: TenantName,
+        #[command(flatten)]
+        reason: ReasonMaybe,
+    },
+}
+
+/// `operation`
+#[derive(Debug, Subcommand)]
+pub enum Operation {
+    /// Show a lifecycle command and its receipt
+    Show {
+        /// The operation
+        operation: OperationId,
+    },
+}
+
+/// `plane`
+#[derive(Debug, Subcommand)]
+pub enum Plane {
+    /// Show what the plane is and whether it is well
+    Show,
+}
+
+/// `login`
+#[derive(Debug, Args)]
+#[command(after_help = "The credential is tried before it is kept, in a file that only you can read.\n\n\
+    Examples:\n  \
+    cogward login                            asks for the credential\n  \
+    cogward login --credential-file - < token.txt\n  \
+    cogward login --plane http://127.0.0.1:7421 --credential-file token.txt\n  \
+    cogward login --check                    whose credential is used now")]
+pub struct Login {
+    #[command(flatten)]
+    pub credential: CredentialFlag,
+    /// Keep nothing; say whose credential is used now
+    #[arg(long, conflicts_with = "credential_file")]
+    pub check: bool,
+}
+
+/// `context`
+#[derive(Debug, Subcommand)]
+pub enum Context {
+    /// Show which plane is used and where its address and credential come from
+    Show,
+    /// Forget what `cogward login` kept
+    Clear,
+}

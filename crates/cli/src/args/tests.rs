@@ -1,0 +1,246 @@
+//! Every verb, as it is typed and as it is understood; what is refused; and that docs/cli.md has it all.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+const RUN: &str = "run_01KAMZ0000000000000000000A";
+const OPERATION: &str = "op_01KAMZ0000000000000000000A";
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    let words = line.replace("RUN", RUN).replace("OPERATION", OPERATION);
+    Cli::try_parse_from(std::iter::once("cogward").chain(words.split(' ')))
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+/// The lines that documentation, tests and scripts use: what stops parsing here breaks somebody.
+#[test]
+fn every_verb_is_understood() {
+    for line in [
+        "serve",
+        "serve --data-dir /tmp/plane --listen 127.0.0.1:0 --log debug --log-format json",
+        "doctor",
+        "doctor --remote -o json",
+        "agent init claims",
+        "agent init claims --directory claims",
+        "agent register -f agent.yaml",
+        "agent register --file agent.yaml --dry-run --reason first",
+        "agent list --tenant retail --limit 3",
+        "agent show claims",
+        "agent show claims --version 1.2.0 --tenant retail",
+        "tool-server add files --reason x --stdio -- /usr/bin/node server.js --flag /data",
+        "tool-server add files --env A=b --credential-env TOKEN --credential-file t --stdio -- /usr/bin/node",
+        "tool-server add crm --url https://crm.example/mcp --credential-header X-Key --credential-file -",
+        "tool-server list",
+        "tool-server show crm",
+        "tool-server remove crm --reason over",
+        "provider add scripted --script a.json --price demo-model=0.15,0.60 --reason x",
+        "provider add openai --kind openai --base-url https://api.openai.com/v1 --credential-file key",
+        "provider add claude --kind anthropic --base-url https://api.anthropic.com --price a=b=1,2",
+        "provider list",
+        "provider show openai",
+        "run start claims",
+        "run start claims --tenant retail --version 1 --input - --as bo@bank.example --reason x --wait --timeout 5",
+        "run list --tenant retail --agent claims --state running --limit 5 -o name",
+        "run show RUN -o json",
+        "run logs RUN --stream stderr --follow",
+        "run suspend RUN --reason x",
+        "run resume RUN RUN --reason x --no-wait",
+        "run cancel RUN --reason x --timeout 9",
+        "run kill RUN --reason x --yes",
+        "run watch RUN",
+        "evidence show --run RUN --limit 10",
+        "evidence export out --tenant retail",
+        "evidence checkpoint",
+        "event watch --tenant default --run RUN --cursor c --limit 1 -o jsonl",
+        "tenant list",
+        "tenant create retail --reason pilot",
+        "operation show OPERATION",
+        "plane show",
+        "login",
+        "login --credential-file - --plane http://127.0.0.1:1",
+        "login --check",
+        "context show",
+        "context clear",
+        "completions bash",
+        "--plane http://127.0.0.1:1 --token-file t --color never run list",
+        "run list --plane http://127.0.0.1:1 --token-file t --color never",
+    ] {
+        if let Err(error) = parse(line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_or_contradicts_itself_is_refused() {
+    for line in [
+        "run",
+        "run kill RUN",
+        "run suspend RUN",
+        "run resume RUN",
+        "run cancel RUN",
+        "tool-server remove crm",
+        "run kill --reason x",
+        "run show nonsense",
+        "run show OPERATION",
+        "run list --state sleeping",
+        "run start Claims",
+        "run start ../etc",
+        "run start claims --timeout 0",
+        "tool-server add files",
+        "tool-server add files --stdio",
+        "tool-server add files --stdio --url https://x.example -- /bin/true",
+        "tool-server add files --url https://x.example -- /bin/true",
+        "tool-server add files --env 1=x --stdio -- /bin/true",
+        "tool-server add crm --credential secret --url https://x.example",
+        "provider add openai",
+        "provider add openai --kind openai",
+        "provider add openai --base-url https://x.example",
+        "provider add a --script s --kind openai --base-url https://x.example",
+        "provider add a --script s --price demo",
+        "provider add a --script s --price demo=1",
+        "provider add a --script s --price demo=1,-2",
+        "login --check --credential-file f",
+        "--token secret run list",
+        "run list -o yaml",
+        "serve --listen here",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    assert!(Cli::try_parse_from(["cogward", "run", "kill", RUN, "--reason", " "]).is_err());
+    assert!(Cli::try_parse_from(["cogward", "run", "kill", RUN, "--reason", &"x".repeat(1_001)]).is_err());
+}
+
+#[test]
+fn values_arrive_where_they_belong() {
+    let Command::ToolServer(ToolServer::Add(add)) =
+        parse("tool-server add files --stdio -- /usr/bin/node a --url b").unwrap().command
+    else {
+        panic!()
+    };
+    assert_eq!(add.command, ["/usr/bin/node", "a", "--url", "b"]);
+    assert_eq!(add.server_url, None);
+
+    let Command::Provider(Provider::Add(add)) =
+        parse("provider add a --script s --price org/model=x=0.15,0.60").unwrap().command
+    else {
+        panic!()
+    };
+    assert_eq!(add.price[0].0, "org/model=x");
+    assert_eq!(add.price[0].1.output_per_million.to_string(), "0.60");
+
+    let Command::Run(Run::Start(start)) = parse("run start claims --as bo@bank.example").unwrap().command else {
+        panic!()
+    };
+    assert_eq!(start.tenant.tenant.as_str(), "default");
+    assert_eq!(start.as_user.as_deref(), Some("bo@bank.example"));
+}
+
+/// The commands of the reference, with every flag, from the definition itself.
+fn reference() -> String {
+    fn walk(command: &clap::Command, path: &str, text: &mut String) {
+        let visible = command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help");
+        let verbs: Vec<_> = visible.collect();
+        if verbs.is_empty() {
+            one(command, path, text);
+        }
+        for verb in verbs {
+            walk(verb, &format!("{path} {}", verb.get_name()), text);
+        }
+    }
+    fn one(command: &clap::Command, path: &str, text: &mut String) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        text.push_str(&format!("### `{path}`\n\n{about}.\n\n"));
+        let mut flags = String::new();
+        let shown = |a: &&clap::Arg| !a.is_hide_set() && !a.is_global_set() && a.get_id() != "help";
+        for argument in command.get_arguments().filter(shown) {
+            let value = argument.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+            let takes = argument.get_action().takes_values();
+            let name = match (argument.get_long(), argument.get_short(), &value) {
+                (Some(long), _, Some(value)) if takes => format!("--{long} {value}"),
+                (Some(long), ..) => format!("--{long}"),
+                (None, _, Some(value)) => value.to_uppercase(),
+                (None, ..) => argument.get_id().to_string().to_uppercase(),
+            };
+            let help = argument.get_help().map(|h| h.to_string().replace('\n', " ")).unwrap_or_default();
+            let default: Vec<_> = argument.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
+            let default =
+                if default.is_empty() || !takes { String::new() } else { format!(" [{}]", default.join(" ")) };
+            let required = if argument.is_required_set() && argument.get_long().is_some() { " (required)" } else { "" };
+            flags.push_str(&format!("- `{name}`{required}: {help}{default}\n"));
+        }
+        if !flags.is_empty() {
+            text.push_str(&flags);
+            text.push('\n');
+        }
+        if let Some(after) = command.get_after_help() {
+            let after = after.to_string();
+            let (prose, examples) = match after.find("Example") {
+                Some(at) => after.split_at(at),
+                None => (after.as_str(), ""),
+            };
+            if !prose.trim().is_empty() {
+                text.push_str(&format!("{}\n\n", prose.trim()));
+            }
+            let lines: Vec<_> = examples.lines().skip(1).map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
+            if !lines.is_empty() {
+                text.push_str(&format!("```console\n{}\n```\n\n", lines.join("\n")));
+            }
+        }
+    }
+    let mut text = String::new();
+    let mut command = Cli::command();
+    command.build();
+    walk(&command, "cogward", &mut text);
+    text
+}
+
+/// `docs/cli.md` is prose by hand and a reference from the definition. Regenerate with UPDATE_DOCS=1.
+#[test]
+fn the_documentation_has_every_command_and_exit_code() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- reference: begin -->\n", "<!-- reference: end -->");
+    let from = text.find(begin).unwrap() + begin.len();
+    let to = text.find(end).unwrap();
+    let current = format!("\n{}", reference());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        text.replace_range(from..to, &current);
+        std::fs::write(&path, &text).unwrap();
+    } else {
+        assert!(text[from..to] == current, "docs/cli.md is stale: UPDATE_DOCS=1 cargo nextest run -p cogward-cli");
+    }
+    for (exit, meaning) in crate::exit::Exit::ALL {
+        let row = format!("| {} | {meaning} |", exit.code());
+        assert!(text.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_verb_that_needs_more_than_a_name_has_an_example() {
+    fn leaves<'a>(command: &'a clap::Command, path: String, into: &mut Vec<(String, &'a clap::Command)>) {
+        let verbs: Vec<_> = command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+        if verbs.is_empty() {
+            into.push((path, command));
+        } else {
+            verbs.into_iter().for_each(|verb| leaves(verb, format!("{path} {}", verb.get_name()), into));
+        }
+    }
+    let command = Cli::command();
+    let mut all = Vec::new();
+    leaves(&command, "cogward".to_owned(), &mut all);
+    assert!(all.len() > 30);
+    for (path, command) in all {
+        assert!(command.get_about().is_some(), "{path} has no line of help");
+        let changes = ["add", "remove", "create", "register", "init", "start", "suspend", "resume", "cancel", "kill"];
+        if changes.contains(&command.get_name()) {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Example"), "{path} has no example");
+        }
+    }
+}

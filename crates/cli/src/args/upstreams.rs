@@ -1,0 +1,184 @@
+//! `cogward tool-server` and `cogward provider`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use cogward_model::{UpstreamName, upstream::Price};
+
+use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
+
+/// `tool-server`
+#[derive(Debug, Subcommand)]
+pub enum ToolServer {
+    /// Add or replace a tool server
+    #[command(
+        after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it.\n\n\
+        Examples:\n  \
+        cogward tool-server add files --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
+        cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
+        vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
+    )]
+    Add(ToolServerAdd),
+    /// List tool servers
+    List {
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Show a tool server
+    Show {
+        /// Its name
+        name: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+    /// Remove a tool server and forget its credential
+    #[command(after_help = "Example:\n  cogward tool-server remove crm --reason \"contract ended\"")]
+    Remove {
+        /// Its name
+        name: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+}
+
+/// `tool-server add`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("transport").required(true).args(["server_url", "stdio"]))]
+pub struct ToolServerAdd {
+    /// Its name in manifests, `permissions.tools[].server`
+    pub name: UpstreamName,
+    /// It speaks MCP over streamable HTTP at this URL
+    #[arg(long = "url", value_name = "URL")]
+    pub server_url: Option<String>,
+    /// It is the program after `--`, an absolute path with its arguments, and speaks MCP on its standard
+    /// input and output
+    #[arg(long, requires = "command")]
+    pub stdio: bool,
+    /// The program and its arguments
+    #[arg(
+        last = true,
+        requires = "stdio",
+        conflicts_with = "server_url",
+        value_name = "PROGRAM",
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<String>,
+    /// A variable of the program's environment, which is otherwise empty; not for secrets
+    #[arg(long, value_name = "NAME=VALUE", requires = "stdio", conflicts_with = "server_url", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// The variable in which the program gets the credential
+    #[arg(long, value_name = "NAME", requires = "stdio", conflicts_with = "server_url")]
+    pub credential_env: Option<String>,
+    /// The header that carries the credential; `Authorization: Bearer` unless said
+    #[arg(long, value_name = "HEADER", requires = "server_url", conflicts_with = "stdio")]
+    pub credential_header: Option<String>,
+    #[command(flatten)]
+    pub credential: CredentialFlag,
+    #[command(flatten)]
+    pub tenant: TenantFlag,
+    #[command(flatten)]
+    pub reason: ReasonMaybe,
+}
+
+/// A secret, from a file.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CredentialFlag {
+    /// A file with the credential that the plane is to keep; `-` reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    pub credential_file: Option<PathBuf>,
+}
+
+/// `NAME=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let good = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if good {
+        Ok((name.to_owned(), value.to_owned()))
+    } else {
+        Err(format!("`{name}` cannot be the name of a variable"))
+    }
+}
+
+/// `provider`
+#[derive(Debug, Subcommand)]
+pub enum Provider {
+    /// Add or replace a model provider
+    #[command(
+        after_help = "A model without a price is refused: its cost could not be limited. Prices are dollars per\n\
+        million tokens, input and output. The plane keeps the key sealed; no agent ever sees it.\n\n\
+        Examples:\n  \
+        cogward provider add openai --kind openai --base-url https://api.openai.com/v1 \\\n      \
+        --price gpt-5-mini=0.25,2.00 --credential-file key.txt\n  \
+        cogward provider add local --kind openai --base-url http://127.0.0.1:8000/v1 --price llama=0,0\n  \
+        cogward provider add scripted --script answers.yaml --price demo=1,2"
+    )]
+    Add(ProviderAdd),
+    /// List model providers
+    List {
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Show a model provider
+    Show {
+        /// Its name
+        name: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+}
+
+/// `provider add`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("shape").required(true).args(["base_url", "script"]))]
+pub struct ProviderAdd {
+    /// Its name in manifests, `permissions.models[].provider`
+    pub name: UpstreamName,
+    /// The wire that it speaks at its base URL
+    #[arg(long, value_enum, requires = "base_url")]
+    pub kind: Option<ProviderKind>,
+    /// Its base URL: with its version part for `openai`, without for `anthropic`
+    #[arg(long, value_name = "BASE-URL", requires = "kind")]
+    pub base_url: Option<String>,
+    /// The built-in provider that answers from this script, offline and the same each time
+    #[arg(long, value_name = "FILE", conflicts_with = "base_url")]
+    pub script: Option<PathBuf>,
+    /// What a model costs: dollars per million input tokens and per million output tokens
+    #[arg(long, value_name = "MODEL=IN,OUT", value_parser = price)]
+    pub price: Vec<(String, Price)>,
+    #[command(flatten)]
+    pub credential: CredentialFlag,
+    #[command(flatten)]
+    pub tenant: TenantFlag,
+    #[command(flatten)]
+    pub reason: ReasonMaybe,
+}
+
+/// The wire that a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProviderKind {
+    /// OpenAI: chat completions and responses
+    Openai,
+    /// Anthropic: messages
+    Anthropic,
+}
+
+/// `MODEL=IN,OUT`.
+fn price(text: &str) -> Result<(String, Price), String> {
+    let (model, prices) = text.rsplit_once('=').ok_or("expected MODEL=IN,OUT, such as gpt-5-mini=0.25,2.00")?;
+    let (input, output) = prices.split_once(',').ok_or("expected two prices, IN,OUT")?;
+    if model.is_empty() {
+        return Err("the model has no name".to_owned());
+    }
+    let input_per_million = input.parse().map_err(|error: cogward_model::money::ParseMoneyError| error.to_string())?;
+    let output_per_million =
+        output.parse().map_err(|error: cogward_model::money::ParseMoneyError| error.to_string())?;
+    Ok((model.to_owned(), Price { input_per_million, output_per_million }))
+}

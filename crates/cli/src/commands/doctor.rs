@@ -1,0 +1,81 @@
+//! `cogward doctor`.
+
+use cogward_api::{Check, CheckStatus, Doctor, ProfileReport, paths};
+
+use super::Session;
+use crate::{
+    args,
+    exit::{Exit, Failure},
+    output::{Cell, Format, Show, Tone},
+};
+
+/// Says what a host can enforce. Exits 4 when no run could be accepted.
+pub fn run(doctor: &args::Doctor, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    let report: Doctor = if doctor.remote { session.client()?.get(paths::DOCTOR)? } else { local()? };
+    let enforceable = report.profiles.iter().any(|profile| profile.enforceable);
+    match session.output.format {
+        Format::Json | Format::Jsonl => session.output.one(&report)?,
+        Format::Name => {
+            for profile in report.profiles.iter().filter(|profile| profile.enforceable) {
+                session.output.line(&profile.profile)?;
+            }
+        }
+        Format::Table => {
+            session.output.list(&report.checks)?;
+            session.output.line("")?;
+            session.output.list(&report.profiles)?;
+            for check in report.checks.iter().filter(|check| check.status == CheckStatus::Missing) {
+                if let Some(fix) = &check.fix {
+                    session.output.say(&format!("{}: {fix}", check.name));
+                }
+            }
+        }
+    }
+    Ok(if enforceable { Exit::Done } else { Exit::Refused })
+}
+
+impl Show for Doctor {
+    const PLURAL: &'static str = "reports";
+    const HEAD: &'static [&'static str] = &["KERNEL"];
+    fn row(&self) -> Vec<Cell> {
+        vec![Cell::from(&self.kernel)]
+    }
+    fn name(&self) -> String {
+        self.kernel.clone()
+    }
+}
+
+impl Show for Check {
+    const PLURAL: &'static str = "checks";
+    const HEAD: &'static [&'static str] = &["CHECK", "STATUS", "FOUND"];
+    fn row(&self) -> Vec<Cell> {
+        let tone = match self.status {
+            CheckStatus::Ok => Tone::Good,
+            CheckStatus::Optional => Tone::Plain,
+            CheckStatus::Missing => Tone::Bad,
+        };
+        vec![Cell::from(&self.name), Cell::toned(self.status.as_str(), tone), Cell::from(&self.detail)]
+    }
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl Show for ProfileReport {
+    const PLURAL: &'static str = "profiles";
+    const HEAD: &'static [&'static str] = &["PROFILE", "ENFORCEABLE", "MISSING"];
+    fn row(&self) -> Vec<Cell> {
+        let enforceable = if self.enforceable { Cell::toned("yes", Tone::Good) } else { Cell::toned("no", Tone::Bad) };
+        vec![Cell::from(&self.profile), enforceable, self.missing.join(", ").into()]
+    }
+    fn name(&self) -> String {
+        self.profile.clone()
+    }
+}
+
+/// This host, probed by this program in a process of its own.
+fn local() -> Result<Doctor, Failure> {
+    let exe = std::env::current_exe().map_err(|e| Failure::local("cannot find this program's own file", e))?;
+    let report = cogward_sandbox::doctor::probe(&exe).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    Ok(cogward_server::described(report))
+}

@@ -1,0 +1,62 @@
+//! `cogward serve`: the plane, in this process.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Session;
+use crate::{
+    args::{LogFormat, Serve},
+    exit::{Exit, Failure},
+    settings,
+};
+
+/// Runs the plane until it is asked to stop and has drained.
+pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    // No TLS yet: an address that others reach would carry credentials in clear.
+    if !serve.listen.ip().is_loopback() {
+        return Err(Failure::usage(format!("{} is not a loopback address", serve.listen))
+            .next("listen on 127.0.0.1 and let a TLS proxy of yours stand before it"));
+    }
+    log_to_stderr(&serve)?;
+    let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
+    let supervisor_exe =
+        std::env::current_exe().map_err(|error| Failure::local("cannot find this program's own file", error))?;
+    let options = cogward_server::ServeOptions { data_dir, listen: serve.listen, supervisor_exe };
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local("cannot start the runtime", error))?;
+    runtime.block_on(async {
+        let failed = |error| Failure::local("cannot listen for signals", error);
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+                _ = interrupt.recv() => tracing::info!("interrupted: draining"),
+            }
+        };
+        cogward_server::serve(options, shutdown).await.map_err(|error| {
+            let mut cause = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(inner) = source {
+                cause.push_str(&format!(": {inner}"));
+                source = inner.source();
+            }
+            Failure::new(Exit::Failed, cause)
+        })
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The plane's own log. Standard output is kept for what a script reads: the address, the credential.
+fn log_to_stderr(serve: &Serve) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&serve.log)
+        .map_err(|error| Failure::usage(format!("--log `{}` is not a filter: {error}", serve.log)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let set = match serve.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    set.map_err(|error| Failure::new(Exit::Failed, format!("cannot start the log: {error}")))
+}

@@ -1,0 +1,73 @@
+//! `cogward tool-server`.
+
+use std::collections::BTreeMap;
+
+use cogward_api::{Credential, PageQuery, ReasonQuery, ToolServer, ToolServerPut, paths};
+use cogward_model::upstream::ToolTransport;
+
+use super::Session;
+use crate::{
+    args::{self, CredentialFlag, ToolServerAdd},
+    exit::{Exit, Failure},
+    settings,
+};
+
+pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    match command {
+        args::ToolServer::Add(add) => {
+            let path = paths::tool_server(&add.tenant.tenant, &add.name);
+            let put = put(add)?;
+            let server: ToolServer = session.client()?.put(&path, &put)?;
+            session.output.one(&server)?;
+        }
+        args::ToolServer::List { tenant, limit } => {
+            let path = paths::tool_servers(&tenant.tenant);
+            let servers: Vec<ToolServer> = session.client()?.list(&path, &PageQuery::default(), limit.count())?;
+            session.output.list(&servers)?;
+        }
+        args::ToolServer::Show { name, tenant } => {
+            let server: ToolServer = session.client()?.get(&paths::tool_server(&tenant.tenant, &name))?;
+            session.output.one(&server)?;
+        }
+        args::ToolServer::Remove { name, tenant, reason } => {
+            let query = ReasonQuery { reason: reason.reason };
+            let path = paths::with_query(&paths::tool_server(&tenant.tenant, &name), &query)
+                .map_err(|error| Failure::local("cannot make the request", error))?;
+            session.client()?.delete(&path)?;
+            session.output.say(&format!("Tool server {name} is removed and its credential forgotten."));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
+    let mut command = add.command.into_iter();
+    let transport = match (add.server_url, command.next()) {
+        (Some(url), None) => ToolTransport::Http { url, credential_header: add.credential_header },
+        (None, Some(program)) => ToolTransport::Stdio {
+            command: program,
+            args: command.collect(),
+            env: unique(add.env)?,
+            credential_env: add.credential_env,
+        },
+        _ => return Err(Failure::usage("give either --url URL or --stdio -- PROGRAM [ARGUMENT]...")),
+    };
+    Ok(ToolServerPut { transport, credential: credential(&add.credential)?, reason: add.reason.reason })
+}
+
+/// Pairs as a map; a name that is given twice is a mistake, not a choice.
+pub fn unique<T>(pairs: Vec<(String, T)>) -> Result<BTreeMap<String, T>, Failure> {
+    let mut map = BTreeMap::new();
+    for (name, value) in pairs {
+        if map.contains_key(&name) {
+            return Err(Failure::usage(format!("`{name}` is given twice")));
+        }
+        map.insert(name, value);
+    }
+    Ok(map)
+}
+
+/// The credential, where one was given.
+pub fn credential(flag: &CredentialFlag) -> Result<Option<Credential>, Failure> {
+    flag.credential_file.as_deref().map(|file| settings::read_credential(file).map(Credential::new)).transpose()
+}

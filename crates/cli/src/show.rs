@@ -1,0 +1,384 @@
+//! How each noun of the API looks in a table.
+
+use cogward_api::{
+    Agent, AgentVersion, Event, EvidenceHealth, EvidenceLeaf, Operation, OperationState, Plane, Provider, Registration,
+    Run, Tenant, ToolServer, WhoAmI,
+};
+use cogward_model::{
+    Timestamp,
+    run::RunState,
+    upstream::{ProviderShape, ToolTransport},
+};
+
+use crate::output::{Cell, Show, Tone};
+
+fn maybe<T: std::fmt::Display>(value: &Option<T>) -> Cell {
+    value.as_ref().map(ToString::to_string).unwrap_or_default().into()
+}
+
+/// To the second; JSON has the microseconds.
+fn time(time: Timestamp) -> Cell {
+    let text = time.to_string();
+    format!("{}Z", text.get(..19).unwrap_or(&text)).into()
+}
+
+fn maybe_time(at: Option<Timestamp>) -> Cell {
+    at.map_or_else(|| Cell::from(""), time)
+}
+
+fn state(state: RunState) -> Cell {
+    let tone = match state {
+        RunState::Running | RunState::Succeeded => Tone::Good,
+        RunState::Starting | RunState::Suspended | RunState::Stopping | RunState::Cancelled => Tone::Warn,
+        RunState::Failed | RunState::Killed => Tone::Bad,
+    };
+    Cell::toned(state.as_str(), tone)
+}
+
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+/// Microseconds, in the unit that reads best.
+pub fn span(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{}.{} ms", micros / 1_000, micros / 100 % 10),
+        _ => format!("{}.{:02} s", micros / 1_000_000, micros / 10_000 % 100),
+    }
+}
+
+impl Show for Tenant {
+    const PLURAL: &'static str = "tenants";
+    const HEAD: &'static [&'static str] = &["NAME", "CREATED"];
+    fn row(&self) -> Vec<Cell> {
+        vec![Cell::from(&self.name), time(self.created)]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for Agent {
+    const PLURAL: &'static str = "agents";
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "LATEST", "AUTONOMY", "OWNER", "SPONSOR", "CREATED"];
+    fn row(&self) -> Vec<Cell> {
+        vec![
+            Cell::from(&self.name),
+            Cell::from(&self.tenant),
+            Cell::from(&self.latest),
+            self.autonomy.as_str().into(),
+            Cell::from(&self.owner),
+            Cell::from(&self.sponsor),
+            time(self.created),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        for version in &self.versions {
+            let text = format!("{}  {}  {}", version.version, version.digest, version.tier.as_str());
+            all.push(("VERSION", text.into()));
+        }
+        all
+    }
+}
+
+impl Show for AgentVersion {
+    const PLURAL: &'static str = "versions";
+    const HEAD: &'static [&'static str] = &["VERSION", "AGENT", "TENANT", "DIGEST", "CREATED"];
+    fn row(&self) -> Vec<Cell> {
+        vec![
+            Cell::from(&self.version),
+            Cell::from(&self.agent),
+            Cell::from(&self.tenant),
+            self.digest.into(),
+            time(self.created),
+        ]
+    }
+    fn name(&self) -> String {
+        format!("{}@{}", self.agent, self.version)
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        let spec = &self.manifest.spec;
+        all.push(("GOAL", Cell::from(&spec.goal)));
+        all.push(("AUTONOMY", spec.autonomy.as_str().into()));
+        all.push(("TIER", spec.tier.as_str().into()));
+        all.push(("PROFILE", spec.sandbox.profile.as_str().into()));
+        for grant in &spec.permissions.tools {
+            let tools = grant.allow.iter().map(|tool| tool.as_str()).collect::<Vec<_>>().join(", ");
+            all.push(("TOOLS", format!("{}: {tools}", grant.server).into()));
+        }
+        for grant in &spec.permissions.models {
+            all.push(("MODEL", format!("{}/{}", grant.provider, grant.name).into()));
+        }
+        for grant in &spec.permissions.egress {
+            all.push(("EGRESS", format!("{}:{}", grant.host, grant.port).into()));
+        }
+        let budget = &spec.budgets.run;
+        let text = format!(
+            "{} tokens, ${}, {} tool calls, {} s of each run",
+            budget.tokens, budget.cost_usd, budget.tool_calls, budget.wall_clock_seconds
+        );
+        all.push(("BUDGET", text.into()));
+        all
+    }
+}
+
+impl Show for Registration {
+    const PLURAL: &'static str = "registrations";
+    const HEAD: &'static [&'static str] = &["AGENT", "VERSION", "TENANT", "DIGEST"];
+    fn row(&self) -> Vec<Cell> {
+        vec![Cell::from(&self.agent), Cell::from(&self.version), Cell::from(&self.tenant), self.digest.into()]
+    }
+    fn name(&self) -> String {
+        format!("{}@{}", self.agent, self.version)
+    }
+}
+
+impl Show for ToolServer {
+    const PLURAL: &'static str = "tool servers";
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "UPDATED"];
+    fn row(&self) -> Vec<Cell> {
+        let (kind, at) = match &self.transport {
+            ToolTransport::Stdio { command, args, .. } => {
+                ("stdio", std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
+            }
+            ToolTransport::Http { url, .. } => ("http", url.clone()),
+        };
+        vec![
+            Cell::from(&self.name),
+            Cell::from(&self.tenant),
+            kind.into(),
+            at.into(),
+            yes(self.has_credential).into(),
+            time(self.updated),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for Provider {
+    const PLURAL: &'static str = "providers";
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "MODELS", "CREDENTIAL", "UPDATED"];
+    fn row(&self) -> Vec<Cell> {
+        let (kind, at) = match &self.shape {
+            ProviderShape::OpenAi { base_url } => ("openai", base_url.as_str()),
+            ProviderShape::Anthropic { base_url } => ("anthropic", base_url.as_str()),
+            ProviderShape::Scripted { .. } => ("scripted", "built in"),
+        };
+        vec![
+            Cell::from(&self.name),
+            Cell::from(&self.tenant),
+            kind.into(),
+            at.into(),
+            self.prices.len().into(),
+            yes(self.has_credential).into(),
+            time(self.updated),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        for (model, price) in &self.prices {
+            let text = format!("{model}  ${} in, ${} out", price.input_per_million, price.output_per_million);
+            all.push(("PRICE", text.into()));
+        }
+        all
+    }
+}
+
+impl Show for Run {
+    const PLURAL: &'static str = "runs";
+    const HEAD: &'static [&'static str] = &["RUN", "STATE", "AGENT", "VERSION", "TENANT", "TOKENS", "COST", "CREATED"];
+    fn row(&self) -> Vec<Cell> {
+        vec![
+            self.id.into(),
+            state(self.state),
+            Cell::from(&self.agent),
+            Cell::from(&self.version),
+            Cell::from(&self.tenant),
+            self.usage.tokens.into(),
+            format!("${}", self.usage.cost_usd).into(),
+            time(self.created),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let (usage, limits) = (&self.usage, &self.limits);
+        vec![
+            ("RUN", self.id.into()),
+            ("STATE", state(self.state)),
+            ("CAUSE", maybe(&self.fail_cause)),
+            ("EXIT CODE", maybe(&self.exit_code)),
+            ("AGENT", Cell::from(&self.agent)),
+            ("VERSION", format!("{}  {}", self.version, self.digest).into()),
+            ("TENANT", Cell::from(&self.tenant)),
+            ("GOAL", Cell::from(&self.goal)),
+            ("AUTONOMY", self.autonomy.as_str().into()),
+            ("AS USER", maybe(&self.as_user)),
+            ("STARTED BY", maybe(&self.started_by)),
+            ("REASON", maybe(&self.reason)),
+            ("CREATED", time(self.created)),
+            ("STARTED", maybe_time(self.started)),
+            ("ENDED", maybe_time(self.ended)),
+            ("TOKENS", format!("{} of {}", usage.tokens, limits.tokens).into()),
+            ("COST", format!("${} of ${}", usage.cost_usd, limits.cost_usd).into()),
+            ("TOOL CALLS", format!("{} of {}", usage.tool_calls, limits.tool_calls).into()),
+            ("MODEL CALLS", usage.model_calls.into()),
+            ("CONNECTIONS", usage.connections.into()),
+            ("REFUSALS", usage.refusals.into()),
+            ("WALL CLOCK", format!("at most {} s", limits.wall_clock_seconds).into()),
+            ("OUTPUT", maybe(&self.output)),
+        ]
+    }
+}
+
+impl Show for Operation {
+    const PLURAL: &'static str = "operations";
+    const HEAD: &'static [&'static str] =
+        &["OPERATION", "VERB", "RUN", "STATE", "FENCED AFTER", "EFFECTIVE AFTER", "PROCESSES"];
+    fn row(&self) -> Vec<Cell> {
+        let receipt = self.receipt.as_ref();
+        vec![
+            self.id.into(),
+            self.verb.into(),
+            self.run.into(),
+            operation_state(self.state),
+            receipt.map_or_else(String::new, |r| span(r.fenced_us)).into(),
+            receipt.map_or_else(String::new, |r| span(r.effective_us)).into(),
+            maybe(&receipt.and_then(|r| r.processes)),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        all.push(("REASON", Cell::from(&self.reason)));
+        all.push(("REQUESTED BY", Cell::from(&self.requested_by)));
+        all.push(("REQUESTED", Cell::from(self.requested)));
+        if let Some(receipt) = &self.receipt {
+            all.push(("RUN IS NOW", state(receipt.state)));
+            all.push(("CALLS CUT", maybe(&receipt.calls_cut)));
+            let leaf = receipt.evidence.as_ref().map(|at| format!("{}/{} {}", at.tenant, at.seq, at.id));
+            all.push(("EVIDENCE", maybe(&leaf)));
+        }
+        all.push(("PROBLEM", maybe(&self.problem)));
+        all
+    }
+}
+
+fn operation_state(state: OperationState) -> Cell {
+    let tone = match state {
+        OperationState::Pending => Tone::Warn,
+        OperationState::Done => Tone::Good,
+        OperationState::Failed => Tone::Bad,
+    };
+    Cell::toned(state.as_str(), tone)
+}
+
+impl Show for EvidenceLeaf {
+    const PLURAL: &'static str = "leaves of evidence";
+    const HEAD: &'static [&'static str] = &["SEQ", "TIME", "TYPE", "DECISION", "OBJECT", "RULE", "REASON"];
+    fn row(&self) -> Vec<Cell> {
+        // What a leaf says of a field, in clear or disclosed; a commitment says nothing to a person.
+        let field = |name: &str| -> Cell {
+            let value = self.disclosed.get(name).or_else(|| self.body.get(name));
+            match value {
+                Some(serde_json::Value::String(text)) => Cell::from(text),
+                Some(serde_json::Value::Object(_)) => Cell::from("(committed)"),
+                Some(serde_json::Value::Null) | None => Cell::from(""),
+                Some(other) => Cell::from(other),
+            }
+        };
+        vec![
+            self.seq.into(),
+            self.time.into(),
+            Cell::from(&self.kind),
+            field("decision"),
+            field("object"),
+            field("rule"),
+            field("reason"),
+        ]
+    }
+    fn name(&self) -> String {
+        self.body.get("id").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    }
+}
+
+impl Show for Event {
+    const PLURAL: &'static str = "events";
+    const HEAD: &'static [&'static str] = &["TIME", "TYPE", "RUN", "MESSAGE"];
+    fn row(&self) -> Vec<Cell> {
+        vec![self.time.into(), Cell::from(&self.kind), maybe(&self.run), Cell::from(&self.message)]
+    }
+    fn name(&self) -> String {
+        self.cursor.clone()
+    }
+}
+
+/// An event as a line of its own: a stream has no widths to align to.
+pub fn event_line(event: &Event) -> String {
+    let run = event.run.map(|run| format!("  {run}")).unwrap_or_default();
+    format!("{}{run}  {}  {}", event.time, event.kind, event.message)
+}
+
+impl Show for WhoAmI {
+    const PLURAL: &'static str = "operators";
+    const HEAD: &'static [&'static str] = &["OPERATOR", "NAME"];
+    fn row(&self) -> Vec<Cell> {
+        vec![self.operator.into(), Cell::from(&self.name)]
+    }
+    fn name(&self) -> String {
+        self.operator.to_string()
+    }
+}
+
+impl Show for Plane {
+    const PLURAL: &'static str = "planes";
+    const HEAD: &'static [&'static str] =
+        &["VERSION", "STARTED", "LISTENS ON", "DATA", "EVIDENCE", "LIVE RUNS", "TAKES RUNS"];
+    fn row(&self) -> Vec<Cell> {
+        let evidence = match &self.evidence {
+            EvidenceHealth::Ok => Cell::toned("ok", Tone::Good),
+            EvidenceHealth::LowSpace { free_bytes } => {
+                Cell::toned(format!("low space: {} MiB left, agents are stopped", free_bytes >> 20), Tone::Bad)
+            }
+            EvidenceHealth::Failed { why } => Cell::toned(format!("failed: {why}"), Tone::Bad),
+        };
+        vec![
+            Cell::from(&self.version),
+            time(self.started),
+            Cell::from(&self.listen),
+            Cell::from(&self.data_dir),
+            evidence,
+            self.runs_live.into(),
+            yes(self.accepting).into(),
+        ]
+    }
+    fn name(&self) -> String {
+        self.listen.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_well() {
+        assert_eq!(span(312), "312 µs");
+        assert_eq!(span(41_260), "41.2 ms");
+        assert_eq!(span(2_345_000), "2.34 s");
+    }
+}
