@@ -121,7 +121,8 @@ fn a_stored_package_that_was_changed_is_not_used() {
 #[test]
 fn what_cannot_be_in_a_package_is_refused_by_the_author_side() {
     type Change = fn(&Path);
-    let cases: [(&str, Change, fn(&PackError) -> bool); 5] = [
+    type Wanted = fn(&PackError) -> bool;
+    let cases: [(&str, Change, Wanted); 5] = [
         (
             "pipe",
             |b| rustix::fs::mknodat(rustix::fs::CWD, b.join("p"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap(),

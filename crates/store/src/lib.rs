@@ -143,3 +143,70 @@ fn private_file(path: &Path) -> Result<(), std::io::Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+
+    use super::*;
+
+    async fn pragma(connection: &mut SqliteConnection, sql: &'static str) -> String {
+        let row = sqlx::query(sql).fetch_one(connection).await.unwrap();
+        row.try_get::<String, _>(0).unwrap_or_else(|_| row.get::<i64, _>(0).to_string())
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_is_on_disk_and_readers_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.db")).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        for (sql, wanted) in [
+            ("PRAGMA journal_mode", "wal"),
+            // 2 is FULL: the log is flushed at each commit.
+            ("PRAGMA synchronous", "2"),
+            ("PRAGMA foreign_keys", "1"),
+        ] {
+            assert_eq!(pragma(tx.connection(), sql).await, wanted, "{sql}");
+        }
+        let mut reader = store.reader().await.unwrap();
+        assert!(sqlx::query("DELETE FROM tenants").execute(&mut *reader).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_future_is_dropped_happened_whole_or_not_at_all() {
+        use std::{
+            future::Future,
+            pin::pin,
+            task::{Context, Waker},
+        };
+
+        use cogward_model::{
+            TenantName,
+            event::{Attribution, Event, EventType},
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.db")).await.unwrap();
+        for polls in 0..12 {
+            let name: TenantName = format!("t{polls}").parse().unwrap();
+            let mut tx = store.begin().await.unwrap();
+            let row = TenantRow { name: name.clone(), created: tx.now(), created_by: "plane".into() };
+            tx.tenant_insert(&row).await.unwrap();
+            let event = Event::new(EventType::TenantCreated, name.clone(), Attribution::plane());
+            {
+                let mut commit = pin!(tx.commit(vec![event]));
+                for _ in 0..polls {
+                    if commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                    std::thread::yield_now();
+                }
+            }
+            // The next writer waits for what SQLite still does, and undoes what is left.
+            drop(store.begin().await.unwrap());
+            let made = store.tenant(&name).await.unwrap().is_some();
+            let pending = store.outbox_pending(100).await.unwrap();
+            assert_eq!(made, pending.iter().any(|r| r.event.tenant == name), "after {polls} polls");
+        }
+    }
+}

@@ -116,4 +116,17 @@ impl Tx {
         .map_err(|e| StoreError::on_write(e, Noun::ToolServer, &config.name))?;
         rows::number(&row, "revision")
     }
+
+    /// Removes a tool server; says whether it was there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn tool_server_delete(&mut self, tenant: &TenantName, name: &UpstreamName) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM tool_servers WHERE tenant = $1 AND name = $2")
+            .bind(tenant.as_str())
+            .bind(name.as_str())
+            .execute(self.connection())
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
 }

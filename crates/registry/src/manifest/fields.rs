@@ -53,6 +53,10 @@ impl Sink {
         self.findings.len()
     }
 
+    fn is_full(&self) -> bool {
+        self.findings.more > 0
+    }
+
     pub(crate) fn into_parts(self) -> (Places, Findings) {
         (self.places, self.findings)
     }
@@ -278,7 +282,9 @@ impl<'n> Fields<'n> {
             if entry.key.is_empty() || entry.key == "<<" || self.known.contains(&entry.key.as_str()) {
                 continue;
             }
-            let fix = match nearest(&entry.key, &self.known) {
+            // Beyond what is shown there is no point in looking for what was meant.
+            let near = if sink.is_full() { None } else { nearest(&entry.key, &self.known) };
+            let fix = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("remove it; known here: `{}`", self.known.join("`, `")),
             };
