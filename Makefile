@@ -13,28 +13,28 @@ PYTHON := $(HOME)/.cache/cogward/venvs/tests/bin/python
 export COGWARD_TEST_PYTHON := $(PYTHON)
 export COGWARD_PYTHON := $(PYTHON)
 
-.PHONY: help demo build test setup lint fmt bench clean-demo
+.PHONY: help demo build test setup lint fmt bench clean-demo own-target
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## one governed agent from registration to verified evidence, on one screen (KEEP=1 leaves the plane running)
+demo: own-target ## one governed agent from registration to verified evidence, on one screen (KEEP=1 leaves the plane running)
 	@scripts/setup-tests.sh demo
 	@echo "demo: building the release binaries (minutes the first time)"
 	@cargo build --release --locked --quiet -p cogward-cli -p cogward-ledger
 	@$(PYTHON) scripts/demo.py --bin-dir $(CARGO_TARGET_DIR)/release --python $(PYTHON)
 
-build: ## build the release binaries
+build: own-target ## build the release binaries
 	cargo build --release --locked -p cogward-cli -p cogward-ledger
 
 setup: ## install what the tests need (make test does it by itself)
 	@scripts/setup-tests.sh tests
 
-test: setup ## install what the tests need and run them all
+test: setup own-target ## install what the tests need and run them all
 	cargo nextest run --workspace --locked $(if $(CI),--profile ci)
 	cargo test --doc --workspace --locked --quiet
 
-lint: ## formatting, layers, tidiness, licences, lints, scripts
+lint: own-target ## formatting, layers, tidiness, licences, lints, scripts
 	cargo fmt --all --check
 	cargo xtask check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -44,9 +44,12 @@ lint: ## formatting, layers, tidiness, licences, lints, scripts
 fmt: ## format the code
 	cargo fmt --all
 
-bench: ## what the gate and the evidence cost, as ratios (docs/performance.md)
+bench: own-target ## what the gate and the evidence cost, as ratios (docs/performance.md)
 	cargo bench --locked -p cogward-evidence --bench append
 	cargo bench --locked -p cogward-gateway --bench calls
+
+own-target:
+	@scripts/own-target.sh
 
 clean-demo: ## remove what demos with KEEP=1 left behind; end their planes first
 	@for left in $${TMPDIR:-/tmp}/cogward-demo-*; do \
@@ -54,6 +57,6 @@ clean-demo: ## remove what demos with KEEP=1 left behind; end their planes first
 	  if flock --nonblock "$$left/data/plane.lock" true 2>/dev/null || [ ! -e "$$left/data/plane.lock" ]; then \
 	    rm -rf "$$left" && echo "removed $$left"; \
 	  else \
-	    echo "$$left: its plane still runs (process $$(cat "$$left/data/plane.lock" 2>/dev/null || echo unknown)); end it first"; \
+	    echo "$$left: its plane still runs, see plane.json in it; end it first"; \
 	  fi; \
 	done
