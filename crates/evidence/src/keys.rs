@@ -30,6 +30,8 @@ use crate::{
     vault::{DataKey, KEY_ID_BYTES},
 };
 
+/// Purposes whose keys are found without computing their ids.
+const RECENT_MAX: usize = 4_096;
 /// `{id 16, nonce 12, wrapped key 32, tag 16}`.
 const RECORD_BYTES: usize = KEY_ID_BYTES + NONCE_LEN + 32 + 16;
 
@@ -85,6 +87,8 @@ pub(crate) struct TenantKeys {
 
 struct DataKeys {
     path: PathBuf,
+    /// The keys of the newest purposes, by kind and name: their ids need not be computed again.
+    recent: HashMap<String, Arc<DataKey>>,
     known: HashMap<[u8; KEY_ID_BYTES], Arc<DataKey>>,
     /// Records that are not on the disk yet.
     unsaved: Vec<u8>,
@@ -174,23 +178,32 @@ fn or_make(path: &Path, length: usize, make: impl FnOnce() -> Vec<u8>) -> Result
 }
 
 impl TenantKeys {
-    fn id_of(&self, purpose: Purpose<'_>) -> [u8; KEY_ID_BYTES] {
+    /// The data key for a purpose, made when there is none; it is durable after the next [`Keyring::save`].
+    pub(crate) fn data_key(&self, purpose: Purpose<'_>) -> Option<Arc<DataKey>> {
         let (kind, name) = match purpose {
             Purpose::Subject(name) => ("subject", name),
             Purpose::Run(id) => ("run", id),
             Purpose::Tenant => ("tenant", ""),
         };
-        let tag = hmac::sign(&self.index, format!("{kind}\0{name}").as_bytes());
-        tag.as_ref().first_chunk().copied().unwrap_or_default()
-    }
-
-    /// The data key for a purpose, made when there is none; it is durable after the next [`Keyring::save`].
-    pub(crate) fn data_key(&self, purpose: Purpose<'_>) -> Option<Arc<DataKey>> {
-        let id = self.id_of(purpose);
+        let named = [kind, "\0", name].concat();
         let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = data.known.get(&id) {
+        if let Some(key) = data.recent.get(&named) {
             return Some(Arc::clone(key));
         }
+        let tag = hmac::sign(&self.index, named.as_bytes());
+        let id = *tag.as_ref().first_chunk()?;
+        let key = match data.known.get(&id) {
+            Some(key) => Arc::clone(key),
+            None => self.make(id, &mut data)?,
+        };
+        if data.recent.len() >= RECENT_MAX {
+            data.recent.clear();
+        }
+        data.recent.insert(named, Arc::clone(&key));
+        Some(key)
+    }
+
+    fn make(&self, id: [u8; KEY_ID_BYTES], data: &mut DataKeys) -> Option<Arc<DataKey>> {
         let (mut key, mut nonce) = (Zeroizing::new([0_u8; 32]), [0_u8; NONCE_LEN]);
         self.entropy.fill(&mut *key);
         self.entropy.fill(&mut nonce);
@@ -232,7 +245,7 @@ impl DataKeys {
             let key = unwrap_record(record, tenant, kek).ok_or_else(|| KeyringError::Damaged(path.clone()))?;
             known.insert(key.id, Arc::new(key));
         }
-        Ok(Self { path, known, unsaved: Vec::new() })
+        Ok(Self { path, recent: HashMap::new(), known, unsaved: Vec::new() })
     }
 
     fn save(&mut self) -> Result<(), KeyringError> {

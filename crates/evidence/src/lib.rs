@@ -17,6 +17,7 @@ mod frames;
 mod keys;
 mod open;
 mod outbox;
+mod pool;
 mod queue;
 mod read;
 mod record;

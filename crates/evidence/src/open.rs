@@ -8,7 +8,7 @@ use std::{
 };
 
 use cogward_ledger::{
-    leaf::{Parsed, hash_text, leaf_hash},
+    leaf::{Parsed, is_hash_text, leaf_hash},
     note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
 };
 use cogward_model::{
@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     checkpoint, durable, frames,
     keys::{Keyring, KeyringError},
+    pool::Pool,
     queue::{Item, Queue},
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
@@ -126,6 +127,7 @@ impl Evidence {
         // Everything that was signed is before the tail: what is cut was never acknowledged.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
+        let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -150,6 +152,7 @@ impl Evidence {
             published: HashMap::new(),
             batch: Default::default(),
             clock_held: false,
+            batch_time: None,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let beside = Arc::clone(&shared);
@@ -198,6 +201,7 @@ struct Recovery {
     signed: HashMap<TenantName, Checkpoint>,
     logs: HashMap<TenantName, TenantLog>,
     last_time: Timestamp,
+    last_time_text: String,
     progress: Progress,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
@@ -221,12 +225,16 @@ impl Recovery {
         let (name, bytes) = frames::split_text(frame.payload).ok_or(damaged("a leaf without a tenant"))?;
         let leaf = Parsed::from_bytes(bytes).map_err(|_| damaged("not a leaf"))?;
         let tenant: TenantName = name.parse().map_err(|_| damaged("not a tenant"))?;
-        let time: Timestamp = leaf.chain.time.parse().map_err(|_| damaged("not a time"))?;
+        if leaf.chain.time != self.last_time_text {
+            let time: Timestamp = leaf.chain.time.parse().map_err(|_| damaged("not a time"))?;
+            self.last_time = self.last_time.max(time);
+            self.last_time_text = leaf.chain.time.to_owned();
+        }
         let log = self.logs.entry(tenant.clone()).or_default();
         if leaf.body.tenant != name || leaf.chain.seq != log.tree.size() {
             return Err(damaged("a leaf is not where it belongs"));
         }
-        if leaf.chain.prev != log.last().as_ref().map(hash_text).as_deref() {
+        if !is_hash_text(leaf.chain.prev, log.last().as_ref()) {
             return Err(damaged("a leaf does not follow the one before"));
         }
         let run = match (leaf.body.run, leaf.body.run_seq) {
@@ -234,7 +242,6 @@ impl Recovery {
             _ => None,
         };
         log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
-        self.last_time = self.last_time.max(time);
         if let Some(signed) = self.signed.get(&tenant)
             && signed.size == log.tree.size()
         {

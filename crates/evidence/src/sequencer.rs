@@ -45,6 +45,8 @@ pub(crate) struct Sequencer {
     pub(crate) published: HashMap<EventId, LeafRef>,
     pub(crate) batch: Batch,
     pub(crate) clock_held: bool,
+    /// The time of the batch: one for all its leaves, read when the first of them came.
+    pub(crate) batch_time: Option<Arc<str>>,
 }
 
 /// What is in the write-ahead log's buffer and not acknowledged.
@@ -131,7 +133,7 @@ impl Sequencer {
         }
         let time = self.time();
         let log = self.logs.entry(append.tenant.clone()).or_default();
-        let place = log.place(append.body.run, time).ok_or(RecordError::RunClosed)?;
+        let place = log.place(append.body.run, &time).ok_or(RecordError::RunClosed)?;
         let mut leaf = std::mem::take(&mut self.batch.leaf);
         leaf.clear();
         append.body.assemble(&place, &mut leaf);
@@ -165,7 +167,15 @@ impl Sequencer {
     }
 
     /// The time of the next leaf: the clock's, but never earlier than the leaf before.
-    fn time(&mut self) -> Timestamp {
+    fn time(&mut self) -> Arc<str> {
+        if let Some(time) = &self.batch_time {
+            return Arc::clone(time);
+        }
+        let time = self.next_time().to_string().into();
+        Arc::clone(self.batch_time.insert(time))
+    }
+
+    fn next_time(&mut self) -> Timestamp {
         let now = self.shared.clock.now();
         if now >= self.last_time {
             (self.last_time, self.clock_held) = (now, false);
@@ -196,6 +206,7 @@ impl Sequencer {
             self.shared.progress.advance(*end, self.batch.runs.drain(..));
         }
         self.batch.bytes = 0;
+        self.batch_time = None;
         self.batch.runs.clear();
         for (reply, leaf) in self.batch.replies.drain(..) {
             let _gone = reply.send(match &flushed {

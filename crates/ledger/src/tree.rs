@@ -7,11 +7,12 @@ use crate::{Hash, leaf::to_hash};
 /// The hash of two subtrees.
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&[1]);
-    context.update(left);
-    context.update(right);
-    to_hash(&context.finish())
+    let mut both = [1_u8; 65];
+    let (_, hashes) = both.split_at_mut(1);
+    let (to_left, to_right) = hashes.split_at_mut(32);
+    to_left.copy_from_slice(left);
+    to_right.copy_from_slice(right);
+    to_hash(&digest::digest(&digest::SHA256, &both))
 }
 
 /// The root of the empty tree.

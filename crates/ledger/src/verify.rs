@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     Hash,
     canonical::is_canonical,
-    leaf::{Parsed, hash_text, leaf_hash},
+    leaf::{Parsed, is_hash_text, leaf_hash},
     note::{Checkpoint, NOTE_BYTES_MAX, VerifyingKey},
     tiles::{self, HashTiles, TILE_WIDTH, TileSink},
     tree::Frontier,
@@ -266,15 +266,18 @@ impl Walk {
         if chain.seq != seq {
             return Err((What::Seq, format!("it says that it is leaf {}", chain.seq)));
         }
-        if chain.prev != self.prev.as_ref().map(hash_text).as_deref() {
+        if !is_hash_text(chain.prev, self.prev.as_ref()) {
             return Err((What::Prev, "chain.prev is not the hash of the leaf before".to_owned()));
         }
-        // Text order is time order, given that the form is always the same.
-        if chain.time.parse::<cogward_model::Timestamp>().is_err() {
-            return Err((What::Time, "chain.time is not a time".to_owned()));
-        }
-        if self.last_time.as_deref().is_some_and(|last| chain.time < last) {
-            return Err((What::Time, "it is earlier than the leaf before".to_owned()));
+        // Leaves of one batch have one time: it is read once.
+        if self.last_time.as_deref() != Some(chain.time) {
+            if chain.time.parse::<cogward_model::Timestamp>().is_err() {
+                return Err((What::Time, "chain.time is not a time".to_owned()));
+            }
+            // Text order is time order, given that the form is always the same.
+            if self.last_time.as_deref().is_some_and(|last| chain.time < last) {
+                return Err((What::Time, "it is earlier than the leaf before".to_owned()));
+            }
         }
         if *self.tenant.get_or_insert_with(|| body.tenant.to_owned()) != body.tenant {
             return Err((What::Tenant, "it belongs to another tenant than the leaves before".to_owned()));
@@ -309,7 +312,7 @@ impl Walk {
                 if body.run_seq != Some(run.seq + 1) {
                     return broken("run_seq does not follow the one before");
                 }
-                if body.run_prev != Some(hash_text(&run.last).as_str()) {
+                if !is_hash_text(body.run_prev, Some(&run.last)) {
                     return broken("run_prev is not the hash of the run's leaf before");
                 }
                 *run = Run { seq: run.seq + 1, last: hash, closed: run.closed || closed };

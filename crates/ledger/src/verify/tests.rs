@@ -44,7 +44,7 @@ fn leaves(count: u64) -> Vec<Vec<u8>> {
             }
             let body = encode(&event, &mint_id(&SystemClock, &SystemEntropy), &SystemEntropy).unwrap();
             let (run_seq, run_prev) = chains.get(which).copied().unwrap_or_default();
-            let time = Timestamp::from_unix_micros(seq);
+            let time = &Timestamp::from_unix_micros(seq).to_string();
             let mut leaf = Vec::new();
             body.assemble(&Place { seq, prev, time, run_seq: run_seq + 1, run_prev }, &mut leaf);
             prev = Some(leaf_hash(&leaf));
