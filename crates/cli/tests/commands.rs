@@ -371,8 +371,12 @@ fn a_refusal_by_the_plane_shows_its_findings_the_same_way() {
     };
     let body = cogward_api::Problem::new(ProblemCode::ManifestInvalid, "1 fault").findings(vec![finding]);
     let body = serde_json::to_vec(&body).unwrap();
-    let plane =
-        Plane::new(move |_, _| Answer { status: 422, kind: "application/problem+json", body: body.clone(), cut: false });
+    let plane = Plane::new(move |_, _| Answer {
+        status: 422,
+        kind: "application/problem+json",
+        body: body.clone(),
+        cut: false,
+    });
     plane.cli("agent init claims");
     let done = plane.cli("agent register -f agent.yaml");
     assert_eq!(done.status.code(), Some(1));
