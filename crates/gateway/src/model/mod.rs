@@ -76,13 +76,7 @@ type Asked = (Call<ModelCall>, Option<Arc<provider::ProviderClient>>);
 
 /// Turns a request into a call. Fails only on what names no model at all; everything else is for the
 /// gate to say, after it has looked at the fence and the declared scope.
-fn ask(
-    inner: &Inner,
-    run: &RunContext,
-    head: &Parts,
-    wire: ModelWire,
-    bytes: &Bytes,
-) -> Result<Asked, Refusal> {
+fn ask(inner: &Inner, run: &RunContext, head: &Parts, wire: ModelWire, bytes: &Bytes) -> Result<Asked, Refusal> {
     let mut draft = Draft::parse(wire, bytes)?;
     let grant = run.grant.model(&draft.model);
     let client = grant.and_then(|grant| inner.upstreams.provider(&run.grant.tenant, &grant.provider));
@@ -107,7 +101,8 @@ fn ask(
     };
     let word = client.as_ref().map_or("max_tokens", |client| client.limit_word(wire));
     let bounded = draft.bounded(grant.map_or(0, |grant| grant.max_output_tokens), word);
-    let price = price.unwrap_or(Price { input_per_million: Default::default(), output_per_million: Default::default() });
+    let price =
+        price.unwrap_or(Price { input_per_million: Default::default(), output_per_million: Default::default() });
     let call = Call {
         worst: bounded.amounts(price),
         objection,

@@ -326,8 +326,15 @@ mod tests {
             assert!(base(good).is_ok(), "{good}");
         }
         for bad in [
-            "", "/v1", "api.openai.com", "http://api.openai.com/v1", "http://127.0.0.1.example.com", "ftp://127.0.0.1",
-            "https://user:secret@api.openai.com", "https://api.openai.com/v1?key=1", "http://10.0.0.1/",
+            "",
+            "/v1",
+            "api.openai.com",
+            "http://api.openai.com/v1",
+            "http://127.0.0.1.example.com",
+            "ftp://127.0.0.1",
+            "https://user:secret@api.openai.com",
+            "https://api.openai.com/v1?key=1",
+            "http://10.0.0.1/",
         ] {
             let error = base(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");

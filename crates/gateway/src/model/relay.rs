@@ -26,12 +26,7 @@ use super::{
     sse::{self, Block, Splitter},
     usage::Meter,
 };
-use crate::{
-    FenceState,
-    body::BrokenStream,
-    gate::Admitted,
-    run::RunContext,
-};
+use crate::{FenceState, body::BrokenStream, gate::Admitted, run::RunContext};
 
 /// Pieces that wait for an agent that reads slowly; then the upstream waits too.
 const PIECES_WAITING_MAX: usize = 32;
@@ -58,10 +53,7 @@ impl Body for AgentStream {
     type Data = Bytes;
     type Error = BrokenStream;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenStream>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenStream>>> {
         if self.over {
             return Poll::Ready(None);
         }

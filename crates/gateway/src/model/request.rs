@@ -36,9 +36,30 @@ const IMAGE_TOKENS: u64 = 40_000;
 /// The members that limits depend on. One that differs from them only in case is refused: some
 /// servers match names without regard to case and would read what was not judged.
 const GOVERNED: &[&str] = &[
-    "model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages",
-    "input", "tools", "functions", "previous_response_id", "conversation", "prompt", "background", "prediction",
-    "audio", "web_search_options", "mcp_servers", "container", "service_tier", "speed", "system", "instructions",
+    "model",
+    "stream",
+    "stream_options",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "messages",
+    "input",
+    "tools",
+    "functions",
+    "previous_response_id",
+    "conversation",
+    "prompt",
+    "background",
+    "prediction",
+    "audio",
+    "web_search_options",
+    "mcp_servers",
+    "container",
+    "service_tier",
+    "speed",
+    "system",
+    "instructions",
 ];
 
 /// A readable request.
@@ -152,11 +173,7 @@ impl<'a> Draft<'a> {
         input = input.saturating_add(self.survey.images.saturating_mul(IMAGE_TOKENS));
         // Written to a cache for an hour, input costs twice its price.
         let priced_input = if self.survey.cache_marks { input.saturating_mul(2) } else { input };
-        Bounded {
-            body,
-            worst: Usage { input, output: output.saturating_mul(self.choices), priced_input },
-            hide_usage,
-        }
+        Bounded { body, worst: Usage { input, output: output.saturating_mul(self.choices), priced_input }, hide_usage }
     }
 
     fn rewrite(&self, edits: &[(&'static str, String)]) -> Bytes {
@@ -251,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_missing_limit_is_written_in_and_a_large_one_is_cut_and_nothing_else_changes() {
-        let body = Bytes::from_static(br#"{"model":"m","seed":1.50e3,"messages":[{"role":"user","content":"\u00e4 "}]}"#);
+        let body =
+            Bytes::from_static(br#"{"model":"m","seed":1.50e3,"messages":[{"role":"user","content":"\u00e4 "}]}"#);
         let bounded = draft(ModelWire::OpenAiChat, &body).bounded(256, "max_completion_tokens");
         let text = String::from_utf8(bounded.body.to_vec()).unwrap();
         let expected = r#"{"model":"m","seed":1.50e3,"messages":[{"role":"user","content":"\u00e4 "}],"max_completion_tokens":256}"#;
@@ -271,7 +289,8 @@ mod tests {
         let value: Value = serde_json::from_slice(&bounded.body).unwrap();
         assert_eq!(value["stream_options"], json!({"x": 1, "include_usage": true}));
         assert!(bounded.hide_usage);
-        let body = bytes(&json!({"model": "m", "stream": true, "max_tokens": 5, "stream_options": {"include_usage": true}}));
+        let body =
+            bytes(&json!({"model": "m", "stream": true, "max_tokens": 5, "stream_options": {"include_usage": true}}));
         let bounded = draft(ModelWire::OpenAiChat, &body).bounded(256, "max_tokens");
         assert!(!bounded.hide_usage && bounded.body == body);
     }
@@ -279,12 +298,25 @@ mod tests {
     #[test]
     fn what_cannot_be_read_one_way_only_is_refused() {
         for bad in [
-            "", "[]", "{}", r#"{"model":1}"#, r#"{"model":""}"#, r#"{"model":"a","model":"b"}"#,
-            r#"{"model":"a","Max_Tokens":1}"#, r#"{"model":"a","max_tokens":-1}"#, r#"{"model":"a","max_tokens":1.5}"#,
-            r#"{"model":"a","stream":"yes"}"#, r#"{"model":"a","n":0}"#, r#"{"model":"a","n":17}"#,
+            "",
+            "[]",
+            "{}",
+            r#"{"model":1}"#,
+            r#"{"model":""}"#,
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","Max_Tokens":1}"#,
+            r#"{"model":"a","max_tokens":-1}"#,
+            r#"{"model":"a","max_tokens":1.5}"#,
+            r#"{"model":"a","stream":"yes"}"#,
+            r#"{"model":"a","n":0}"#,
+            r#"{"model":"a","n":17}"#,
         ] {
             let body = Bytes::from_static(bad.as_bytes());
-            assert_eq!(Draft::parse(ModelWire::OpenAiChat, &body).unwrap_err().code, RefusalCode::InvalidRequest, "{bad}");
+            assert_eq!(
+                Draft::parse(ModelWire::OpenAiChat, &body).unwrap_err().code,
+                RefusalCode::InvalidRequest,
+                "{bad}"
+            );
         }
     }
 
@@ -299,12 +331,24 @@ mod tests {
             (Chat, json!({"model": "m", "tools": [{"type": "web_search"}]}), "models.hostedTools"),
             (Chat, json!({"model": "m", "service_tier": "priority"}), "models.price"),
             (Messages, part(json!({"type": "image", "source": {"type": "url", "url": "https://x"}})), "models.content"),
-            (Messages, json!({"model": "m", "tools": [{"type": "web_search_20250305", "name": "w"}]}), "models.hostedTools"),
+            (
+                Messages,
+                json!({"model": "m", "tools": [{"type": "web_search_20250305", "name": "w"}]}),
+                "models.hostedTools",
+            ),
             (Messages, json!({"model": "m", "mcp_servers": [{"url": "https://x"}]}), "models.hostedTools"),
-            (Responses, json!({"model": "m", "tools": [{"type": "mcp", "server_url": "https://x"}]}), "models.hostedTools"),
+            (
+                Responses,
+                json!({"model": "m", "tools": [{"type": "mcp", "server_url": "https://x"}]}),
+                "models.hostedTools",
+            ),
             (Responses, json!({"model": "m", "previous_response_id": "resp_1"}), "models.content"),
             (Responses, json!({"model": "m", "input": [{"type": "item_reference", "id": "x"}]}), "models.content"),
-            (Responses, json!({"model": "m", "input": [{"content": [{"type": "input_image", "file_id": "x"}]}]}), "models.content"),
+            (
+                Responses,
+                json!({"model": "m", "input": [{"content": [{"type": "input_image", "file_id": "x"}]}]}),
+                "models.content",
+            ),
             (Responses, json!({"model": "m", "background": true}), "models.request"),
         ];
         for (wire, value, rule) in cases {
@@ -317,13 +361,25 @@ mod tests {
     fn what_agents_of_today_send_is_not_refused() {
         use ModelWire::{AnthropicMessages as Messages, OpenAiChat as Chat, OpenAiResponses as Responses};
         let cases = [
-            (Chat, json!({"model": "m", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"url": {"type": "string"}, "type": {"type": "file"}}}}}],
-                "messages": [{"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\"type\":\"file\"}"}}]}]})),
-            (Responses, json!({"model": "m", "include": [], "previous_response_id": null, "tools": [{"type": "function", "name": "f"}],
-                "input": [{"type": "function_call_output", "output": "x"}, {"role": "user", "content": [{"type": "input_text", "text": "x"}]}]})),
-            (Messages, json!({"model": "m", "mcp_servers": [], "tools": [{"name": "f", "input_schema": {}}, {"type": "custom", "name": "g"}],
-                "messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": {"type": "file", "file_id": "mine"}}]}]})),
-            (Chat, json!({"model": "m", "messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]})),
+            (
+                Chat,
+                json!({"model": "m", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"url": {"type": "string"}, "type": {"type": "file"}}}}}],
+                "messages": [{"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\"type\":\"file\"}"}}]}]}),
+            ),
+            (
+                Responses,
+                json!({"model": "m", "include": [], "previous_response_id": null, "tools": [{"type": "function", "name": "f"}],
+                "input": [{"type": "function_call_output", "output": "x"}, {"role": "user", "content": [{"type": "input_text", "text": "x"}]}]}),
+            ),
+            (
+                Messages,
+                json!({"model": "m", "mcp_servers": [], "tools": [{"name": "f", "input_schema": {}}, {"type": "custom", "name": "g"}],
+                "messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": {"type": "file", "file_id": "mine"}}]}]}),
+            ),
+            (
+                Chat,
+                json!({"model": "m", "messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]}),
+            ),
         ];
         for (wire, value) in cases {
             let body = bytes(&value);

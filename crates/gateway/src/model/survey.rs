@@ -19,8 +19,16 @@ use serde_json::value::RawValue;
 
 /// Types of content parts whose tokens have nothing to do with the length of the request.
 const REFERENCES: &[&str] = &[
-    "url", "file", "input_file", "document", "container_upload", "item_reference", "input_audio", "audio",
-    "input_video", "video_url",
+    "url",
+    "file",
+    "input_file",
+    "document",
+    "container_upload",
+    "item_reference",
+    "input_audio",
+    "audio",
+    "input_video",
+    "video_url",
 ];
 /// Members that name something stored elsewhere.
 const REFERENCE_KEYS: &[&str] = &["file_id", "file_url"];
@@ -74,7 +82,8 @@ impl Survey {
                     Err(_) => self.object(invalid("`tools` must be a list of tools, each with a `type` that is text")),
                 }
             }
-            (ModelWire::OpenAiChat, "web_search_options") | (ModelWire::AnthropicMessages, "mcp_servers" | "container")
+            (ModelWire::OpenAiChat, "web_search_options")
+            | (ModelWire::AnthropicMessages, "mcp_servers" | "container")
                 if !empty =>
             {
                 self.object(hosted(&format!("`{key}`")));

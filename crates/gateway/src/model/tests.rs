@@ -1,6 +1,6 @@
 //! Model calls against an upstream that hangs, cuts, lies and throttles, and agents that go away.
 
-mod plane;
+pub(super) mod plane;
 
 use std::time::Duration;
 
@@ -193,7 +193,10 @@ async fn an_upstreams_own_errors_cost_nothing_and_reach_the_agent() {
     assert_eq!(answer.json()["error"]["message"], "slow down");
     assert!(!answer.headers.contains_key("x-should-retry"));
     let answer = plane.chat("html").await;
-    assert_eq!((answer.status, answer.json()["error"]["type"].clone()), (StatusCode::SERVICE_UNAVAILABLE, "api_error".into()));
+    assert_eq!(
+        (answer.status, answer.json()["error"]["type"].clone()),
+        (StatusCode::SERVICE_UNAVAILABLE, "api_error".into())
+    );
     assert_eq!(plane.used(), Amounts::default());
     assert_eq!(field(&plane.ledger.ended(2).await, "outcome"), Recorded::from("error"));
 }
@@ -242,7 +245,10 @@ async fn what_is_not_declared_is_refused_alike_whether_it_exists_or_not() {
     assert!(plane.seen().is_empty());
     let answer = plane.ask("/v1/messages", &json!({"model": "none", "max_tokens": 1, "messages": []})).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
-    assert_eq!((&answer.json()["type"], &answer.json()["error"]["type"]), (&json!("error"), &json!("permission_error")));
+    assert_eq!(
+        (&answer.json()["type"], &answer.json()["error"]["type"]),
+        (&json!("error"), &json!("permission_error"))
+    );
 }
 
 #[tokio::test]
@@ -319,9 +325,9 @@ async fn a_suspended_run_waits_and_an_agent_that_leaves_meanwhile_costs_nothing(
     plane.gateway.fence(plane.run, crate::FenceState::Held);
     let patient = tokio::spawn(plane.agent.request(plane.request(CHAT, json!({"model": "plain"}).to_string())));
     let run = plane.gateway.context(plane.run).unwrap();
-    // Each connection holds a slot, and so does the one that is waited for.
+    // Each connection holds a slot, and so does the one that each of the three listeners waits for.
     let connected = async |count: usize| {
-        while run.connections.available_permits() != cogward_model::limits::RUN_CONNECTIONS_MAX - 1 - count {
+        while run.connections.available_permits() != cogward_model::limits::RUN_CONNECTIONS_MAX - 3 - count {
             tokio::task::yield_now().await;
         }
     };

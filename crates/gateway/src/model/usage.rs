@@ -142,15 +142,7 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(wire: ModelWire) -> Self {
-        Self {
-            wire,
-            partial: Said::default(),
-            usage: None,
-            model: None,
-            events: 0,
-            ended: false,
-            failed: false,
-        }
+        Self { wire, partial: Said::default(), usage: None, model: None, events: 0, ended: false, failed: false }
     }
 
     /// Reads one event's data. True when it is a chat chunk that carries usage and nothing else.
@@ -248,7 +240,9 @@ mod tests {
     #[test]
     fn an_anthropic_stream_is_final_only_with_its_last_delta() {
         let mut meter = Meter::new(ModelWire::AnthropicMessages);
-        meter.read(br#"{"type":"message_start","message":{"model":"claude","usage":{"input_tokens":9,"output_tokens":1}}}"#);
+        meter.read(
+            br#"{"type":"message_start","message":{"model":"claude","usage":{"input_tokens":9,"output_tokens":1}}}"#,
+        );
         assert_eq!((meter.usage, meter.model.as_deref()), (None, Some("claude")));
         meter.read(br#"{"type":"message_delta","delta":{},"usage":{"output_tokens":20}}"#);
         assert_eq!(meter.usage, Some(plain(9, 20)));

@@ -23,7 +23,8 @@ pub(super) struct Conversation {
     pub tools: Vec<String>,
     /// The limit on the output.
     pub max_output: Option<u64>,
-    speaking: bool,
+    /// Whether the model spoke last.
+    pub speaking: bool,
 }
 
 impl Conversation {
@@ -141,9 +142,11 @@ impl Conversation {
         match value {
             Value::String(text) => Value::String(self.fill(text)),
             Value::Array(list) => list.iter().map(|value| self.fill_value(value)).collect(),
-            Value::Object(map) => {
-                map.iter().map(|(key, value)| (key.clone(), self.fill_value(value))).collect::<serde_json::Map<_, _>>().into()
-            }
+            Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| (key.clone(), self.fill_value(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
             other => other.clone(),
         }
     }

@@ -1,8 +1,8 @@
 //! A scripted stream: frames with pauses between them, cut where the script says.
 
 use std::{
-    future::Future as _,
     collections::VecDeque,
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -59,7 +59,10 @@ impl Body for ScriptedStream {
     type Data = Bytes;
     type Error = UpstreamBroken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBroken>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamBroken>>> {
         let piece = self.events.front().is_some_and(|event| event.piece);
         if self.left == Some(0) && (piece || self.events.is_empty()) {
             self.left = None;

@@ -37,7 +37,7 @@ use crate::{
 const MODELS: &[&str] =
     &["plain", "echo", "stream", "held", "cut", "hang", "silent", "garbage", "throttled", "nousage", "denied", "html"];
 
-pub(super) struct Ledger {
+pub(in crate::model) struct Ledger {
     pub events: Mutex<Vec<Event>>,
     completed: watch::Sender<usize>,
 }
@@ -61,11 +61,11 @@ impl Records for Ledger {
 
 impl Ledger {
     /// Waits until `count` calls have ended; gives the last one's fields.
-    pub(super) async fn ended(&self, count: usize) -> Event {
+    pub(in crate::model) async fn ended(&self, count: usize) -> Event {
         self.completed.subscribe().wait_for(|completed| *completed >= count).await.unwrap();
         self.of(EventType::ModelCallCompleted).pop().unwrap()
     }
-    pub(super) fn of(&self, kind: EventType) -> Vec<Event> {
+    pub(in crate::model) fn of(&self, kind: EventType) -> Vec<Event> {
         self.events.lock().unwrap().iter().filter(|event| event.kind == kind).cloned().collect()
     }
 }
@@ -76,13 +76,13 @@ pub(super) fn field(event: &Event, name: &str) -> Recorded {
 
 /// What a provider saw.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub(in crate::model) struct Seen {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Value,
 }
 
-pub(super) struct Fake {
+pub(in crate::model) struct Fake {
     pub address: SocketAddr,
     pub seen: Arc<Mutex<Vec<Seen>>>,
     /// Each permit lets a held stream send one more event.
@@ -111,7 +111,9 @@ impl Fake {
                 let service = service_fn(move |request: Request<Incoming>| {
                     answer(request, Arc::clone(&seen), Arc::clone(&release), Arc::clone(&billed))
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
             }
         });
         fake
@@ -119,7 +121,8 @@ impl Fake {
 }
 
 fn chunk(text: &str) -> String {
-    let value = json!({"id": "c", "model": "real-7b", "choices": [{"index": 0, "delta": {"content": text}}], "usage": null});
+    let value =
+        json!({"id": "c", "model": "real-7b", "choices": [{"index": 0, "delta": {"content": text}}], "usage": null});
     format!("data: {value}\n\n")
 }
 
@@ -143,11 +146,13 @@ async fn answer(
     Ok(match model.as_str() {
         "plain" if path.contains("messages") => whole(
             200,
-            json!({"type": "message", "model": "real-7b", "usage": {"input_tokens": 7, "output_tokens": 3}}).to_string(),
+            json!({"type": "message", "model": "real-7b", "usage": {"input_tokens": 7, "output_tokens": 3}})
+                .to_string(),
         ),
         "plain" if path.contains("responses") => whole(
             200,
-            json!({"object": "response", "model": "real-7b", "usage": {"input_tokens": 7, "output_tokens": 3}}).to_string(),
+            json!({"object": "response", "model": "real-7b", "usage": {"input_tokens": 7, "output_tokens": 3}})
+                .to_string(),
         ),
         "plain" => {
             let usage = json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10});
@@ -213,7 +218,7 @@ impl futures_util::Stream for SyncStream {
     }
 }
 
-pub(super) struct Plane {
+pub(in crate::model) struct Plane {
     pub gateway: Gateway,
     pub ledger: Arc<Ledger>,
     pub budgets: Arc<Budgets>,
@@ -224,24 +229,24 @@ pub(super) struct Plane {
     pub agent: Client<HttpConnector, Full<Bytes>>,
 }
 
-pub(super) struct Answer {
+pub(in crate::model) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Result<Bytes, hyper::Error>,
 }
 
 impl Answer {
-    pub(super) fn json(&self) -> Value {
+    pub(in crate::model) fn json(&self) -> Value {
         serde_json::from_slice(self.body.as_ref().unwrap()).unwrap()
     }
-    pub(super) fn text(&self) -> String {
+    pub(in crate::model) fn text(&self) -> String {
         String::from_utf8(self.body.as_ref().unwrap().to_vec()).unwrap()
     }
 }
 
 impl Plane {
     /// A run with a token budget, whose scripted provider has `script`.
-    pub(super) async fn with(tokens: u64, script: &str, timeouts: ProviderTimeouts) -> Self {
+    pub(in crate::model) async fn with(tokens: u64, script: &str, timeouts: ProviderTimeouts) -> Self {
         let ledger = Arc::new(Ledger { events: Mutex::default(), completed: watch::Sender::new(0) });
         let budgets = Arc::new(Budgets::new());
         let records: Arc<dyn Records> = Arc::<Ledger>::clone(&ledger);
@@ -275,7 +280,8 @@ impl Plane {
         budgets.open(scope.clone(), Amounts { tokens, cost: "100".parse().unwrap(), tool_calls: 0 });
         let add = |name: &str, shape: Value, prices: Value| {
             let provider: Provider =
-                serde_json::from_value(json!({"tenant": "default", "name": name, "shape": shape, "prices": prices})).unwrap();
+                serde_json::from_value(json!({"tenant": "default", "name": name, "shape": shape, "prices": prices}))
+                    .unwrap();
             let credential = Credential::new(Zeroizing::new("sk-planesecret".to_owned()));
             gateway.upstreams().put_provider_with(provider, Some(credential), timeouts).unwrap();
         };
@@ -296,12 +302,12 @@ impl Plane {
         Self { gateway, ledger, budgets, scope, run, fake, model, agent }
     }
 
-    pub(super) async fn start(tokens: u64) -> Self {
+    pub(in crate::model) async fn start(tokens: u64) -> Self {
         let script = r#"{"default": {"reply": {"text": "ok"}}}"#;
         Self::with(tokens, script, ProviderTimeouts::default()).await
     }
 
-    pub(super) fn request(&self, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    pub(in crate::model) fn request(&self, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         Request::post(format!("http://{}{path}", self.model))
             .header("content-type", "application/json")
             .header("authorization", "Bearer sk-agent")
@@ -313,29 +319,29 @@ impl Plane {
             .unwrap()
     }
 
-    pub(super) async fn open(&self, path: &str, body: &Value) -> Response<Incoming> {
+    pub(in crate::model) async fn open(&self, path: &str, body: &Value) -> Response<Incoming> {
         self.agent.request(self.request(path, body.to_string())).await.unwrap()
     }
 
-    pub(super) async fn ask(&self, path: &str, body: &Value) -> Answer {
+    pub(in crate::model) async fn ask(&self, path: &str, body: &Value) -> Answer {
         let (head, body) = self.open(path, body).await.into_parts();
         let body = body.collect().await.map(|whole| whole.to_bytes());
         Answer { status: head.status, headers: head.headers, body }
     }
 
-    pub(super) async fn chat(&self, model: &str) -> Answer {
+    pub(in crate::model) async fn chat(&self, model: &str) -> Answer {
         self.ask("/v1/chat/completions", &json!({"model": model, "messages": []})).await
     }
 
-    pub(super) fn used(&self) -> Amounts {
+    pub(in crate::model) fn used(&self) -> Amounts {
         self.budgets.balance(&self.scope).used
     }
 
-    pub(super) fn held(&self) -> Amounts {
+    pub(in crate::model) fn held(&self) -> Amounts {
         self.budgets.balance(&self.scope).held
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::model) fn seen(&self) -> Vec<Seen> {
         self.fake.seen.lock().unwrap().clone()
     }
 }
