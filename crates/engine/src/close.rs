@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cogward_model::action::Amounts;
+use cogward_model::run::RunState;
 use cogward_store::{OperationState, StoreError};
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::{
     events,
     live::Live,
     plan::ended,
-    ports::Exit,
+    ports::{Exit, RunUsed},
 };
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ impl Engine {
         live.closed.send_replace(true);
     }
 
-    async fn record_close(&self, live: &Live, exit: &Exit, used: Amounts) -> Result<(), StoreError> {
+    async fn record_close(&self, live: &Live, exit: &Exit, used: RunUsed) -> Result<(), StoreError> {
         let _turn = live.commit.lock().await;
         let mut tx = self.with.store.begin().await?;
         let Some(mut row) = tx.run(live.run).await? else { return Ok(()) };
@@ -45,18 +45,25 @@ impl Engine {
         }
         let cause = live.cause().or_else(|| exit.cause.clone());
         let well = exit.code == Some(0) && exit.signal.is_none() && cause.is_none();
-        row.state = ended(row.state, well);
+        row.state = match row.state {
+            // The sandbox kept the grace period because no plane was there to, or was faster.
+            RunState::Stopping if exit.grace_expired => RunState::Killed,
+            state => ended(state, well),
+        };
         row.desired = row.state;
         row.uid_slot = None;
         row.ended = Some(tx.now());
         row.exit_code = exit.code;
         row.exit_signal = exit.signal;
-        if row.state == cogward_model::run::RunState::Failed && row.fail_cause.is_none() {
+        if row.state == RunState::Failed && row.fail_cause.is_none() {
             row.fail_cause = cause.or_else(|| Some(how(exit)));
         }
         let usage = json!({
             "sandbox": exit.usage,
-            "used": { "tokens": used.tokens, "cost_usd": used.cost, "tool_calls": used.tool_calls },
+            "used": {
+                "tokens": used.amounts.tokens, "cost_usd": used.amounts.cost, "tool_calls": used.amounts.tool_calls,
+                "model_calls": used.model_calls, "connections": used.connections, "refusals": used.refusals,
+            },
         });
         row.usage_json = Some(usage.to_string());
         tx.run_put(&mut row).await?;

@@ -86,6 +86,7 @@ struct Intent {
     from: RunState,
     to: RunState,
     recorded: bool,
+    evidence: Option<crate::ports::Place>,
 }
 
 impl Engine {
@@ -125,6 +126,7 @@ impl Engine {
             tree_empty: None,
             converged: false,
             recorded: intent.recorded,
+            evidence: intent.evidence,
         };
         let outcome = match &live {
             // No sandbox is known for it yet; the reconciler makes the effect when it finds one.
@@ -184,8 +186,8 @@ impl Engine {
         if plan.to != RunState::Running {
             watch.step("fenced");
         }
-        let recorded = match self.publish(committed).await {
-            Recorded::Yes => true,
+        let (recorded, evidence) = match self.publish(committed).await {
+            Recorded::Yes(places) => (true, places.into_iter().next()),
             Recorded::No(error) if plan.to == RunState::Running => {
                 if let Some(live) = live {
                     live.set_held(true);
@@ -193,13 +195,13 @@ impl Engine {
                 return Err(CommandError::Evidence(error));
             }
             // Agents stop even when evidence cannot be written; it waits in the outbox.
-            Recorded::No(_) => false,
+            Recorded::No(_) => (false, None),
         };
         watch.step("recorded");
         if let Some(live) = live {
             live.goal.send_replace(plan.to);
         }
-        Ok(Intent { operation, from, to: plan.to, recorded })
+        Ok(Intent { operation, from, to: plan.to, recorded, evidence })
     }
 
     /// What a committed state takes away takes effect at once.
@@ -295,6 +297,7 @@ impl Engine {
             tree_empty: None,
             converged: false,
             recorded: operation.is_some(),
+            evidence: None,
         };
         let outcome = self.kill(live, &mut watch, &mut receipt).await;
         receipt.steps = watch.steps();

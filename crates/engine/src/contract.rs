@@ -41,6 +41,7 @@ pub(crate) fn launch_request(
         profile: spec.sandbox.profile,
         resources: spec.sandbox.resources,
         root_image: spec.package.oci_layout.is_some().then(|| package.join("root")),
+        package: version.package,
         mounts,
         argv: spec.package.entrypoint.clone(),
         env: environment(row, version),

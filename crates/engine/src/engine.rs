@@ -18,12 +18,13 @@ use cogward_model::{
     run::RunState,
 };
 use cogward_store::{Committed, OperationRow, OperationState, RunRow, Store, StoreError, VersionRow};
+use tokio::sync::watch;
 
 use crate::{
     files::RunFiles,
     live::Live,
     plan::fence_of,
-    ports::{Fence, Gateways, Ledger, LedgerHealth, PortError, Sandboxes},
+    ports::{Fence, Gateways, Ledger, LedgerHealth, Place, PortError, Sandboxes},
     receipt::Stopwatch,
 };
 
@@ -60,7 +61,7 @@ pub struct Engine(Arc<Inner>);
 pub struct Inner {
     pub(crate) with: EngineOptions,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     /// Evidence cannot be written: every run is held.
     holding: AtomicBool,
 }
@@ -99,7 +100,7 @@ impl Version {
 /// Whether a narrowing step's evidence is durable; a widening one does not happen without.
 #[must_use]
 pub(crate) enum Recorded {
-    Yes,
+    Yes(Vec<Place>),
     No(PortError),
 }
 
@@ -111,14 +112,15 @@ impl Engine {
         Self(Arc::new(Inner {
             with: options,
             live: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
             holding: AtomicBool::new(holding),
         }))
     }
 
-    /// Takes no more starts: the plane is on its way down. Runs go on under their supervisors.
+    /// Takes no more starts and watches over nothing: the plane is on its way down. Runs go on under their
+    /// supervisors.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
     }
 
     /// Runs that are not closed, as this plane holds them.
@@ -168,7 +170,13 @@ impl Inner {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.stopping.borrow()
+    }
+
+    /// Resolves when the plane is on its way down.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as this does.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
     pub(crate) fn is_holding(&self) -> bool {
@@ -199,7 +207,7 @@ impl Inner {
 
     pub(crate) async fn publish(&self, committed: Committed) -> Recorded {
         match self.with.ledger.publish(&self.with.store, committed).await {
-            Ok(()) => Recorded::Yes,
+            Ok(places) => Recorded::Yes(places),
             Err(error) => {
                 tracing::error!(%error, "evidence of a committed change is not durable yet");
                 Recorded::No(error)

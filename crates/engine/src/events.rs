@@ -18,7 +18,7 @@ use crate::{
     engine::Version,
     errors::StartError,
     live::Live,
-    ports::{Exit, Violation},
+    ports::{Exit, RunUsed, Violation},
     start::StartRun,
 };
 
@@ -113,12 +113,13 @@ pub(crate) fn violation(live: &Live, violation: &Violation) -> Event {
         .public("count", violation.count)
 }
 
-pub(crate) fn closed(row: &RunRow, exit: &Exit, used: Amounts) -> Event {
+pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed) -> Event {
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let usage = BTreeMap::from([
         ("cpu_micros".to_owned(), exit.usage.cpu_micros.into()),
         ("memory_peak_bytes".to_owned(), exit.usage.memory_peak_bytes.into()),
-        ("pids_peak".to_owned(), exit.usage.pids_peak.into()),
+        ("log_bytes".to_owned(), exit.usage.log_bytes.into()),
+        ("log_bytes_dropped".to_owned(), exit.usage.log_bytes_dropped.into()),
     ]);
     let (started, ended) = (row.started, row.ended.unwrap_or_default());
     Event::new(EventType::RunClosed, row.tenant.clone(), by)
@@ -129,7 +130,10 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: Amounts) -> Event {
         .public("exit_signal", number(row.exit_signal))
         .public("cause", row.fail_cause.clone())
         .public("duration_us", started.map(|from| ended.micros_since(from)))
-        .public("used", amounts(used))
+        .public("used", amounts(used.amounts))
+        .public("model_calls", used.model_calls)
+        .public("connections", used.connections)
+        .public("refusals", used.refusals)
         .public("usage", Value::Map(usage))
         .confidential("output", exit.output.as_deref().map(|bytes| sha256(bytes).to_string()))
 }

@@ -12,9 +12,10 @@ use std::{
 };
 
 use cogward_model::{
-    Digest, RunId,
+    Digest, RunId, TenantName,
     action::Amounts,
     event::Event,
+    id::EventId,
     manifest::{Manifest, Profile, Resources},
 };
 use cogward_store::{Committed, Store};
@@ -90,7 +91,31 @@ pub trait Gateways: Send + Sync {
     /// Closes a run's fence and breaks off what it has in flight; says how many calls that were.
     fn cut(&self, run: RunId) -> usize;
     /// Cuts a run and forgets it, when the outcomes of its calls are recorded; says what it used up.
-    fn close_run(&self, run: RunId) -> Pending<'_, Amounts>;
+    fn close_run(&self, run: RunId) -> Pending<'_, RunUsed>;
+}
+
+/// What a run used up through its gateways.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunUsed {
+    /// Against its budgets.
+    pub amounts: Amounts,
+    /// Model calls that were carried out.
+    pub model_calls: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Calls and connections that were refused.
+    pub refusals: u64,
+}
+
+/// Where an event is in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Whose ledger.
+    pub tenant: TenantName,
+    /// Its number in it.
+    pub seq: u64,
+    /// The event.
+    pub id: EventId,
 }
 
 /// Everything a sandbox driver must know to start a run.
@@ -106,6 +131,8 @@ pub struct LaunchRequest {
     pub resources: Resources,
     /// The image that is its root; the host's `/usr` when there is none.
     pub root_image: Option<PathBuf>,
+    /// The digest of the package that the directories belong to.
+    pub package: Digest,
     /// Read-only directories: source on the host, place in the sandbox.
     pub mounts: Vec<(PathBuf, String)>,
     /// Program and arguments.
@@ -131,8 +158,10 @@ pub struct Exit {
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// What the sandbox says ended it, when it was not the agent itself: `memory`, `setup`.
+    /// What the sandbox says ended it, when it was neither the agent itself nor a command: `memory: ...`.
     pub cause: Option<String>,
+    /// It was asked to end, did not, and was killed when its grace period was over.
+    pub grace_expired: bool,
     /// What its processes used up.
     pub usage: Usage,
     /// Its output, bounded.
@@ -146,8 +175,10 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// The most memory at a time, in bytes.
     pub memory_peak_bytes: u64,
-    /// The most processes and threads at a time.
-    pub pids_peak: u64,
+    /// Bytes written to standard output and standard error, kept or not.
+    pub log_bytes: u64,
+    /// Bytes of them that were not kept.
+    pub log_bytes_dropped: u64,
 }
 
 /// What a kill did.
@@ -247,7 +278,7 @@ pub enum LedgerHealth {
 /// The evidence of the plane.
 pub trait Ledger: Send + Sync {
     /// Resolves when the events of a committed change are durable.
-    fn publish<'a>(&'a self, store: &'a Store, committed: Committed) -> Pending<'a, Result<(), PortError>>;
+    fn publish<'a>(&'a self, store: &'a Store, committed: Committed) -> Pending<'a, Result<Vec<Place>, PortError>>;
     /// Resolves when an event that belongs to no change of state is durable.
     fn record(&self, event: Event) -> Pending<'_, Result<(), PortError>>;
     /// Takes an event in order; a later durable one implies it.

@@ -5,6 +5,8 @@ use std::time::Instant;
 use cogward_model::{RunId, Timestamp, id::OperationId, run::RunState};
 use serde::{Deserialize, Serialize};
 
+use crate::ports::Place;
+
 /// The receipt of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -36,6 +38,9 @@ pub struct Receipt {
     pub converged: bool,
     /// Whether the evidence was durable before the effects. Only a narrowing command goes on without.
     pub recorded: bool,
+    /// The leaf that records it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Place>,
 }
 
 /// One step of a command.

@@ -50,11 +50,19 @@ impl Engine {
     pub async fn recover(&self) -> Result<RecoveryReport, RecoverError> {
         let report = self.reconcile(true).await?;
         let engine = self.clone();
-        tokio::spawn(engine.follow_health());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = engine.stopped() => {}
+                () = engine.clone().follow_health() => {}
+            }
+        });
         let engine = self.clone();
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(RECONCILE_EVERY).await;
+                tokio::select! {
+                    () = engine.stopped() => return,
+                    () = tokio::time::sleep(RECONCILE_EVERY) => {}
+                }
                 if let Err(error) = engine.reconcile(false).await {
                     tracing::error!(%error, "the runs cannot be reconciled");
                 }
@@ -205,7 +213,7 @@ impl Engine {
             let event = events::adopted(live, row.state);
             let committed = tx.commit(vec![event]).await.map_err(|e| PortError::from_error(&e))?;
             match self.publish(committed).await {
-                Recorded::Yes => Ok(()),
+                Recorded::Yes(_) => Ok(()),
                 Recorded::No(error) => Err(error),
             }
         };
@@ -241,6 +249,7 @@ impl Engine {
                 tree_empty: None,
                 converged: true,
                 recorded: true,
+                evidence: None,
             };
             let text = serde_json::to_string(&receipt).ok();
             self.finish_operation(operation.id, OperationState::Done, text.as_deref()).await;
@@ -291,5 +300,6 @@ fn blank_receipt(row: &RunRow, operation: OperationId) -> Receipt {
         tree_empty: None,
         converged: true,
         recorded: true,
+        evidence: None,
     }
 }

@@ -142,7 +142,7 @@ impl Engine {
         };
         let (committed, started) = commit.await.map_err(|e| PortError::from_error(&e))??;
         match self.publish(committed).await {
-            Recorded::Yes => {
+            Recorded::Yes(_) => {
                 live.goal.send_replace(RunState::Running);
                 Ok(started)
             }

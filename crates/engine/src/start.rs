@@ -218,7 +218,7 @@ impl Engine {
                 .detail(json!({ "agent": row.agent, "version": row.version, "operation": operation.id })),
         );
         match recorded {
-            Recorded::Yes => {
+            Recorded::Yes(_) => {
                 self.spawn_run(Arc::clone(&live), row, version, Begin::Launch);
                 Ok(Started { run, operation: operation.id })
             }

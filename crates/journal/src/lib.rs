@@ -109,6 +109,14 @@ impl Journal {
         Subscription::new(self.0.table.clone(), self.0.live.subscribe(), self.head(), from, filter)
     }
 
+    /// Whether a reader can go on from `cursor` without a gap.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the table cannot be read.
+    pub async fn resumable(&self, cursor: Cursor) -> Result<bool, ReadError> {
+        Ok(cursor >= self.0.table.pruned().await? && cursor <= self.head())
+    }
+
     /// Returns when everything published before this call is in the table, or could not be written.
     pub async fn flush(&self) {
         let (done, wait) = tokio::sync::oneshot::channel();

@@ -115,6 +115,8 @@ event_types! {
     AgentRefused = "agent.registration_refused";
     /// A tool server was added or replaced.
     ToolServerAdded = "tool_server.added";
+    /// A tool server was removed and its credential forgotten.
+    ToolServerRemoved = "tool_server.removed";
     /// A model provider was added or replaced.
     ProviderAdded = "provider.added";
     /// A run was asked for and accepted.

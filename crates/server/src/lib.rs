@@ -1,1 +1,60 @@
-//! (being written)
+//! The plane as one process: its configuration, its wiring, a handler per route.
+//!
+//! [`start`] brings a plane up on a data directory in an order that keeps the promises of the rest:
+//! the directory is ours alone, evidence that was committed is in the ledger, budgets are what they
+//! were, runs are taken over, and only then gateways and the API open. [`Running::until`] serves and
+//! drains. Everything that changes state goes through a crate that records it; this one only wires.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+mod adapters;
+mod auth;
+mod boot;
+mod budgets;
+mod data_dir;
+mod events;
+mod extract;
+mod failure;
+mod handlers;
+mod http;
+mod idempotency;
+mod plane;
+mod routes;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+pub use boot::{ListenError, Running, ServeError, described, start};
+pub use data_dir::DataDirError;
+
+/// Where and how a plane is served.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The directory that holds everything the plane keeps.
+    pub data_dir: PathBuf,
+    /// A loopback address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The program that is started as `<program> supervise <run dir>` for every run.
+    pub supervisor_exe: PathBuf,
+}
+
+/// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and
+/// the address, on standard output.
+///
+/// # Errors
+/// [`ServeError`] when it cannot come up.
+pub async fn serve(options: ServeOptions, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let running = start(options).await?;
+    announce(&running).map_err(ServeError::Output)?;
+    running.until(shutdown).await
+}
+
+fn announce(running: &Running) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if let Some(credential) = running.credential() {
+        writeln!(out, "operator credential: {}", credential.expose())?;
+        writeln!(out, "  it is shown this once; `cogward login` keeps it for the command line")?;
+    }
+    writeln!(out, "cogward is up at http://{}", running.address())?;
+    out.flush()
+}

@@ -24,13 +24,15 @@ use crate::{
     Engine, EngineOptions, RunFiles, StartRun,
     ports::{
         Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth, Listeners, Missing,
-        Pending, PortError, Sandbox, Sandboxes, Violation,
+        Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
     },
 };
 
 /// One fake host; engines come and go on it.
 pub(super) struct World {
     pub(super) dir: TempDir,
+    /// The file of the state database.
+    pub(super) state: Mutex<&'static str>,
     boxes: Mutex<HashMap<PathBuf, Arc<Box>>>,
     pub(super) log: Mutex<Vec<String>>,
     pub(super) leaves: Mutex<Vec<Event>>,
@@ -61,6 +63,7 @@ impl World {
         std::fs::create_dir(dir.path().join("runs")).unwrap();
         Arc::new(Self {
             dir,
+            state: Mutex::new("state.db"),
             boxes: Mutex::default(),
             log: Mutex::default(),
             leaves: Mutex::default(),
@@ -129,7 +132,8 @@ impl World {
     }
 
     pub(super) async fn store(&self) -> Store {
-        Store::open(&self.dir.path().join("state.db")).await.unwrap()
+        let file = *self.state.lock().unwrap();
+        Store::open(&self.dir.path().join(file)).await.unwrap()
     }
 
     /// A plane comes up on this host: as after a crash, the outbox is drained first.
@@ -193,16 +197,20 @@ impl Gateways for Fake {
         }
         2
     }
-    fn close_run(&self, run: RunId) -> Pending<'_, Amounts> {
+    fn close_run(&self, run: RunId) -> Pending<'_, RunUsed> {
         std::boxed::Box::pin(async move {
             self.0.fences.lock().unwrap().remove(&run);
-            Amounts { tokens: 7, ..Amounts::default() }
+            RunUsed { amounts: Amounts { tokens: 7, ..Amounts::default() }, ..RunUsed::default() }
         })
     }
 }
 
 impl Ledger for Fake {
-    fn publish<'a>(&'a self, store: &'a Store, committed: Committed) -> Pending<'a, Result<(), PortError>> {
+    fn publish<'a>(
+        &'a self,
+        store: &'a Store,
+        committed: Committed,
+    ) -> Pending<'a, Result<Vec<crate::ports::Place>, PortError>> {
         std::boxed::Box::pin(async move {
             for row in &committed.outbox {
                 match row.event.kind {
@@ -214,7 +222,8 @@ impl Ledger for Fake {
             }
             self.0.append(committed.outbox.iter().map(|r| (r.event_id.to_string(), r.event.clone())));
             let ids: Vec<i64> = committed.outbox.iter().map(|r| r.id).collect();
-            store.outbox_done(&ids).await.map_err(|e| PortError::from_error(&e))
+            store.outbox_done(&ids).await.map_err(|e| PortError::from_error(&e))?;
+            Ok(Vec::new())
         })
     }
     fn record(&self, event: Event) -> Pending<'_, Result<(), PortError>> {
@@ -355,7 +364,7 @@ async fn register(store: &Store) {
     let mut tx = store.begin().await.unwrap();
     tx.tenant_insert(&TenantRow { name: tenant.clone(), created: now, created_by: "test".into() }).await.unwrap();
     for (name, autonomy, seconds) in
-        [("clerk", "autonomous", 3_600), ("helper", "user-delegated", 3_600), ("hasty", "autonomous", 1)]
+        [("clerk", "autonomous", 3_600), ("helper", "user-delegated", 3_600), ("hasty", "autonomous", 3)]
     {
         let manifest: Manifest = serde_json::from_value(serde_json::json!({
             "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
@@ -427,7 +436,10 @@ pub(super) async fn row_when(engine: &Engine, run: RunId, until: impl Fn(&RunRow
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), look).await.expect("the run gets there")
+    match tokio::time::timeout(std::time::Duration::from_secs(30), look).await {
+        Ok(row) => row,
+        Err(_) => panic!("the run does not get there: {:?}", engine.with.store.run(run).await),
+    }
 }
 
 pub(super) async fn running(engine: &Engine, world: &World, agent: &str) -> RunId {

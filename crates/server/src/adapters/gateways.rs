@@ -1,0 +1,75 @@
+//! The gateways as the engine sees them, with the budgets of what they open.
+
+use std::{sync::Arc, time::Duration};
+
+use cogward_budget::{Budgets, Scope};
+use cogward_engine::ports::{Fence, Gateways, Grant, Listeners, Pending, PortError, RunUsed};
+use cogward_gateway::{FenceState, Gateway, RunGrant, RunListeners};
+use cogward_model::{RunId, action::Amounts};
+
+/// How long the last outcomes of a run may take to be recorded after it was cut.
+const SETTLE_WAIT: Duration = Duration::from_secs(5);
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
+
+/// Opens and closes runs on the gateways.
+pub(crate) struct RunGateways {
+    pub(crate) gateway: Gateway,
+    pub(crate) budgets: Arc<Budgets>,
+}
+
+impl Gateways for RunGateways {
+    fn open_run(&self, grant: Grant, listeners: Listeners) -> Result<(), PortError> {
+        let manifest = &grant.manifest;
+        let limits = &manifest.spec.budgets;
+        let mut scopes = vec![Scope::run(grant.run)];
+        self.budgets.open(
+            Scope::run(grant.run),
+            Amounts { tokens: limits.run.tokens, cost: limits.run.cost_usd, tool_calls: limits.run.tool_calls },
+        );
+        if let Some(agent) = &limits.agent {
+            let scope = Scope::agent(&manifest.metadata.tenant, &manifest.metadata.name);
+            let limit = Amounts { tokens: agent.tokens, cost: agent.cost_usd, tool_calls: agent.tool_calls };
+            self.budgets.open(scope.clone(), limit);
+            scopes.push(scope);
+        }
+        let run = RunGrant::new(grant.run, manifest, grant.version_digest, grant.subject, scopes);
+        let listeners = RunListeners { model: listeners.model, mcp: listeners.mcp, proxy: listeners.proxy };
+        self.gateway.open_run(run, listeners).map_err(|e| PortError::from_error(&e))
+    }
+
+    fn fence(&self, run: RunId, fence: Fence) {
+        let state = match fence {
+            Fence::Open => FenceState::Open,
+            Fence::Held => FenceState::Held,
+            Fence::Closed => FenceState::Closed,
+        };
+        // A run that is not open has no listener a call could come in on.
+        self.gateway.fence(run, state);
+    }
+
+    fn cut(&self, run: RunId) -> usize {
+        self.gateway.cut(run).calls
+    }
+
+    fn close_run(&self, run: RunId) -> Pending<'_, RunUsed> {
+        Box::pin(async move {
+            self.gateway.cut(run);
+            let settled = async {
+                while self.gateway.in_flight(run) > 0 {
+                    tokio::time::sleep(SETTLE_LOOK).await;
+                }
+            };
+            if tokio::time::timeout(SETTLE_WAIT, settled).await.is_err() {
+                tracing::warn!(%run, "calls of a run that was cut are not settled yet");
+            }
+            let tally = self.gateway.tally(run);
+            self.gateway.close_run(run);
+            RunUsed {
+                amounts: self.budgets.close(&Scope::run(run)),
+                model_calls: tally.model_calls,
+                connections: tally.connections,
+                refusals: tally.refusals,
+            }
+        })
+    }
+}

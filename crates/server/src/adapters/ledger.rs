@@ -1,0 +1,77 @@
+//! The ledger as the engine and the gate see it.
+
+use cogward_engine::ports::{Ledger, LedgerHealth, Pending, Place, PortError};
+use cogward_evidence::{Evidence, Health};
+use cogward_gateway::{Records, gate::Unrecorded};
+use cogward_model::{event::Event, id::EventId};
+use cogward_store::{Committed, Store};
+use tokio::sync::watch;
+
+/// The evidence of the plane behind both ports.
+#[derive(Clone)]
+pub(crate) struct PlaneLedger {
+    evidence: Evidence,
+    health: watch::Receiver<LedgerHealth>,
+}
+
+impl PlaneLedger {
+    /// Follows the health of the ledger on the current runtime.
+    pub(crate) fn new(evidence: Evidence) -> Self {
+        let mut source = evidence.health();
+        let (sender, health) = watch::channel(translated(&source.borrow_and_update()));
+        tokio::spawn(async move {
+            while source.changed().await.is_ok() {
+                sender.send_replace(translated(&source.borrow_and_update()));
+            }
+        });
+        Self { evidence, health }
+    }
+}
+
+fn translated(health: &Health) -> LedgerHealth {
+    match health {
+        Health::Ok => LedgerHealth::Ok,
+        Health::LowSpace { .. } => LedgerHealth::LowSpace,
+        Health::Failed { why } => LedgerHealth::Failed(why.to_string()),
+    }
+}
+
+impl Ledger for PlaneLedger {
+    fn publish<'a>(&'a self, store: &'a Store, committed: Committed) -> Pending<'a, Result<Vec<Place>, PortError>> {
+        Box::pin(async move {
+            let leaves = self.evidence.publish(store, committed).await.map_err(|e| PortError::from_error(&e))?;
+            Ok(leaves.into_iter().map(|l| Place { tenant: l.tenant, seq: l.seq, id: l.id }).collect())
+        })
+    }
+
+    fn record(&self, event: Event) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move { self.evidence.record(event).await.map(drop).map_err(|e| PortError::from_error(&e)) })
+    }
+
+    fn note(&self, event: Event) -> Result<(), PortError> {
+        self.evidence.note(event).map(drop).map_err(|e| PortError::from_error(&e))
+    }
+
+    fn health(&self) -> watch::Receiver<LedgerHealth> {
+        self.health.clone()
+    }
+}
+
+impl Records for PlaneLedger {
+    fn record(&self, event: Event) -> Pending<'_, Result<EventId, Unrecorded>> {
+        Box::pin(async move { self.evidence.record(event).await.map(|l| l.id).map_err(|e| Unrecorded(e.to_string())) })
+    }
+
+    fn note(&self, event: Event) -> Result<EventId, Unrecorded> {
+        self.evidence.note(event).map_err(|e| Unrecorded(e.to_string()))
+    }
+
+    fn stopped(&self) -> Option<String> {
+        // Asked of the source: the copy for the engine is a moment behind.
+        match &*self.evidence.health().borrow() {
+            Health::Ok => None,
+            Health::LowSpace { free } => Some(format!("only {free} bytes of the ledger's disk are free")),
+            Health::Failed { why } => Some(format!("the ledger cannot be written: {why}")),
+        }
+    }
+}

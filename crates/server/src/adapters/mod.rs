@@ -1,0 +1,9 @@
+//! The engine's and the gateways' ports over the crates that do the work.
+
+mod gateways;
+mod ledger;
+mod sandboxes;
+
+pub(crate) use gateways::RunGateways;
+pub(crate) use ledger::PlaneLedger;
+pub(crate) use sandboxes::HostSandboxes;

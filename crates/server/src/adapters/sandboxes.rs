@@ -1,0 +1,231 @@
+//! The sandbox driver of this host as the engine sees it.
+//!
+//! A supervisor takes each verb once and in its phase; the engine repeats verbs. What a phase makes
+//! needless is left out here.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cogward_engine::ports::{
+    Exit, Found, KillReport, LaunchRequest, Listeners, Missing, Pending, PortError, Sandbox, Sandboxes, Usage,
+    Violation,
+};
+use cogward_model::manifest::Profile;
+use cogward_sandbox::{Adopted, CommandError, ExitCause, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase};
+use tokio::sync::mpsc;
+
+/// Violations that wait to be recorded.
+const VIOLATIONS_MAX: usize = 256;
+
+/// Launches and adopts through `<exe> supervise`.
+pub(crate) struct HostSandboxes {
+    exe: PathBuf,
+    packages: PathBuf,
+    missing: Vec<Missing>,
+}
+
+impl HostSandboxes {
+    /// `missing` is what the host lacks for profile `standard`, the only one there is.
+    pub(crate) fn new(exe: PathBuf, packages: PathBuf, missing: Vec<Missing>) -> Self {
+        Self { exe, packages, missing }
+    }
+}
+
+impl Sandboxes for HostSandboxes {
+    fn missing(&self, profile: Profile) -> Vec<Missing> {
+        match profile {
+            Profile::Standard => self.missing.clone(),
+        }
+    }
+
+    fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>> {
+        Box::pin(async move {
+            // What runs is what was registered, byte for byte: a file that was changed since stops the run.
+            let (packages, package) = (self.packages.clone(), request.package);
+            let verified = tokio::task::spawn_blocking(move || cogward_registry::package::verify(&packages, package));
+            let verified = verified.await.map_err(|e| PortError::from_error(&e))?;
+            verified.map_err(|e| PortError::from_error(&e))?;
+            let spec = LaunchSpec {
+                run: request.run,
+                run_dir: request.run_dir,
+                profile: request.profile,
+                resources: request.resources,
+                root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
+                mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),
+                argv: request.argv,
+                env: request.env,
+                cwd: request.cwd,
+                files: request.files,
+                stdin: request.stdin,
+                uid_slot: request.uid_slot,
+                grace: request.grace,
+            };
+            let run = cogward_sandbox::launch(&self.exe, &spec).await.map_err(|e| PortError::from_error(&e))?;
+            Ok(Arc::new(HostSandbox::new(run)) as Arc<dyn Sandbox>)
+        })
+    }
+
+    fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>> {
+        Box::pin(async move {
+            if !run_dir.exists() {
+                return Ok(Found::Lost);
+            }
+            Ok(match cogward_sandbox::adopt(run_dir).await.map_err(|e| PortError::from_error(&e))? {
+                Adopted::Alive(run) => Found::Alive(Arc::new(HostSandbox::new(run))),
+                Adopted::Ended(exit) => Found::Ended(translated(exit)),
+                Adopted::Lost => Found::Lost,
+            })
+        })
+    }
+}
+
+struct HostSandbox {
+    run: Supervised,
+    phase: Mutex<Phase>,
+}
+
+impl HostSandbox {
+    fn new(run: Supervised) -> Self {
+        let phase = Mutex::new(run.phase_at_connect());
+        Self { run, phase }
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+}
+
+impl Sandbox for HostSandbox {
+    fn listeners(&self) -> Pending<'_, Result<Listeners, PortError>> {
+        Box::pin(async move {
+            let taken = self.run.take_listeners();
+            let listeners = taken.ok_or_else(|| PortError("its listeners were taken already".to_owned()))?;
+            Ok(Listeners { model: listeners.model, mcp: listeners.mcp, proxy: listeners.proxy })
+        })
+    }
+
+    fn enforcement(&self) -> serde_json::Value {
+        serde_json::to_value(self.run.enforcement()).unwrap_or_default()
+    }
+
+    fn start(&self) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            if self.phase() == Phase::Held {
+                self.run.start().await.map_err(|e| PortError::from_error(&e))?;
+                self.set_phase(Phase::Running);
+            }
+            Ok(())
+        })
+    }
+
+    fn suspend(&self) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            // Held is frozen before the first instruction.
+            if self.phase() == Phase::Running {
+                self.run.suspend().await.map_err(|e| PortError::from_error(&e))?;
+                self.set_phase(Phase::Suspended);
+            }
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            if self.phase() == Phase::Suspended {
+                self.run.resume().await.map_err(|e| PortError::from_error(&e))?;
+                self.set_phase(Phase::Running);
+            }
+            Ok(())
+        })
+    }
+
+    fn terminate(&self) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            match self.run.terminate().await {
+                // It had ended by itself: that is what was asked for.
+                Ok(()) | Err(CommandError::Gone) => {
+                    self.set_phase(Phase::Stopping);
+                    Ok(())
+                }
+                Err(error) => Err(PortError::from_error(&error)),
+            }
+        })
+    }
+
+    fn kill(&self) -> Pending<'_, Result<KillReport, PortError>> {
+        Box::pin(async move {
+            match self.run.kill().await {
+                Ok(report) => {
+                    Ok(KillReport { processes: report.processes.into(), micros: report.micros, empty: report.empty })
+                }
+                // It had ended before the kill came: what is left is in its exit.
+                Err(CommandError::Gone) => {
+                    Ok(KillReport { processes: 0, micros: 0, empty: self.run.wait().await.empty })
+                }
+                Err(error) => Err(PortError::from_error(&error)),
+            }
+        })
+    }
+
+    fn wait(&self) -> Pending<'_, Exit> {
+        // The future must not keep a borrow: it is polled across other verbs.
+        let run = self.run.clone();
+        Box::pin(async move { translated(run.wait().await) })
+    }
+
+    fn violations(&self) -> Option<mpsc::Receiver<Violation>> {
+        let mut source = self.run.violations()?;
+        let (sender, receiver) = mpsc::channel(VIOLATIONS_MAX);
+        tokio::spawn(async move {
+            while let Some(violation) = source.recv().await {
+                let violation = Violation {
+                    layer: violation.layer,
+                    action: violation.action,
+                    object: violation.object,
+                    count: violation.count,
+                };
+                if sender.send(violation).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Some(receiver)
+    }
+}
+
+fn translated(exit: cogward_sandbox::Exit) -> Exit {
+    let more = |what: &str| match &exit.detail {
+        Some(detail) => format!("{what}: {detail}"),
+        None => what.to_owned(),
+    };
+    let cause = match exit.cause {
+        ExitCause::Exited
+        | ExitCause::Signalled
+        | ExitCause::Terminated
+        | ExitCause::GraceExpired
+        | ExitCause::Killed => None,
+        ExitCause::OutOfMemory => Some(more("spec.sandbox.resources.memoryMib: the memory limit was reached")),
+        ExitCause::NotExecutable => Some(more("spec.package.entrypoint: the program cannot be executed")),
+        ExitCause::LaunchFailed => Some(more("launch: the sandbox could not be made")),
+        ExitCause::SupervisorLost => Some(more("lost: its supervisor is gone and left no exit")),
+    };
+    Exit {
+        code: exit.code,
+        signal: exit.signal,
+        cause,
+        grace_expired: exit.cause == ExitCause::GraceExpired,
+        usage: Usage {
+            cpu_micros: exit.usage.cpu_micros,
+            memory_peak_bytes: exit.usage.memory_peak_bytes,
+            log_bytes: exit.usage.stdout_bytes.saturating_add(exit.usage.stderr_bytes),
+            log_bytes_dropped: exit.usage.log_bytes_dropped,
+        },
+        output: exit.output,
+    }
+}

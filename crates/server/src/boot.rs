@@ -1,0 +1,399 @@
+//! Bringing a plane up and down.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use cogward_api::{Check, CheckStatus, Doctor, ProfileReport};
+use cogward_budget::Budgets;
+use cogward_engine::{Engine, EngineOptions, RunFiles, ports::Missing};
+use cogward_evidence::{Evidence, EvidenceOptions};
+use cogward_gateway::{Credential as UpstreamCredential, FenceState, Gateway};
+use cogward_identity::{Credential, Operators, Role, Secrets};
+use cogward_journal::{Journal, JournalEvent, JournalOptions};
+use cogward_model::{
+    Clock, Entropy, SystemClock, SystemEntropy, TenantName, Timestamp,
+    event::{Attribution, EventType},
+    manifest::Profile,
+};
+use cogward_sandbox::{HostReport, doctor};
+use cogward_store::{PageRequest, Store, TenantRow};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+pub use crate::http::ListenError;
+use crate::{
+    ServeOptions,
+    adapters::{HostSandboxes, PlaneLedger, RunGateways},
+    budgets,
+    data_dir::{DataDir, DataDirError},
+    events::by_plane,
+    handlers::{providers, tool_servers},
+    http,
+    plane::{App, Plane},
+    routes,
+};
+
+/// Runs that may be live at once; each has a host identity of its own.
+const RUN_SLOTS: u32 = 1_024;
+/// How long an answer to an idempotent command is kept.
+const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// How often older ones are removed.
+const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// How long calls in flight may take when the plane drains.
+const CALLS_DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Why a plane does not come up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The state database.
+    #[error("the state cannot be opened")]
+    State(#[from] cogward_store::OpenError),
+    /// A read or write of the state.
+    #[error("the state cannot be used")]
+    Store(#[from] cogward_store::StoreError),
+    /// The ledger.
+    #[error("the evidence cannot be opened")]
+    Evidence(#[from] cogward_evidence::OpenError),
+    /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
+    #[error("the evidence cannot be written: {0}")]
+    Record(String),
+    /// The budgets could not be read from the ledger.
+    #[error("the budgets cannot be restored")]
+    Budgets(#[from] cogward_evidence::ReadError),
+    /// The journal.
+    #[error("the journal cannot be opened")]
+    Journal(#[from] cogward_journal::OpenError),
+    /// The plane's key.
+    #[error(transparent)]
+    Keys(#[from] cogward_identity::KekError),
+    /// The first operator.
+    #[error("the first operator cannot be made")]
+    Operator(#[from] cogward_identity::CreateError),
+    /// A sealed credential of an upstream.
+    #[error("the credential of an upstream cannot be opened")]
+    Secret(#[from] cogward_identity::SecretError),
+    /// The runs of an earlier plane.
+    #[error("the runs cannot be taken over")]
+    Recover(#[from] cogward_engine::RecoverError),
+    /// What a crash left among the packages.
+    #[error("the packages cannot be swept")]
+    Packages(#[source] std::io::Error),
+    /// Standard output.
+    #[error("the address cannot be printed")]
+    Output(#[source] std::io::Error),
+    /// A thread ended early.
+    #[error("a task of the start was ended")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A plane that is up and not serving yet.
+pub struct Running {
+    app: App,
+    listener: TcpListener,
+    credential: Option<Credential>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("address", &self.app.address).finish_non_exhaustive()
+    }
+}
+
+/// Brings a plane up. Nothing is admitted before everything that an earlier plane promised is in place.
+///
+/// # Errors
+/// [`ServeError`]; then nothing was opened.
+pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let (listener, address) = http::bind(options.listen).await?;
+    let data = DataDir::open(&options.data_dir)?;
+    cogward_registry::package::sweep(&data.join("packages")).map_err(ServeError::Packages)?;
+    let store = Store::open(&data.join("state.db")).await?;
+    let dir = data.join("evidence");
+    let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
+    let drained = evidence.drain_outbox(&store).await;
+    drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
+    let journal = Journal::open(&data.join("journal.db"), JournalOptions::default(), clock.clone()).await?;
+    let secrets = Secrets::open(&data.join("keys"), store.clone(), &*entropy).await?;
+    let operators = Operators::new(store.clone(), clock.clone(), entropy.clone());
+    let credential = first_start(&store, &evidence, &operators).await?;
+
+    let budgets = Arc::new(Budgets::new());
+    restore_budgets(&store, &evidence, &budgets).await?;
+    let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
+    let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
+    open_upstreams(&store, &secrets, &gateway).await?;
+    let (host, missing) = probe(&options.supervisor_exe).await?;
+    let files = RunFiles::new(data.join("runs"));
+    let packages = data.join("packages");
+    let engine = Engine::new(EngineOptions {
+        store: store.clone(),
+        ledger,
+        journal: journal.clone(),
+        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing)),
+        gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone() }),
+        files: files.clone(),
+        packages,
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        run_slots: RUN_SLOTS,
+    });
+    let recovered = engine.recover().await?;
+    tracing::info!(?recovered, "the runs of an earlier plane");
+    let event = by_plane(EventType::PlaneStarted)
+        .public("adopted", recovered.adopted as u64)
+        .public("closed", recovered.closed as u64)
+        .public("orphans", recovered.orphans as u64);
+    evidence.record(event).await.map_err(|e| ServeError::Record(e.to_string()))?;
+    gateway.fence_plane(FenceState::Open);
+    data.write_address(address)?;
+    journal.publish(JournalEvent::plane("plane.started"));
+
+    let app = Arc::new(Plane {
+        started: clock.now(),
+        accepting: AtomicBool::new(true),
+        closing: CancellationToken::new(),
+        store,
+        evidence,
+        journal,
+        operators,
+        secrets,
+        gateway,
+        budgets,
+        engine,
+        files,
+        data,
+        doctor: host,
+        clock,
+        entropy,
+        address,
+    });
+    tokio::spawn(purge_answers(app.clone()));
+    Ok(Running { app, listener, credential })
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.app.address
+    }
+
+    /// The credential of a first start. It is nowhere else.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
+    /// Serves until `shutdown` resolves, then drains: no new requests, calls in flight end, runs live on
+    /// under their supervisors, and the next plane takes them over.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the end cannot be recorded.
+    pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { app, listener, credential } = self;
+        drop(credential);
+        let server = tokio::spawn(http::serve(listener, routes::router(&app), app.closing.clone()));
+        shutdown.await;
+        app.accepting.store(false, Ordering::Release);
+        app.engine.stop();
+        app.closing.cancel();
+        // No call begins any more; what waits is taken up again with the next plane.
+        app.gateway.fence_plane(FenceState::Held);
+        server.await?;
+        drain_calls(&app).await;
+        let event = by_plane(EventType::PlaneStopped).public("runs_live", app.engine.live_count() as u64);
+        let recorded = app.evidence.record(event).await;
+        app.journal.publish(JournalEvent::plane("plane.stopped"));
+        app.journal.flush().await;
+        app.data.remove_address();
+        recorded.map(drop).map_err(|e| ServeError::Record(e.to_string()))
+    }
+}
+
+async fn drain_calls(app: &Plane) {
+    let Ok(live) = app.store.runs_live().await else { return };
+    let settled = async {
+        while live.iter().any(|run| app.gateway.in_flight(run.id) > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(CALLS_DRAIN_MAX, settled).await.is_err() {
+        tracing::warn!("calls that did not end in time are broken off and charged in full");
+    }
+}
+
+/// The tenant and the operator that a fresh plane has. `None` when there is an operator already.
+async fn first_start(
+    store: &Store,
+    evidence: &Evidence,
+    operators: &Operators,
+) -> Result<Option<Credential>, ServeError> {
+    if !store.operators(&PageRequest { after: None, limit: 1 }).await?.items.is_empty() {
+        return Ok(None);
+    }
+    let tenant = TenantName::default_tenant();
+    let mut tx = store.begin().await?;
+    let mut recorded = Vec::with_capacity(2);
+    if tx.tenant(&tenant).await?.is_none() {
+        let created = tx.now();
+        tx.tenant_insert(&TenantRow { name: tenant, created, created_by: "plane".to_owned() }).await?;
+        recorded.push(by_plane(EventType::TenantCreated));
+    }
+    let made = operators.create(&mut tx, "operator", Role::Operator, Attribution::plane()).await?;
+    recorded.push(made.event);
+    let committed = tx.commit(recorded).await?;
+    evidence.publish(store, committed).await.map_err(|e| ServeError::Record(e.to_string()))?;
+    Ok(Some(made.credential))
+}
+
+async fn restore_budgets(store: &Store, evidence: &Evidence, budgets: &Arc<Budgets>) -> Result<(), ServeError> {
+    let live: HashSet<_> = store.runs_unclosed().await?.into_iter().map(|row| row.id).collect();
+    let (evidence, budgets) = (evidence.clone(), budgets.clone());
+    tokio::task::spawn_blocking(move || budgets::restore(&evidence, &budgets, &live)).await??;
+    Ok(())
+}
+
+async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredential>, ServeError> {
+    let Some(bytes) = secrets.get(name).await? else { return Ok(None) };
+    let text = String::from_utf8(bytes.to_vec());
+    let text = text.map_err(|_| cogward_identity::SecretError::Broken { name: name.to_owned() })?;
+    Ok(Some(UpstreamCredential::new(Zeroizing::new(text))))
+}
+
+/// Hands every registered upstream to the gateway. One that cannot be used stays away from agents and
+/// does not keep the plane from starting.
+async fn open_upstreams(store: &Store, secrets: &Secrets, gateway: &Gateway) -> Result<(), ServeError> {
+    let mut tenants = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = store.tenants(&tenants).await?;
+        for tenant in found.items {
+            open_upstreams_of(&tenant.name, store, secrets, gateway).await?;
+        }
+        match found.next {
+            Some(next) => tenants.after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn open_upstreams_of(
+    tenant: &TenantName,
+    store: &Store,
+    secrets: &Secrets,
+    gateway: &Gateway,
+) -> Result<(), ServeError> {
+    let mut page = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = store.tool_servers(tenant, &page).await?;
+        for row in found.items {
+            let credential = secret(secrets, &tool_servers::secret_name(tenant, &row.config.name)).await?;
+            gateway.upstreams().put_tool_server(row.config, credential);
+        }
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => break,
+        }
+    }
+    let mut page = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = store.providers(tenant, &page).await?;
+        for row in found.items {
+            let name = row.config.name.clone();
+            let credential = secret(secrets, &providers::secret_name(tenant, &name)).await?;
+            if let Err(error) = gateway.upstreams().put_provider(row.config, credential) {
+                tracing::error!(%tenant, provider = %name, %error, "a provider cannot be used");
+            }
+        }
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What the host can enforce, asked once. A host that cannot be asked enforces nothing.
+async fn probe(exe: &Path) -> Result<(Doctor, Vec<Missing>), ServeError> {
+    let exe = exe.to_owned();
+    let report = match tokio::task::spawn_blocking(move || doctor::probe(&exe)).await? {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::error!(%error, "the host cannot be probed, so no run is accepted");
+            let missing = Missing {
+                what: "probe".to_owned(),
+                why: cogward_engine::ports::PortError::from_error(&error).0,
+                fix: "start the plane with the `cogward` program itself".to_owned(),
+            };
+            let profile = ProfileReport {
+                profile: Profile::Standard.as_str().to_owned(),
+                enforceable: false,
+                missing: vec![missing.what.clone()],
+            };
+            let report = Doctor { kernel: String::new(), checks: Vec::new(), profiles: vec![profile] };
+            return Ok((report, vec![missing]));
+        }
+    };
+    let missing = report.require(Profile::Standard).err().unwrap_or_default();
+    let missing = missing.into_iter().map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix }).collect();
+    Ok((described(report), missing))
+}
+
+/// A report of the sandbox in the words of the API.
+pub fn described(report: HostReport) -> Doctor {
+    let needed: HashSet<String> =
+        report.profiles.iter().flat_map(|p| p.missing.iter().map(|m| m.mechanism.clone())).collect();
+    let checks = report.checks.into_iter().map(|check| Check {
+        status: match (check.ok, needed.contains(&check.mechanism)) {
+            (true, _) => CheckStatus::Ok,
+            (false, true) => CheckStatus::Missing,
+            (false, false) => CheckStatus::Optional,
+        },
+        name: check.mechanism,
+        detail: check.detail,
+        fix: check.fix,
+    });
+    let profiles = report.profiles.iter().map(|profile| ProfileReport {
+        profile: profile.profile.as_str().to_owned(),
+        enforceable: profile.enforceable,
+        missing: profile.missing.iter().map(|m| m.mechanism.clone()).collect(),
+    });
+    Doctor { kernel: report.kernel.clone(), checks: checks.collect(), profiles: profiles.collect() }
+}
+
+/// Forgets answers that nobody will ask for again.
+async fn purge_answers(app: App) {
+    loop {
+        let kept = u64::try_from(IDEMPOTENCY_KEPT.as_micros()).unwrap_or(u64::MAX);
+        let oldest = Timestamp::from_unix_micros(app.clock.now().unix_micros().saturating_sub(kept));
+        let purge = async {
+            let mut tx = app.store.begin().await?;
+            tx.idempotency_purge(oldest).await?;
+            // What was answered is evidence of nothing: the commands themselves are recorded.
+            tx.commit(Vec::new()).await.map(drop)
+        };
+        if let Err(error) = purge.await {
+            tracing::warn!(%error, "old answers are not forgotten yet");
+        }
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(PURGE_EVERY) => {}
+        }
+    }
+}

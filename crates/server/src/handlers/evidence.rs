@@ -1,0 +1,89 @@
+//! Evidence: read, signed, exported. Each reading is itself recorded, before anything is shown.
+
+use axum::{
+    Json as Answer,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use cogward_api::{EvidenceLeaf, Page, PageQuery, ProblemCode, TAR};
+use cogward_evidence::LeafView;
+use cogward_model::{
+    RunId, TenantName,
+    event::EventType,
+    id::{EventId, Id},
+};
+use http::header;
+
+use super::{archive, known_tenant, runs};
+use crate::{
+    events::by_operator,
+    extract::{Asked, Caller, Params},
+    failure::Failure,
+    plane::App,
+};
+
+fn view(leaf: LeafView) -> EvidenceLeaf {
+    let body = match leaf.body {
+        serde_json::Value::Object(body) => body,
+        _ => serde_json::Map::new(),
+    };
+    let kind = body.get("type").and_then(|t| t.as_str()).unwrap_or_default().to_owned();
+    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed: leaf.disclosed }
+}
+
+pub(crate) async fn of_run(
+    State(app): State<App>,
+    caller: Caller,
+    Params(run): Params<RunId>,
+    Asked(query): Asked<PageQuery>,
+) -> Result<Answer<Page<EvidenceLeaf>>, Failure> {
+    let row = runs::found(&app, run).await?;
+    let after = match &query.cursor {
+        None => 0,
+        Some(text) => text.parse::<u64>().map_err(|_| Failure::invalid("the cursor is not one of this list"))?,
+    };
+    // Not in the run's own chain: reading a run must not make it longer.
+    let event = by_operator(EventType::EvidenceRead, row.tenant.clone(), &caller.0, None)
+        .public("read_run", run.to_string())
+        .public("after", after);
+    app.record(event).await?;
+    let limit = query.limit() as usize;
+    let mut leaves = app
+        .evidence
+        .run_leaves(&row.tenant, run, after, limit.saturating_add(1))
+        .await
+        .map_err(|e| Failure::internal("the evidence cannot be read", &e))?;
+    let more = leaves.len() > limit;
+    leaves.truncate(limit);
+    let next_cursor = leaves.last().filter(|_| more).map(|leaf| leaf.run_seq.to_string());
+    Ok(Answer(Page { items: leaves.into_iter().map(view).collect(), next_cursor }))
+}
+
+pub(crate) async fn checkpoint(
+    State(app): State<App>,
+    Params(tenant): Params<TenantName>,
+) -> Result<Response, Failure> {
+    known_tenant(&app, &tenant).await?;
+    let signed = app.evidence.checkpoint(&tenant).await;
+    let signed = signed.map_err(|e| Failure::new(ProblemCode::EvidenceUnavailable, e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], signed.note).into_response())
+}
+
+pub(crate) async fn export(
+    State(app): State<App>,
+    caller: Caller,
+    Params(tenant): Params<TenantName>,
+) -> Result<Response, Failure> {
+    known_tenant(&app, &tenant).await?;
+    app.record(by_operator(EventType::EvidenceExported, tenant.clone(), &caller.0, None)).await?;
+    let id: EventId = Id::new(&*app.clock, &*app.entropy);
+    let staging = archive::Staging::new(app.data.join("exports").join(id.to_string()));
+    app.evidence
+        .export(&tenant, staging.path())
+        .await
+        .map_err(|e| Failure::internal("the evidence cannot be exported", &e))?;
+    let body = Body::from_stream(archive::stream(staging));
+    let name = format!("attachment; filename=\"cogward-evidence-{tenant}.tar\"");
+    Ok(([(header::CONTENT_TYPE, TAR.to_owned()), (header::CONTENT_DISPOSITION, name)], body).into_response())
+}

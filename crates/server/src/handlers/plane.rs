@@ -1,0 +1,49 @@
+//! The plane itself.
+
+use axum::{Json as Answer, extract::State, response::IntoResponse};
+use cogward_api::{Doctor, EvidenceHealth, Plane, ProblemCode, Ready, WhoAmI, openapi as description};
+use cogward_evidence::Health;
+use http::header;
+
+use crate::{extract::Caller, failure::Failure, plane::App};
+
+pub(crate) async fn show(State(app): State<App>) -> Answer<Plane> {
+    let evidence = match &*app.evidence.health().borrow() {
+        Health::Ok => EvidenceHealth::Ok,
+        Health::LowSpace { free } => EvidenceHealth::LowSpace { free_bytes: *free },
+        Health::Failed { why } => EvidenceHealth::Failed { why: why.to_string() },
+    };
+    Answer(Plane {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: app.started,
+        listen: app.address.to_string(),
+        data_dir: app.data.root().display().to_string(),
+        accepting: app.is_accepting() && evidence == EvidenceHealth::Ok,
+        evidence,
+        runs_live: app.engine.live_count() as u64,
+    })
+}
+
+pub(crate) async fn doctor(State(app): State<App>) -> Answer<Doctor> {
+    Answer(app.doctor.clone())
+}
+
+pub(crate) async fn who_am_i(Caller(operator): Caller) -> Answer<WhoAmI> {
+    Answer(WhoAmI { operator: operator.id, name: operator.name })
+}
+
+pub(crate) async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], description::document_text())
+}
+
+pub(crate) async fn health() -> &'static str {
+    "ok\n"
+}
+
+pub(crate) async fn ready(State(app): State<App>) -> Result<Answer<Ready>, Failure> {
+    if app.is_accepting() {
+        Ok(Answer(Ready { ready: true }))
+    } else {
+        Err(Failure::new(ProblemCode::NotReady, "the plane is stopping"))
+    }
+}

@@ -1,0 +1,251 @@
+//! Registering a version: received as hostile, checked as a whole, kept under its digest, recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::body::Body;
+use cogward_api::{Finding, ProblemCode, RegisterQuery, Registration};
+use cogward_identity::Operator;
+use cogward_journal::{JournalEvent, Severity};
+use cogward_model::{
+    Digest, TenantName, UpstreamName,
+    event::{Attribution, EventType},
+};
+use cogward_registry::{
+    Findings,
+    manifest::{self, Parsed, canonical_json, sha256},
+    package::{self, Limits, ReceiveError, Staged},
+    rules::{self, Known},
+};
+use cogward_store::{AgentRow, PageRequest, VersionRow};
+
+use super::upload::upload;
+use crate::{
+    events::by_operator,
+    failure::Failure,
+    plane::{App, Plane},
+};
+
+pub(crate) async fn register(
+    app: &App,
+    operator: &Operator,
+    tenant: TenantName,
+    query: RegisterQuery,
+    body: Body,
+) -> Result<Registration, Failure> {
+    let staged = receive(app, body).await?;
+    let (parsed, findings) = match manifest::parse(staged.manifest_name(), staged.manifest()) {
+        Ok(parsed) => {
+            let mut findings = package::check(&parsed, staged.contents());
+            if parsed.manifest.metadata.tenant == tenant {
+                findings.append(rules::check(&parsed, &known(app, &parsed).await?));
+            } else {
+                let problem = format!("the manifest is of another tenant than `{tenant}`, to which it was sent");
+                let fix = format!("register it with `--tenant {}`, or correct it", parsed.manifest.metadata.tenant);
+                findings.push(parsed.places.finding("metadata.tenant", "tenant-mismatch", problem, fix));
+            }
+            (Some(parsed), findings)
+        }
+        Err(findings) => (None, findings),
+    };
+    let Some(parsed) = parsed.filter(|_| findings.is_empty()) else {
+        return Err(refuse(app, operator, tenant, &query, findings).await);
+    };
+    let manifest_json =
+        canonical_json(&parsed.manifest).map_err(|e| Failure::internal("the manifest cannot be kept", &e))?;
+    let package = staged.summary().digest;
+    let digest = package::version_digest(&manifest_json, package);
+    let metadata = &parsed.manifest.metadata;
+    let answer = Registration {
+        tenant: tenant.clone(),
+        agent: metadata.name.clone(),
+        version: metadata.version.clone(),
+        digest,
+        created: true,
+    };
+    if let Some(earlier) = app.store.version(&tenant, &metadata.name, &metadata.version).await? {
+        return same_or_taken(&earlier, answer);
+    }
+    if query.dry_run {
+        return Ok(answer);
+    }
+    // Kept before it is recorded: a version in the store always has its files.
+    let kept = tokio::task::spawn_blocking(move || staged.keep()).await;
+    kept.map_err(|e| Failure::internal("the package cannot be kept", &e))?
+        .map_err(|e| Failure::internal("the package cannot be kept", &e))?;
+    match insert(app, operator, &parsed, manifest_json, package, digest, query.reason.as_deref()).await {
+        Ok(()) => {}
+        // Somebody else registered the label meanwhile; it may be the very same.
+        Err(failure) if failure.code() == ProblemCode::AlreadyExists => {
+            let earlier = app.store.version(&tenant, &answer.agent, &answer.version).await?;
+            return earlier.map_or(Err(failure), |earlier| same_or_taken(&earlier, answer));
+        }
+        Err(failure) => return Err(failure),
+    }
+    app.journal.publish(
+        JournalEvent::tenant("agent.registered", tenant)
+            .detail(serde_json::json!({ "agent": answer.agent, "version": answer.version, "digest": digest })),
+    );
+    Ok(answer)
+}
+
+fn same_or_taken(earlier: &VersionRow, answer: Registration) -> Result<Registration, Failure> {
+    if earlier.version_digest == answer.digest {
+        return Ok(Registration { created: false, ..answer });
+    }
+    Err(Failure::new(
+        ProblemCode::AlreadyExists,
+        format!("the version `{}` of `{}` is registered with other content", answer.version, answer.agent),
+    )
+    .rule("metadata.version")
+    .next_step("give it a new `metadata.version`: a label is used once"))
+}
+
+async fn receive(app: &App, body: Body) -> Result<Staged, Failure> {
+    let (stream, packages) = (upload(body), app.data.join("packages"));
+    let received = tokio::task::spawn_blocking(move || package::receive(stream, &packages, Limits::default())).await;
+    let received = received.map_err(|e| Failure::internal("the package cannot be received", &e))?;
+    received.map_err(|error| match error {
+        ReceiveError::Store(_) => Failure::internal("the package cannot be received", &error),
+        error => Failure::new(ProblemCode::PackageInvalid, error.to_string())
+            .rule("package.stream")
+            .next_step("pack it with `cogward agent register`"),
+    })
+}
+
+async fn insert(
+    app: &Plane,
+    operator: &Operator,
+    parsed: &Parsed,
+    manifest_json: String,
+    package: Digest,
+    digest: Digest,
+    reason: Option<&str>,
+) -> Result<(), Failure> {
+    let manifest = &parsed.manifest;
+    let metadata = &manifest.metadata;
+    let manifest_digest = sha256(manifest_json.as_bytes());
+    let mut tx = app.store.begin().await?;
+    let created = tx.now();
+    tx.agent_put(&AgentRow {
+        tenant: metadata.tenant.clone(),
+        name: metadata.name.clone(),
+        owner: metadata.owner.clone(),
+        sponsor: metadata.sponsor.clone(),
+        cost_centre: metadata.cost_centre.clone(),
+        created,
+        created_by: operator.name.clone(),
+    })
+    .await?;
+    tx.version_insert(&VersionRow {
+        tenant: metadata.tenant.clone(),
+        agent: metadata.name.clone(),
+        label: metadata.version.clone(),
+        manifest_json,
+        manifest_digest,
+        package_digest: package,
+        version_digest: digest,
+        tier: manifest.spec.tier.as_str().to_owned(),
+        created,
+        created_by: operator.name.clone(),
+    })
+    .await?;
+    let mut event = by_operator(EventType::AgentRegistered, metadata.tenant.clone(), operator, reason)
+        .public("policy", digest.to_string())
+        .public("manifest", manifest_digest.to_string())
+        .public("package", package.to_string())
+        .public("autonomy", manifest.spec.autonomy.as_str())
+        .public("tier", manifest.spec.tier.as_str())
+        .personal("sponsor", metadata.sponsor.as_str())
+        .personal("owner", metadata.owner.as_str());
+    event.by = Attribution {
+        agent: Some((metadata.name.clone(), metadata.version.clone())),
+        subject: Some(operator.name.clone()),
+    };
+    let committed = tx.commit(vec![event]).await?;
+    app.publish(committed).await
+}
+
+/// What the manifest can name, asked of the plane and of the tool servers that it names.
+async fn known(app: &Plane, parsed: &Parsed) -> Result<Known, Failure> {
+    let manifest = &parsed.manifest;
+    let tenant = &manifest.metadata.tenant;
+    let mut known = Known { tenants: BTreeSet::from([tenant.clone()]), ..Known::default() };
+    let named: BTreeSet<&UpstreamName> = manifest.spec.permissions.tools.iter().map(|grant| &grant.server).collect();
+    let mut page = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = app.store.tool_servers(tenant, &page).await?;
+        for row in found.items {
+            let name = row.config.name;
+            // Only the ones that are named are asked: a registration does not start everything.
+            let tools = if named.contains(&name) { offered(app, tenant, &name).await } else { None };
+            known.tool_servers.insert(name, tools);
+        }
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => break,
+        }
+    }
+    let mut page = PageRequest { after: None, limit: 500 };
+    let mut providers: BTreeMap<UpstreamName, BTreeSet<String>> = BTreeMap::new();
+    loop {
+        let found = app.store.providers(tenant, &page).await?;
+        providers.extend(found.items.into_iter().map(|row| (row.config.name, row.config.prices.into_keys().collect())));
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => break,
+        }
+    }
+    known.providers = providers;
+    Ok(known)
+}
+
+async fn offered(app: &Plane, tenant: &TenantName, name: &UpstreamName) -> Option<BTreeSet<cogward_model::ToolName>> {
+    let client = app.gateway.upstreams().tool_server(tenant, name)?;
+    match client.tools().await {
+        Ok(tools) => Some(tools.iter().map(|tool| tool.name.clone()).collect()),
+        Err(error) => {
+            tracing::info!(%tenant, server = %name, %error, "a tool server does not say what it offers");
+            None
+        }
+    }
+}
+
+async fn refuse(
+    app: &Plane,
+    operator: &Operator,
+    tenant: TenantName,
+    query: &RegisterQuery,
+    findings: Findings,
+) -> Failure {
+    let count = findings.len();
+    let mut rules: Vec<String> = findings.findings.iter().map(|f| f.rule.to_string()).collect();
+    rules.sort();
+    rules.dedup();
+    if !query.dry_run {
+        let event = by_operator(EventType::AgentRefused, tenant.clone(), operator, query.reason.as_deref())
+            .public("findings", count as u64)
+            .public("rules", rules.clone());
+        if let Err(failure) = app.record(event).await {
+            return failure;
+        }
+        app.journal.publish(
+            JournalEvent::tenant("agent.registration_refused", tenant)
+                .severity(Severity::Warning)
+                .detail(serde_json::json!({ "findings": count, "rules": rules })),
+        );
+    }
+    let position = |number: u32| (number > 0).then_some(number);
+    let listed = findings.findings.into_iter().map(|f| Finding {
+        file: f.file,
+        line: position(f.line),
+        column: position(f.column),
+        path: (!f.path.is_empty()).then_some(f.path),
+        rule: f.rule.into_owned(),
+        message: f.problem,
+        fix: f.fix,
+    });
+    Failure::new(ProblemCode::ManifestInvalid, format!("the manifest has {count} findings"))
+        .rule("registry")
+        .next_step("correct each finding and register again")
+        .findings(listed.collect())
+}

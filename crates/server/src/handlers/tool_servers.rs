@@ -1,0 +1,191 @@
+//! Tool servers: tried before they are kept, their credentials sealed.
+
+use axum::{Json as Answer, extract::State, response::IntoResponse};
+use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolServer, ToolServerPut};
+use cogward_gateway::{
+    Credential,
+    mcp::upstream::{ToolServerClient, UpstreamError},
+};
+use cogward_journal::JournalEvent;
+use cogward_model::{
+    TenantName, UpstreamName,
+    event::EventType,
+    manifest::Manifest,
+    upstream::{self, ToolTransport},
+};
+use cogward_store::ToolServerRow;
+use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
+
+use super::{bounded_reason, etag, known_tenant, page_of, precondition};
+use crate::{
+    events::{by_operator, digest_of},
+    extract::{Asked, Caller, Json, Params},
+    failure::Failure,
+    plane::{App, Plane},
+};
+
+/// The name of the sealed credential.
+pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
+    format!("tool-server/{tenant}/{name}")
+}
+
+async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
+    let upstream::ToolServer { tenant, name, transport } = row.config;
+    let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
+    Ok(ToolServer { tenant, name, transport, has_credential, updated: row.updated })
+}
+
+pub(crate) async fn list(
+    State(app): State<App>,
+    Params(tenant): Params<TenantName>,
+    Asked(query): Asked<PageQuery>,
+) -> Result<Answer<Page<ToolServer>>, Failure> {
+    known_tenant(&app, &tenant).await?;
+    let page = app.store.tool_servers(&tenant, &page_of(&query)).await?;
+    let mut items = Vec::with_capacity(page.items.len());
+    for row in page.items {
+        items.push(view(&app, row).await?);
+    }
+    Ok(Answer(Page { items, next_cursor: page.next }))
+}
+
+async fn found(plane: &Plane, tenant: &TenantName, name: &UpstreamName) -> Result<ToolServerRow, Failure> {
+    plane.store.tool_server(tenant, name).await?.ok_or_else(|| Failure::missing("tool server", name))
+}
+
+pub(crate) async fn show(
+    State(app): State<App>,
+    Params((tenant, name)): Params<(TenantName, UpstreamName)>,
+) -> Result<impl IntoResponse, Failure> {
+    let row = found(&app, &tenant, &name).await?;
+    Ok(([etag(row.revision)], Answer(view(&app, row).await?)))
+}
+
+pub(crate) async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Params((tenant, name)): Params<(TenantName, UpstreamName)>,
+    headers: HeaderMap,
+    body: Json<ToolServerPut>,
+) -> Result<impl IntoResponse, Failure> {
+    let ToolServerPut { transport, credential, reason } = body.value;
+    bounded_reason(reason.as_deref())?;
+    known_tenant(&app, &tenant).await?;
+    // Refused before it is tried: a try starts a program or opens a connection.
+    let before = app.store.tool_server(&tenant, &name).await?.map(|row| row.revision);
+    precondition(&headers, before)?;
+    if credential.is_some() && matches!(&transport, ToolTransport::Stdio { credential_env: None, .. }) {
+        return Err(Failure::invalid("a credential was given, and `credential_env` does not say in which variable")
+            .rule("transport.credential_env"));
+    }
+    let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport };
+    let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
+    let for_gateway = || secret.clone().map(Credential::new);
+    let tools = try_out(config.clone(), for_gateway()).await?;
+
+    let mut tx = app.store.begin().await?;
+    precondition(&headers, tx.tool_server(&tenant, &name).await?.map(|row| row.revision))?;
+    let at = tx.now();
+    let revision = tx.tool_server_put(&config, &caller.0.name, at).await?;
+    keep_secret(&app, &mut tx, &secret_name(&tenant, &name), secret.as_ref()).await?;
+    let event = by_operator(EventType::ToolServerAdded, tenant.clone(), &caller.0, reason.as_deref())
+        .public("tool_server", name.as_str())
+        .public("revision", revision)
+        .public("transport", kind_of(&config.transport))
+        .public("has_credential", secret.is_some())
+        .public("tools", tools as u64)
+        .confidential("config", digest_of(&config));
+    let committed = tx.commit(vec![event]).await?;
+    app.publish(committed).await?;
+    app.gateway.upstreams().put_tool_server(config, for_gateway());
+    app.journal.publish(
+        JournalEvent::tenant("tool_server.added", tenant.clone())
+            .detail(serde_json::json!({ "tool_server": name, "revision": revision, "tools": tools })),
+    );
+    let row = found(&app, &tenant, &name).await?;
+    let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, [etag(revision)], Answer(view(&app, row).await?)))
+}
+
+fn kind_of(transport: &ToolTransport) -> &'static str {
+    match transport {
+        ToolTransport::Stdio { .. } => "stdio",
+        ToolTransport::Http { .. } => "http",
+    }
+}
+
+/// Connects and asks for its tools; says how many there are.
+async fn try_out(config: upstream::ToolServer, credential: Option<Credential>) -> Result<usize, Failure> {
+    let client = ToolServerClient::new(config, credential);
+    match client.tools().await {
+        Ok(tools) => Ok(tools.iter().count()),
+        Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
+        Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())
+            .rule("tool_server.reachable")
+            .next_step("see that it runs and answers `tools/list`, then add it again")),
+    }
+}
+
+/// Seals the credential, or forgets the one that was kept.
+pub(crate) async fn keep_secret(
+    plane: &Plane,
+    tx: &mut cogward_store::Tx,
+    name: &str,
+    secret: Option<&Zeroizing<String>>,
+) -> Result<(), Failure> {
+    use cogward_identity::SecretError;
+    let kept = match secret {
+        Some(secret) => plane.secrets.put(tx, name, secret.as_bytes()).await,
+        None => plane.secrets.delete(tx, name).await.map(drop),
+    };
+    kept.map_err(|error| match error {
+        SecretError::Length => Failure::invalid(error.to_string()).rule("credential"),
+        error => Failure::internal("the credential cannot be kept", &error),
+    })
+}
+
+pub(crate) async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Params((tenant, name)): Params<(TenantName, UpstreamName)>,
+    uri: http::Uri,
+) -> Result<StatusCode, Failure> {
+    let reason = reason_of(&uri)?;
+    found(&app, &tenant, &name).await?;
+    for row in app.store.runs_live().await? {
+        if row.tenant != tenant {
+            continue;
+        }
+        let version = app.store.version(&row.tenant, &row.agent, &row.version).await?;
+        let manifest = version.and_then(|v| serde_json::from_str::<Manifest>(&v.manifest_json).ok());
+        if manifest.is_none_or(|m| m.spec.permissions.tools.iter().any(|grant| grant.server == name)) {
+            return Err(Failure::new(ProblemCode::InUse, format!("the run `{}` may use it", row.id))
+                .next_step("end the run first, or wait until it has ended"));
+        }
+    }
+    let mut tx = app.store.begin().await?;
+    if !tx.tool_server_delete(&tenant, &name).await? {
+        return Err(Failure::missing("tool server", &name));
+    }
+    keep_secret(&app, &mut tx, &secret_name(&tenant, &name), None).await?;
+    let event = by_operator(EventType::ToolServerRemoved, tenant.clone(), &caller.0, Some(&reason))
+        .public("tool_server", name.as_str());
+    let committed = tx.commit(vec![event]).await?;
+    app.gateway.upstreams().remove_tool_server(&tenant, &name);
+    app.publish(committed).await?;
+    app.journal.publish(
+        JournalEvent::tenant("tool_server.removed", tenant).detail(serde_json::json!({ "tool_server": name })),
+    );
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn reason_of(uri: &http::Uri) -> Result<String, Failure> {
+    let query = axum::extract::Query::<ReasonQuery>::try_from_uri(uri);
+    let reason = match query {
+        Ok(query) => query.0.reason,
+        Err(error) if error.body_text().contains("missing field") => String::new(),
+        Err(error) => return Err(Failure::invalid(error.body_text())),
+    };
+    super::runs::given_reason(Some(reason))
+}

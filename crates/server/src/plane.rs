@@ -1,0 +1,70 @@
+//! What every handler works with.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use cogward_api::{Doctor, ProblemCode};
+use cogward_budget::Budgets;
+use cogward_engine::{Engine, RunFiles};
+use cogward_evidence::{Evidence, RecordError};
+use cogward_gateway::Gateway;
+use cogward_identity::{Operators, Secrets};
+use cogward_journal::Journal;
+use cogward_model::{Clock, Entropy, Timestamp, event::Event};
+use cogward_store::{Committed, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::{data_dir::DataDir, failure::Failure};
+
+/// A plane that is up.
+pub(crate) struct Plane {
+    pub(crate) store: Store,
+    pub(crate) evidence: Evidence,
+    pub(crate) journal: Journal,
+    pub(crate) operators: Operators,
+    pub(crate) secrets: Secrets,
+    pub(crate) gateway: Gateway,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) engine: Engine,
+    pub(crate) files: RunFiles,
+    pub(crate) data: DataDir,
+    pub(crate) doctor: Doctor,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) started: Timestamp,
+    pub(crate) address: SocketAddr,
+    /// Whether the plane takes requests.
+    pub(crate) accepting: AtomicBool,
+    /// Cancelled when streams must end.
+    pub(crate) closing: CancellationToken,
+}
+
+/// A handler's state.
+pub(crate) type App = Arc<Plane>;
+
+impl Plane {
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+
+    /// Makes the evidence of a committed change durable.
+    pub(crate) async fn publish(&self, committed: Committed) -> Result<(), Failure> {
+        self.evidence.publish(&self.store, committed).await.map(drop).map_err(|e| unrecorded(&e))
+    }
+
+    /// Records an event that belongs to no change.
+    pub(crate) async fn record(&self, event: Event) -> Result<(), Failure> {
+        self.evidence.record(event).await.map(drop).map_err(|e| unrecorded(&e))
+    }
+}
+
+fn unrecorded(error: &RecordError) -> Failure {
+    Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
+        .rule("evidence.durable")
+        .next_step("free space on the plane's disk, then look at `cogward plane show`")
+}

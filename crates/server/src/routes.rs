@@ -1,0 +1,143 @@
+//! A handler for every row of the table of routes, and none beside it.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post, put},
+};
+use cogward_api::{
+    Problem, ProblemCode, Route,
+    routes::{self as table, RequestBody, ResponseBody},
+};
+use futures_util::FutureExt;
+
+use crate::{
+    auth,
+    failure::{self, Failure},
+    handlers::{agents, events, evidence, operations, plane as planes, providers, runs, tenants, tool_servers},
+    plane::App,
+};
+
+/// A request that is answered at once takes no longer.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Every row with its handler.
+pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
+    vec![
+        (&table::LIST_TENANTS, get(tenants::list)),
+        (&table::CREATE_TENANT, post(tenants::create)),
+        (&table::LIST_AGENTS, get(agents::list)),
+        (&table::REGISTER_AGENT, post(agents::register)),
+        (&table::GET_AGENT, get(agents::show)),
+        (&table::LIST_VERSIONS, get(agents::versions)),
+        (&table::GET_VERSION, get(agents::version)),
+        (&table::LIST_TOOL_SERVERS, get(tool_servers::list)),
+        (&table::PUT_TOOL_SERVER, put(tool_servers::put)),
+        (&table::GET_TOOL_SERVER, get(tool_servers::show)),
+        (&table::DELETE_TOOL_SERVER, delete(tool_servers::remove)),
+        (&table::LIST_PROVIDERS, get(providers::list)),
+        (&table::PUT_PROVIDER, put(providers::put)),
+        (&table::GET_PROVIDER, get(providers::show)),
+        (&table::LIST_RUNS, get(runs::list)),
+        (&table::START_RUN, post(runs::start)),
+        (&table::GET_RUN, get(runs::show)),
+        (&table::GET_RUN_LOGS, get(runs::logs)),
+        (&table::SUSPEND_RUN, post(runs::suspend)),
+        (&table::RESUME_RUN, post(runs::resume)),
+        (&table::CANCEL_RUN, post(runs::cancel)),
+        (&table::KILL_RUN, post(runs::kill)),
+        (&table::GET_RUN_EVIDENCE, get(evidence::of_run)),
+        (&table::GET_OPERATION, get(operations::show)),
+        (&table::EXPORT_EVIDENCE, get(evidence::export)),
+        (&table::GET_CHECKPOINT, get(evidence::checkpoint)),
+        (&table::WATCH_EVENTS, get(events::watch)),
+        (&table::GET_PLANE, get(planes::show)),
+        (&table::GET_DOCTOR, get(planes::doctor)),
+        (&table::WHO_AM_I, get(planes::who_am_i)),
+        (&table::GET_OPENAPI, get(planes::openapi)),
+        (&table::GET_HEALTH, get(planes::health)),
+        (&table::GET_READY, get(planes::ready)),
+    ]
+}
+
+/// The whole API.
+pub(crate) fn router(app: &App) -> Router {
+    let mut router = Router::new();
+    for (route, mut handler) in handlers() {
+        let streams = matches!(route.response, ResponseBody::Events(_) | ResponseBody::Tar)
+            || matches!(route.request, RequestBody::Tar);
+        if !streams {
+            handler = handler.layer(middleware::from_fn(in_time));
+        }
+        if route.authenticated {
+            handler = handler.layer(middleware::from_fn_with_state(app.clone(), auth::authenticate));
+        }
+        router = router.route(route.path, handler);
+    }
+    router
+        .fallback(async || Failure::new(ProblemCode::RouteNotFound, "the API has no such path"))
+        .method_not_allowed_fallback(async || {
+            Failure::new(ProblemCode::MethodNotAllowed, "the path does not take this method")
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), outermost))
+        .with_state(app.clone())
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Failure::new(ProblemCode::Internal, "the request was not answered in time").into_response(),
+    }
+}
+
+/// Around everything: the host check, panics, and the path in every problem.
+async fn outermost(State(app): State<App>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let authority = request.uri().authority().map(|a| a.as_str().to_owned());
+    let response = match auth::same_host(app.address, request.headers(), authority.as_deref()) {
+        Err(refused) => refused.into_response(),
+        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                tracing::error!(path, "a handler panicked");
+                Failure::new(ProblemCode::Internal, "the plane failed").into_response()
+            }
+        },
+    };
+    finished(response, path)
+}
+
+fn finished(mut response: Response, path: String) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let allow = response.headers_mut().remove(http::header::ALLOW);
+        response = failure::render(&problem.instance(path));
+        if let Some(allow) = allow {
+            response.headers_mut().insert(http::header::ALLOW, allow);
+        }
+    }
+    let headers = response.headers_mut();
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use cogward_api::ROUTES;
+
+    use super::*;
+
+    #[test]
+    fn every_route_has_a_handler_and_every_handler_a_route() {
+        let bound: Vec<_> = handlers().iter().map(|(route, _)| route.operation_id).collect();
+        let table: BTreeSet<_> = ROUTES.iter().map(|route| route.operation_id).collect();
+        assert_eq!(bound.len(), table.len());
+        assert_eq!(bound.into_iter().collect::<BTreeSet<_>>(), table);
+    }
+}
