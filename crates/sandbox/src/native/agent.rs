@@ -29,7 +29,16 @@ use crate::spec::LaunchSpec;
 pub fn main(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>, built: &Built) -> ! {
     let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let checks = restrict(spec, uids, filter, ends, built)?;
-        control::send(ends.control, &FromSandbox::Held { checks }, &[]).at("control socket")?;
+        control::send(
+            ends.control,
+            &FromSandbox::Held {
+                checks,
+                instructions: filter.list.len() + filter.clone3.len(),
+                allowed: filter.allowed,
+            },
+            &[],
+        )
+        .at("control socket")?;
         let mut byte = [0_u8];
         match rustix::io::read(ends.start, &mut byte) {
             Ok(1) => Ok(()),

@@ -34,6 +34,10 @@ pub enum FromSandbox {
     Held {
         /// The checks that were made.
         checks: Vec<String>,
+        /// Instructions in the system-call filter.
+        instructions: usize,
+        /// System calls that it lets through.
+        allowed: usize,
     },
     /// The program could not be executed.
     NotExecutable {

@@ -25,9 +25,7 @@ use super::{
     At, Stage, Uids, agent,
     control::{self, FromSandbox, ToInit},
     mounts::{self, Sources},
-    network,
-    seccomp::Filter,
-    sys,
+    network, seccomp, sys,
 };
 use crate::spec::LaunchSpec;
 
@@ -45,9 +43,9 @@ pub struct Ends<'a> {
 }
 
 /// Everything init does. Never returns: this is a copy of the supervisor's process.
-pub fn main(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> ! {
+pub fn main(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> ! {
     let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let agent = prepare(spec, uids, filter, ends)?;
+        let agent = prepare(spec, uids, ends)?;
         serve(agent, ends.control)
     }));
     let stage = match attempt {
@@ -60,7 +58,7 @@ pub fn main(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> 
     sys::exit_now(1)
 }
 
-fn prepare(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> Result<Pid, Stage> {
+fn prepare(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
     // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
     sys::close_all_but(&[ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()])
         .at("descriptors")?;
@@ -82,11 +80,13 @@ fn prepare(spec: &LaunchSpec, uids: Uids, filter: &Filter, ends: &Ends<'_>) -> R
     control::send(ends.control, &FromSandbox::Listeners, &handed).at("control socket")?;
     drop(handed);
     drop(listeners);
+    // While the supervisor puts this process into its cgroups, which takes the kernel longest.
+    let filter = seccomp::compile()?;
     expect(ends.control, |m| matches!(m, ToInit::Limited))?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).at("cgroup namespace")?;
 
     let pid = match sys::fork().at("fork of the agent")? {
-        None => agent::main(spec, uids, filter, ends, &built),
+        None => agent::main(spec, uids, &filter, ends, &built),
         Some(pid) => pid,
     };
     drop(built);

@@ -133,7 +133,6 @@ pub struct Begun {
 ///
 /// The caller puts it in the other cgroups, says [`control::ToInit::Limited`], and reads what it says.
 pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> Result<Begun, Stage> {
-    let filter = seccomp::compile()?;
     let (control, init_control) = control::pair().at("control socket")?;
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
     let ((start_read, start), (stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?, pipe()?);
@@ -151,7 +150,7 @@ pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> R
                 stdout: &stdout_write,
                 stderr: &stderr_write,
             };
-            init::main(spec, uids, &filter, &ends)
+            init::main(spec, uids, &ends)
         }
         sys::Side::Parent(pid, pidfd) => {
             write_maps(pid, uids).at("uid map")?;

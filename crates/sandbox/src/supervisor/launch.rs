@@ -13,7 +13,7 @@ use crate::{
     native::{
         self, Begun, Stage, Uids,
         control::{self, FromSandbox, ToInit},
-        landlock, network, seccomp,
+        landlock, network,
     },
     spec::{Enforcement, LaunchSpec, Root},
 };
@@ -90,7 +90,7 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
 
     let deadline = Instant::now() + LAUNCH_MAX;
     let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None);
-    let checks = loop {
+    let (checks, instructions, allowed) = loop {
         let (message, descriptors) = next(&begun, deadline)?;
         match message {
             FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
@@ -100,7 +100,7 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
                 work = descriptors.next();
             }
             FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
-            FromSandbox::Held { checks } => break checks,
+            FromSandbox::Held { checks, instructions, allowed } => break (checks, instructions, allowed),
             FromSandbox::NotExecutable { .. } | FromSandbox::AgentEnded { .. } => {
                 return Err(Stage::new("init", &"the agent's process ended before it was ready"));
             }
@@ -109,7 +109,6 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
     let (Some(work), Some(refusals), 3) = (work, refusals, listeners.len()) else {
         return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
     };
-    let filter = seccomp::compile()?;
     let (uids, uid_base) = uids.describe();
     let enforcement = Enforcement {
         profile: spec.profile,
@@ -119,8 +118,8 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
         uid_base,
         landlock_abi: landlock::RULES_ABI,
         connect_ports: network::PORTS.to_vec(),
-        seccomp_instructions: filter.list.len() + filter.clone3.len(),
-        seccomp_allowed: filter.allowed,
+        seccomp_instructions: instructions,
+        seccomp_allowed: allowed,
         cgroup: cgroup.kind().to_owned(),
         resources: spec.resources,
         root: match spec.root {
