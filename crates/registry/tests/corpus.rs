@@ -123,6 +123,36 @@ fn the_published_schema_is_the_one_of_the_code() {
 }
 
 #[test]
+fn the_schema_takes_what_the_reader_takes() {
+    let schema: serde_json::Value = serde_json::from_str(&schema_text().unwrap()).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manifest.md")).unwrap();
+    let whole = guide.split("```yaml").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    for text in [template("clerk"), whole] {
+        let manifest = parse("a", text.as_bytes()).unwrap().manifest;
+        let good: serde_json::Value = serde_json::from_str(&canonical_json(&manifest).unwrap()).unwrap();
+        assert!(
+            validator.is_valid(&good),
+            "{:?}",
+            validator.iter_errors(&good).map(|e| e.to_string()).collect::<Vec<_>>()
+        );
+        for (at, key, value) in [
+            ("", "kind", serde_json::json!("Robot")),
+            ("/metadata", "name", serde_json::json!("Not_A_Name")),
+            ("/metadata", "colour", serde_json::json!("red")),
+            ("/metadata", "description", serde_json::Value::Null),
+            ("/spec/package", "ociLayout", serde_json::json!("image")),
+            ("/spec/sandbox", "graceSeconds", serde_json::json!(601)),
+            ("/spec/budgets/run", "costUsd", serde_json::json!(0.5)),
+        ] {
+            let mut bad = good.clone();
+            bad.pointer_mut(at).unwrap().as_object_mut().unwrap().insert(key.into(), value);
+            assert!(!validator.is_valid(&bad), "{at}/{key}");
+        }
+    }
+}
+
+#[test]
 fn the_guide_names_every_field() {
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manifest.md");
     let guide = fs::read_to_string(guide).unwrap();
