@@ -15,6 +15,8 @@ use crate::frame::{HEADER_BYTES, Header};
 /// Bytes before the first frame: `{magic, index u64, size u64, 0 u32, crc32c u32}`.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 32;
 
+/// Zeros that are written between two flushes.
+const STEP_BYTES: u64 = 4 * 1024 * 1024;
 const MAGIC: &[u8; 8] = b"cogwal01";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -72,6 +74,10 @@ pub(crate) fn prepare(dir: &Path, index: u64, size: u64) -> io::Result<()> {
         let part = usize::try_from(rest).unwrap_or(usize::MAX).min(ZEROS.len());
         file.write_all(ZEROS.get(..part).unwrap_or(&ZEROS))?;
         rest = rest.saturating_sub(part as u64);
+        // In steps, so that the flush of a batch never queues behind a whole segment of zeros.
+        if rest % STEP_BYTES < ZEROS.len() as u64 {
+            file.sync_data()?;
+        }
     }
     file.sync_all()
 }
