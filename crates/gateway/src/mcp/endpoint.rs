@@ -55,6 +55,13 @@ pub(super) struct Params<'a> {
     pub(super) meta: Option<&'a RawValue>,
 }
 
+impl<'a> Params<'a> {
+    fn read(raw: &'a RawValue) -> Option<Self> {
+        // A list would be read as the parameters in their order.
+        raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten()
+    }
+}
+
 /// Answers one HTTP request.
 pub(super) async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
     let (head, incoming) = request.into_parts();
@@ -105,9 +112,10 @@ async fn message_in(
         // An answer to a request of the server; none is ever made here, so it means nothing.
         return body::empty(StatusCode::ACCEPTED);
     };
-    let params = match message.params.map(|raw| serde_json::from_str::<Params<'_>>(raw.get())).transpose() {
-        Ok(params) => params.unwrap_or_default(),
-        Err(_) => {
+    let params = match message.params.map(Params::read) {
+        None => Params::default(),
+        Some(Some(params)) => params,
+        Some(None) => {
             let text = "the parameters are not an object, or one of them is of the wrong type";
             return refused(StatusCode::BAD_REQUEST, message.id, rpc::INVALID_PARAMS, text);
         }

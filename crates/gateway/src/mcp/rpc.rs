@@ -71,6 +71,10 @@ impl<'a> Message<'a> {
     /// Reads one message, strictly: bounded depth, no key twice.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, MessageError> {
         json::check(bytes)?;
+        // A list would be read as the members of a message in their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(MessageError::Shape);
+        }
         let message: Self = serde_json::from_slice(bytes).map_err(|_| MessageError::Shape)?;
         if message.jsonrpc != "2.0" {
             return Err(MessageError::Shape);
@@ -171,6 +175,7 @@ mod tests {
         assert!(Message::parse(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}"#).is_ok());
         for bad in [
             r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
+            r#"["2.0",1,"ping"]"#,
             r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
             r#"{"id":1,"method":"ping"}"#,
             r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,

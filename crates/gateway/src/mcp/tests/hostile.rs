@@ -49,7 +49,7 @@ async fn malformed_messages_are_protocol_errors() {
         (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, -32600),
         (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, -32600),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":7}}"#, -32602),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[1]}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["read_text_file",{"path":"x"}]}"#, -32602),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#, -32602),
     ] {
         let reply = agent.post(body.to_owned()).await;
