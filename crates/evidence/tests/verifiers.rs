@@ -40,7 +40,7 @@ fn python() -> Option<Command> {
     let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
     if !there {
         assert!(std::env::var_os("COGWARD_PYTHON").is_none(), "{python} has no package `cryptography`");
-        eprintln!("skipped: python3 has no package `cryptography`; scripts/test-verifiers makes a venv with it");
+        eprintln!("skipped: python3 has no package `cryptography`; `make test` sees to it");
     }
     there.then(|| Command::new(python))
 }
