@@ -9,6 +9,8 @@ use crate::rig::{Rig, drain, exe, python, run};
 
 pub const TESTS: &[crate::Test] = &[
     ("a_run_reads_its_input_and_leaves_its_output", input_and_output),
+    ("what_ordinary_programs_do_works", ordinary),
+    ("node_works", node),
     ("the_agent_does_not_run_before_start", held),
     ("connections_of_the_agent_arrive_at_the_plane", listeners),
     ("a_frozen_agent_does_nothing_until_resumed", freeze),
@@ -46,6 +48,67 @@ fn input_and_output() {
         let Adopted::Ended(again) = adopt(&rig.spec.run_dir).await.unwrap() else { panic!() };
         assert_eq!(again, exit);
         assert_eq!(rig.groups_left(), Vec::<std::path::PathBuf>::new());
+    });
+}
+
+/// Nothing of this may be caught by a rule that is meant for attackers.
+const ORDINARY: &str = r#"
+import asyncio, getpass, mmap, multiprocessing, os, pathlib, random, shutil, socket, sqlite3, ssl
+import subprocess, tempfile, threading, time, uuid, zoneinfo
+async def main():
+    p = await asyncio.create_subprocess_exec('/bin/sh', '-c', 'echo sub | tr a-z A-Z', stdout=subprocess.PIPE)
+    assert (await p.communicate())[0] == b'SUB\n'
+    return await asyncio.gather(*[asyncio.to_thread(lambda n=n: n * n) for n in range(8)])
+assert sum(asyncio.run(main())) == 140
+with multiprocessing.get_context('fork').Pool(2) as pool: assert pool.map(abs, [-1, -2]) == [1, 2]
+with tempfile.TemporaryDirectory() as d:
+    (pathlib.Path(d) / 'x').write_text('x'); shutil.copytree(d, '/work/copy'); os.rename('/work/copy/x', '/work/copy/y')
+db = sqlite3.connect('/work/state.db'); db.execute('pragma journal_mode=wal'); db.execute('create table t(a)'); db.commit()
+assert len(ssl.create_default_context().get_ca_certs()) > 50
+a, b = socket.socketpair(); a.sendall(b'x'); assert b.recv(1) == b'x'
+m = mmap.mmap(-1, 1 << 20); m[:1] = b'x'
+assert getpass.getuser() == 'agent' and os.path.expanduser('~') == '/work' and uuid.uuid4() and random.SystemRandom().random()
+assert socket.gethostbyname('localhost') == '127.0.0.1' and socket.gethostname() == 'cogward'
+assert subprocess.run(['id', '-un'], capture_output=True, text=True).stdout == 'agent\n'
+os.mkfifo('/tmp/fifo'); os.chmod('/work/state.db', 0o600); os.utime('/work/state.db'); time.tzset()
+os.symlink('y', '/work/copy/l'); os.link('/work/copy/y', '/work/copy/h'); shutil.rmtree('/work/copy')
+open('/dev/stdout', 'w').write('all of it\n')
+"#;
+
+fn ordinary() {
+    run(async {
+        let rig = python(ORDINARY);
+        let run = rig.held().await;
+        let mut violations = run.violations().unwrap();
+        run.start().await.unwrap();
+        let exit = run.wait().await;
+        assert_eq!((exit.code, rig.log("stderr.log").as_str()), (Some(0), ""), "{exit:?}");
+        assert_eq!(rig.log("stdout.log"), "all of it\n");
+        assert_eq!(drain(&mut violations), []);
+    });
+}
+
+/// An interpreter with a compiler that writes and executes memory, threads of its own and an event loop.
+fn node() {
+    run(async {
+        if !std::path::Path::new("/usr/bin/node").exists() {
+            println!("skipped: there is no node here");
+            return;
+        }
+        let mut rig = python("");
+        let program = "const fs = require('fs'); let s = 0; for (let n = 0; n < 3e7; n++) s += n % 7; \
+             fs.promises.writeFile('/work/output', 'node ' + (s > 0)).then(() => require('child_process').execSync('/bin/true'))\
+             .then(() => new (require('worker_threads').Worker)('process.exit(0)', { eval: true }).on('exit', c => console.log('worker', c)))";
+        rig.spec.argv = ["/usr/bin/node", "-e", program].map(str::to_owned).to_vec();
+        rig.spec.resources.memory_mib = 512;
+        let exit = rig.finished().await;
+        assert_eq!(
+            (exit.code, exit.output.as_deref()),
+            (Some(0), Some(&b"node true"[..])),
+            "{}",
+            rig.log("stderr.log")
+        );
+        assert_eq!(rig.log("stdout.log"), "worker 0\n");
     });
 }
 
