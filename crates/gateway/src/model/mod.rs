@@ -46,6 +46,9 @@ const FORWARDED: [HeaderName; 4] = [
 /// Longest value of such a header.
 const HEADER_BYTES_MAX: usize = 1_024;
 
+/// Largest request that is read where it arrives: a fraction of a millisecond.
+const SMALL_BYTES_MAX: usize = 128 * 1024;
+
 /// Answers a request on a run's model listener.
 pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
     let (head, body) = request.into_parts();
@@ -60,7 +63,7 @@ pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Inc
         return dialect.error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method", "use POST");
     }
     let asked = match body::read(body, REQUEST_BYTES_MAX).await {
-        Ok(bytes) => ask(&inner, &run, &head, wire, &bytes),
+        Ok(bytes) => read(&inner, &run, head, wire, bytes).await,
         Err(refusal) => Err(refusal),
     };
     match asked {
@@ -70,6 +73,24 @@ pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Inc
             dialect.refusal(&inner.gate.refuse(&run, &action, refusal, Vec::new()).await)
         }
     }
+}
+
+/// Reads a request; a large one away from the threads that serve everyone.
+async fn read(
+    inner: &Arc<Inner>,
+    run: &Arc<RunContext>,
+    head: Parts,
+    wire: ModelWire,
+    bytes: Bytes,
+) -> Result<Asked, Refusal> {
+    if bytes.len() <= SMALL_BYTES_MAX {
+        return ask(inner, run, &head, wire, &bytes);
+    }
+    let (inner, run) = (Arc::clone(inner), Arc::clone(run));
+    let asked = tokio::task::spawn_blocking(move || ask(&inner, &run, &head, wire, &bytes)).await;
+    asked.unwrap_or_else(|_| {
+        Err(refused(RefusalCode::InvalidRequest, "models.request", "the request could not be read"))
+    })
 }
 
 type Asked = (Call<ModelCall>, Option<Arc<provider::ProviderClient>>);
@@ -126,7 +147,7 @@ fn refused(code: RefusalCode, rule: &str, detail: &str) -> Refusal {
     let next_step = match code {
         RefusalCode::NotDeclared => "The model's operator or the agent's owner can declare it",
         RefusalCode::UpstreamUnavailable => "An operator can connect it with `cogward provider add`",
-        _ => "Use a model of a provider that does",
+        _ => "Send a request that the model's provider understands",
     };
     Refusal::new(code, rule, detail, next_step)
 }

@@ -121,7 +121,7 @@ pub struct ProviderClient {
 
 enum Backend {
     Http(Box<Http>),
-    Scripted(Script),
+    Scripted(Box<Script>),
 }
 
 struct Http {
@@ -148,7 +148,8 @@ impl ProviderClient {
                 Backend::Http(Box::new(Http { client, base: base(base_url)?, credential: key }))
             }
             ProviderShape::Scripted { script } => {
-                Backend::Scripted(Script::parse(script).map_err(|error| ProviderError(error.to_string()))?)
+                let script = Script::parse(script).map_err(|error| ProviderError(error.to_string()))?;
+                Backend::Scripted(Box::new(script))
             }
         };
         Ok(Self { provider, timeouts, backend })

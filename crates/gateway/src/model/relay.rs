@@ -258,7 +258,7 @@ impl Pump {
     }
 
     async fn break_off(mut self, admitted: Admitted<ModelCall>, cause: &'static str) {
-        call::broken(admitted, Charge::Seen(self.meter.usage, self.meter.events), cause);
+        call::broken(admitted, Charge::Seen(self.meter.final_usage(), self.meter.events), cause);
         // Dropped first: the upstream learns at once that nobody listens.
         drop(std::mem::replace(&mut self.body, http_body_util::Empty::new().map_err(|never| match never {}).boxed()));
         self.deliver(Piece::Broken(cause)).await;

@@ -343,3 +343,16 @@ async fn a_suspended_run_waits_and_an_agent_that_leaves_meanwhile_costs_nothing(
     assert_eq!(patient.await.unwrap().unwrap().status(), StatusCode::OK);
     assert_eq!(plane.used().tokens, 10);
 }
+
+#[tokio::test]
+async fn a_large_request_is_read_and_one_beyond_the_bound_is_refused() {
+    let plane = Plane::start(100_000_000).await;
+    let body = json!({"model": "plain", "messages": [{"role": "user", "content": "x".repeat(1024 * 1024)}]});
+    assert_eq!(plane.ask(CHAT, &body).await.status, StatusCode::OK);
+    let body = json!({"model": "plain", "messages": [{"role": "user", "content": "x".repeat(8 * 1024 * 1024)}]});
+    // Refused before it is all sent, so the connection may break under a client that is still sending.
+    if let Ok(answer) = plane.agent.request(plane.request(CHAT, body.to_string())).await {
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(plane.seen().len(), 1);
+}

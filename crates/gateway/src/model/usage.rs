@@ -128,8 +128,10 @@ struct StreamEvent {
 pub(super) struct Meter {
     wire: ModelWire,
     partial: Said,
-    /// Usage, once the upstream has said the final one.
+    /// Usage, as the upstream has last said it.
     pub usage: Option<Usage>,
+    /// Whether more usage may follow: some servers report what was used so far with every chunk.
+    provisional: bool,
     /// The model that answered.
     pub model: Option<String>,
     /// Events with data: about one for each token of output.
@@ -142,7 +144,21 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(wire: ModelWire) -> Self {
-        Self { wire, partial: Said::default(), usage: None, model: None, events: 0, ended: false, failed: false }
+        Self {
+            wire,
+            partial: Said::default(),
+            usage: None,
+            provisional: false,
+            model: None,
+            events: 0,
+            ended: false,
+            failed: false,
+        }
+    }
+
+    /// Usage that nothing will be added to, for a stream that broke off before its end.
+    pub(super) fn final_usage(&self) -> Option<Usage> {
+        self.usage.filter(|_| !self.provisional)
     }
 
     /// Reads one event's data. True when it is a chat chunk that carries usage and nothing else.
@@ -164,7 +180,9 @@ impl Meter {
                 }
                 let usage = event.usage.and_then(|said| said.usage(self.wire));
                 self.usage = usage.or(self.usage);
-                usage.is_some() && event.choices.is_some_and(|choices| choices.is_empty())
+                let alone = usage.is_some() && event.choices.is_some_and(|choices| choices.is_empty());
+                self.provisional = !alone && (self.provisional || usage.is_some());
+                alone
             }
             ModelWire::OpenAiResponses => {
                 match event.kind.as_deref() {
@@ -256,8 +274,9 @@ mod tests {
         let mut meter = Meter::new(ModelWire::OpenAiChat);
         assert!(!meter.read(br#"{"choices":[{"delta":{"content":"x"}}],"usage":null}"#));
         assert!(!meter.read(br#"{"choices":[{"delta":{}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#));
+        assert_eq!((meter.usage, meter.final_usage()), (Some(plain(1, 2)), None), "more may follow");
         assert!(meter.read(br#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":3}}"#));
-        assert_eq!(meter.usage, Some(plain(1, 3)));
+        assert_eq!(meter.final_usage(), Some(plain(1, 3)));
         assert!(!meter.read(b"[DONE]"));
         assert!(meter.ended);
     }
