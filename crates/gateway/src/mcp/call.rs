@@ -107,6 +107,15 @@ pub(super) async fn call(
     answer.await.unwrap_or_else(|_| Answer::failed("cogward: the tool call broke off inside the plane"))
 }
 
+/// The definition of a granted tool, as far as it can be had without starting anything for a stopped run.
+pub(super) async fn definition(inner: &Inner, run: &RunContext, name: &str) -> Option<Arc<ToolDefinition>> {
+    let (server, tool) = run.mcp.names(&run.grant).resolve(name)?;
+    inner.gate.plane_fence().pass().await.ok()?;
+    run.fence.pass().await.ok()?;
+    let client = inner.upstreams.tool_server(&run.grant.tenant, server)?;
+    client.tools().await.ok()?.get(tool).cloned()
+}
+
 /// What is known of a declared tool before the gate.
 #[derive(Default)]
 struct Examined {

@@ -13,7 +13,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::schema::ToolSchema;
+use super::{
+    mirror::{Mirrored, mirrored},
+    schema::ToolSchema,
+};
 
 /// Most tools that one server may offer.
 const TOOLS_MAX: usize = 5_000;
@@ -38,6 +41,7 @@ pub struct ToolDefinition {
     pub raw: Box<RawValue>,
     /// SHA-256 of those bytes.
     pub digest: Digest,
+    pub(super) mirrored: Vec<Mirrored>,
     members: Vec<(String, Box<RawValue>)>,
     schema: OnceLock<ToolSchema>,
 }
@@ -72,8 +76,17 @@ impl ToolDefinition {
             name.and_then(|name| serde_json::from_str(name).ok()).ok_or_else(|| "a tool has no name".to_owned())?;
         // A name outside the alphabet cannot be declared by any manifest, so nobody misses it.
         let Ok(name) = name.parse::<ToolName>() else { return Ok(None) };
+        let schema = members.iter().find(|(key, _)| key == "inputSchema").map_or("null", |(_, value)| value.get());
+        let mirrored = match mirrored(schema) {
+            Ok(mirrored) => mirrored,
+            Err(why) => {
+                tracing::warn!(tool = %name, why, "tool left out");
+                return Ok(None);
+            }
+        };
         Ok(Some(Self {
             name,
+            mirrored,
             digest: sha256(raw.get().as_bytes()),
             raw: raw.to_owned(),
             members,

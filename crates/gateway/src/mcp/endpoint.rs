@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use cogward_model::limits::REQUEST_BYTES_MAX;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
@@ -195,6 +196,14 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Op
     }
 }
 
+/// A header value, out of its Base64 form if it has it.
+pub(super) fn decoded(value: &str) -> Option<Cow<'_, str>> {
+    let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
+        return Some(Cow::Borrowed(value));
+    };
+    STANDARD.decode(inner).ok().and_then(|bytes| String::from_utf8(bytes).ok()).map(Cow::Owned)
+}
+
 /// A JSON answer.
 pub(super) fn ok(bytes: Bytes) -> Response<AgentBody> {
     body::json(StatusCode::OK, bytes)
@@ -244,5 +253,12 @@ mod tests {
             assert!(from_here(&head(&["localhost"], &[origin])).is_err(), "{origin}");
         }
         assert!(from_here(&head(&["localhost"], &["http://localhost", "http://localhost"])).is_err());
+    }
+
+    #[test]
+    fn encoded_names_are_decoded_and_broken_ones_refused() {
+        assert_eq!(decoded("read_file").as_deref(), Some("read_file"));
+        assert_eq!(decoded("=?base64?IHBhZGRlZCA=?=").as_deref(), Some(" padded "));
+        assert_eq!(decoded("=?base64?***?="), None);
     }
 }

@@ -11,6 +11,7 @@ mod catalogue;
 mod endpoint;
 mod legacy;
 mod listing;
+mod mirror;
 mod modern;
 mod rpc;
 mod schema;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
@@ -20,8 +19,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{
     call,
-    endpoint::{Asked, STATELESS, WITH_SESSIONS, ok, refused, single},
-    listing, rpc,
+    endpoint::{Asked, STATELESS, WITH_SESSIONS, decoded, ok, refused, single},
+    listing, mirror, rpc,
 };
 use crate::{
     Inner,
@@ -79,6 +78,9 @@ pub(super) async fn answer(
             let Some(name) = asked.params.name.as_deref() else {
                 return refused(StatusCode::BAD_REQUEST, Some(id), rpc::INVALID_PARAMS, "`name` is missing");
             };
+            if let Err(why) = mirrored(inner, run, asked, name).await {
+                return refused(StatusCode::BAD_REQUEST, Some(id), rpc::HEADER_MISMATCH, &why);
+            }
             let answer = call::call(inner, run, asked.body, name, asked.params.arguments).await;
             ok(rpc::result(id, &if answer.typed { answer.result } else { completed(&answer.result) }))
         }
@@ -130,12 +132,15 @@ fn agreed(header: Option<&str>, asked: &Asked<'_>) -> Result<(), Box<Response<Ag
     Ok(())
 }
 
-/// A header value, out of its Base64 form if it has it.
-fn decoded(value: &str) -> Option<Cow<'_, str>> {
-    let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
-        return Some(Cow::Borrowed(value));
-    };
-    STANDARD.decode(inner).ok().and_then(|bytes| String::from_utf8(bytes).ok()).map(Cow::Owned)
+/// The headers that the tool's definition asks for agree with the arguments. Only of granted tools is
+/// anything known here; what is wrong with the others the call itself says.
+async fn mirrored(inner: &Inner, run: &RunContext, asked: &Asked<'_>, name: &str) -> Result<(), String> {
+    let Some(definition) = call::definition(inner, run, name).await else { return Ok(()) };
+    if definition.mirrored.is_empty() {
+        return Ok(());
+    }
+    let arguments = asked.params.arguments.map(|raw| serde_json::from_str(raw.get())).transpose();
+    mirror::agree(&definition.mirrored, asked.headers, &arguments.ok().flatten().unwrap_or_default())
 }
 
 fn supported() -> Vec<&'static str> {
@@ -211,12 +216,5 @@ mod tests {
         ] {
             assert_eq!(completed(result.as_bytes()), wanted);
         }
-    }
-
-    #[test]
-    fn encoded_names_are_decoded_and_broken_ones_refused() {
-        assert_eq!(decoded("read_file").as_deref(), Some("read_file"));
-        assert_eq!(decoded("=?base64?IHBhZGRlZCA=?=").as_deref(), Some(" padded "));
-        assert_eq!(decoded("=?base64?***?="), None);
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn tools() -> Value {
     json!([
         {"name": "write_file", "description": "secret of the house", "inputSchema": path},
         {"name": "read_text_file", "inputSchema": path, "x-unknown": {"kept": 1.50}},
-        {"name": "list_directory", "inputSchema": path},
+        {"name": "list_directory", "inputSchema": {"type": "object", "properties": {"path": {"type": "string", "x-mcp-header": "Path"}}}},
     ])
 }
 

@@ -97,9 +97,14 @@ async fn headers_that_disagree_with_the_body_are_refused() {
         let reply = agent.stateless("tools/call", call(), headers).await;
         assert_eq!((reply.status, reply.code()), (StatusCode::BAD_REQUEST, -32020), "{headers:?} {:?}", reply.body);
     }
+    let listed = json!({"name": "list_directory", "arguments": {"path": "x"}});
+    for header in [&[][..], &[("mcp-param-path", "y")]] {
+        assert_eq!(agent.stateless("tools/call", listed.clone(), header).await.code(), -32020, "{header:?}");
+    }
+    assert!(!agent.stateless("tools/call", listed, &[("mcp-param-path", "x")]).await.said().0);
     let encoded = agent.stateless("tools/call", call(), &[("mcp-name", "=?base64?cmVhZF90ZXh0X2ZpbGU=?=")]).await;
     assert_eq!(encoded.status, StatusCode::OK);
-    assert_eq!(plane.ledger.of(EventType::ToolCallDecided).len(), 1);
+    assert_eq!(plane.ledger.of(EventType::ToolCallDecided).len(), 2);
 }
 
 #[tokio::test]
