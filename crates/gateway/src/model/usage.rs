@@ -43,6 +43,15 @@ struct Said {
     cache_read_input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     cache_creation: Option<Creation>,
+    #[serde(alias = "input_tokens_details")]
+    prompt_tokens_details: Option<Details>,
+}
+
+/// Of the OpenAI wires.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    cache_write_tokens: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -53,7 +62,11 @@ struct Creation {
 
 impl Said {
     fn usage(&self, wire: ModelWire) -> Option<Usage> {
-        let plain = |input: u64, output: u64| Usage { input, output, priced_input: input };
+        let written = self.prompt_tokens_details.and_then(|details| details.cache_write_tokens).unwrap_or(0);
+        let plain = |input: u64, output: u64| {
+            let extra = written.min(input).div_ceil(4);
+            Usage { input, output, priced_input: input.saturating_add(extra) }
+        };
         match wire {
             ModelWire::OpenAiChat => Some(plain(self.prompt_tokens?, self.completion_tokens?)),
             ModelWire::OpenAiResponses => Some(plain(self.input_tokens?, self.output_tokens?)),
@@ -237,6 +250,10 @@ mod tests {
         let responses = br#"{"usage":{"input_tokens":7,"output_tokens":3,"input_tokens_details":{"cached_tokens":5}}}"#;
         assert_eq!(of_answer(ModelWire::OpenAiResponses, responses), Some((None, Some(plain(7, 3)))));
         assert_eq!(of_answer(ModelWire::OpenAiChat, responses), Some((None, None)));
+        let written =
+            br#"{"usage":{"input_tokens":7,"output_tokens":3,"input_tokens_details":{"cache_write_tokens":5}}}"#;
+        let (_, usage) = of_answer(ModelWire::OpenAiResponses, written).unwrap();
+        assert_eq!(usage, Some(Usage { input: 7, output: 3, priced_input: 9 }));
         assert_eq!(of_answer(ModelWire::OpenAiChat, b"<html>"), None);
         assert_eq!(of_answer(ModelWire::OpenAiChat, b"[]"), None);
         assert_eq!(of_answer(ModelWire::OpenAiChat, br#"{"usage":{"prompt_tokens":-1}}"#), Some((None, None)));

@@ -17,7 +17,7 @@ fn usage(said: &Said) -> Value {
         "prompt_tokens": said.input,
         "completion_tokens": said.output,
         "total_tokens": said.input.saturating_add(said.output),
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     })
 }

@@ -7,7 +7,7 @@ use super::{Said, SaidCall, stream::Event};
 fn usage(said: &Said) -> Value {
     json!({
         "input_tokens": said.input,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": said.output,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": said.input.saturating_add(said.output),
