@@ -33,8 +33,13 @@ pub fn supervisor_main(run_dir: &Path) -> ExitCode {
     if run_dir == Path::new(crate::doctor::PROBE_ROLE) {
         return crate::doctor::probe_main();
     }
-    // Taken before anything else is opened, so that the number cannot be anyone else's.
-    let first_client = sys::inherited(0);
+    let first_client = match first_client() {
+        Ok(fd) => fd,
+        Err(error) => {
+            eprintln!("cogward supervise: standard input: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match supervise(run_dir, first_client) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -43,6 +48,18 @@ pub fn supervisor_main(run_dir: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Standard input, under another number: what is closed later must not leave one of the standard numbers free.
+fn first_client() -> io::Result<Option<std::os::fd::OwnedFd>> {
+    // Taken before anything else is opened, so that the number cannot be anyone else's.
+    let Some(stdin) = sys::inherited(0) else { return Ok(None) };
+    let client = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    sys::move_to_standard(&nothing, 0)?;
+    // The number stays open; only who owned the old descriptor is forgotten.
+    std::mem::forget(stdin);
+    Ok(Some(client))
 }
 
 fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Result<(), LaunchFailure> {

@@ -18,6 +18,7 @@ pub const TESTS: &[crate::Test] = &[
     ("an_agent_that_ignores_sigterm_is_killed_with_its_whole_tree", stubborn),
     ("kill_ends_daemons_and_reports_an_empty_group", kill),
     ("a_run_outlives_the_plane_and_is_adopted_again", adopted),
+    ("a_run_outlives_a_plane_that_is_killed", plane_killed),
     ("what_was_refused_while_no_plane_listened_is_not_lost", buffered),
     ("an_agent_dies_with_its_supervisor_even_when_frozen", supervisor_killed),
     ("a_program_that_is_not_there_is_reported", not_executable),
@@ -238,6 +239,29 @@ fn adopted() {
         let Adopted::Alive(last) = adopt(&rig.spec.run_dir).await.unwrap() else { panic!() };
         assert!(last.kill().await.unwrap().empty);
         assert_eq!(last.wait().await.cause, ExitCause::Killed);
+    });
+}
+
+fn plane_killed() {
+    run(async {
+        let rig = python(TICKER);
+        let file = rig.data.path().join("plane.json");
+        std::fs::write(&file, serde_json::to_vec(&rig.spec).unwrap()).unwrap();
+        let mut plane = std::process::Command::new(exe())
+            .arg("plane")
+            .arg(&file)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 8];
+        std::io::Read::read_exact(plane.stdout.as_mut().unwrap(), &mut said).unwrap();
+        plane.kill().unwrap();
+        plane.wait().unwrap();
+        rig.until("20\n").await;
+        let Adopted::Alive(again) = adopt(&rig.spec.run_dir).await.unwrap() else { panic!() };
+        assert_eq!(again.phase_at_connect(), cogward_sandbox::protocol::Phase::Running);
+        assert!(again.take_listeners().is_some() && again.kill().await.unwrap().empty);
+        assert_eq!(again.wait().await.cause, ExitCause::Killed);
     });
 }
 

@@ -26,6 +26,12 @@ fn main() -> ExitCode {
     {
         return cogward_sandbox::supervisor_main(std::path::Path::new(dir));
     }
+    if let [role, spec] = args.as_slice()
+        && role == "plane"
+    {
+        rig::plane(std::path::Path::new(spec));
+        return ExitCode::SUCCESS;
+    }
     if args.iter().any(|a| a == "--list") {
         if !args.iter().any(|a| a == "--ignored") {
             tests().iter().for_each(|(name, _)| println!("{name}: test"));

@@ -24,6 +24,17 @@ pub fn exe() -> PathBuf {
     std::env::current_exe().unwrap()
 }
 
+/// A plane of its own, to be killed: launches what the file says, starts it, says so, waits for its end.
+pub fn plane(spec: &std::path::Path) {
+    let spec: LaunchSpec = serde_json::from_slice(&std::fs::read(spec).unwrap()).unwrap();
+    run(async move {
+        let run = launch(&exe(), &spec).await.unwrap();
+        run.start().await.unwrap();
+        println!("started");
+        run.wait().await;
+    });
+}
+
 /// A directory whose runs end with it.
 pub struct Rig {
     /// Stands for the data directory: mode 0700.
