@@ -148,6 +148,9 @@ impl Failure {
 
     /// The text for a person, with control characters made visible: parts of it come from elsewhere.
     pub fn report(&self) -> String {
+        if self.exit == Exit::Done {
+            return String::new();
+        }
         let mut text = format!("error: {}", printable(&self.cause));
         if let Some(code) = self.code {
             text.push_str(&format!(" [{code}]"));

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::exit::{Failure, printable};
+use crate::exit::{Exit, Failure, printable};
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -70,6 +70,12 @@ impl Cell {
     /// A cell that means something.
     pub fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
+    }
+
+    /// What stands in it.
+    #[cfg(test)]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 
@@ -166,7 +172,11 @@ impl Output<'_> {
     /// Bytes of data, as they are.
     pub fn data(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
-        written.map_err(|error| Failure::local("cannot write the output", error))
+        written.map_err(|error| match error.kind() {
+            // `cogward run list | head` has all that it wants; that is no fault to tell of.
+            std::io::ErrorKind::BrokenPipe => Failure::new(Exit::Done, ""),
+            _ => Failure::local("cannot write the output", error),
+        })
     }
 
     /// A sentence for the person who waits. That nobody reads it is no failure.

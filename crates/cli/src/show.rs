@@ -289,30 +289,54 @@ fn operation_state(state: OperationState) -> Cell {
 
 impl Show for EvidenceLeaf {
     const PLURAL: &'static str = "leaves of evidence";
-    const HEAD: &'static [&'static str] = &["SEQ", "TIME", "TYPE", "DECISION", "OBJECT", "RULE", "REASON"];
+    const HEAD: &'static [&'static str] = &["SEQ", "TIME", "TYPE", "OUTCOME", "OBJECT", "RULE", "WHY"];
     fn row(&self) -> Vec<Cell> {
-        // What a leaf says of a field, in clear or disclosed; a commitment says nothing to a person.
-        let field = |name: &str| -> Cell {
-            let value = self.disclosed.get(name).or_else(|| self.body.get(name));
-            match value {
-                Some(serde_json::Value::String(text)) => Cell::from(text),
-                Some(serde_json::Value::Object(_)) => Cell::from("(committed)"),
-                Some(serde_json::Value::Null) | None => Cell::from(""),
-                Some(other) => Cell::from(other),
+        let outcome = self.first(&["decision", "outcome", "state"]);
+        let tone = match outcome.as_str() {
+            "block" => Tone::Bad,
+            "permit" => Tone::Good,
+            _ => Tone::Plain,
+        };
+        let object = match (self.first(&["provider", "host", "layer"]), self.first(&["model", "port", "action"])) {
+            (left, right) if left.is_empty() || right.is_empty() => {
+                self.first(&["tool", "object", "tool_server"]) + &left
             }
+            (provider, model) if self.body.contains_key("model") => format!("{provider}/{model}"),
+            (host, port) if self.body.contains_key("port") => format!("{host}:{port}"),
+            (layer, action) => format!("{layer} {action} {}", self.first(&["object"])),
         };
         vec![
             self.seq.into(),
             self.time.into(),
             Cell::from(&self.kind),
-            field("decision"),
-            field("object"),
-            field("rule"),
-            field("reason"),
+            Cell::toned(outcome, tone),
+            object.into(),
+            self.first(&["rule"]).into(),
+            self.first(&["reason", "code", "cause"]).into(),
         ]
     }
     fn name(&self) -> String {
         self.body.get("id").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    }
+}
+
+/// What a leaf says of itself, in clear or disclosed.
+trait Fields {
+    /// The first of these fields that says something; a commitment that is not disclosed says nothing.
+    fn first(&self, names: &[&str]) -> String;
+}
+
+impl Fields for EvidenceLeaf {
+    fn first(&self, names: &[&str]) -> String {
+        let said = names.iter().find_map(|name| {
+            let value = self.disclosed.get(*name).or_else(|| self.body.get(*name))?;
+            match value {
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            }
+        });
+        said.unwrap_or_default()
     }
 }
 
@@ -329,8 +353,10 @@ impl Show for Event {
 
 /// An event as a line of its own: a stream has no widths to align to.
 pub fn event_line(event: &Event) -> String {
-    let run = event.run.map(|run| format!("  {run}")).unwrap_or_default();
-    format!("{}{run}  {}  {}", event.time, event.kind, event.message)
+    // A message that names the run itself needs it no second time.
+    let run = event.run.map(|run| run.to_string()).filter(|run| !event.message.contains(run.as_str()));
+    let run = run.map(|run| format!("  {run}")).unwrap_or_default();
+    format!("{}  {}{run}  {}", event.time, event.kind, event.message)
 }
 
 impl Show for WhoAmI {
@@ -374,6 +400,36 @@ impl Show for Plane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn leaf(body: serde_json::Value, disclosed: serde_json::Value) -> EvidenceLeaf {
+        serde_json::from_value(serde_json::json!({
+            "seq": 7, "time": "2026-11-23T02:00:00.000000Z", "type": "t", "body": body, "disclosed": disclosed,
+        }))
+        .unwrap()
+    }
+
+    /// One row per kind of action, and no commitment passed off as a value.
+    #[test]
+    fn a_leaf_tells_its_outcome_object_and_cause() {
+        let none = serde_json::json!({});
+        let tool = serde_json::json!({
+            "decision": "block", "tool": "files/write", "rule": "permissions.tools", "code": "not_declared",
+        });
+        let model = serde_json::json!({ "decision": "permit", "provider": "p", "model": "m" });
+        let egress = serde_json::json!({ "outcome": "completed", "host": "h", "port": 443 });
+        let violation = serde_json::json!({ "layer": "seccomp", "action": "ptrace", "object": "x" });
+        let hidden = serde_json::json!({ "state": "suspended", "reason": { "$c": "abc" } });
+        let cells = |body: serde_json::Value, disclosed: serde_json::Value| -> String {
+            let row = leaf(body, disclosed).row();
+            row[3..].iter().map(Cell::text).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(cells(tool, none.clone()), "block|files/write|permissions.tools|not_declared");
+        assert_eq!(cells(model, none.clone()), "permit|p/m||");
+        assert_eq!(cells(egress, none.clone()), "completed|h:443||");
+        assert_eq!(cells(violation, none.clone()), "|seccomp ptrace x||");
+        assert_eq!(cells(hidden.clone(), none), "suspended|||");
+        assert_eq!(cells(hidden, serde_json::json!({ "reason": "look" })), "suspended|||look");
+    }
 
     #[test]
     fn spans_read_well() {

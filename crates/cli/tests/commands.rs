@@ -170,7 +170,7 @@ fn many_runs_are_all_tried_and_more_than_ten_need_a_yes() {
     assert_eq!((done.status.code(), out(&done)), (Some(5), format!("{OPERATION}\n")));
     assert!(err(&done).contains(RUN), "{}", err(&done));
 
-    let eleven = vec![RUN; 11].join(" ");
+    let eleven = [RUN; 11].join(" ");
     let plane = Plane::scripted(vec![]);
     assert_eq!(plane.cli(&format!("run kill {eleven} --reason x")).status.code(), Some(2));
     assert!(plane.asked().is_empty());
@@ -355,6 +355,10 @@ fn faults_of_a_manifest_are_told_by_line_before_anything_is_sent() {
     std::fs::write(&file, text.replace("agent.py]", "gone.py]")).unwrap();
     assert_eq!(plane.cli("agent register -f agent.yaml").status.code(), Some(1), "its program is not in the package");
     assert_eq!(plane.cli("agent register -f nowhere.yaml").status.code(), Some(1));
+    std::fs::write(&file, text.replace("directory: .  ", "directory: gone  ")).unwrap();
+    let told = err(&plane.cli("agent register -f agent.yaml"));
+    let line = text.lines().position(|l| l.starts_with("    directory:")).unwrap() + 1;
+    assert!(told.contains(&format!("agent.yaml:{line}:")) && told.contains("gone"), "{told}");
     assert!(plane.asked().is_empty());
 }
 
@@ -394,4 +398,29 @@ fn doctor_reports_this_host_in_the_words_of_the_api() {
     let standard = report.profiles.iter().find(|p| p.profile == "standard").unwrap();
     assert_eq!(done.status.code(), Some(if standard.enforceable { 0 } else { 4 }));
     assert!(plane.asked().is_empty(), "it looks at this host, without a plane");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    use std::process::{Command, Stdio};
+    let plane = Plane::new(|_, before| {
+        // An endless stream: only the closed pipe ends the command.
+        let event = value!({
+            "cursor": before.to_string(), "time": "2026-11-23T02:00:00.000000Z", "type": "plane.started", "message": "m",
+        });
+        let body = format!("id: {before}\ndata: {event}\n\n").repeat(10_000).into_bytes();
+        Answer { status: 200, kind: "text/event-stream", body, cut: false }
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cogward"))
+        .args(["event", "watch"])
+        .env_clear()
+        .env("HOME", plane.home.path())
+        .env("COGWARD_URL", plane.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), err(&done)), (Some(0), String::new()));
 }

@@ -116,7 +116,7 @@ pub enum Provider {
         cogward provider add openai --kind openai --base-url https://api.openai.com/v1 \\\n      \
         --price gpt-5-mini=0.25,2.00 --credential-file key.txt\n  \
         cogward provider add local --kind openai --base-url http://127.0.0.1:8000/v1 --price llama=0,0\n  \
-        cogward provider add scripted --script answers.yaml --price demo=1,2"
+        cogward provider add scripted --script answers.json --price demo=1,2"
     )]
     Add(ProviderAdd),
     /// List model providers

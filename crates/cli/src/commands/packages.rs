@@ -93,12 +93,27 @@ fn pack(file: &Path, bytes: &[u8], parsed: &manifest::Parsed, into: &mut fs::Fil
     let base = file.parent().filter(|p| !p.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned);
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let out = BufWriter::new(into);
-    let packed =
-        package::pack(&base, (name, bytes), &parsed.manifest, package::Limits::default(), out).map_err(|error| {
-            Failure::new(Exit::Failed, with_sources(&error)).next("nothing was sent; correct it and repeat")
-        })?;
+    let packed = package::pack(&base, (name, bytes), &parsed.manifest, package::Limits::default(), out)
+        .map_err(|error| not_packed(&file.display().to_string(), parsed, &error))?;
     let findings = package::check(parsed, &packed.contents);
     if findings.is_empty() { Ok(()) } else { Err(refused(&file.display().to_string(), findings)) }
+}
+
+/// Why there is no package, at the line of the manifest that asks for it.
+fn not_packed(file: &str, parsed: &manifest::Parsed, error: &package::PackError) -> Failure {
+    let cause = with_sources(error);
+    let named = &parsed.manifest.spec.package;
+    let field = match error {
+        package::PackError::Walk(_) if !named.layers.is_empty() => "spec.package",
+        package::PackError::Walk(_) => "spec.package.directory",
+        package::PackError::Oci(_) => "spec.package.ociLayout",
+        package::PackError::ManifestName => return Failure::usage(cause).next("rename it to agent.yaml"),
+        _ => return Failure::new(Exit::Failed, cause).next("nothing was sent; repeat the command"),
+    };
+    let fix = "name what is there, below the manifest, and what a package can hold";
+    let mut findings = Findings::default();
+    findings.push(parsed.places.finding(field, "package-content", cause, fix));
+    refused(file, findings)
 }
 
 /// An error with its causes: which file, and why.

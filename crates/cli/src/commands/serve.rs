@@ -43,7 +43,9 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
                 cause.push_str(&format!(": {inner}"));
                 source = inner.source();
             }
-            Failure::new(Exit::Failed, cause)
+            let taken =
+                matches!(error, cogward_server::ServeError::DataDir(cogward_server::DataDirError::Locked { .. }));
+            Failure::new(if taken { Exit::Conflict } else { Exit::Failed }, cause)
         })
     })?;
     Ok(Exit::Done)
