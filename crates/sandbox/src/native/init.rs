@@ -65,6 +65,9 @@ fn prepare(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage>
     rustix::process::setsid().at("session")?;
     // The supervisor's own umask closes what it writes on the host; what is made in here is for the agent to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // When the host itself runs out of memory, agents go before the plane does. Inherited by the agent, which cannot
+    // lower it. Not every container lets it be written, and nothing that is promised depends on it.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     let sources = Sources::open(spec, uids)?;
     expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
     super::become_first_uid(uids).at("uid of init")?;

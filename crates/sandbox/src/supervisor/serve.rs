@@ -36,6 +36,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How often limits are looked at that do not announce themselves.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a held agent waits without any plane. A launch that nobody remembers ends then; it never ran.
+const UNCLAIMED_MAX: Duration = Duration::from_secs(600);
+
 /// A descriptor that was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ready {
@@ -72,6 +75,7 @@ pub struct Supervisor {
     started: Option<Instant>,
     deadline: Option<Instant>,
     next_count: Option<Instant>,
+    unclaimed: Option<Instant>,
     ended: Option<Ended>,
     cause: Option<ExitCause>,
     detail: Option<String>,
@@ -96,6 +100,7 @@ impl Supervisor {
             started: None,
             deadline: None,
             next_count: None,
+            unclaimed: None,
             ended: None,
             cause: None,
             detail: None,
@@ -121,13 +126,25 @@ impl Supervisor {
             }
             self.clients.flush();
             self.clients.forget_gone();
+            self.claim();
         }
         self.finish();
     }
 
+    /// Ends a held run that no plane has been connected to for long.
+    fn claim(&mut self) {
+        if self.phase != Phase::Held || self.clients.any() {
+            self.unclaimed = None;
+        } else if Instant::now() >= *self.unclaimed.get_or_insert_with(|| Instant::now() + UNCLAIMED_MAX) {
+            self.cause = Some(ExitCause::LaunchFailed);
+            self.detail = Some("no plane let the agent start within ten minutes".to_owned());
+            self.kill();
+        }
+    }
+
     fn wait(&self) -> Vec<Ready> {
         let now = Instant::now();
-        let mut wake = self.deadline.into_iter().chain(self.next_count).min();
+        let mut wake = self.deadline.into_iter().chain(self.next_count).chain(self.unclaimed).min();
         let mut fds = Vec::with_capacity(16);
         let mut names = Vec::with_capacity(16);
         let mut add = |name, fd, flags| {

@@ -127,6 +127,7 @@ for key, want in [('NoNewPrivs', '1'), ('Seccomp', '2'), ('CapEff', '0' * 16), (
     count += 1
     if status[key].strip() != want: print('ALLOWED', key, status[key])
 if os.getuid() != 1000 or os.getgroups(): print('ALLOWED uid', os.getuid(), os.getgroups())
+if open('/proc/self/oom_score_adj').read().strip() != '500': print('ALLOWED to outlive the plane in an out-of-memory')
 visible = [p for p in os.listdir('/proc') if p.isdigit()]
 if visible != [str(os.getpid())]: print('ALLOWED to see processes', visible)
 if open('/proc/self/cgroup').read().count('cogward'): print('ALLOWED to see the names of cgroups', open('/proc/self/cgroup').read())
