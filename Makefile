@@ -31,6 +31,7 @@ setup: ## install what the tests need (make test does it by itself)
 	@scripts/setup-tests.sh tests
 
 test: setup own-target ## install what the tests need and run them all
+	cargo build --workspace --bins --locked --quiet
 	cargo nextest run --workspace --locked $(if $(CI),--profile ci)
 	cargo test --doc --workspace --locked --quiet
 

@@ -37,7 +37,7 @@ fn add_files(plane: &Plane) -> Result<()> {
 #[test]
 fn everything_the_adversary_tries_is_refused_and_recorded() -> Result<()> {
     let plane = plane()?;
-    plane.add_scripted(r#"{"steps": [], "default": {"text": "no"}}"#)?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "no"}}}"#)?;
     add_files(&plane)?;
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/adversary");
     plane.ok(["agent", "register", "-f", &format!("{examples}/agent.yaml")])?;
@@ -117,7 +117,7 @@ seen = {
     "uid": os.getuid(),
     "pids": [p for p in os.listdir("/proc") if p.isdigit()],
     "hostname": socket.gethostname(),
-    "root": sorted(os.listdir("/")),
+    "root": can(lambda: sorted(os.listdir("/"))),
     "write /": can(lambda: open("/x", "w")),
     "write /app": can(lambda: open("/app/x", "w")),
     "write /usr": can(lambda: open("/usr/x", "w")),
@@ -138,8 +138,7 @@ print(json.dumps(seen))
         permissions: "",
         changes: &[],
     })?;
-    let ended = plane.run_until(&run, |r| r["ended"].is_string())?;
-    let seen: Value = serde_json::from_str(ended["output"].as_str().context("its output")?)?;
+    let seen = plane.output(&run)?;
     for closed in [
         "write /",
         "write /app",
@@ -210,8 +209,7 @@ print(json.dumps({"names": names, "answer": answer["content"][0]["text"], "bad":
         permissions: "    tools:\n      - {server: files, allow: [read_text_file]}\n",
         changes: &[],
     })?;
-    let ended = plane.run_until(&run, |r| r["ended"].is_string())?;
-    let output: Value = serde_json::from_str(ended["output"].as_str().context("its output")?)?;
+    let output = plane.output(&run)?;
     assert_eq!(output["names"].as_array().context("names")?.len(), 1, "the list is filtered: {output}");
     assert_eq!(output["answer"], "content of confidential-claim");
     assert_eq!(output["bad"]["isError"], true, "arguments that break the schema: {output}");
@@ -241,7 +239,7 @@ print(json.dumps({"names": names, "answer": answer["content"][0]["text"], "bad":
 #[test]
 fn an_undeclared_model_is_refused_in_the_callers_dialect() -> Result<()> {
     let plane = plane()?;
-    plane.add_scripted(r#"{"steps": [], "default": {"text": "no"}}"#)?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "no"}}}"#)?;
     let run = plane.launch(&Agent {
         name: "asker",
         source: r#"
@@ -263,8 +261,7 @@ print(json.dumps([
         permissions: MAY_ASK,
         changes: &[],
     })?;
-    let ended = plane.run_until(&run, |r| r["ended"].is_string())?;
-    let answers: Value = serde_json::from_str(ended["output"].as_str().context("its output")?)?;
+    let answers = plane.output(&run)?;
     assert_eq!(answers[0][0], 403, "{answers:#}");
     assert!(answers[0][1]["error"]["message"].is_string(), "{answers:#}");
     assert_eq!(answers[1][0], 403);

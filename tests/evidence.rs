@@ -63,7 +63,7 @@ fn an_export_verifies_with_both_verifiers_and_a_flipped_byte_is_named_by_both() 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_plane_is_killed_again_and_again() -> Result<()> {
     let mut plane = plane()?;
-    plane.add_scripted(r#"{"steps": [], "default": {"text": "yes"}}"#)?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
     plane.register(&Agent {
         name: "asker",
         source: "

@@ -14,13 +14,6 @@ fn plane() -> Result<Plane> {
     Plane::start(env!("CARGO_BIN_EXE_cogward"))
 }
 
-fn output(plane: &Plane, run: &str) -> Result<Value> {
-    let ended = plane.run_until(run, |r| r["ended"].is_string())?;
-    let text =
-        ended["output"].as_str().with_context(|| format!("no output: {ended:#} {}", plane.logs(run, "stderr")))?;
-    Ok(serde_json::from_str(text)?)
-}
-
 #[test]
 fn a_fork_bomb_ends_in_its_own_sandbox() -> Result<()> {
     let plane = plane()?;
@@ -41,7 +34,7 @@ os._exit(0)
         permissions: "",
         changes: &[],
     })?;
-    let seen = output(&plane, &run)?;
+    let seen = plane.output(&run)?;
     assert!(seen["made"].as_u64().unwrap_or(u64::MAX) < 40, "{seen}");
     plane.ok(["run", "list"])?;
     Ok(())
@@ -56,16 +49,17 @@ fn a_full_workspace_and_too_much_memory_hurt_only_the_agent() -> Result<()> {
 import json
 written = 0
 try:
-    with open('/work/big', 'wb', buffering=0) as f:
-        while written < 1 << 30:
-            written += f.write(b'x' * 65536)
+    for n in range(1000):
+        with open('/work/big%d' % n, 'wb', buffering=0) as f:
+            for _ in range(16):
+                written += f.write(b'x' * 65536)
 except OSError as e:
     print(json.dumps({'written': written, 'error': e.errno}))
 ",
         permissions: "",
         changes: &[],
     })?;
-    let seen = output(&plane, &filler)?;
+    let seen = plane.output(&filler)?;
     assert_eq!(seen["error"], 28, "ENOSPC: {seen}");
     assert!(seen["written"].as_u64().unwrap_or(u64::MAX) <= 8 << 20, "{seen}");
 
@@ -110,7 +104,7 @@ print('the end')
 #[test]
 fn an_agent_that_floods_its_gateways_blocks_nobody_else() -> Result<()> {
     let plane = plane()?;
-    plane.add_scripted(r#"{"steps": [], "default": {"text": "yes"}}"#)?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
     let hostile = plane.launch(&Agent {
         name: "hostile",
         source: "
@@ -142,7 +136,7 @@ print(json.dumps({'status': r.status}))
         permissions: MAY_ASK,
         changes: &[],
     })?;
-    assert_eq!(output(&plane, &other)?["status"], 200);
+    assert_eq!(plane.output(&other)?["status"], 200);
     plane.ok(["run", "kill", &hostile, "--reason", "it floods"])?;
     Ok(())
 }
@@ -192,7 +186,7 @@ print(json.dumps([rpc("tools/call", {"name": "act", "arguments": {"mood": m}}, s
         permissions: "    tools:\n      - {server: moody, allow: [act]}\n",
         changes: &[],
     })?;
-    let answers = output(&plane, &run)?;
+    let answers = plane.output(&run)?;
     assert_eq!(answers[1]["isError"], true, "{answers:#}");
     for fine in [0, 2, 4, 6] {
         assert_ne!(answers[fine]["isError"], true, "the server is used again: {answers:#}");
@@ -239,7 +233,7 @@ fn the_api_is_not_for_other_hosts_or_strangers() -> Result<()> {
 fn on_a_small_disk(test: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=160m,mode=0700", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=640m,mode=0700", "tmpfs"])
         .arg(dir.path())
         .stderr(Stdio::null())
         .status()?;
@@ -254,7 +248,7 @@ fn on_a_small_disk(test: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<
 fn a_full_disk_stops_agents_and_never_the_audit() -> Result<()> {
     on_a_small_disk(|disk| {
         let mut plane = Plane::start_in(env!("CARGO_BIN_EXE_cogward"), &disk.join("data"))?;
-        plane.add_scripted(r#"{"steps": [], "default": {"text": "yes"}}"#)?;
+        plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
         let run = plane.launch(&Agent {
             name: "caller",
             source: r#"

@@ -37,6 +37,7 @@ fn a_suspended_agent_stands_still_and_a_resumed_one_goes_on() -> Result<()> {
     plane.ok(["run", "resume", &run, "--reason", "go on"])?;
     plane.said(&run, &format!("\n{}\n", before + 20))?;
     plane.ok(["run", "kill", &run, "--reason", "enough"])?;
+    plane.run_until(&run, |r| r["ended"].is_string())?;
     let leaves = plane.leaves(&run)?;
     for kind in ["run.requested", "run.started", "run.suspended", "run.resumed", "run.killed", "run.closed"] {
         assert_eq!(count(&leaves, kind, None), 1, "{kind}");
@@ -116,7 +117,7 @@ fn an_agent_outlives_a_plane_that_is_killed_and_is_adopted_again() -> Result<()>
 #[test]
 fn an_agent_goes_on_calling_its_model_after_the_plane_was_killed() -> Result<()> {
     let mut plane = plane()?;
-    plane.add_scripted(r#"{"steps": [], "default": {"text": "yes"}}"#)?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
     let run = plane.launch(&Agent {
         name: "caller",
         source: "

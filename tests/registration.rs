@@ -19,7 +19,6 @@ fn a_wrong_manifest_is_refused_by_file_line_rule_and_fix() -> Result<()> {
         ("  goal: Be tested.\n", "  goal: Be tested.\n  goal: Twice.\n", "goal"),
         ("wallClockSeconds: 120", "wallClockSeconds: -1", "wallClockSeconds"),
         ("pids: 32", "pids: 99999999", "pids"),
-        ("directory: code", "directory: ../../../../etc", "directory"),
         ("directory: code", "directory: nothing-here", "nothing-here"),
         ("entrypoint: [python3, -u, agent.py]", "entrypoint: []", "entrypoint"),
         ("    {}\n", "    tools:\n      - {server: nowhere, allow: [x]}\n", "nowhere"),

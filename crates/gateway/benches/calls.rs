@@ -219,11 +219,7 @@ fn main() {
 
     let dir = tempfile::tempdir().expect("a directory");
     let _in_gateway = gw.enter();
-    let evidence = Evidence::open(EvidenceOptions::new(
-        dir.path().join("evidence"),
-        Arc::new(SystemClock),
-        Arc::new(SystemEntropy),
-    ))
+    let evidence = Evidence::open(EvidenceOptions::new(dir.path().join("evidence")))
     .expect("evidence");
     let budgets = Arc::new(Budgets::new());
     let gateway = Gateway::new(Arc::new(Ledger(evidence)), Arc::clone(&budgets), Arc::new(SystemClock));

@@ -474,6 +474,17 @@ impl Plane {
         self.ok(args).map(drop)
     }
 
+    /// What a run gave as its result, as JSON, once it has ended.
+    ///
+    /// # Errors
+    /// When it gave none; the error holds the run and what it wrote.
+    pub fn output(&self, run: &str) -> Result<Value> {
+        let ended = self.run_until(run, |r| r["ended"].is_string())?;
+        let said = || format!("{ended:#}\n{}\n{}", self.logs(run, "stdout"), self.logs(run, "stderr"));
+        let text = ended["output"].as_str().with_context(said)?;
+        serde_json::from_str(text).with_context(said)
+    }
+
     /// The evidence of a run: the bodies of its leaves.
     ///
     /// # Errors
