@@ -424,3 +424,33 @@ fn a_reader_that_has_enough_is_no_failure() {
     let done = child.wait_with_output().unwrap();
     assert_eq!((done.status.code(), err(&done)), (Some(0), String::new()));
 }
+
+#[test]
+fn an_interrupt_ends_the_wait_with_130_and_not_the_run() {
+    use std::process::{Command, Stdio};
+    let (saw, seen) = std::sync::mpsc::channel();
+    let plane = Plane::new(move |asked, _| match asked.line.as_str() {
+        "POST /api/v1/runs" => json(201, run("starting")),
+        _ => {
+            // The test may have ended already.
+            let _heard = saw.send(());
+            json(200, run("running"))
+        }
+    });
+    let child = Command::new(env!("CARGO_BIN_EXE_cogward"))
+        .args(["run", "start", "claims", "--wait"])
+        .env_clear()
+        .env("HOME", plane.home.path())
+        .env("COGWARD_URL", plane.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    seen.recv().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(130), "{}", err(&done));
+    assert!(err(&done).contains(&format!("{RUN} goes on")), "{}", err(&done));
+    assert!(!plane.asked().iter().any(|a| a.line.contains("cancel") || a.line.contains("kill")));
+}

@@ -244,3 +244,26 @@ fn every_verb_that_needs_more_than_a_name_has_an_example() {
         }
     }
 }
+
+/// A page that says what to do must not name a command that is not there.
+#[test]
+fn the_pages_of_the_problems_name_commands_that_exist() {
+    let root = Cli::command();
+    let mut named = 0;
+    for code in cogward_api::ProblemCode::ALL {
+        let page = code.page().replace('\n', " ");
+        for (at, mark) in page.match_indices("`cogward ") {
+            let rest = &page[at + mark.len()..];
+            let line = &rest[..rest.find('`').unwrap()];
+            let mut words = line.split(' ').filter(|w| !w.starts_with(['<', '-']));
+            let Some(noun) = words.next() else { continue };
+            let found = root.find_subcommand(noun).unwrap_or_else(|| panic!("{code}: {line}"));
+            if found.has_subcommands() {
+                let verb = words.next().unwrap_or_default();
+                assert!(found.find_subcommand(verb).is_some(), "{code}: {line}");
+            }
+            named += 1;
+        }
+    }
+    assert!(named > 15);
+}

@@ -86,9 +86,16 @@ pub fn until_end(
 
 /// From now on, an interrupt from the keyboard says `sentence` and exits 130.
 pub fn on_interrupt(sentence: String) {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Without a handler an interrupt ends the process as it always does: only the sentence is lost.
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    let handler = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt())
+    };
+    let Ok(mut interrupts) = handler else { return };
     std::thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+        if runtime.block_on(interrupts.recv()).is_some() {
             use std::io::Write;
             let _unread = writeln!(std::io::stderr(), "\n{sentence}");
             std::process::exit(i32::from(Exit::Interrupted.code()));
