@@ -95,6 +95,26 @@ struct Ticket {
     _slot: OwnedSemaphorePermit,
 }
 
+/// A reservation whose decision is not yet on disk.
+struct Held<'a> {
+    budgets: &'a Budgets,
+    reservation: Option<Reservation>,
+}
+
+impl Held<'_> {
+    fn keep(mut self) -> Option<Reservation> {
+        self.reservation.take()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.budgets.settle(reservation, Amounts::default());
+        }
+    }
+}
+
 trait Settles: Send + Sync {
     fn settle(&self, ticket: &mut Ticket, outcome: &Outcome, fields: Vec<Field>);
 }
@@ -138,13 +158,11 @@ impl Gate {
             .public("reserved", amounts(reservation.amounts()))
             .public("budget", reservation.scopes().iter().map(|s| s.as_str().to_owned()).collect::<Vec<_>>());
         event.fields.extend(call.fields);
-        let decision = match self.records.record(event).await {
-            Ok(id) => id,
-            Err(error) => {
-                self.budgets.settle(reservation, Amounts::default());
-                return Err(unrecorded(&error));
-            }
-        };
+        // Until the record is durable nothing is forwarded, so whatever ends the wait (an error, an agent
+        // that goes away) gives the reservation back.
+        let held = Held { budgets: &self.budgets, reservation: Some(reservation) };
+        let decision = self.records.record(event).await.map_err(|error| unrecorded(&error))?;
+        let reservation = held.keep();
         run.calls_in_flight.fetch_add(1, Ordering::AcqRel);
         run.counters.admitted(&action);
         let admitted = Admitted {
@@ -157,7 +175,7 @@ impl Gate {
                 run: Arc::clone(run),
                 decision,
                 kind: EventType::completed(&action),
-                reservation: Some(reservation),
+                reservation,
                 admitted: self.clock.now(),
                 _slot: slot,
             },

@@ -135,6 +135,19 @@ async fn a_kill_during_the_flush_holds() {
 }
 
 #[tokio::test]
+async fn an_agent_that_leaves_during_the_flush_holds_no_budget() {
+    let hold = Arc::new(Notify::new());
+    let ledger = Arc::new(Ledger { hold: Some(hold), ..Ledger::default() });
+    let (gate, run, scope) = setup(&ledger, 5);
+    {
+        let mut asking = Box::pin(gate.admit(&run, call("read_text_file")));
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert_eq!(gate.budgets.balance(&scope).held.tool_calls, 1);
+    }
+    assert_eq!(gate.budgets.balance(&scope).held, Amounts::default());
+}
+
+#[tokio::test]
 async fn a_dropped_call_is_charged_in_full_and_recorded_as_unknown() {
     let ledger = Arc::new(Ledger::default());
     let (gate, run, scope) = setup(&ledger, 5);
