@@ -119,7 +119,7 @@ proptest! {
                     None => running(&engine, &world, "clerk").await,
                 };
                 run = Some(id);
-                while let Some((act, at_once)) = acts.next() {
+                for (act, at_once) in acts.by_ref() {
                     match act {
                         Act::Restart => return,
                         Act::AgentEnds => world.sandbox(id).unwrap().end(Default::default()),
