@@ -72,6 +72,15 @@ impl Engine {
         .await;
     }
 
+    /// Records the holds that could not be recorded when they began.
+    pub(crate) async fn record_holds(&self) {
+        if self.is_holding() {
+            for live in self.live_all() {
+                self.step_by_plane(&live, RunState::Running, Verb::Suspend, EventType::RunSuspended).await;
+            }
+        }
+    }
+
     async fn release_all(&self) {
         self.set_holding(false);
         let all = self.live_all();

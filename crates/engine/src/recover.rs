@@ -63,6 +63,7 @@ impl Engine {
                     () = engine.stopped() => return,
                     () = tokio::time::sleep(RECONCILE_EVERY) => {}
                 }
+                engine.record_holds().await;
                 if let Err(error) = engine.reconcile(false).await {
                     tracing::error!(%error, "the runs cannot be reconciled");
                 }

@@ -41,9 +41,10 @@ pub(crate) async fn health() -> &'static str {
 }
 
 pub(crate) async fn ready(State(app): State<App>) -> Result<Answer<Ready>, Failure> {
-    if app.is_accepting() {
+    // It needs no credential, so it says no more than whether.
+    if app.is_accepting() && *app.evidence.health().borrow() == Health::Ok {
         Ok(Answer(Ready { ready: true }))
     } else {
-        Err(Failure::new(ProblemCode::NotReady, "the plane is stopping"))
+        Err(Failure::new(ProblemCode::NotReady, "the plane takes no runs now"))
     }
 }
