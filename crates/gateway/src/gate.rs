@@ -21,7 +21,7 @@ use cogward_model::{
     event::{Event, EventType, Field, FieldClass, Value},
     id::EventId,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{fence::Fence, run::RunContext};
 
@@ -235,9 +235,14 @@ impl Gate {
     }
 
     /// Records a refusal that a protocol found by itself (a request that names no declared thing at all),
-    /// and hands it back.
+    /// and hands it back. An agent that provokes many waits for them.
     pub async fn refuse(&self, run: &RunContext, action: &Action, refusal: Refusal, fields: Vec<Field>) -> Refusal {
         run.counters.refused();
+        tokio::select! {
+            biased;
+            () = run.cut_signal().cancelled() => {}
+            () = tokio::time::sleep_until(run.refusals.next(Instant::now())) => {}
+        }
         let mut event = self
             .decision(run, action, "block", &refusal.rule)
             .public("code", refusal.code.as_str())

@@ -17,6 +17,7 @@ pub mod grant;
 pub mod json;
 pub mod mcp;
 pub mod model;
+mod pace;
 mod run;
 mod serve;
 #[cfg(test)]

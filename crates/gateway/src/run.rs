@@ -7,16 +7,21 @@ use std::sync::{
 
 use cogward_model::{
     action::Action,
-    limits::{RUN_CALLS_IN_FLIGHT_MAX, RUN_CONNECTIONS_MAX},
+    limits::{REQUEST_BYTES_MAX, RUN_CALLS_IN_FLIGHT_MAX, RUN_CONNECTIONS_MAX},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     fence::{Fence, FenceState},
     grant::RunGrant,
     mcp::RunMcp,
+    pace::Pace,
 };
+
+/// Request bodies of one run's model calls that are held at once, in KiB: eight of the largest, or two hundred of
+/// a long conversation.
+const RUN_BODIES_KIB_MAX: usize = 8 * REQUEST_BYTES_MAX / 1024;
 
 /// What a cut broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +77,9 @@ pub struct RunContext {
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) calls_in_flight: AtomicUsize,
     pub(crate) counters: Counters,
+    pub(crate) refusals: Pace,
+    /// Room for the request bodies that the plane holds for this run, in KiB.
+    pub(crate) bodies: Arc<Semaphore>,
     pub(crate) mcp: RunMcp,
     cut: CancellationToken,
 }
@@ -87,6 +95,8 @@ impl RunContext {
             calls: Arc::new(Semaphore::new(RUN_CALLS_IN_FLIGHT_MAX)),
             calls_in_flight: AtomicUsize::new(0),
             counters: Counters::default(),
+            refusals: Pace::default(),
+            bodies: Arc::new(Semaphore::new(RUN_BODIES_KIB_MAX)),
             mcp: RunMcp::default(),
             cut: CancellationToken::new(),
         }
@@ -114,6 +124,14 @@ impl RunContext {
             connections: read(&self.counters.connections),
             refusals: read(&self.counters.refusals),
         }
+    }
+
+    /// Waits until there is room for a request body that says that it has at most `bytes`; one that does not say
+    /// takes the room of the largest. An agent cannot make the plane hold all that its connections can send.
+    pub(crate) async fn room(&self, bytes: Option<u64>) -> Option<OwnedSemaphorePermit> {
+        let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(REQUEST_BYTES_MAX);
+        let kib = u32::try_from(bytes.min(REQUEST_BYTES_MAX).div_ceil(1024)).unwrap_or(u32::MAX);
+        Arc::clone(&self.bodies).acquire_many_owned(kib).await.ok()
     }
 
     pub(crate) fn cut(&self) -> CutReport {

@@ -192,3 +192,18 @@ async fn concurrent_calls_never_pass_the_budget() {
     }
     assert_eq!(admitted, 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_provokes_refusals_waits_for_them_and_each_is_recorded() {
+    let ledger = Arc::new(Ledger::default());
+    let (gate, run, _) = setup(&ledger, 5);
+    let (began, count) = (Instant::now(), crate::pace::BURST + 100);
+    for _ in 0..count {
+        assert!(gate.admit(&run, call("write_file")).await.is_err());
+    }
+    assert!(began.elapsed() >= crate::pace::INTERVAL * 100, "{:?}", began.elapsed());
+    assert_eq!(ledger.of(EventType::ToolCallDecided).len(), count as usize);
+    let permitted = Instant::now();
+    assert!(gate.admit(&run, call("read_text_file")).await.is_ok());
+    assert_eq!(permitted.elapsed(), Duration::ZERO, "what is permitted does not wait");
+}

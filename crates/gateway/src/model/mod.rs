@@ -25,6 +25,7 @@ use cogward_model::{
     upstream::Price,
 };
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -62,12 +63,16 @@ pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Inc
     if head.method != Method::POST {
         return dialect.error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method", "use POST");
     }
+    let room = run.room(body.size_hint().upper()).await;
     let asked = match body::read(body, REQUEST_BYTES_MAX).await {
         Ok(bytes) => read(&inner, &run, head, wire, bytes).await,
         Err(refusal) => Err(refusal),
     };
     match asked {
-        Ok((call, client)) => call::perform(inner, run, call, client).await,
+        Ok((mut call, client)) => {
+            call.target.room = room;
+            call::perform(inner, run, call, client).await
+        }
         Err(refusal) => {
             let action = undeclared(wire);
             dialect.refusal(&inner.gate.refuse(&run, &action, refusal, Vec::new()).await)
@@ -138,6 +143,7 @@ fn ask(inner: &Inner, run: &RunContext, head: &Parts, wire: ModelWire, bytes: &B
             price,
             hide_usage: bounded.hide_usage,
             body: bounded.body,
+            room: None,
         },
     };
     Ok((call, client))

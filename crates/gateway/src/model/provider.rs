@@ -18,6 +18,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::scripted::Script;
 use crate::{
@@ -93,6 +94,8 @@ pub struct ModelCall {
     pub(super) beta: bool,
     pub(super) price: Price,
     pub(super) hide_usage: bool,
+    /// The room that the body takes, given back with it.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for ModelCall {

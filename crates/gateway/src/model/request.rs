@@ -99,6 +99,10 @@ impl<'a> Draft<'a> {
             .deserialize_map(MembersVisitor)
             .map_err(|_| invalid(format!("the body must be a JSON object with at most {MEMBERS_MAX} members")))?;
         for (key, _) in &members {
+            // No API has such a name, and some servers fold letters: `K` of Kelvin is their `k`.
+            if !key.is_ascii() {
+                return Err(invalid("the name of a member is not plain ASCII".to_owned()));
+            }
             if GOVERNED.iter().any(|known| *known != key && known.eq_ignore_ascii_case(key)) {
                 return Err(invalid("a member differs from a known one only in upper and lower case".to_owned()));
             }
@@ -305,6 +309,8 @@ mod tests {
             r#"{"model":""}"#,
             r#"{"model":"a","model":"b"}"#,
             r#"{"model":"a","Max_Tokens":1}"#,
+            r#"{"model":"a","max_tokens":1,"max_to\u212aens":100000}"#,
+            r#"{"model":"a","max_tokens":1,"max_token\u017f":100000}"#,
             r#"{"model":"a","max_tokens":-1}"#,
             r#"{"model":"a","max_tokens":1.5}"#,
             r#"{"model":"a","stream":"yes"}"#,

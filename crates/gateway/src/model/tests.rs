@@ -356,3 +356,41 @@ async fn a_large_request_is_read_and_one_beyond_the_bound_is_refused() {
     }
     assert_eq!(plane.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn an_agent_cannot_make_the_plane_hold_all_that_its_connections_can_send() {
+    use tokio::io::AsyncReadExt;
+    let plane = Plane::start(100_000).await;
+    // The plane says "continue" when it begins to take the body in.
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: model\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        cogward_model::limits::REQUEST_BYTES_MAX
+    );
+    let mut taken = Vec::new();
+    let connect = async || {
+        let mut stream = tokio::net::TcpStream::connect(plane.model).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    for _ in 0..8 {
+        let mut stream = connect().await;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100");
+        taken.push(stream);
+    }
+    let run = plane.gateway.context(plane.run).unwrap();
+    assert_eq!(run.bodies.available_permits(), 0);
+    let mut ninth = connect().await;
+    let mut answer = [0; 12];
+    let early = tokio::time::timeout(Duration::from_millis(200), ninth.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "it waits");
+    taken.pop();
+    ninth.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    drop((taken, ninth));
+    while run.bodies.available_permits() < 64 * 1024 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(plane.chat("plain").await.status, StatusCode::OK, "and gives everything back");
+}
