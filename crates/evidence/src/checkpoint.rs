@@ -4,6 +4,8 @@
 //! it. At start the log must reach it: that is what makes a log that was rolled back visible.
 
 use std::{
+    collections::HashMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -54,16 +56,30 @@ pub(crate) fn path(dir: &Path, tenant: &TenantName) -> PathBuf {
 /// Works until the sequencer is gone.
 pub(crate) fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<Job>, low_water_bytes: u64) {
     let mut look_at = Instant::now();
+    // What could not be written because the disk was full, the newest of each tenant.
+    let mut waiting: HashMap<TenantName, Job> = HashMap::new();
     loop {
         if Instant::now() >= look_at {
             look_at = Instant::now() + LOOK_EVERY;
             look(shared, low_water_bytes);
+            for (_, job) in std::mem::take(&mut waiting) {
+                if let Err(RecordError::NoSpace) = sign(shared, &job) {
+                    waiting.insert(job.tenant.clone(), job);
+                }
+            }
         }
         match jobs.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
-            Ok(job) => {
+            Ok(mut job) => {
                 let signed = sign(shared, &job);
-                if let Some(reply) = job.reply {
+                let full = matches!(signed, Err(RecordError::NoSpace));
+                if let Some(reply) = job.reply.take() {
                     let _gone = reply.send(signed);
+                }
+                if full {
+                    look(shared, low_water_bytes);
+                    waiting.insert(job.tenant.clone(), job);
+                } else {
+                    waiting.remove(&job.tenant);
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -82,7 +98,12 @@ fn sign(shared: &Shared, job: &Job) -> Result<SignedCheckpoint, RecordError> {
         path.parent()
             .map_or(Ok(()), durable::directory)
             .and_then(|()| durable::replace(&path, note.as_bytes()))
-            .map_err(|error| shared.fail(&error))?;
+            .map_err(|error| match error.kind() {
+                // The older checkpoint is still in place and the leaves are in the log, which has its
+                // segments written ahead: nothing is lost, and nothing was acknowledged that is not there.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RecordError::NoSpace,
+                _ => shared.fail(&error),
+            })?;
     }
     Ok(SignedCheckpoint { size: job.size, note, end: job.end })
 }

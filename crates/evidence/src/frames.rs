@@ -13,9 +13,14 @@ pub(crate) const SEALED: u8 = 2;
 /// The beginning of both: the tenant behind its length. Names are at most 63 bytes.
 pub(crate) fn tenant_prefix(tenant: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(1 + tenant.len());
-    prefix.push(u8::try_from(tenant.len()).unwrap_or(u8::MAX));
-    prefix.extend_from_slice(tenant.as_bytes());
+    push_tenant(&mut prefix, tenant);
     prefix
+}
+
+/// The same, at the end of what is there.
+pub(crate) fn push_tenant(frame: &mut Vec<u8>, tenant: &str) {
+    frame.push(u8::try_from(tenant.len()).unwrap_or(u8::MAX));
+    frame.extend_from_slice(tenant.as_bytes());
 }
 
 /// Takes a text behind its length from the front.

@@ -62,7 +62,20 @@ struct Waiting {
     /// How many of them somebody waits for.
     urgent: usize,
     first_note: Option<Instant>,
+    /// Until when the sequencer sleeps; `None` while it works, and once it has been woken.
+    sleeps_until: Option<Instant>,
     closed: bool,
+}
+
+impl Waiting {
+    /// When the oldest note has to be written.
+    fn note_at(&self) -> Option<Instant> {
+        self.first_note.map(|first| first + NOTE_DELAY)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.urgent > 0 || self.items.len() >= NOTES_MAX || self.note_at().is_some_and(|at| at <= now)
+    }
 }
 
 /// The queue between the callers and the one sequencer.
@@ -79,15 +92,18 @@ impl Queue {
         if waiting.closed || (waiting.items.len() >= WAITING_MAX && !matches!(item, Item::Stop)) {
             return Err(item);
         }
-        let wake = if item.is_note() {
-            let first = waiting.first_note.is_none();
+        if item.is_note() {
             waiting.first_note.get_or_insert_with(Instant::now);
-            first || waiting.items.len() >= NOTES_MAX
         } else {
             waiting.urgent += 1;
-            waiting.urgent == 1
-        };
+        }
         waiting.items.push_back(item);
+        // A wake-up costs more than all the rest: none for a sequencer that works, that was woken already,
+        // or that wakes in time by itself.
+        let wake = waiting.sleeps_until.is_some_and(|until| waiting.is_due(until));
+        if wake {
+            waiting.sleeps_until = None;
+        }
         drop(waiting);
         if wake {
             self.came.notify_one();
@@ -106,19 +122,103 @@ impl Queue {
 
     /// Takes everything, once somebody waits for it or a note is old enough; nothing after `patience`.
     pub(crate) fn take(&self, patience: Duration, into: &mut VecDeque<Item>) {
-        let until = Instant::now() + patience;
+        let begun = Instant::now();
+        let until = begun + patience;
+        // A note often follows what was just written. Looking again by itself costs the sequencer less than
+        // being woken for each of them.
+        let mut look_again = Some(begun + NOTE_DELAY);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let now = Instant::now();
-            let note_at = waiting.first_note.map(|first| first + NOTE_DELAY);
-            if waiting.urgent > 0 || waiting.items.len() >= NOTES_MAX || note_at.is_some_and(|at| at <= now) {
+            if waiting.is_due(now) {
                 std::mem::swap(&mut waiting.items, into);
                 (waiting.urgent, waiting.first_note) = (0, None);
                 return;
             }
-            let wake_at = note_at.map_or(until, |at| at.min(until));
+            look_again = look_again.filter(|at| *at > now);
+            let wake_at = [waiting.note_at(), look_again].into_iter().flatten().fold(until, Instant::min);
             let Some(left) = wake_at.checked_duration_since(now).filter(|left| !left.is_zero()) else { return };
+            waiting.sleeps_until = Some(wake_at);
             waiting = self.came.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting.sleeps_until = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Item {
+        Item::Forget(Vec::new())
+    }
+
+    fn urgent() -> Item {
+        Item::Checkpoint(TenantName::default_tenant(), oneshot::channel().0)
+    }
+
+    /// Waits until the sequencer sleeps, and says until when.
+    fn asleep(queue: &Queue) -> Instant {
+        loop {
+            if let Some(until) = queue.waiting.lock().unwrap().sleeps_until {
+                return until;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_wakes_the_sequencer_at_once() {
+        let (queue, mut items) = (Queue::default(), VecDeque::new());
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| {
+                queue.take(Duration::from_secs(3_600), &mut items);
+                items.len()
+            });
+            // Whether the note is seen before or while it sleeps, the item behind it must not wait for its delay.
+            queue.push(note()).ok().unwrap();
+            asleep(&queue);
+            queue.push(urgent()).ok().unwrap();
+            assert_eq!(taker.join().unwrap(), 2);
+        });
+    }
+
+    #[test]
+    fn a_note_is_taken_when_it_is_due_without_waking_a_sequencer_that_wakes_before() {
+        let (queue, mut items) = (Queue::default(), VecDeque::new());
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| {
+                queue.take(Duration::from_secs(3_600), &mut items);
+                items.len()
+            });
+            asleep(&queue);
+            let pushed = Instant::now();
+            queue.push(note()).ok().unwrap();
+            assert_eq!(taker.join().unwrap(), 1);
+            assert!(pushed.elapsed() >= NOTE_DELAY);
+        });
+    }
+
+    #[test]
+    fn a_note_that_comes_to_a_long_sleep_is_taken_in_time() {
+        let (queue, mut items) = (Queue::default(), VecDeque::new());
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| {
+                queue.take(Duration::from_secs(3_600), &mut items);
+                items.len()
+            });
+            while asleep(&queue) < Instant::now() + NOTE_DELAY * 2 {
+                std::thread::yield_now();
+            }
+            queue.push(note()).ok().unwrap();
+            assert_eq!(taker.join().unwrap(), 1);
+        });
+    }
+
+    #[test]
+    fn nothing_is_taken_when_patience_ends() {
+        let (queue, mut items) = (Queue::default(), VecDeque::new());
+        queue.take(Duration::from_millis(1), &mut items);
+        assert!(items.is_empty());
     }
 }

@@ -54,6 +54,9 @@ pub enum RecordError {
     /// The run was closed long ago, its chain is complete.
     #[error("the run's chain is closed")]
     RunClosed,
+    /// The checkpoint did not fit on the disk; it is written when there is space. Nothing is lost.
+    #[error("the disk is full, so the newest checkpoint is not written yet")]
+    NoSpace,
     /// An earlier write failed; nothing is recorded until the plane is started again.
     #[error("the ledger cannot be written: {0}")]
     Failed(Arc<str>),
@@ -143,12 +146,13 @@ impl Shared {
     }
 
     fn data_key(&self, keys: &TenantKeys, event: &Event, class: FieldClass) -> Option<Arc<vault::DataKey>> {
-        let run = event.run.map(|run| run.to_string());
-        keys.data_key(match (class, &event.by.subject, &run) {
-            (FieldClass::Confidential | FieldClass::Public, ..) | (FieldClass::Personal, None, None) => Purpose::Tenant,
-            (FieldClass::Personal, Some(subject), _) => Purpose::Subject(subject),
-            (FieldClass::Personal, None, Some(run)) => Purpose::Run(run),
-        })
+        match (class, &event.by.subject, event.run) {
+            (FieldClass::Confidential | FieldClass::Public, ..) | (FieldClass::Personal, None, None) => {
+                keys.data_key(Purpose::Tenant)
+            }
+            (FieldClass::Personal, Some(subject), _) => keys.data_key(Purpose::Subject(subject)),
+            (FieldClass::Personal, None, Some(run)) => keys.data_key(Purpose::Run(&run.to_string())),
+        }
     }
 
     pub(crate) fn mint(&self) -> EventId {

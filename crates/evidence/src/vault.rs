@@ -40,15 +40,20 @@ pub(crate) fn seal(
 ) -> Option<Vec<u8>> {
     let mut nonce = [0_u8; NONCE_LEN];
     entropy.fill(&mut nonce);
-    let mut sealed = disclosure.as_str().as_bytes().to_vec();
-    let aad = Aad::from(bound_to(tenant, event, field));
-    key.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).ok()?;
-    let mut frame = crate::frames::tenant_prefix(tenant);
+    let plain = disclosure.as_str().as_bytes();
+    let head = 1 + tenant.len() + KEY_ID_BYTES + 1 + field.len() + NONCE_LEN;
+    let mut frame = Vec::with_capacity(head + plain.len() + AES_256_GCM.tag_len());
+    crate::frames::push_tenant(&mut frame, tenant);
     frame.extend_from_slice(&key.id);
     frame.push(u8::try_from(field.len()).ok()?);
     frame.extend_from_slice(field.as_bytes());
     frame.extend_from_slice(&nonce);
-    frame.extend_from_slice(&sealed);
+    frame.extend_from_slice(plain);
+    let aad = Aad::from(bound_to(tenant, event, field));
+    // Sealed where it will lie, which leaves no further copy of the value in clear behind.
+    let (nonce, value) = (Nonce::assume_unique_for_key(nonce), frame.get_mut(head..)?);
+    let tag = key.key.seal_in_place_separate_tag(nonce, aad, value).ok()?;
+    frame.extend_from_slice(tag.as_ref());
     Some(frame)
 }
 
