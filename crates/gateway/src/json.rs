@@ -2,10 +2,13 @@
 //! object with the same key twice. Two parsers may read a duplicate key differently, and then what
 //! was judged is not what is forwarded.
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use cogward_model::limits::JSON_DEPTH_MAX;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+
+/// Keys of an object that are compared one by one.
+const FEW_MAX: usize = 8;
 
 /// Why some bytes are not JSON that we take.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,28 @@ pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
         };
         JsonError(cause)
     })
+}
+
+/// The keys of an object. Few are compared one by one, which is what most objects need; of many the time for
+/// each must not grow with their number.
+#[derive(Default)]
+struct Seen<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Seen<'de> {
+    /// False when it is there already.
+    fn insert(&mut self, key: Cow<'de, str>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() < FEW_MAX {
+            self.few.push(key);
+            return true;
+        }
+        self.many.insert(key)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -82,8 +107,8 @@ impl<'de> Visitor<'de> for Strict {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        let mut seen = HashSet::new();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        let mut seen = Seen::default();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             if !seen.insert(key) {
                 return Err(de::Error::custom("an object has the same key twice"));
             }
@@ -115,6 +140,20 @@ mod tests {
         assert!(check(b"{} {}").is_err());
         assert!(check(b"").is_err());
         assert!(check(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_duplicate_is_found_among_few_and_among_many() {
+        for n in [1, FEW_MAX - 1, FEW_MAX, FEW_MAX + 1, 10_000] {
+            let keys = |last: usize| -> String {
+                let all: Vec<String> = (0..n).chain([last]).map(|key| format!("\"k{key}\":0")).collect();
+                format!("{{{}}}", all.join(","))
+            };
+            assert!(check(keys(n).as_bytes()).is_ok(), "{n}");
+            for twice in [0, n / 2, n - 1] {
+                assert!(check(keys(twice).as_bytes()).is_err(), "{n}, {twice} twice");
+            }
+        }
     }
 
     proptest! {

@@ -34,6 +34,8 @@ const SESSION_BYTES_MAX: usize = 1_024;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Requests of the server that are answered within one stream.
 const ASKED_BACK_MAX: u32 = 32;
+/// Headers of a request, with those that the client adds.
+const HEADERS: usize = 8;
 /// Time for the rest of a stream whose answer is already here, so that its connection can be used again.
 const REST: Duration = Duration::from_millis(500);
 
@@ -56,7 +58,7 @@ impl Endpoint {
         }
         let plain = uri.scheme() == Some(&Scheme::HTTP);
         if !plain && uri.scheme() != Some(&Scheme::HTTPS) {
-            return Err("`url` must start with https://".to_owned());
+            return Err("`url` must start with https://, or with http:// when it is on this host".to_owned());
         }
         if plain && !crate::mcp::is_loopback(host) {
             return Err("`url` may be http:// only for a loopback address; use https://".to_owned());
@@ -148,27 +150,25 @@ impl Session {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn head(&self) -> http::request::Builder {
-        let mut head = Request::builder()
-            .method(Method::POST)
-            .uri(self.endpoint.uri.clone())
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, text/event-stream");
-        if let Some((name, value)) = &self.endpoint.credential {
-            head = head.header(name, value);
+    fn asking(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri.clone();
+        let headers = request.headers_mut();
+        headers.reserve(HEADERS);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        let own = self.endpoint.credential.iter().map(|(name, value)| (name.clone(), value));
+        let session = self.id.iter().map(|id| (SESSION, id));
+        let revision = self.revision.iter().map(|revision| (REVISION, revision));
+        for (name, value) in own.chain(session).chain(revision) {
+            headers.append(name, value.clone());
         }
-        if let Some(id) = &self.id {
-            head = head.header(SESSION, id);
-        }
-        if let Some(revision) = &self.revision {
-            head = head.header(REVISION, revision);
-        }
-        head
+        request
     }
 
     async fn post(&self, body: Bytes) -> Result<Response<Incoming>, RequestError> {
-        let request = self.head().body(Full::new(body)).map_err(|error| self.protocol(&error.to_string()))?;
-        let response = self.endpoint.client.request(request).await.map_err(|error| {
+        let response = self.endpoint.client.request(self.asking(body)).await.map_err(|error| {
             let sent = !error.is_connect();
             let cause = if sent { "the connection broke off" } else { "no connection to it can be made" };
             tracing::debug!(server = %self.server, %error, "tool server not reached");
@@ -274,9 +274,8 @@ impl Session {
     }
 
     fn send_aside(&self, reply: Bytes) {
-        let (client, request) = (self.endpoint.client.clone(), self.head().body(Full::new(reply)));
+        let (client, request) = (self.endpoint.client.clone(), self.asking(reply));
         tokio::spawn(async move {
-            let Ok(request) = request else { return };
             // The server only waits for it; what it says to it changes nothing.
             let _ = tokio::time::timeout(CONNECT, client.request(request)).await;
         });
