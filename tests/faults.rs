@@ -270,8 +270,8 @@ while True:
         })?;
         plane.said(&run, "call 3\n")?;
         let ballast = disk.join("ballast");
-        let mut file = fs::File::create(&ballast)?;
-        drop(std::io::copy(&mut std::io::repeat(0), &mut file));
+        // Ends when nothing fits any more; the handle must be gone too, or removing it frees nothing.
+        drop(std::io::copy(&mut std::io::repeat(0), &mut fs::File::create(&ballast)?));
         plane.run_until(&run, |r| r["state"] == "suspended" || r["ended"].is_string()).context("agents stop")?;
         let ready = plane.http("GET", "/readyz", &[], b"")?;
         assert_ne!(ready.0, 200, "{}", ready.1);

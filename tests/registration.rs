@@ -46,7 +46,7 @@ fn a_wrong_manifest_is_refused_by_file_line_rule_and_fix() -> Result<()> {
 fn a_manifest_that_is_a_bomb_is_refused_quickly() -> Result<()> {
     let plane = plane()?;
     let huge = format!("apiVersion: cogward.dev/v1alpha1\n# {}\n", "x".repeat(10 << 20));
-    let deep = "a: ".repeat(1) + &"[".repeat(100_000);
+    let deep = format!("a: {}", "[".repeat(100_000));
     let aliases = "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nd: [*c,*c]\n";
     for (name, text) in
         [("huge", huge.as_str()), ("deep", deep.as_str()), ("aliases", aliases), ("empty", ""), ("nul", "a: \u{0}\n")]
