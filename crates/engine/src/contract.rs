@@ -55,6 +55,7 @@ pub(crate) fn launch_request(
         stdin: input,
         uid_slot: row.uid_slot.unwrap_or(0),
         grace: Duration::from_secs(spec.sandbox.grace_seconds.min(LONGEST_GRACE).into()),
+        wall_clock: Duration::from_secs(spec.budgets.run.wall_clock_seconds),
     })
 }
 

@@ -149,6 +149,8 @@ pub struct LaunchRequest {
     pub uid_slot: u32,
     /// Between being asked to end and being killed.
     pub grace: Duration,
+    /// How long it may run altogether.
+    pub wall_clock: Duration,
 }
 
 /// How an agent ended.

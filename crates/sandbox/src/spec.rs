@@ -63,6 +63,8 @@ pub struct LaunchSpec {
     pub uid_slot: u32,
     /// Time between being asked to end and being killed.
     pub grace: Duration,
+    /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
+    pub wall_clock: Duration,
 }
 
 /// Where the programs of a run come from.
@@ -259,6 +261,8 @@ pub enum ExitCause {
     GraceExpired,
     /// The plane killed it.
     Killed,
+    /// Its time was over and no plane had ended it.
+    TimeExpired,
     /// The kernel killed one of its processes because the memory limit was reached, and the run ended so.
     OutOfMemory,
     /// The program could not be executed.
@@ -361,6 +365,7 @@ mod tests {
             stdin: vec![0, 255],
             uid_slot: 0,
             grace: Duration::from_secs(1),
+            wall_clock: Duration::from_secs(60),
         }
     }
 

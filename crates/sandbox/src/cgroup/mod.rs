@@ -111,6 +111,7 @@ impl Cgroup {
 
     fn limit(&self, limits: &Resources) -> Result<(), CgroupError> {
         let memory = (u64::from(limits.memory_mib) * 1024 * 1024).to_string();
+        let sockets = (u64::from(limits.memory_mib / 4).clamp(4, 256) * 1024 * 1024).to_string();
         // Init is one process of the run.
         let pids = (limits.pids + 1).to_string();
         let quota = u64::from(limits.cpu_millis) * 100;
@@ -125,6 +126,9 @@ impl Cgroup {
             hosts::Kind::V1 | hosts::Kind::V1WithCore => {
                 self.memory.write("memory.limit_in_bytes", &memory)?;
                 self.memory.write_if_there("memory.memsw.limit_in_bytes", &memory)?;
+                // Version 1 counts what waits in TCP and UDP sockets apart, and only where a limit is set. Without one
+                // an agent could fill what the whole host has for it by sending to itself.
+                self.memory.write("memory.kmem.tcp.limit_in_bytes", &sockets)?;
                 self.cpu.write("cpu.cfs_period_us", "100000")?;
                 self.cpu.write("cpu.cfs_quota_us", &quota.to_string())
             }

@@ -263,7 +263,8 @@ fn workspaces(spec: &LaunchSpec, tree: &Tree, grants: &mut Grants) -> Result<Own
         let size = format!("{mib}m");
         let options =
             [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", mode), ("uid", &owner), ("gid", &owner)];
-        let fd = tree::file_system("tmpfs", &options, plain).at("workspace")?;
+        // Landlock grants no execution here; without this a loader (`ld.so program`) could still map code from it.
+        let fd = tree::file_system("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_NOEXEC).at("workspace")?;
         tree.directory(at).at("workspace")?;
         tree.attach(fd.as_fd(), at).at("workspace")?;
         grants.write.push(format!("/{at}"));

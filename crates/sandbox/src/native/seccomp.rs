@@ -99,12 +99,18 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     rules.insert(libc::SYS_clone3, vec![]);
     rules.insert(libc::SYS_clone, vec![when(&[(0, Width::Qword, Op::MaskedEq(word(NAMESPACES)), 0)])?]);
     let mut sockets = vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?];
+    // TCP and UDP only, by name or as the default of the kind. Landlock's rules are for TCP and do not hold for
+    // MPTCP, and asking for another protocol (SCTP, L2TP, UDP-Lite) would have the kernel load code for it.
+    let protocols = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
     for family in [libc::AF_INET, libc::AF_INET6] {
-        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            sockets.push(when(&[
-                (0, Width::Dword, Op::Eq, word(family)),
-                (1, Width::Dword, Op::MaskedEq(0xf), word(kind)),
-            ])?);
+        for (kind, named) in protocols {
+            for protocol in [0, named] {
+                sockets.push(when(&[
+                    (0, Width::Dword, Op::Eq, word(family)),
+                    (1, Width::Dword, Op::MaskedEq(0xf), word(kind)),
+                    (2, Width::Dword, Op::Eq, word(protocol)),
+                ])?);
+            }
         }
     }
     sockets.push(when(&[

@@ -36,6 +36,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How often limits are looked at that do not announce themselves.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// Time that the plane has to end a run whose wall clock is over, in its own orderly way, before this does.
+const PLANE_FIRST: Duration = Duration::from_secs(10);
+
 /// How long a held agent waits without any plane. A launch that nobody remembers ends then; it never ran.
 const UNCLAIMED_MAX: Duration = Duration::from_secs(600);
 
@@ -74,6 +77,8 @@ pub struct Supervisor {
     phase: Phase,
     started: Option<Instant>,
     deadline: Option<Instant>,
+    wall_clock: Duration,
+    expires: Option<Instant>,
     next_count: Option<Instant>,
     unclaimed: Option<Instant>,
     ended: Option<Ended>,
@@ -99,6 +104,8 @@ impl Supervisor {
             phase: Phase::Held,
             started: None,
             deadline: None,
+            wall_clock: spec.wall_clock,
+            expires: None,
             next_count: None,
             unclaimed: None,
             ended: None,
@@ -118,6 +125,11 @@ impl Supervisor {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.deadline = None;
                 self.cause = Some(ExitCause::GraceExpired);
+                self.kill();
+            }
+            if self.expires.is_some_and(|expires| Instant::now() >= expires) {
+                self.expires = None;
+                self.cause = Some(ExitCause::TimeExpired);
                 self.kill();
             }
             if self.next_count.is_some_and(|due| Instant::now() >= due) {
@@ -144,7 +156,7 @@ impl Supervisor {
 
     fn wait(&self) -> Vec<Ready> {
         let now = Instant::now();
-        let mut wake = self.deadline.into_iter().chain(self.next_count).chain(self.unclaimed).min();
+        let mut wake = [self.deadline, self.next_count, self.unclaimed, self.expires].into_iter().flatten().min();
         let mut fds = Vec::with_capacity(16);
         let mut names = Vec::with_capacity(16);
         let mut add = |name, fd, flags| {
@@ -307,6 +319,7 @@ impl Supervisor {
                 Ok(1) => {
                     self.phase = Phase::Running;
                     self.started = Some(Instant::now());
+                    self.expires = Instant::now().checked_add(self.wall_clock.saturating_add(PLANE_FIRST));
                     self.next_count = self.sandbox.cgroup.counts_silently().then(|| Instant::now() + COUNT_EVERY);
                     Answer::Done
                 }

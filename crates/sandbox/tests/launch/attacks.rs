@@ -58,6 +58,7 @@ denied('resolve a name', lambda: socket.gethostbyname('example.com'))
 for name, family, kind, proto in [('packet', 17, 3, 0), ('packet raw', 17, 3, 0x300), ('alg', 38, 5, 0), ('vsock', 40, 1, 0),
         ('netlink audit', 16, 3, 9), ('netlink netfilter', 16, 3, 12), ('netlink kobject', 16, 3, 15), ('bluetooth', 31, 3, 1),
         ('can', 29, 3, 1), ('xdp', 44, 3, 0), ('key', 15, 3, 2), ('kcm', 41, 5, 0), ('tipc', 30, 1, 0), ('smc', 43, 1, 0),
+        ('mptcp', 2, 1, 262), ('mptcp ipv6', 10, 1, 262), ('sctp', 2, 1, 132), ('udplite', 2, 2, 136), ('l2tp', 2, 2, 115), ('dccp', 2, 6, 33),
         ('rds', 21, 5, 0), ('icmp raw', 2, 3, 1), ('ipv6 raw', 10, 3, 58)]:
     denied('socket ' + name, lambda: socket.socket(family, kind, proto), P)
 
@@ -110,8 +111,15 @@ os.chmod('/work/sh', 0o4755)
 def execute(path):
     import subprocess
     return subprocess.run([path]).returncode
+def execute_loaded(path):
+    import subprocess
+    if subprocess.run(['/lib64/ld-linux-x86-64.so.2', path], stderr=subprocess.DEVNULL).returncode: raise OSError(P, '')
 denied('execute a dropped program', lambda: execute('/work/sh'), A)
 denied('execute from shm', lambda: (open('/dev/shm/sh', 'wb').write(open('/usr/bin/true','rb').read()), os.chmod('/dev/shm/sh', 0o755), execute('/dev/shm/sh')), A)
+denied('load a dropped program', lambda: execute_loaded('/work/sh'))
+import mmap
+dropped = open('/work/sh', 'rb')
+denied('map dropped code', lambda: mmap.mmap(dropped.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC), P)
 def memory_file():
     fd = syscall(319, b'm', 8)
     os.write(fd, open('/usr/bin/true', 'rb').read())

@@ -14,6 +14,8 @@ pub const TESTS: &[crate::Test] = &[
     ("running_out_of_memory_is_reported", out_of_memory),
     ("filling_the_workspace_with_inodes_stops", inodes),
     ("a_flood_on_stdout_is_bounded_and_commands_still_work", flood),
+    ("what_waits_in_sockets_is_bounded", sockets),
+    ("an_agent_without_a_plane_ends_when_its_time_is_over", wall_clock),
     ("open_files_and_core_dumps_are_bounded", descriptors),
     ("an_agent_cannot_use_more_processor_than_its_share", processor),
     ("a_flood_of_refused_calls_does_not_hold_up_a_kill", refusals),
@@ -99,6 +101,32 @@ fn flood() {
         }
         let kept = 2 * u64::try_from(RUN_LOG_BYTES_MAX).unwrap();
         assert_eq!(exit.usage.stdout_bytes + exit.usage.stderr_bytes, kept + exit.usage.log_bytes_dropped);
+    });
+}
+
+/// Datagrams to itself that nobody reads: of the host's memory, not of the files or the heap of the run.
+fn sockets() {
+    run(async {
+        let mut rig = python(
+            "import socket\nheld = []\nfor _ in range(60):\n s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)\n s.bind(('127.0.0.1', 0)); held.append(s)\n t = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n for _ in range(64):\n  try: t.sendto(b'x' * 60000, s.getsockname())\n  except OSError: break\n t.close()\ntotal = 0\nfor s in held:\n s.setblocking(False)\n try:\n  while True: total += len(s.recv(65536))\n except BlockingIOError: pass\nprint(total)",
+        );
+        rig.spec.resources.memory_mib = 64;
+        let exit = rig.finished().await;
+        let said = String::from_utf8(exit.output.unwrap_or_default()).unwrap();
+        let total: u64 = said.parse().unwrap_or_else(|_| panic!("{said} {}", rig.log("stderr.log")));
+        assert!((1 << 20..=32 << 20).contains(&total), "{total} bytes waited in sockets");
+    });
+}
+
+fn wall_clock() {
+    run(async {
+        let mut rig = python("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(99)");
+        rig.spec.wall_clock = Duration::from_millis(100);
+        let run = rig.started().await;
+        rig.until("up").await;
+        run.suspend().await.unwrap();
+        let exit = run.wait().await;
+        assert_eq!((exit.code, exit.cause, exit.empty), (None, ExitCause::TimeExpired, true), "{exit:?}");
     });
 }
 

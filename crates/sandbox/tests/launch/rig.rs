@@ -70,6 +70,7 @@ pub fn python(program: &str) -> Rig {
         stdin: b"from stdin".to_vec(),
         uid_slot: slot,
         grace: Duration::from_millis(300),
+        wall_clock: Duration::from_secs(600),
     };
     Rig { data, spec }
 }

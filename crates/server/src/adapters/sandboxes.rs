@@ -61,6 +61,7 @@ impl Sandboxes for HostSandboxes {
                 stdin: request.stdin,
                 uid_slot: request.uid_slot,
                 grace: request.grace,
+                wall_clock: request.wall_clock,
             };
             let run = cogward_sandbox::launch(&self.exe, &spec).await.map_err(|e| PortError::from_error(&e))?;
             Ok(Arc::new(HostSandbox::new(run)) as Arc<dyn Sandbox>)
@@ -211,6 +212,9 @@ fn translated(exit: cogward_sandbox::Exit) -> Exit {
         | ExitCause::GraceExpired
         | ExitCause::Killed => None,
         ExitCause::OutOfMemory => Some(more("spec.sandbox.resources.memoryMib: the memory limit was reached")),
+        ExitCause::TimeExpired => {
+            Some(more("budgets.run.wallClockSeconds: its time was over, and its supervisor ended it"))
+        }
         ExitCause::NotExecutable => Some(more("spec.package.entrypoint: the program cannot be executed")),
         ExitCause::LaunchFailed => Some(more("launch: the sandbox could not be made")),
         ExitCause::SupervisorLost => Some(more("lost: its supervisor is gone and left no exit")),
