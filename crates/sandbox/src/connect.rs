@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use cogward_model::RunId;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::{io::Interest, net::UnixStream, time::timeout};
 
@@ -179,18 +180,30 @@ pub(crate) fn read_exit(run_dir: &Path) -> io::Result<Option<Exit>> {
     Ok(Some(exit))
 }
 
-/// Kills and removes what a supervisor that is gone has left.
-pub(crate) async fn sweep(run_dir: &Path) {
-    let run_dir = run_dir.to_owned();
-    let directory = run_dir.clone();
+/// Kills and removes what a supervisor that is gone has left. Answers with the processes killed.
+pub(crate) async fn sweep(run_dir: &Path) -> u32 {
+    let directory = run_dir.to_owned();
     let swept = tokio::task::spawn_blocking(move || {
-        let spec: LaunchSpec = serde_json::from_slice(&fs::read(directory.join(SPEC_FILE)).ok()?).ok()?;
-        let groups: Vec<PathBuf> = serde_json::from_slice(&fs::read(directory.join(GROUPS_FILE)).ok()?).ok()?;
-        Some(cgroup::sweep(&groups, &cgroup::name_of(spec.run)))
+        let name = cgroup::name_of(run_of(&directory)?);
+        Some(cgroup::sweep(&groups_of(&directory, &name)?, &name))
     });
-    if let Ok(Some(killed @ 1..)) = swept.await {
+    let killed = swept.await.ok().flatten().unwrap_or_default();
+    if killed > 0 {
         tracing::warn!(run_dir = %run_dir.display(), killed, "processes of a lost run were killed");
     }
+    killed
+}
+
+/// The run that a directory is of: what its launch says, else its name. It may be gone, and its processes not.
+fn run_of(run_dir: &Path) -> Option<RunId> {
+    let spec = fs::read(run_dir.join(SPEC_FILE)).ok().and_then(|text| serde_json::from_slice::<LaunchSpec>(&text).ok());
+    spec.map(|spec| spec.run).or_else(|| run_dir.file_name()?.to_str()?.parse().ok())
+}
+
+/// Its groups: those that its supervisor wrote down, else those that one of this plane's would make.
+fn groups_of(run_dir: &Path, name: &str) -> Option<Vec<PathBuf>> {
+    let written = fs::read(run_dir.join(GROUPS_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    written.or_else(|| cgroup::Hosts::read().ok()?.groups(name).ok())
 }
 
 /// Reads the first frame and the listeners beside it.

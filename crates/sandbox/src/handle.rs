@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     net::TcpListener,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -31,6 +33,8 @@ use crate::{
 
 /// Time for an answer to a command; the slowest is a kill that has to be given up.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Time for the answer to a kill before the supervisor itself is killed.
+const KILL_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Violations that may wait for the plane to read them; further ones are dropped with a warning in the log.
 const VIOLATIONS_MAX: usize = 1024;
 
@@ -70,6 +74,8 @@ pub struct Supervised {
 struct Shared {
     run_dir: PathBuf,
     supervisor: u32,
+    /// The same process, whatever becomes of its number.
+    pidfd: Option<OwnedFd>,
     phase: Phase,
     enforcement: Enforcement,
     next: AtomicU64,
@@ -112,11 +118,14 @@ pub(crate) fn supervise(
     let (violation, violations) = mpsc::channel(VIOLATIONS_MAX);
     let (end, ended) = watch::channel(None);
     let run_dir = run_dir.to_owned();
+    let pid = i32::try_from(hello.supervisor).ok().and_then(Pid::from_raw);
+    let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
         let reader = Reader { shared: weak.clone(), run_dir: run_dir.clone(), violation, end };
         Shared {
             run_dir,
             supervisor: hello.supervisor,
+            pidfd,
             phase,
             enforcement,
             next: AtomicU64::new(1),
@@ -322,13 +331,29 @@ impl Supervised {
 
     /// Kills everything; answers once the cgroup was seen empty, or was not.
     ///
+    /// A supervisor that does not answer is passed over, and killed as well.
+    ///
     /// # Errors
     /// [`CommandError`].
     pub async fn kill(&self) -> Result<KillReport, CommandError> {
-        match self.command(Command::Kill).await? {
-            Answer::Killed(report) => Ok(report),
-            _ => Err(CommandError::Gone),
+        match timeout(KILL_ANSWER_MAX, self.command(Command::Kill)).await {
+            Ok(Ok(Answer::Killed(report))) => Ok(report),
+            Ok(Ok(_)) => Err(CommandError::Gone),
+            Ok(Err(error)) if error != CommandError::Late => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(self.kill_with_supervisor().await),
         }
+    }
+
+    /// The way that asks nobody: everything in the run's groups, then the supervisor, then the look that proves it.
+    async fn kill_with_supervisor(&self) -> KillReport {
+        tracing::warn!(run_dir = %self.run_dir().display(), "a supervisor does not answer to a kill and is killed");
+        let begin = std::time::Instant::now();
+        let processes = sweep(self.run_dir()).await;
+        if let Some(supervisor) = &self.shared.pidfd {
+            let _ = pidfd_send_signal(supervisor, Signal::KILL);
+        }
+        let empty = sweep(self.run_dir()).await == 0;
+        KillReport { processes, micros: u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX), empty }
     }
 
     /// What the run uses so far.

@@ -21,6 +21,8 @@ pub const TESTS: &[crate::Test] = &[
     ("a_run_outlives_a_plane_that_is_killed", plane_killed),
     ("what_was_refused_while_no_plane_listened_is_not_lost", buffered),
     ("an_agent_dies_with_its_supervisor_even_when_frozen", supervisor_killed),
+    ("a_kill_reaches_an_agent_whose_supervisor_stands_still", supervisor_stopped),
+    ("a_run_whose_directory_is_gone_is_not_left_alive", directory_gone),
     ("a_program_that_is_not_there_is_reported", not_executable),
     ("a_launch_that_cannot_be_enforced_is_refused_with_its_reason", refused),
     ("the_last_line_is_the_output_when_there_is_no_file", last_line),
@@ -298,6 +300,36 @@ fn supervisor_killed() {
             assert_eq!(rig.groups_left(), Vec::<std::path::PathBuf>::new(), "frozen: {frozen}");
             assert!(matches!(adopt(&rig.spec.run_dir).await.unwrap(), Adopted::Lost));
         }
+    });
+}
+
+fn supervisor_stopped() {
+    run(async {
+        let rig = python(DAEMONS);
+        let run = rig.started().await;
+        rig.until("up").await;
+        let status = std::process::Command::new("/bin/kill").args(["-STOP", &run.supervisor().to_string()]).status();
+        assert!(status.unwrap().success());
+        let report = run.kill().await.unwrap();
+        assert!(report.empty && report.processes > 1, "{report:?}");
+        assert_eq!(run.wait().await.cause, ExitCause::SupervisorLost);
+        assert_eq!(rig.groups_left(), Vec::<std::path::PathBuf>::new());
+    });
+}
+
+fn directory_gone() {
+    run(async {
+        let mut rig = python(TICKER);
+        rig.spec.run_dir = rig.data.path().join(rig.spec.run.to_string());
+        std::fs::create_dir(&rig.spec.run_dir).unwrap();
+        let run = rig.started().await;
+        rig.until("5\n").await;
+        drop(run);
+        std::fs::remove_dir_all(&rig.spec.run_dir).unwrap();
+        assert!(matches!(adopt(&rig.spec.run_dir).await.unwrap(), Adopted::Lost));
+        assert!(!rig.groups_left().iter().any(|group| {
+            std::fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| !processes.is_empty())
+        }));
     });
 }
 

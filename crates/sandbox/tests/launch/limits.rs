@@ -120,7 +120,9 @@ fn sockets() {
 
 fn wall_clock() {
     run(async {
-        let mut rig = python("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(99)");
+        let mut rig = python(
+            "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(99)",
+        );
         rig.spec.wall_clock = Duration::from_millis(100);
         let run = rig.started().await;
         rig.until("up").await;

@@ -70,9 +70,6 @@ impl Sandboxes for HostSandboxes {
 
     fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>> {
         Box::pin(async move {
-            if !run_dir.exists() {
-                return Ok(Found::Lost);
-            }
             Ok(match cogward_sandbox::adopt(run_dir).await.map_err(|e| PortError::from_error(&e))? {
                 Adopted::Alive(run) => Found::Alive(Arc::new(HostSandbox::new(run))),
                 Adopted::Ended(exit) => Found::Ended(translated(exit)),
