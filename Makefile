@@ -34,6 +34,7 @@ test: setup own-target ## install what the tests need and run them all
 	cargo build --workspace --bins --locked --quiet
 	cargo nextest run --workspace --locked $(if $(CI),--profile ci)
 	cargo test --doc --workspace --locked --quiet
+	$(PYTHON) scripts/check-guides.py --bin-dir $(CARGO_TARGET_DIR)/debug
 
 lint: own-target ## formatting, layers, tidiness, licences, lints, scripts
 	cargo fmt --all --check
@@ -45,9 +46,10 @@ lint: own-target ## formatting, layers, tidiness, licences, lints, scripts
 fmt: ## format the code
 	cargo fmt --all
 
-bench: own-target ## what the gate and the evidence cost, as ratios (docs/performance.md)
+bench: own-target ## what evidence, gate and sandbox cost, as ratios (docs/performance.md)
 	cargo bench --locked -p cogward-evidence --bench append
 	cargo bench --locked -p cogward-gateway --bench calls
+	cargo bench --locked -p cogward-sandbox --bench start
 
 own-target:
 	@scripts/own-target.sh

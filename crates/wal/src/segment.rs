@@ -15,8 +15,8 @@ use crate::frame::{HEADER_BYTES, Header};
 /// Bytes before the first frame: `{magic, index u64, size u64, 0 u32, crc32c u32}`.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 32;
 
-/// Zeros that are written between two flushes.
-const STEP_BYTES: u64 = 4 * 1024 * 1024;
+/// Zeros that are written between two flushes: what a batch waits behind at most.
+const STEP_BYTES: u64 = 256 * 1024;
 const MAGIC: &[u8; 8] = b"cogwal01";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
