@@ -66,7 +66,9 @@ impl Exit {
             ProblemCode::Unauthenticated
             | ProblemCode::Forbidden
             | ProblemCode::RunRefused
-            | ProblemCode::NotEnforceable => Self::Refused,
+            | ProblemCode::NotEnforceable
+            | ProblemCode::ManifestInvalid
+            | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
             ProblemCode::NotFound | ProblemCode::RouteNotFound | ProblemCode::CursorExpired => Self::NotFound,
             ProblemCode::AlreadyExists
@@ -78,8 +80,6 @@ impl Exit {
             ProblemCode::MethodNotAllowed
             | ProblemCode::PayloadTooLarge
             | ProblemCode::UnsupportedMediaType
-            | ProblemCode::ManifestInvalid
-            | ProblemCode::PackageInvalid
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
             | ProblemCode::EvidenceUnavailable => Self::Failed,
@@ -255,8 +255,8 @@ mod tests {
              precondition_failed      5\n\
              payload_too_large        1\n\
              unsupported_media_type   1\n\
-             manifest_invalid         1\n\
-             package_invalid          1\n\
+             manifest_invalid         4\n\
+             package_invalid          4\n\
              throttled                7\n\
              internal                 1\n\
              upstream_unavailable     1\n\

@@ -143,7 +143,11 @@ pub fn read_credential(file: &Path) -> Result<String, Failure> {
     };
     let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the credential is not text"))?;
     let text = text.trim();
-    if text.is_empty() || text.contains(char::is_control) {
+    if text.is_empty() {
+        return Err(Failure::usage("no credential was given")
+            .next("the first start of the plane printed it; give it with --credential-file FILE"));
+    }
+    if text.contains(char::is_control) {
         return Err(Failure::usage("the credential must be one line of text").next("put it alone into the file"));
     }
     Ok(text.to_owned())
@@ -185,8 +189,10 @@ pub fn read_context(variables: Variables<'_>) -> Result<Context, Failure> {
         Err(error) => return Err(Failure::local(format!("cannot read {}", path.display()), error)),
     };
     if mode & 0o077 != 0 {
-        return Err(Failure::new(Exit::Refused, format!("{} can be read by others", path.display()))
-            .next(format!("chmod 600 {}, and make a new credential if others use this host", path.display())));
+        return Err(Failure::new(Exit::Refused, format!("{} can be read by others", path.display())).next(format!(
+            "chmod 600 {}; whoever read it can act as you: docs/operations.md, Credentials",
+            path.display()
+        )));
     }
     let bytes =
         read_bounded(&path).map_err(|error| Failure::local(format!("cannot read {}", path.display()), error))?;

@@ -47,6 +47,7 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             402 | 429 => 7,
             404 | 410 => 3,
             409 | 412 => 5,
+            422 if matches!(code, ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid) => 4,
             503 if *code == ProblemCode::NotReady => 8,
             _ => 1,
         };
@@ -346,19 +347,23 @@ fn faults_of_a_manifest_are_told_by_line_before_anything_is_sent() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("  goal:", "  gaol:")).unwrap();
     let done = plane.cli("agent register -f agent.yaml");
-    assert_eq!((done.status.code(), out(&done)), (Some(1), String::new()));
+    assert_eq!((done.status.code(), out(&done)), (Some(4), String::new()));
     let line = text.lines().position(|l| l.starts_with("  goal:")).unwrap() + 1;
     let told = err(&done);
     assert!(told.contains(&format!("agent.yaml:{line}:")) && told.contains("fix:"), "{told}");
     assert!(plane.asked().is_empty());
 
     std::fs::write(&file, text.replace("agent.py]", "gone.py]")).unwrap();
-    assert_eq!(plane.cli("agent register -f agent.yaml").status.code(), Some(1), "its program is not in the package");
+    assert_eq!(plane.cli("agent register -f agent.yaml").status.code(), Some(4), "its program is not in the package");
     assert_eq!(plane.cli("agent register -f nowhere.yaml").status.code(), Some(1));
     std::fs::write(&file, text.replace("directory: .  ", "directory: gone  ")).unwrap();
     let told = err(&plane.cli("agent register -f agent.yaml"));
     let line = text.lines().position(|l| l.starts_with("    directory:")).unwrap() + 1;
     assert!(told.contains(&format!("agent.yaml:{line}:")) && told.contains("gone"), "{told}");
+    let layer = "layers: [{directory: gone, at: /opt/site}]";
+    std::fs::write(&file, text.replace("    entrypoint:", &format!("    {layer}\n    entrypoint:"))).unwrap();
+    let told = err(&plane.cli("agent register -f agent.yaml"));
+    assert!(told.contains(": spec.package.layers[0].directory: ") && told.contains("gone"), "{told}");
     assert!(plane.asked().is_empty());
 }
 
@@ -383,7 +388,7 @@ fn a_refusal_by_the_plane_shows_its_findings_the_same_way() {
     });
     plane.cli("agent init claims");
     let done = plane.cli("agent register -f agent.yaml");
-    assert_eq!(done.status.code(), Some(1));
+    assert_eq!(done.status.code(), Some(4));
     let told = err(&done);
     let line = "  agent.yaml:12:9: spec.permissions.tools[0].server: no tool server `files` is registered [known-tool-server]\n";
     assert!(told.contains(line) && told.contains("    fix: cogward tool-server add files ...\n"), "{told}");

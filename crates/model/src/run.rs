@@ -153,7 +153,7 @@ impl fmt::Display for Verb {
 
 /// The text is not the name of a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a run state")]
+#[error("`{0}` is not a run state: starting, running, suspended, stopping, succeeded, failed, cancelled or killed")]
 pub struct ParseRunStateError(String);
 
 impl std::str::FromStr for RunState {

@@ -13,7 +13,7 @@ use std::{
 
 use cogward_api::{Check, CheckStatus, Doctor, ProfileReport};
 use cogward_budget::Budgets;
-use cogward_engine::{Engine, EngineOptions, RunFiles, ports::Missing};
+use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
 use cogward_gateway::{Credential as UpstreamCredential, FenceState, Gateway};
 use cogward_identity::{Credential, Operators, Role, Secrets};
@@ -155,8 +155,20 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         entropy: entropy.clone(),
         run_slots: RUN_SLOTS,
     });
+    // A run that lives on is connected again while it is recovered: its calls wait for the plane to be
+    // ready, and are not refused.
+    gateway.fence_plane(FenceState::Held);
     let recovered = engine.recover().await?;
-    tracing::info!(?recovered, "the runs of an earlier plane");
+    if recovered != RecoveryReport::default() {
+        tracing::info!(
+            adopted = recovered.adopted,
+            relaunched = recovered.relaunched,
+            closed = recovered.closed,
+            orphans = recovered.orphans,
+            unreachable = recovered.unreachable,
+            "the runs of an earlier plane"
+        );
+    }
     let event = by_plane(EventType::PlaneStarted)
         .public("adopted", recovered.adopted as u64)
         .public("closed", recovered.closed as u64)

@@ -15,7 +15,7 @@ use serde_json::json;
 #[non_exhaustive]
 pub enum DataDirError {
     /// Others may enter it.
-    #[error("{} must be a directory of mode 0700: run `chmod 700 {}`", path.display(), path.display())]
+    #[error("others may enter {}: run `chmod 700 {}`", path.display(), path.display())]
     Loose {
         /// The directory.
         path: PathBuf,
@@ -59,7 +59,10 @@ impl DataDir {
         // Absolute: supervisors outlive our working directory.
         let root = fs::canonicalize(root).map_err(failed(root))?;
         let found = fs::metadata(&root).map_err(failed(&root))?;
-        if !found.is_dir() || found.mode() & 0o077 != 0 {
+        if !found.is_dir() {
+            return Err(failed(&root)(io::ErrorKind::NotADirectory.into()));
+        }
+        if found.mode() & 0o077 != 0 {
             return Err(DataDirError::Loose { path: root });
         }
         let path = root.join("plane.lock");

@@ -93,11 +93,15 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let text = error.to_string();
         match error {
-            StartError::UnknownTenant(_) | StartError::UnknownAgent { .. } | StartError::UnknownVersion { .. } => {
-                Self::new(ProblemCode::NotFound, text)
-                    .rule("registry.registered")
-                    .next_step("register it with `cogward agent register -f agent.yaml`")
-            }
+            StartError::UnknownTenant(_) => Self::new(ProblemCode::NotFound, text)
+                .rule("registry.registered")
+                .next_step("`cogward tenant list` says what there is"),
+            StartError::UnknownAgent { .. } => Self::new(ProblemCode::NotFound, text)
+                .rule("registry.registered")
+                .next_step("register it with `cogward agent register -f agent.yaml`, or name its tenant"),
+            StartError::UnknownVersion { .. } => Self::new(ProblemCode::NotFound, text)
+                .rule("registry.registered")
+                .next_step("`cogward agent show AGENT` lists its versions"),
             StartError::UserRequired(_) => Self::new(ProblemCode::RunRefused, text)
                 .rule("spec.autonomy")
                 .next_step("name the user with `--as USER`"),

@@ -11,15 +11,14 @@ use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 #[derive(Debug, Subcommand)]
 pub enum Run {
     /// Start a run of a registered version
-    #[command(
-        after_help = "With --wait, what happens is told on standard error until the run has ended, and its output\n\
+    #[command(after_help = "Returns when the agent runs, or after five seconds of starting.\n\n\
+        With --wait, what happens is told on standard error until the run has ended, and its output\n\
         goes to standard output. Then it exits 0 when the run succeeded, else 1; 124 when the time is over,\n\
         and the run goes on.\n\n\
         Examples:\n  \
         cogward run start claims-triage --input claim.json --wait\n  \
         echo '{\"claim\": 17}' | cogward run start claims-triage --input - --as anna@bank.example\n  \
-        RUN=$(cogward run start claims-triage -o name)"
-    )]
+        RUN=$(cogward run start claims-triage -o name)")]
     Start(RunStart),
     /// List runs, newest first
     #[command(after_help = "Examples:\n  cogward run list --state running\n  \

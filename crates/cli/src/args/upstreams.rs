@@ -12,7 +12,8 @@ use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 pub enum ToolServer {
     /// Add or replace a tool server
     #[command(
-        after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it.\n\n\
+        after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it. A program\n\
+            runs in `/` as the plane's own user, so every path must be absolute.\n\n\
         Examples:\n  \
         cogward tool-server add files --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \

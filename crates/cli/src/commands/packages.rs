@@ -27,7 +27,7 @@ pub fn init(name: &AgentName, directory: &Path, session: &mut Session<'_>) -> Re
         let path = directory.join(file);
         if path.symlink_metadata().is_ok() {
             return Err(Failure::new(Exit::Conflict, format!("{} exists already", path.display()))
-                .next(format!("cogward agent init {name} --directory {name}")));
+                .next("name a directory that does not hold an agent yet, with --directory"));
         }
     }
     for (file, text) in &files {
@@ -94,25 +94,29 @@ fn pack(file: &Path, bytes: &[u8], parsed: &manifest::Parsed, into: &mut fs::Fil
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let out = BufWriter::new(into);
     let packed = package::pack(&base, (name, bytes), &parsed.manifest, package::Limits::default(), out)
-        .map_err(|error| not_packed(&file.display().to_string(), parsed, &error))?;
+        .map_err(|error| not_packed(&file.display().to_string(), &base, parsed, &error))?;
     let findings = package::check(parsed, &packed.contents);
     if findings.is_empty() { Ok(()) } else { Err(refused(&file.display().to_string(), findings)) }
 }
 
 /// Why there is no package, at the line of the manifest that asks for it.
-fn not_packed(file: &str, parsed: &manifest::Parsed, error: &package::PackError) -> Failure {
+fn not_packed(file: &str, base: &Path, parsed: &manifest::Parsed, error: &package::PackError) -> Failure {
     let cause = with_sources(error);
-    let named = &parsed.manifest.spec.package;
+    let layers = &parsed.manifest.spec.package.layers;
     let field = match error {
-        package::PackError::Walk(_) if !named.layers.is_empty() => "spec.package",
-        package::PackError::Walk(_) => "spec.package.directory",
-        package::PackError::Oci(_) => "spec.package.ociLayout",
+        // Which of several it was is known where it is not there at all; else the cause names the file.
+        package::PackError::Walk(_) => match layers.iter().position(|layer| !base.join(&layer.directory).is_dir()) {
+            Some(index) => format!("spec.package.layers[{index}].directory"),
+            None if layers.is_empty() => "spec.package.directory".to_owned(),
+            None => "spec.package".to_owned(),
+        },
+        package::PackError::Oci(_) => "spec.package.ociLayout".to_owned(),
         package::PackError::ManifestName => return Failure::usage(cause).next("rename it to agent.yaml"),
         _ => return Failure::new(Exit::Failed, cause).next("nothing was sent; repeat the command"),
     };
     let fix = "name what is there, below the manifest, and what a package can hold";
     let mut findings = Findings::default();
-    findings.push(parsed.places.finding(field, "package-content", cause, fix));
+    findings.push(parsed.places.finding(&field, "package-content", cause, fix));
     refused(file, findings)
 }
 
@@ -131,7 +135,7 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 fn refused(file: &str, findings: Findings) -> Failure {
     let count = findings.len();
     let faults = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
-    let mut failure = Failure::new(Exit::Failed, format!("{file} cannot be registered: {faults}"))
+    let mut failure = Failure::new(Exit::Refused, format!("{file} cannot be registered: {faults}"))
         .next("correct the file and register it again; docs/manifest.md has every field");
     failure.code = Some(ProblemCode::ManifestInvalid);
     failure.findings = findings.findings.into_iter().map(finding).collect();

@@ -55,6 +55,7 @@ fn start(start: args::RunStart, session: &mut Session<'_>) -> Result<Exit, Failu
     let until = start.timeout.until();
     let run: Run = client.post(paths::RUNS, &request)?;
     if !start.wait {
+        let run = waiting::until_launched(&client, run, until);
         return session.output.one(&run).map(|()| Exit::Done);
     }
     waiting::on_interrupt(format!("{} goes on. Watch it with: cogward run watch {}", run.id, run.id));
@@ -87,7 +88,7 @@ fn outcome(state: RunState) -> Exit {
 fn summary(run: &Run) -> String {
     let usage = &run.usage;
     let mut text = format!(
-        "{} {}: {} tokens, ${}, {} tool calls, {} refusals",
+        "{} {}: {} tokens, ${}, tool calls: {}, refusals: {}",
         run.id, run.state, usage.tokens, usage.cost_usd, usage.tool_calls, usage.refusals
     );
     if let Some(cause) = &run.fail_cause {

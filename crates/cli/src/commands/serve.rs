@@ -43,9 +43,15 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
                 cause.push_str(&format!(": {inner}"));
                 source = inner.source();
             }
-            let taken =
-                matches!(error, cogward_server::ServeError::DataDir(cogward_server::DataDirError::Locked { .. }));
-            Failure::new(if taken { Exit::Conflict } else { Exit::Failed }, cause)
+            use cogward_server::{DataDirError, ServeError};
+            match error {
+                ServeError::DataDir(DataDirError::Locked { .. }) => Failure::new(Exit::Conflict, cause),
+                ServeError::Listen(_) => Failure::new(Exit::Failed, cause)
+                    .next("name another port with --listen; port 0 takes a free one and writes it to plane.json"),
+                ServeError::DataDir(_) => Failure::new(Exit::Failed, cause)
+                    .next("name a directory that is yours alone, or one that does not exist yet, with --data-dir"),
+                _ => Failure::new(Exit::Failed, cause).next("nothing was changed; docs/operations.md says more"),
+            }
         })
     })?;
     Ok(Exit::Done)

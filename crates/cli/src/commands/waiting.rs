@@ -6,7 +6,7 @@ use std::{
 };
 
 use cogward_api::{Event, EventQuery, Run, paths};
-use cogward_model::RunId;
+use cogward_model::{RunId, run::RunState};
 
 use super::events;
 use crate::{
@@ -16,10 +16,29 @@ use crate::{
 
 /// Longest time between two looks at the run.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How long a launch is waited for, and how often it is looked at.
+const LAUNCH_MAX: Duration = Duration::from_secs(5);
+const LAUNCH_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long events that were on their way are waited for after the end.
 const LAST_EVENTS: Duration = Duration::from_millis(250);
 /// How long the plane may be gone: a run survives a restart of it, and so does the wait.
 const ABSENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Waits a little until `run` is no longer starting, so that the next command can be to suspend it. A launch that
+/// takes longer, or a plane that cannot be asked, leaves the run as it was told.
+pub fn until_launched(client: &Client, run: Run, until: Option<Instant>) -> Run {
+    let over = Instant::now() + LAUNCH_MAX;
+    let over = until.map_or(over, |until| until.min(over));
+    let mut run = run;
+    while run.state == RunState::Starting && Instant::now() < over {
+        std::thread::sleep(LAUNCH_LOOK_EVERY);
+        match client.get::<Run>(&paths::run(run.id)) {
+            Ok(found) => run = found,
+            Err(_) => break,
+        }
+    }
+    run
+}
 
 /// Waits until `run` has ended and gives its events to `tell` on the way.
 pub fn until_end(

@@ -13,6 +13,7 @@ use futures_util::stream;
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::{known_tenant, runs};
 use crate::{extract::Asked, failure::Failure, plane::App};
 
 /// A comment that keeps proxies from thinking that nobody is there.
@@ -23,6 +24,13 @@ pub(crate) async fn watch(
     Asked(query): Asked<EventQuery>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Failure> {
+    // A stream about nothing would be silent for ever.
+    if let Some(tenant) = &query.tenant {
+        known_tenant(&app, tenant).await?;
+    }
+    if let Some(run) = query.run {
+        runs::found(&app, run).await?;
+    }
     let given = match headers.get(LAST_EVENT_ID) {
         Some(value) => {
             Some(value.to_str().map_err(|_| Failure::invalid("`Last-Event-ID` is not a cursor"))?.to_owned())
@@ -32,7 +40,10 @@ pub(crate) async fn watch(
     let from = match given {
         None => From::Now,
         Some(text) => {
-            let cursor: Cursor = text.parse().map_err(|_| Failure::invalid("the cursor is not one of this stream"))?;
+            let cursor: Cursor = text.parse().map_err(|_| {
+                Failure::invalid("the cursor is not one of this stream")
+                    .next_step("take the `id` of an event that you got, or leave it out to begin now")
+            })?;
             let kept = app.journal.resumable(cursor).await;
             if !kept.map_err(|e| Failure::internal("the events cannot be read", &e))? {
                 return Err(Failure::new(
@@ -94,7 +105,8 @@ fn view(entry: &Entry) -> Event {
 fn message(entry: &Entry) -> String {
     let words = entry.kind.replace(['.', '_'], " ");
     let what = entry.run.map_or(words.clone(), |run| format!("{words} {run}"));
-    match entry.detail.get("cause").or_else(|| entry.detail.get("rule")).and_then(|c| c.as_str()) {
+    let said = |key| entry.detail.get(key).and_then(serde_json::Value::as_str);
+    match said("cause").or_else(|| said("rule")).or_else(|| said("state")) {
         Some(cause) => format!("{what}: {cause}"),
         None => what,
     }

@@ -244,8 +244,14 @@ async fn refuse(
         message: f.problem,
         fix: f.fix,
     });
-    Failure::new(ProblemCode::ManifestInvalid, format!("the manifest has {count} findings"))
-        .rule("registry")
-        .next_step("correct each finding and register again")
-        .findings(listed.collect())
+    Failure::new(
+        ProblemCode::ManifestInvalid,
+        match count {
+            1 => "the manifest has 1 fault".to_owned(),
+            _ => format!("the manifest has {count} faults"),
+        },
+    )
+    .rule("registry")
+    .next_step("correct each finding and register again")
+    .findings(listed.collect())
 }

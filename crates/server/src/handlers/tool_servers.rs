@@ -117,13 +117,20 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
 
 /// Connects and asks for its tools; says how many there are.
 async fn try_out(config: upstream::ToolServer, credential: Option<Credential>) -> Result<usize, Failure> {
+    let next = match &config.transport {
+        ToolTransport::Stdio { .. } => {
+            "what it said is in the plane's log; it runs in `/` with an environment of its own, so every path must be \
+             absolute; then add it again"
+        }
+        ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
+    };
     let client = ToolServerClient::new(config, credential);
     match client.tools().await {
         Ok(tools) => Ok(tools.iter().count()),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
         Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())
             .rule("tool_server.reachable")
-            .next_step("see that it runs and answers `tools/list`, then add it again")),
+            .next_step(next)),
     }
 }
 
