@@ -122,7 +122,12 @@ fn log_finding(what: What, detail: impl Into<String>) -> Finding {
 fn read(dir: &Path, name: &str, bytes_max: usize) -> Result<Vec<u8>, Finding> {
     let missing = |error: io::Error| log_finding(What::Missing, format!("{name}: {error}"));
     let mut bytes = Vec::new();
-    let file = File::open(dir.join(name)).map_err(missing)?;
+    let path = dir.join(name);
+    // Whoever made the pack may want its verifier to wait for ever at a pipe.
+    if !path.metadata().map_err(missing)?.is_file() {
+        return Err(log_finding(What::Missing, format!("{name} is not a file")));
+    }
+    let file = File::open(path).map_err(missing)?;
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(missing)?;
     if bytes.len() > bytes_max {
         return Err(log_finding(What::Form, format!("{name} is longer than {bytes_max} bytes")));

@@ -172,6 +172,23 @@ fn a_tail_cut_off_is_found_by_the_checkpoint_and_by_nothing_else() {
 }
 
 #[test]
+fn what_is_not_a_file_is_missing_and_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &leaves(3));
+    for name in [KEY_FILE, CHECKPOINT_FILE, "tile/entries/000.p/3", "tile/0/000.p/3"] {
+        let path = dir.path().join(name);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let finding = verify_dir(dir.path(), None).unwrap_err();
+        assert_eq!((finding.what, finding.detail), (What::Missing, format!("{name} is not a file")));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, kept).unwrap();
+    }
+    verify_dir(dir.path(), None).unwrap();
+}
+
+#[test]
 fn another_key_is_refused_when_the_reader_gives_one() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &leaves(3));
