@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cogward_testkit::{Agent, MAY_ASK, Plane};
 
 fn plane() -> Result<Plane> {
@@ -122,4 +122,38 @@ fn an_older_copy_of_the_data_directory_is_refused() -> Result<()> {
     let error = plane.up().err().context("a ledger that was rolled back must not start")?;
     assert!(format!("{error:#}").contains("rollback"), "{error:#}");
     Ok(())
+}
+
+#[test]
+fn a_ledger_that_is_gone_or_older_than_the_state_is_not_begun_anew() -> Result<()> {
+    let mut plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
+    let run = plane.launch(&Agent {
+        name: "patient",
+        source: "import time\nprint('up')\ntime.sleep(60)\n",
+        permissions: "",
+        changes: &[],
+    })?;
+    plane.said(&run, "up")?;
+    plane.ok(["run", "kill", &run, "--reason", "so that a command is proven"])?;
+    plane.stop()?;
+    let evidence = plane.data_dir().join("evidence");
+    let kept = plane.scratch().join("kept");
+    fs::rename(&evidence, &kept)?;
+    let refused = |plane: &mut Plane| -> Result<()> {
+        let error = plane.up().err().context("a plane came up without its evidence")?;
+        ensure!(plane.log().contains("rolled back or replaced"), "{error:#}");
+        plane.kill_9()
+    };
+    refused(&mut plane)?;
+
+    // The second half of the log and the checkpoint that covers it are taken away together.
+    fs::remove_dir_all(&evidence)?;
+    fs::rename(&kept, &evidence)?;
+    let segment = evidence.join("wal/0000000000000000.seg");
+    let mut bytes = fs::read(&segment)?;
+    let used = bytes.iter().rposition(|byte| *byte != 0).context("an empty log")?;
+    bytes.get_mut(used / 2..).context("the second half")?.fill(0);
+    fs::write(&segment, bytes)?;
+    fs::remove_file(evidence.join("tenants/default/checkpoint"))?;
+    refused(&mut plane)
 }

@@ -39,7 +39,7 @@ use crate::{
     handlers::{providers, tool_servers},
     http,
     plane::{App, Plane},
-    routes,
+    routes, witness,
 };
 
 /// Runs that may be live at once; each has a host identity of its own.
@@ -73,6 +73,19 @@ pub enum ServeError {
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
+    /// The ledger is older than the state, or another one.
+    #[error(
+        "the evidence was rolled back or replaced: the state refers to leaf {leaf} of tenant {tenant}, and the \
+         ledger has {leaves} leaves; restore the directory `evidence` that belongs to this data directory"
+    )]
+    Rollback {
+        /// Whose log.
+        tenant: TenantName,
+        /// What is there.
+        leaves: u64,
+        /// What must be.
+        leaf: u64,
+    },
     /// The budgets could not be read from the ledger.
     #[error("the budgets cannot be restored")]
     Budgets(#[from] cogward_evidence::ReadError),
@@ -130,6 +143,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
+    witness::check(&store, &evidence).await?;
     let journal = Journal::open(&data.join("journal.db"), JournalOptions::default(), clock.clone()).await?;
     let secrets = Secrets::open(&data.join("keys"), store.clone(), &*entropy).await?;
     let operators = Operators::new(store.clone(), clock.clone(), entropy.clone());

@@ -20,6 +20,7 @@ mod http;
 mod idempotency;
 mod plane;
 mod routes;
+mod witness;
 
 use std::{net::SocketAddr, path::PathBuf};
 

@@ -122,6 +122,18 @@ impl Store {
         Ok(Page::cut(items, page, |o: &OperationRow| o.id.to_string()))
     }
 
+    /// The operations that were commanded last, latest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn operations_latest(&self, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
+        let found = sqlx::query("SELECT * FROM operations ORDER BY id DESC LIMIT $1")
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        found.iter().map(row).collect()
+    }
+
     /// Every operation whose effects are not made yet, oldest first: what a restarted plane continues.
     ///
     /// # Errors
