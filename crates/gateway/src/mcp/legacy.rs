@@ -55,7 +55,7 @@ pub(super) async fn answer(
 /// Ends a session.
 pub(super) fn end(run: &RunContext, headers: &HeaderMap) -> Response<AgentBody> {
     match single(headers, &SESSION) {
-        Ok(Some(id)) if run.mcp.end_session(id) => body::empty(StatusCode::OK),
+        Ok(Some(id)) if run.mcp.end_session(run.grant.run, id) => body::empty(StatusCode::OK),
         Ok(Some(_)) => body::empty(StatusCode::NOT_FOUND),
         _ => body::empty(StatusCode::BAD_REQUEST),
     }
@@ -74,7 +74,7 @@ fn initialize(run: &RunContext, asked: &Asked<'_>) -> Response<AgentBody> {
         "serverInfo": {"name": "cogward", "version": env!("CARGO_PKG_VERSION")}
     }));
     let mut response = ok(rpc::result(id, &greeting));
-    if let Ok(session) = HeaderValue::from_str(&run.mcp.open_session(revision)) {
+    if let Ok(session) = HeaderValue::from_str(&run.mcp.open_session(run.grant.run, revision)) {
         response.headers_mut().insert(SESSION, session);
     }
     response
@@ -85,7 +85,7 @@ fn in_session(run: &RunContext, revision: Option<&str>, headers: &HeaderMap) -> 
     let Some(id) = id else {
         return Err((StatusCode::BAD_REQUEST, "send `initialize` first, then its `Mcp-Session-Id`".to_owned()));
     };
-    let Some(agreed) = run.mcp.session(id) else {
+    let Some(agreed) = run.mcp.session(run.grant.run, id) else {
         return Err((StatusCode::NOT_FOUND, "there is no such session; send `initialize` again".to_owned()));
     };
     if revision.is_some_and(|revision| revision != agreed) {
