@@ -142,6 +142,8 @@ while True:
     plane.up()?;
     let used = plane.run(&run)?["usage"]["tokens"].as_u64().unwrap_or(0);
     assert!(used > 0, "what was used before the crash still counts");
+    let calls = plane.run(&run)?["usage"]["model_calls"].as_u64().unwrap_or(0);
+    assert!(calls >= 3, "and so do the calls: {calls}");
     let refused = count(&plane.leaves(&run)?, "model.call.decided", Some("block"));
     assert_eq!(refused, 0, "a call that comes while the plane starts waits for it");
     let before = plane.logs(&run, "stdout").matches("call ").count();

@@ -112,8 +112,12 @@ pub struct LeafView {
 /// What the budgets are rebuilt from: what was reserved and what was really used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecidedOrCompleted {
-    /// A decision that reserved.
+    /// A decision about a call or a connection.
     Decided {
+        /// What was decided about.
+        kind: String,
+        /// Whether it was let through.
+        permitted: bool,
         /// The decision, which its outcome refers to.
         id: EventId,
         /// Whose.
@@ -122,7 +126,7 @@ pub enum DecidedOrCompleted {
         run: Option<RunId>,
         /// When.
         time: Timestamp,
-        /// How much.
+        /// How much; nothing where it was refused.
         reserved: Amounts,
         /// In which scopes.
         budget: Vec<String>,
@@ -154,6 +158,8 @@ struct BudgetBody {
     tenant: TenantName,
     #[serde(default)]
     run: Option<RunId>,
+    #[serde(default)]
+    decision: Option<String>,
     #[serde(default)]
     reserved: Option<BudgetAmounts>,
     #[serde(default)]
@@ -253,7 +259,7 @@ impl Evidence {
         Ok(found)
     }
 
-    /// Shows every decision that reserved and every outcome, in order. For the start, before anything is admitted.
+    /// Shows every decision and every outcome, in order. For the start, before anything is admitted.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -266,9 +272,12 @@ impl Evidence {
             }
             let BudgetLeaf { body, chain: BudgetChain { time } } =
                 serde_json::from_slice(leaf).map_err(|_| ReadError::Damaged(at))?;
-            let BudgetBody { id, tenant, run, reserved, budget, used, refs } = body;
-            if let Some(reserved) = reserved {
-                visit(&DecidedOrCompleted::Decided { id, tenant, run, time, reserved: reserved.into(), budget });
+            let BudgetBody { id, tenant, run, decision, reserved, budget, used, refs } = body;
+            if kind.ends_with(".decided") {
+                let permitted = decision.as_deref() == Some("permit");
+                let reserved = reserved.map(Amounts::from).unwrap_or_default();
+                let kind = kind.to_owned();
+                visit(&DecidedOrCompleted::Decided { kind, permitted, id, tenant, run, time, reserved, budget });
             } else if let Some(used) = used {
                 // An outcome may refer to other things, too; only decisions hold a reservation.
                 let refs = refs.iter().filter_map(|id| id.parse().ok()).collect();

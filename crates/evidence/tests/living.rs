@@ -10,7 +10,10 @@ use std::{
 };
 
 use cogward_evidence::{DecidedOrCompleted, Evidence, ExportError, Health};
-use cogward_model::event::{Attribution, Event, EventType, Value};
+use cogward_model::{
+    action::Amounts,
+    event::{Attribution, Event, EventType, Value},
+};
 use support::{SetClock, event, new_run, open, options, tenant, verified};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -155,11 +158,14 @@ async fn the_budgets_history_is_what_was_decided_and_settled() {
     let [
         DecidedOrCompleted::Decided { id: decision, reserved, budget, .. },
         DecidedOrCompleted::Completed { used, refs, .. },
+        // Nothing was reserved for it, and it is counted all the same.
+        DecidedOrCompleted::Decided { kind, permitted: true, run: None, reserved: Amounts { tokens: 0, .. }, .. },
     ] = &seen[..]
     else {
         panic!("{seen:?}")
     };
     assert_eq!((*decision, reserved.tokens, &budget[..]), (id, 100, &["run/1".to_owned()][..]));
+    assert_eq!(kind, EventType::ToolCallDecided.as_str());
     assert_eq!((used.tokens, used.cost.nanos(), &refs[..]), (40, 7, &[id][..]));
 }
 

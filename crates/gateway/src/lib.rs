@@ -154,7 +154,14 @@ impl Gateway {
         self.context(run).map_or(0, |context| context.in_flight())
     }
 
-    /// What a run has been let do, and not, since it was opened here.
+    /// Adds to an open run what it was let do, and not, under an earlier plane.
+    pub fn count_earlier(&self, run: RunId, tally: Tally) {
+        if let Some(context) = self.context(run) {
+            context.counters.earlier(tally);
+        }
+    }
+
+    /// What a run has been let do, and not, since it was opened here and as far as earlier planes are counted in.
     #[must_use]
     pub fn tally(&self, run: RunId) -> Tally {
         self.context(run).map(|context| context.tally()).unwrap_or_default()

@@ -30,7 +30,7 @@ pub struct CutReport {
     pub calls: usize,
 }
 
-/// What a run has been let do, and not, since it was opened here.
+/// What a run has been let do, and not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Tool calls that were admitted.
@@ -59,6 +59,15 @@ impl Counters {
             Action::Egress { .. } => &self.connections,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds what was counted under an earlier plane.
+    pub(crate) fn earlier(&self, tally: Tally) {
+        let Tally { tool_calls, model_calls, connections, refusals } = tally;
+        self.tool_calls.fetch_add(tool_calls, Ordering::Relaxed);
+        self.model_calls.fetch_add(model_calls, Ordering::Relaxed);
+        self.connections.fetch_add(connections, Ordering::Relaxed);
+        self.refusals.fetch_add(refusals, Ordering::Relaxed);
     }
 
     pub(crate) fn refused(&self) {

@@ -1,6 +1,10 @@
 //! The journal's table: one SQLite file, read by several, written by one.
 
-use std::{path::Path, time::Duration};
+use std::{
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    time::Duration,
+};
 
 use cogward_model::{RunId, TenantName, Timestamp};
 use sqlx::{
@@ -89,10 +93,15 @@ impl Table {
     }
 
     async fn try_open(path: &Path) -> Result<(Self, Cursor), sqlx::Error> {
+        // SQLite would make it readable by others; what it makes beside it gets the same mode.
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        if file.metadata()?.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        }
+        drop(file);
         // Not `FULL`: the journal may lose its newest rows with the host's power, the ledger may not.
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));

@@ -146,6 +146,21 @@ async fn filters_by_tenant_and_run_in_the_table_and_live() {
 }
 
 #[tokio::test]
+async fn nobody_else_can_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("journal.db"), "").unwrap();
+    std::fs::set_permissions(dir.path().join("journal.db"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let journal = open(&dir, JournalOptions::default()).await;
+    journal.publish(numbered(1));
+    journal.flush().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
 async fn an_unreadable_file_is_moved_aside() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("journal.db"), vec![7_u8; 8_192]).unwrap();

@@ -1,11 +1,11 @@
 //! Bringing a plane up and down.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,11 +15,11 @@ use cogward_api::{Check, CheckStatus, Doctor, ProfileReport};
 use cogward_budget::Budgets;
 use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_gateway::{Credential as UpstreamCredential, FenceState, Gateway};
+use cogward_gateway::{Credential as UpstreamCredential, FenceState, Gateway, Tally};
 use cogward_identity::{Credential, Operators, Role, Secrets};
 use cogward_journal::{Journal, JournalEvent, JournalOptions};
 use cogward_model::{
-    Clock, Entropy, SystemClock, SystemEntropy, TenantName, Timestamp,
+    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
     event::{Attribution, EventType},
     manifest::Profile,
 };
@@ -150,7 +150,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let credential = first_start(&store, &evidence, &operators).await?;
 
     let budgets = Arc::new(Budgets::new());
-    restore_budgets(&store, &evidence, &budgets).await?;
+    let earlier = Mutex::new(restore_budgets(&store, &evidence, &budgets).await?);
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
     let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
     open_upstreams(&store, &secrets, &gateway).await?;
@@ -162,7 +162,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         ledger,
         journal: journal.clone(),
         sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing)),
-        gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone() }),
+        gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone(), earlier }),
         files: files.clone(),
         packages,
         clock: clock.clone(),
@@ -290,11 +290,14 @@ async fn first_start(
     Ok(Some(made.credential))
 }
 
-async fn restore_budgets(store: &Store, evidence: &Evidence, budgets: &Arc<Budgets>) -> Result<(), ServeError> {
+async fn restore_budgets(
+    store: &Store,
+    evidence: &Evidence,
+    budgets: &Arc<Budgets>,
+) -> Result<HashMap<RunId, Tally>, ServeError> {
     let live: HashSet<_> = store.runs_unclosed().await?.into_iter().map(|row| row.id).collect();
     let (evidence, budgets) = (evidence.clone(), budgets.clone());
-    tokio::task::spawn_blocking(move || budgets::restore(&evidence, &budgets, &live)).await??;
-    Ok(())
+    Ok(tokio::task::spawn_blocking(move || budgets::restore(&evidence, &budgets, &live)).await??)
 }
 
 async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredential>, ServeError> {

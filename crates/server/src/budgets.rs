@@ -4,18 +4,27 @@ use std::collections::{HashMap, HashSet};
 
 use cogward_budget::{Budgets, Scope};
 use cogward_evidence::{DecidedOrCompleted, Evidence, ReadError};
-use cogward_model::{RunId, action::Amounts};
+use cogward_gateway::Tally;
+use cogward_model::{RunId, action::Amounts, event::EventType};
 
 /// Books what the ledger says was reserved and used. A reservation without an outcome counts in full:
-/// its effect may have happened.
+/// its effect may have happened. Says what each run that lives on was let do, and not, under earlier planes.
 ///
 /// # Errors
 /// [`ReadError`]; a plane that does not know its budgets must not admit anything.
-pub(crate) fn restore(evidence: &Evidence, budgets: &Budgets, live: &HashSet<RunId>) -> Result<(), ReadError> {
+pub(crate) fn restore(
+    evidence: &Evidence,
+    budgets: &Budgets,
+    live: &HashSet<RunId>,
+) -> Result<HashMap<RunId, Tally>, ReadError> {
+    let mut tallies: HashMap<RunId, Tally> = HashMap::new();
     let mut open: HashMap<String, (Amounts, Vec<Scope>)> = HashMap::new();
     let mut runs: HashSet<Scope> = HashSet::new();
     evidence.replay_decisions(&mut |leaf| match leaf {
-        DecidedOrCompleted::Decided { id, reserved, budget, .. } => {
+        DecidedOrCompleted::Decided { kind, permitted, id, run, reserved, budget, .. } => {
+            if let Some(run) = run.filter(|run| live.contains(run)) {
+                count(tallies.entry(run).or_default(), kind, *permitted);
+            }
             let scopes: Vec<Scope> = budget.iter().map(|name| Scope::from_record(name)).collect();
             if *reserved == Amounts::default() || scopes.is_empty() {
                 return;
@@ -43,5 +52,16 @@ pub(crate) fn restore(evidence: &Evidence, budgets: &Budgets, live: &HashSet<Run
     for ended in runs.difference(&live) {
         budgets.close(ended);
     }
-    Ok(())
+    Ok(tallies)
+}
+
+fn count(tally: &mut Tally, kind: &str, permitted: bool) {
+    let counter = match kind {
+        _ if !permitted => &mut tally.refusals,
+        kind if kind == EventType::ToolCallDecided.as_str() => &mut tally.tool_calls,
+        kind if kind == EventType::ModelCallDecided.as_str() => &mut tally.model_calls,
+        kind if kind == EventType::EgressDecided.as_str() => &mut tally.connections,
+        _ => return,
+    };
+    *counter += 1;
 }

@@ -1,10 +1,14 @@
 //! The gateways as the engine sees them, with the budgets of what they open.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use cogward_budget::{Budgets, Scope};
 use cogward_engine::ports::{Fence, Gateways, Grant, Listeners, Pending, PortError, RunUsed};
-use cogward_gateway::{FenceState, Gateway, RunGrant, RunListeners};
+use cogward_gateway::{FenceState, Gateway, RunGrant, RunListeners, Tally};
 use cogward_model::{RunId, action::Amounts};
 
 /// How long the last outcomes of a run may take to be recorded after it was cut.
@@ -15,6 +19,8 @@ const SETTLE_LOOK: Duration = Duration::from_millis(5);
 pub(crate) struct RunGateways {
     pub(crate) gateway: Gateway,
     pub(crate) budgets: Arc<Budgets>,
+    /// What runs that live on did under earlier planes, until they are opened again.
+    pub(crate) earlier: Mutex<HashMap<RunId, Tally>>,
 }
 
 impl Gateways for RunGateways {
@@ -34,7 +40,11 @@ impl Gateways for RunGateways {
         }
         let run = RunGrant::new(grant.run, manifest, grant.version_digest, grant.subject, scopes);
         let listeners = RunListeners { model: listeners.model, mcp: listeners.mcp, proxy: listeners.proxy };
-        self.gateway.open_run(run, listeners).map_err(|e| PortError::from_error(&e))
+        self.gateway.open_run(run, listeners).map_err(|e| PortError::from_error(&e))?;
+        if let Some(tally) = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).remove(&grant.run) {
+            self.gateway.count_earlier(grant.run, tally);
+        }
+        Ok(())
     }
 
     fn fence(&self, run: RunId, fence: Fence) {
