@@ -1,6 +1,6 @@
 //! `cogward-verify`: says whether an exported ledger is whole. Needs no plane and no network.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Read, path::PathBuf, process::ExitCode};
 
 use cogward_ledger::{note::VerifyingKey, verify};
 
@@ -47,12 +47,17 @@ fn arguments() -> Result<Option<Arguments>, String> {
     Ok(Some(Arguments { dir, key, json }))
 }
 
+/// A key is one line.
+const KEY_FILE_BYTES_MAX: u64 = 4_096;
+
 fn read_key(value: &std::ffi::OsStr) -> Result<VerifyingKey, String> {
     if let Some(key) = value.to_str().and_then(|text| text.parse().ok()) {
         return Ok(key);
     }
     let path = PathBuf::from(value);
-    let text = std::fs::read_to_string(&path)
+    let mut text = String::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text))
         .map_err(|error| format!("{} is neither a key nor a file with one: {error}", path.display()))?;
     text.trim_end().parse().map_err(|error| format!("{}: {error}", path.display()))
 }
