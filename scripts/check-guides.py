@@ -31,9 +31,11 @@ LINKED = ["tests"]
 # `serve` in the background: on a free port, and the next command comes when the plane answers.
 PRELUDE = r"""
 guide_serve() {
+  # Now, and not when the plane has begun: what an earlier one said is no sign of this one.
+  rm -f "$GUIDE/serve.out"
   cogward serve "$@" --listen 127.0.0.1:0 > "$GUIDE/serve.out" < /dev/null &
   local plane=$! tries=0
-  until grep -q 'is up at' "$GUIDE/serve.out"; do
+  until grep -qs 'is up at' "$GUIDE/serve.out"; do
     tries=$((tries + 1))
     if ! kill -0 $plane || [ $tries -gt 600 ]; then return 1; fi
     sleep 0.05

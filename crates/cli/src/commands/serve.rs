@@ -29,10 +29,13 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     runtime.block_on(async {
         let failed = |error| Failure::local("cannot listen for signals", error);
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        // Its terminal was closed.
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+                _ = hangup.recv() => tracing::info!("SIGHUP: draining"),
                 _ = interrupt.recv() => tracing::info!("interrupted: draining"),
             }
         };
