@@ -352,7 +352,25 @@ impl Drop for Plane {
             drop(child.kill());
             drop(child.wait());
         }
+        // What a failed test left: supervisors outlive their plane, and an agent dies with its supervisor.
+        for pid in processes_of(&self.data) {
+            drop(kill(pid, Signal::SIGKILL));
+        }
     }
+}
+
+/// The processes that name a data directory in their command line.
+fn processes_of(data: &Path) -> Vec<Pid> {
+    let Some(data) = data.to_str() else { return Vec::new() };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(data)
+        })
+        .map(Pid::from_raw)
+        .collect()
 }
 
 /// A small agent for a test: a Python program and what its manifest grants.
