@@ -354,7 +354,7 @@ impl Drop for Plane {
         }
         // What a failed test left: supervisors outlive their plane, and an agent dies with its supervisor.
         for pid in processes_of(&self.data) {
-            drop(kill(pid, Signal::SIGKILL));
+            let _gone = kill(pid, Signal::SIGKILL);
         }
     }
 }
