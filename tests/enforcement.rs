@@ -71,6 +71,38 @@ fn everything_the_adversary_tries_is_refused_and_recorded() -> Result<()> {
 }
 
 #[test]
+fn an_agent_in_profile_hardened_works_and_its_evidence_says_so() -> Result<()> {
+    let plane = plane()?;
+    let run = plane.launch(&Agent {
+        name: "hardened",
+        source: r#"
+import socket, urllib.error, urllib.request
+try:
+    urllib.request.urlopen("http://127.0.0.1:28471/v1/models", timeout=20)
+except urllib.error.HTTPError as e:
+    print("the plane answered", e.code)
+for args in ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_STREAM)):
+    try:
+        socket.socket(*args)
+        print("ALLOWED", args)
+    except PermissionError:
+        print("refused")
+"#,
+        permissions: "",
+        changes: &[("    resources:", "    profile: hardened\n    resources:")],
+    })?;
+    let ended = plane.run_until(&run, |r| r["state"] == "succeeded" || r["state"] == "failed")?;
+    let said = plane.logs(&run, "stdout");
+    assert_eq!(ended["state"], "succeeded", "{said} {}", plane.logs(&run, "stderr"));
+    assert!(said.matches("refused").count() == 2 && !said.contains("ALLOWED"), "{said}");
+    let leaves = plane.leaves(&run)?;
+    let enforcement = leaves.iter().find(|l| l["enforcement"].is_object()).context("what was enforced")?;
+    assert_eq!(enforcement["enforcement"]["profile"], "hardened");
+    assert_eq!(enforcement["enforcement"]["landlock_abi"], 6);
+    Ok(())
+}
+
+#[test]
 fn an_unregistered_agent_or_version_does_not_run() -> Result<()> {
     let plane = plane()?;
     let nobody = plane.cli(["run", "start", "nobody", "--reason", "try"])?;

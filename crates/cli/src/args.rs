@@ -68,6 +68,9 @@ pub enum Command {
     Serve(Serve),
     /// Say what this host can enforce, and how to provide what is missing
     Doctor(Doctor),
+    /// Prove on this host what cogward claims
+    #[command(subcommand)]
+    Verify(Verify),
     /// Register agents and look at them
     #[command(subcommand)]
     Agent(Agent),
@@ -152,6 +155,61 @@ pub struct Doctor {
     /// Ask the plane about its host instead of looking at this one
     #[arg(long)]
     pub remote: bool,
+}
+
+/// `verify`
+#[derive(Debug, Subcommand)]
+pub enum Verify {
+    /// Attack sandboxes of a profile from inside, in every way that it claims to refuse
+    #[command(
+        after_help = "Real sandboxes are made as for runs, and attacked from this program's own binary, from Python and\n\
+        from a shell. Needs no plane, and what a plane needs of the host. Takes some seconds. Exits 9 when an attack\n\
+        succeeded or was not refused by the control that must refuse it, and 4 when the host cannot enforce the\n\
+        profile, which `cogward doctor` explains.\n\n\
+        Examples:\n  \
+        cogward verify sandbox\n  \
+        cogward verify sandbox --profile hardened --format junit > sandbox.xml\n  \
+        cogward verify sandbox --format json | jq '.attempts[] | select(.program == \"shell\")'"
+    )]
+    Sandbox {
+        /// The profile to attack
+        #[arg(long, value_enum, default_value_t, value_name = "PROFILE")]
+        profile: ProfileWord,
+        /// The form of the report; `-o json` is the same as `--format json`
+        #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+        format: ReportFormat,
+    },
+}
+
+/// A profile, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ProfileWord {
+    /// Profile `standard`
+    #[default]
+    Standard,
+    /// Profile `hardened`
+    Hardened,
+}
+
+impl From<ProfileWord> for cogward_model::manifest::Profile {
+    fn from(word: ProfileWord) -> Self {
+        match word {
+            ProfileWord::Standard => Self::Standard,
+            ProfileWord::Hardened => Self::Hardened,
+        }
+    }
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ReportFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
+    /// JUnit XML, for build servers
+    Junit,
 }
 
 /// A tenant.

@@ -12,6 +12,7 @@ mod runs;
 mod serve;
 mod tenants;
 mod tool_servers;
+mod verify;
 mod waiting;
 
 use std::path::Path;
@@ -46,6 +47,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
     match command {
         Command::Serve(serve) => serve::run(serve, session),
         Command::Doctor(doctor) => doctor::run(&doctor, session),
+        Command::Verify(args::Verify::Sandbox { profile, format }) => verify::sandbox(profile.into(), format, session),
         Command::Agent(agent) => agents::run(agent, session),
         Command::ToolServer(tool_server) => tool_servers::run(tool_server, session),
         Command::Provider(provider) => providers::run(provider, session),

@@ -29,7 +29,7 @@ pub enum Exit {
     Limit = 7,
     /// The plane does not answer.
     Unreachable = 8,
-    /// Evidence does not verify.
+    /// Evidence or the sandbox does not verify.
     Unverified = 9,
     /// The time given with `--timeout` is over.
     TimedOut = 124,
@@ -49,7 +49,7 @@ impl Exit {
         (Self::Approval, "waits for an approval"),
         (Self::Limit, "a budget or a rate limit"),
         (Self::Unreachable, "the plane does not answer"),
-        (Self::Unverified, "evidence does not verify"),
+        (Self::Unverified, "evidence or the sandbox does not verify"),
         (Self::TimedOut, "the time given with `--timeout` is over"),
         (Self::Interrupted, "interrupted"),
     ];

@@ -406,6 +406,27 @@ fn doctor_reports_this_host_in_the_words_of_the_api() {
 }
 
 #[test]
+fn verify_attacks_real_sandboxes_without_a_plane() {
+    let plane = Plane::scripted(vec![]);
+    let enforceable = plane.cli("doctor").status.success();
+    for profile in ["standard", "hardened"] {
+        let done = plane.cli(&format!("verify sandbox --profile {profile} --format json"));
+        if !enforceable {
+            assert_eq!(done.status.code(), Some(4), "{}", err(&done));
+            continue;
+        }
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let failed: Vec<_> =
+            report["attempts"].as_array().unwrap().iter().filter(|a| a["verdict"] != "refused").collect();
+        assert_eq!(done.status.code(), Some(0), "{failed:#?}");
+        assert!(report["profile"] == profile && report["attacks"].as_u64().unwrap() > 110, "{report}");
+    }
+    let refused = plane.cli("verify sandbox --profile gvisor");
+    assert_eq!(refused.status.code(), Some(2), "a profile that does not exist is never replaced by another");
+    assert!(plane.asked().is_empty());
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_failure() {
     use std::process::{Command, Stdio};
     let plane = Plane::new(|_, before| {

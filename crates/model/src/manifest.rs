@@ -299,6 +299,8 @@ pub enum Profile {
     /// Namespaces, seccomp, Landlock and cgroups.
     #[default]
     Standard,
+    /// The same with a smaller list of system calls and no sockets but TCP to the plane. Needs Linux 6.12.
+    Hardened,
 }
 
 impl Profile {
@@ -307,6 +309,7 @@ impl Profile {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standard => "standard",
+            Self::Hardened => "hardened",
         }
     }
 }

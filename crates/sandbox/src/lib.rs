@@ -1,18 +1,20 @@
-//! Runs agents under profile `standard`: the launcher, the supervisor of each run, and the probes of the host.
+//! Runs agents in sandboxes: the launcher, the supervisor of each run, and the probes of the host.
 //!
 //! The plane calls [`launch`] and [`adopt`]; the program itself calls [`supervisor_main`] when it is started in
-//! the role `supervise`, before it has a second thread. What profile `standard` enforces is written down in
-//! `docs/sandbox.md` and attacked in `tests/launch.rs`.
+//! the role `supervise`, before it has a second thread. What each profile enforces is in [`profile`] and
+//! `docs/sandbox.md`, and attacked in `tests/launch`.
 //!
 //! One rule holds everywhere: a control that is asked for is in force and proven, or the agent does not run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod battery;
 mod cgroup;
 pub mod connect;
 pub mod doctor;
 pub mod handle;
 mod native;
+pub mod profile;
 pub mod protocol;
 pub mod spec;
 mod supervisor;
@@ -22,3 +24,5 @@ pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
 pub use supervisor::supervisor_main;
+#[doc(hidden)]
+pub use supervisor::supervisor_main_without;

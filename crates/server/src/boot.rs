@@ -23,7 +23,7 @@ use cogward_model::{
     event::{Attribution, EventType},
     manifest::Profile,
 };
-use cogward_sandbox::{HostReport, doctor};
+use cogward_sandbox::{HostReport, doctor, profile::PROFILES};
 use cogward_store::{PageRequest, Store, TenantRow};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -359,7 +359,7 @@ async fn open_upstreams_of(
 }
 
 /// What the host can enforce, asked once. A host that cannot be asked enforces nothing.
-async fn probe(exe: &Path) -> Result<(Doctor, Vec<Missing>), ServeError> {
+async fn probe(exe: &Path) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), ServeError> {
     let exe = exe.to_owned();
     let report = match tokio::task::spawn_blocking(move || doctor::probe(&exe)).await? {
         Ok(report) => report,
@@ -370,18 +370,21 @@ async fn probe(exe: &Path) -> Result<(Doctor, Vec<Missing>), ServeError> {
                 why: cogward_engine::ports::PortError::from_error(&error).0,
                 fix: "start the plane with the `cogward` program itself".to_owned(),
             };
-            let profile = ProfileReport {
-                profile: Profile::Standard.as_str().to_owned(),
+            let profiles = PROFILES.map(|profile| ProfileReport {
+                profile: profile.as_str().to_owned(),
                 enforceable: false,
                 missing: vec![missing.what.clone()],
-            };
-            let report = Doctor { kernel: String::new(), checks: Vec::new(), profiles: vec![profile] };
-            return Ok((report, vec![missing]));
+            });
+            let report = Doctor { kernel: String::new(), checks: Vec::new(), profiles: profiles.to_vec() };
+            return Ok((report, PROFILES.map(|profile| (profile, vec![missing.clone()])).into()));
         }
     };
-    let missing = report.require(Profile::Standard).err().unwrap_or_default();
-    let missing = missing.into_iter().map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix }).collect();
-    Ok((described(report), missing))
+    let missing = PROFILES.map(|profile| {
+        let missing = report.require(profile).err().unwrap_or_default();
+        let missing = missing.into_iter().map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix });
+        (profile, missing.collect())
+    });
+    Ok((described(report), missing.into()))
 }
 
 /// A report of the sandbox in the words of the API.

@@ -17,6 +17,8 @@ use cogward_model::manifest::Profile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+use crate::profile::{Controls, PROFILES};
+
 /// Argument that stands in the place of the run directory: `cogward supervise --probe`.
 pub const PROBE_ROLE: &str = "--probe";
 /// Time for all probes together.
@@ -101,27 +103,34 @@ impl HostReport {
     }
 
     fn new(checks: Vec<Check>) -> Self {
-        let missing: Vec<Missing> = probes::STANDARD
-            .iter()
-            .filter_map(|name| match checks.iter().find(|c| c.mechanism == *name) {
-                Some(check) if check.ok => None,
-                Some(check) => Some(Missing {
-                    mechanism: check.mechanism.clone(),
-                    why: check.detail.clone(),
-                    fix: check.fix.clone().unwrap_or_default(),
-                }),
-                None => Some(Missing {
-                    mechanism: (*name).to_owned(),
-                    why: "it was not probed".to_owned(),
-                    fix: "probe the host again".to_owned(),
-                }),
-            })
-            .collect();
+        let missing = |profile| -> Vec<Missing> {
+            Controls::of(profile)
+                .needs
+                .iter()
+                .filter_map(|name| match checks.iter().find(|c| c.mechanism == *name) {
+                    Some(check) if check.ok => None,
+                    Some(check) => Some(Missing {
+                        mechanism: check.mechanism.clone(),
+                        why: check.detail.clone(),
+                        fix: check.fix.clone().unwrap_or_default(),
+                    }),
+                    None => Some(Missing {
+                        mechanism: (*name).to_owned(),
+                        why: "it was not probed".to_owned(),
+                        fix: "probe the host again".to_owned(),
+                    }),
+                })
+                .collect()
+        };
+        let profiles = PROFILES.map(|profile| {
+            let missing = missing(profile);
+            ProfileReport { profile, enforceable: missing.is_empty(), missing }
+        });
         Self {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             root: rustix::process::geteuid().is_root(),
             checks,
-            profiles: vec![ProfileReport { profile: Profile::Standard, enforceable: missing.is_empty(), missing }],
+            profiles: profiles.to_vec(),
         }
     }
 }
@@ -159,13 +168,20 @@ fn read_report(child: &mut std::process::Child) -> io::Result<HostReport> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(stdout.get_ref(), PollFlags::IN)];
-        if left.is_zero() || poll(&mut fds, Timespec::try_from(left).ok().as_ref())? == 0 {
+        if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut));
         }
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            // A signal of the plane, such as the end of another of its children, or nothing yet.
+            Err(rustix::io::Errno::INTR) | Ok(0) => continue,
+            other => other?,
+        };
         let mut chunk = [0; 4096];
-        match stdout.read(&mut chunk)? {
-            0 => return Ok(serde_json::from_slice(&bytes)?),
-            n => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+        match stdout.read(&mut chunk) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(0) => return Ok(serde_json::from_slice(&bytes)?),
+            Ok(n) => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
         }
     }
 }
@@ -192,17 +208,32 @@ mod tests {
 
     #[test]
     fn one_missing_mechanism_refuses_the_profile_and_names_it() {
-        for missing in &probes::STANDARD {
-            let checks = probes::STANDARD.iter().map(|name| check(name, name != missing)).collect();
-            let refused = HostReport::new(checks).require(Profile::Standard).unwrap_err();
-            assert_eq!(refused.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), [*missing]);
+        for profile in PROFILES {
+            let needs = Controls::of(profile).needs;
+            for missing in needs {
+                let checks = needs.iter().map(|name| check(name, name != missing)).collect();
+                let refused = HostReport::new(checks).require(profile).unwrap_err();
+                assert_eq!(refused.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), [*missing]);
+            }
         }
     }
 
     #[test]
     fn a_mechanism_that_was_not_probed_is_missing() {
-        assert_eq!(HostReport::new(vec![]).require(Profile::Standard).unwrap_err().len(), probes::STANDARD.len());
-        let checks = probes::STANDARD.iter().map(|name| check(name, true)).collect();
-        assert!(HostReport::new(checks).require(Profile::Standard).is_ok());
+        for profile in PROFILES {
+            let needs = Controls::of(profile).needs;
+            assert_eq!(HostReport::new(vec![]).require(profile).unwrap_err().len(), needs.len());
+            let checks = needs.iter().map(|name| check(name, true)).collect();
+            assert!(HostReport::new(checks).require(profile).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_only_hardened_needs_leaves_standard_alone() {
+        let standard = Controls::of(Profile::Standard).needs;
+        let report = HostReport::new(standard.iter().map(|name| check(name, true)).collect());
+        assert!(report.require(Profile::Standard).is_ok());
+        let missing = report.require(Profile::Hardened).unwrap_err();
+        assert_eq!(missing.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), ["landlock-scopes"]);
     }
 }

@@ -3,13 +3,17 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::AsFd,
+    os::{
+        fd::AsFd,
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use cogward_model::manifest::Resources;
+use cogward_model::manifest::{Profile, Resources};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
@@ -22,18 +26,15 @@ use super::Check;
 use crate::{
     cgroup::{Cgroup, Hosts},
     native::{self, Uids, control, landlock, network, seccomp, sys, tree},
+    profile::Controls,
 };
-
-/// What profile `standard` needs; the other checks are for information.
-pub const STANDARD: [&str; 8] =
-    ["kernel", "namespaces", "mounts", "proc", "loopback", "landlock", "seccomp", "cgroups"];
 
 /// Time for one probe. One that takes longer hangs, and counts as missing.
 const ONE_MAX: Duration = Duration::from_secs(2);
 
 type Probe = fn() -> Result<String, String>;
 
-const PROBES: [(&str, &str, Probe); 11] = [
+const PROBES: [(&str, &str, Probe); 12] = [
     ("kernel", "run Linux 6.7 or later", kernel),
     (
         "namespaces",
@@ -58,6 +59,7 @@ const PROBES: [(&str, &str, Probe); 11] = [
         "boot with Landlock in the list of security modules (lsm=landlock,...), on Linux 6.7 or later",
         landlock_denies,
     ),
+    ("landlock-scopes", "needed by profile hardened: run Linux 6.12 or later", landlock_scopes),
     (
         "seccomp",
         "use a kernel with CONFIG_SECCOMP_FILTER, and a container profile that permits user notification",
@@ -69,9 +71,9 @@ const PROBES: [(&str, &str, Probe); 11] = [
          DelegateSubgroup=cogward-plane on cgroup version 2",
         cgroups,
     ),
-    ("overlayfs", "not needed by profile standard", overlay),
-    ("runsc", "not needed by profile standard", runsc),
-    ("kvm", "not needed by profile standard", kvm),
+    ("overlayfs", "not needed by any profile yet", overlay),
+    ("runsc", "not needed by any profile yet", runsc),
+    ("kvm", "not needed by any profile yet", kvm),
 ];
 
 /// Does every probe, one after the other.
@@ -202,14 +204,15 @@ fn loopback() -> Result<String, String> {
 
 fn landlock_denies() -> Result<String, String> {
     let abi = sys::landlock_abi().map_err(|e| format!("no Landlock: {e}"))?;
-    if abi < landlock::RULES_ABI {
-        return Err(format!("Landlock has ABI {abi}, {} is needed", landlock::RULES_ABI));
+    let controls = Controls::of(Profile::Standard);
+    if abi < controls.landlock_abi {
+        return Err(format!("Landlock has ABI {abi}, {} is needed", controls.landlock_abi));
     }
     let file = "/proc/self/status";
     let open = || rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     open().map_err(|e| format!("{file}: {e}"))?;
     let grants = landlock::Grants { read: vec!["/usr".to_owned()], ..landlock::Grants::default() };
-    landlock::restrict(&grants).map_err(|e| e.why)?;
+    landlock::restrict(&grants, &controls).map_err(|e| e.why)?;
     match open() {
         Err(Errno::ACCESS) => {}
         other => return Err(format!("a file outside the rules was not refused: {other:?}")),
@@ -221,10 +224,33 @@ fn landlock_denies() -> Result<String, String> {
     }
 }
 
+/// A socket and a process from before the rules cannot be reached by their names after them.
+fn landlock_scopes() -> Result<String, String> {
+    let abi = sys::landlock_abi().map_err(|e| format!("no Landlock: {e}"))?;
+    let controls = Controls::of(Profile::Hardened);
+    if abi < controls.landlock_abi {
+        return Err(format!("Landlock has ABI {abi}, {} is needed", controls.landlock_abi));
+    }
+    let name = SocketAddr::from_abstract_name(format!("cogward-probe-{}", std::process::id()));
+    let name = name.map_err(|e| e.to_string())?;
+    let _listener = UnixListener::bind_addr(&name).map_err(|e| format!("an abstract socket: {e}"))?;
+    let outside = rustix::process::getppid().ok_or("no parent")?;
+    rustix::process::test_kill_process(outside).map_err(|e| format!("a signal before the rules: {e}"))?;
+    let grants = landlock::Grants { read: vec!["/usr".to_owned()], ..landlock::Grants::default() };
+    landlock::restrict(&grants, &controls).map_err(|e| e.why)?;
+    let connected = UnixStream::connect_addr(&name).map_err(|e| e.raw_os_error());
+    match (connected, rustix::process::test_kill_process(outside)) {
+        (Err(Some(nix::libc::EPERM)), Err(Errno::PERM)) => {
+            Ok(format!("ABI {abi}; a signal and an abstract socket outside the rules were refused"))
+        }
+        other => Err(format!("a signal or an abstract socket outside the rules was not refused: {other:?}")),
+    }
+}
+
 /// The whole round trip: a filtered process makes a refused call, its supervisor answers it.
 fn seccomp_denies() -> Result<String, String> {
     let text = |e: std::io::Error| e.to_string();
-    let filter = seccomp::compile().map_err(|e| e.why)?;
+    let filter = seccomp::compile(&Controls::of(Profile::Hardened)).map_err(|e| e.why)?;
     let (ours, theirs) = control::pair().map_err(text)?;
     if sys::fork().map_err(text)?.is_none() {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));

@@ -27,7 +27,7 @@ use super::{
     mounts::{self, Sources},
     network, seccomp, sys,
 };
-use crate::spec::LaunchSpec;
+use crate::{profile::Controls, spec::LaunchSpec};
 
 /// The descriptors that init and the agent's process are given.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub struct Ends<'a> {
 }
 
 /// Everything init does. Never returns: this is a copy of the supervisor's process.
-pub fn main(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> ! {
+pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> ! {
     let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let agent = prepare(spec, uids, ends)?;
+        let agent = prepare(spec, controls, uids, ends)?;
         serve(agent, ends.control)
     }));
     let stage = match attempt {
@@ -58,7 +58,7 @@ pub fn main(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> ! {
     sys::exit_now(1)
 }
 
-fn prepare(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
+fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
     // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
     sys::close_all_but(&[ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()])
         .at("descriptors")?;
@@ -84,12 +84,12 @@ fn prepare(spec: &LaunchSpec, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage>
     drop(handed);
     drop(listeners);
     // While the supervisor puts this process into its cgroups, which takes the kernel longest.
-    let filter = seccomp::compile()?;
+    let filter = seccomp::compile(controls)?;
     expect(ends.control, |m| matches!(m, ToInit::Limited))?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).at("cgroup namespace")?;
 
     let pid = match sys::fork().at("fork of the agent")? {
-        None => agent::main(spec, uids, &filter, ends, &built),
+        None => agent::main(spec, controls, uids, &filter, ends, &built),
         Some(pid) => pid,
     };
     drop(built);

@@ -1,17 +1,15 @@
-//! The Landlock rules of profile `standard`: a hard requirement, never best effort.
+//! The Landlock rules: a hard requirement, never best effort.
 //!
-//! The rules are written for ABI 4 (Linux 6.7) exactly, so that the same launch means the same on every kernel.
+//! They are written for the ABI of the profile exactly (4, Linux 6.7, or 6, Linux 6.12), so that the same launch means the same on every kernel.
 //! A rule that cannot be added, such as for a path that is missing, fails the launch.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use super::Stage;
-
-/// Version of Landlock that the rules are written for.
-pub const RULES_ABI: u32 = 4;
+use crate::profile::Controls;
 
 /// What is granted; everything else that Landlock knows is refused.
 #[derive(Debug, Default)]
@@ -29,15 +27,21 @@ pub struct Grants {
 }
 
 /// Restricts this thread for good.
-pub fn restrict(grants: &Grants) -> Result<(), Stage> {
+pub fn restrict(grants: &Grants, controls: &Controls) -> Result<(), Stage> {
     let failed = |e: &dyn std::fmt::Display| Stage::new("landlock", e);
-    let abi = ABI::V4;
+    let abi = match controls.landlock_abi {
+        4 => ABI::V4,
+        6 => ABI::V6,
+        _ => return Err(Stage::new("landlock", &"there are no rules for this version")),
+    };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = AccessFs::from_all(abi) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
+    let write =
+        AccessFs::from_all(abi) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev);
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
         .and_then(|r| r.handle_access(AccessNet::from_all(abi)))
+        .and_then(|r| if controls.scopes() { r.scope(Scope::from_all(abi)) } else { Ok(r) })
         .and_then(Ruleset::create)
         .map_err(|e| failed(&e))?;
     let groups: [(&[String], BitFlags<AccessFs>); 4] = [

@@ -12,7 +12,7 @@ mod mounts;
 pub mod network;
 pub mod seccomp;
 pub mod sys;
-mod syscalls;
+pub mod syscalls;
 pub mod tree;
 
 use std::{
@@ -23,7 +23,7 @@ use std::{
 use nix::libc;
 use rustix::process::Pid;
 
-use crate::spec::LaunchSpec;
+use crate::{profile::Controls, spec::LaunchSpec};
 
 /// A step of the launch that failed, and what the system answered.
 #[derive(Debug)]
@@ -132,7 +132,12 @@ pub struct Begun {
 /// Makes init in its namespaces, in `cgroup` from its first instruction, and writes its uid map.
 ///
 /// The caller puts it in the other cgroups, says [`control::ToInit::Limited`], and reads what it says.
-pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> Result<Begun, Stage> {
+pub fn begin(
+    spec: &LaunchSpec,
+    controls: &Controls,
+    uids: Uids,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Begun, Stage> {
     let (control, init_control) = control::pair().at("control socket")?;
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
     let ((start_read, start), (stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?, pipe()?);
@@ -150,7 +155,7 @@ pub fn begin(spec: &LaunchSpec, uids: Uids, cgroup: Option<BorrowedFd<'_>>) -> R
                 stdout: &stdout_write,
                 stderr: &stderr_write,
             };
-            init::main(spec, uids, &ends)
+            init::main(spec, controls, uids, &ends)
         }
         sys::Side::Parent(pid, pidfd) => {
             write_maps(pid, uids).at("uid map")?;

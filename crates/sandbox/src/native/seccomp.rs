@@ -1,4 +1,4 @@
-//! The system-call filter of profile `standard`: a list of what is let through, everything else is refused.
+//! The system-call filter: a list of what is let through, everything else is refused. Profiles differ in the list.
 //!
 //! Two programs are stacked. The first answers `clone3` with `ENOSYS`: its flags are behind a pointer that a
 //! filter cannot read, and C libraries then fall back to `clone`, whose flags it can. The second lets the listed
@@ -13,7 +13,8 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::{Stage, syscalls};
+use super::{Stage, sys::Instruction, syscalls};
+use crate::profile::Controls;
 
 /// The two programs.
 #[derive(Debug)]
@@ -48,8 +49,8 @@ fn arch() -> Result<TargetArch, Stage> {
     TargetArch::try_from(std::env::consts::ARCH).map_err(|e| Stage::new("seccomp", &e))
 }
 
-/// Compiles the filter.
-pub fn compile() -> Result<Filter, Stage> {
+/// Compiles the filter of a profile.
+pub fn compile(controls: &Controls) -> Result<Filter, Stage> {
     let failed = |e: &dyn std::fmt::Display| Stage::new("seccomp", e);
     let clone3: BpfProgram = SeccompFilter::new(
         BTreeMap::from([(libc::SYS_clone3, vec![])]),
@@ -59,12 +60,19 @@ pub fn compile() -> Result<Filter, Stage> {
     )
     .and_then(TryInto::try_into)
     .map_err(|e| failed(&e))?;
-    let rules = rules().map_err(|e| failed(&e))?;
+    let rules = rules(controls).map_err(|e| failed(&e))?;
     let allowed = rules.len();
     let mut list: BpfProgram = SeccompFilter::new(rules, SeccompAction::Trace(REPORT), SeccompAction::Allow, arch()?)
         .and_then(TryInto::try_into)
         .map_err(|e| failed(&e))?;
     report_the_rest(&mut list)?;
+    if !controls.seccomp_holds() {
+        // A test's sandbox. It is complete but for this, so that what it lets happen is due to this alone.
+        let everything =
+            |program: &BpfProgram| program.last().map(|i| Instruction { k: libc::SECCOMP_RET_ALLOW, ..*i });
+        list = everything(&list).into_iter().collect();
+        return Ok(Filter { clone3: list.clone(), list, allowed });
+    }
     Ok(Filter { clone3, list, allowed })
 }
 
@@ -84,9 +92,10 @@ fn report_the_rest(program: &mut BpfProgram) -> Result<(), Stage> {
     }
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        syscalls::ALLOWED.iter().chain(syscalls::ALLOWED_HERE).map(|(n, _)| (*n, vec![])).collect();
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = syscalls::ALLOWED.iter().chain(syscalls::ALLOWED_HERE).map(|(n, _)| (*n, vec![])).collect();
     let when = |conditions: &[(u8, Width, Op, u64)]| {
         let conditions = conditions
             .iter()
@@ -98,26 +107,36 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     // `clone3` passes here and is refused by the other program, whose answer then is the one that counts.
     rules.insert(libc::SYS_clone3, vec![]);
     rules.insert(libc::SYS_clone, vec![when(&[(0, Width::Qword, Op::MaskedEq(word(NAMESPACES)), 0)])?]);
-    let mut sockets = vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?];
-    // TCP and UDP only, by name or as the default of the kind. Landlock's rules are for TCP and do not hold for
-    // MPTCP, and asking for another protocol (SCTP, L2TP, UDP-Lite) would have the kernel load code for it.
-    let protocols = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
+    let mut sockets = Vec::new();
+    if controls.unix_sockets {
+        sockets.push(when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?);
+    }
     for family in [libc::AF_INET, libc::AF_INET6] {
-        for (kind, named) in protocols {
-            for protocol in [0, named] {
-                sockets.push(when(&[
-                    (0, Width::Dword, Op::Eq, word(family)),
-                    (1, Width::Dword, Op::MaskedEq(0xf), word(kind)),
-                    (2, Width::Dword, Op::Eq, word(protocol)),
-                ])?);
-            }
+        // By name or as the default of the kind. Landlock's rules are for TCP and do not hold for MPTCP, and asking for
+        // another protocol (SCTP, L2TP, UDP-Lite) would have the kernel load code for it.
+        let mut kinds = vec![(libc::SOCK_STREAM, 0), (libc::SOCK_STREAM, libc::IPPROTO_TCP)];
+        if controls.datagrams {
+            kinds.extend([(libc::SOCK_DGRAM, 0), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)]);
+        }
+        for (kind, protocol) in kinds {
+            sockets.push(when(&[
+                (0, Width::Dword, Op::Eq, word(family)),
+                (1, Width::Dword, Op::MaskedEq(0xf), word(kind)),
+                (2, Width::Dword, Op::Eq, word(protocol)),
+            ])?);
         }
     }
-    sockets.push(when(&[
-        (0, Width::Dword, Op::Eq, word(libc::AF_NETLINK)),
-        (2, Width::Dword, Op::Eq, word(libc::NETLINK_ROUTE)),
-    ])?);
+    if controls.netlink {
+        sockets.push(when(&[
+            (0, Width::Dword, Op::Eq, word(libc::AF_NETLINK)),
+            (2, Width::Dword, Op::Eq, word(libc::NETLINK_ROUTE)),
+        ])?);
+    }
     rules.insert(libc::SYS_socket, sockets);
+    // A connection that begins with its first data does not pass the check of a connection.
+    for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        rules.insert(number, vec![when(&[(flags, Width::Dword, Op::MaskedEq(word(libc::MSG_FASTOPEN)), 0)])?]);
+    }
     rules.insert(libc::SYS_socketpair, vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?]);
     // Pushing input into a terminal, and Linux console selection, which can do the same.
     rules.insert(
@@ -140,11 +159,27 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
             .map(|kind| when(&[(*arg, Width::Dword, Op::MaskedEq(u64::from(libc::S_IFMT)), u64::from(*kind))]));
         rules.insert(*number, kinds.collect::<Result<_, _>>()?);
     }
+    if controls.listed_operations {
+        for (number, arg, operations) in [(libc::SYS_ioctl, 1, IOCTLS), (libc::SYS_prctl, 0, PRCTLS)] {
+            let listed = operations.iter().map(|operation| when(&[(arg, Width::Dword, Op::Eq, *operation)]));
+            rules.insert(number, listed.collect::<Result<_, _>>()?);
+        }
+    }
+    for number in controls.without {
+        rules.remove(number);
+    }
     Ok(rules)
 }
 
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
+
+/// Operations on descriptors that `hardened` lets through: whether it is a terminal and how large, what waits to be
+/// read, without blocking, close on execution.
+const IOCTLS: &[u64] = &[0x5401, 0x802c_542a, 0x5413, 0x540f, 0x541b, 0x5421, 0x5450, 0x5451];
+/// Operations on itself that `hardened` lets a process do: death signal, dumpable, name, seccomp state, bounding set,
+/// timer slack, subreaper, no_new_privs, transparent huge pages, names of mappings.
+const PRCTLS: &[u64] = &[1, 2, 3, 4, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x5356_4d41];
 
 /// The name of a system call for people; its number when it has none here.
 pub fn name(number: i32) -> String {
@@ -161,20 +196,32 @@ pub fn name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::PROFILES;
 
     #[test]
     fn nothing_dangerous_is_on_the_list() {
-        let listed = rules().unwrap();
-        for (number, name) in syscalls::NAMED.iter().chain(syscalls::NAMED_HERE) {
-            let conditional = listed.get(number).is_some_and(|rules| !rules.is_empty());
-            assert!(!listed.contains_key(number) || conditional || *number == libc::SYS_clone3, "{name}");
+        for profile in PROFILES {
+            let listed = rules(&Controls::of(profile)).unwrap();
+            for (number, name) in syscalls::NAMED.iter().chain(syscalls::NAMED_HERE) {
+                let conditional = listed.get(number).is_some_and(|rules| !rules.is_empty());
+                assert!(!listed.contains_key(number) || conditional || *number == libc::SYS_clone3, "{name}");
+            }
         }
     }
 
     #[test]
     fn both_programs_compile_and_refuse_by_default() {
-        let filter = compile().unwrap();
-        assert!(filter.allowed > 200 && filter.list.len() < 4096);
-        assert!(!filter.list.iter().any(|i| i.code == RETURN && i.k & 0xffff_0000 == libc::SECCOMP_RET_TRACE));
+        for profile in PROFILES {
+            let filter = compile(&Controls::of(profile)).unwrap();
+            assert!(filter.allowed > 180 && filter.list.len() < 4096);
+            assert!(!filter.list.iter().any(|i| i.code == RETURN && i.k & 0xffff_0000 == libc::SECCOMP_RET_TRACE));
+        }
+    }
+
+    #[test]
+    fn hardened_is_a_smaller_list() {
+        let [standard, hardened] = PROFILES.map(|p| rules(&Controls::of(p)).unwrap());
+        assert!(hardened.keys().all(|number| standard.contains_key(number)));
+        assert_eq!(standard.len() - hardened.len(), syscalls::NOT_IN_HARDENED.len());
     }
 }

@@ -291,3 +291,48 @@ pub fn kvm_version(kvm: BorrowedFd<'_>) -> io::Result<i32> {
     let version = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_GET_API_VERSION as _, 0) };
     if version >= 0 { Ok(version) } else { Err(io::Error::last_os_error()) }
 }
+
+/// What became of a system call that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempted {
+    /// It did what it was asked.
+    Succeeded,
+    /// With this error.
+    Refused(i32),
+    /// The process that made it died of it, or hung.
+    Died,
+}
+
+/// The address of bytes, as an argument of [`attempt`].
+pub fn address(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.as_ptr().addr()).unwrap_or_default()
+}
+
+/// Makes a system call in a process of its own, which then ends. For attacks, inside of a sandbox.
+///
+/// The calling process must have a single thread.
+pub fn attempt(number: i64, args: [i64; 6]) -> io::Result<Attempted> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let Some(child) = fork()? else {
+        let [a, b, c, d, e, f] = args;
+        // SAFETY: whatever the call does, it does to this process, a copy that uses nothing afterwards but one
+        // descriptor and an integer, and ends.
+        let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+        let errno = if answer < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(-1) } else { 0 };
+        let _ = rustix::io::write(&write, &errno.to_ne_bytes());
+        exit_now(0);
+    };
+    drop(write);
+    let limit = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::new(&read, rustix::event::PollFlags::IN)];
+    let ready = matches!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1));
+    let mut errno = [0; 4];
+    let said = ready && matches!(rustix::io::read(&read, &mut errno), Ok(4));
+    let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+    let _ = nix::sys::wait::waitpid(child, None);
+    Ok(match (said, i32::from_ne_bytes(errno)) {
+        (false, _) => Attempted::Died,
+        (true, 0) => Attempted::Succeeded,
+        (true, errno) => Attempted::Refused(errno),
+    })
+}

@@ -124,6 +124,36 @@ pub const ALLOWED_HERE: &[(i64, &str)] = &[
 #[cfg(not(target_arch = "x86_64"))]
 pub const ALLOWED_HERE: &[(i64, &str)] = &[];
 
+/// Let through in `standard` and not in `hardened`: what agents rarely need and kernels were often broken by.
+#[rustfmt::skip]
+pub const NOT_IN_HARDENED: &[i64] = &[
+    // Memory, semaphores and messages that outlive their processes, and message queues.
+    libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_shmdt, libc::SYS_semget, libc::SYS_semop,
+    libc::SYS_semctl, libc::SYS_semtimedop, libc::SYS_msgget, libc::SYS_msgsnd, libc::SYS_msgrcv, libc::SYS_msgctl,
+    libc::SYS_mq_open, libc::SYS_mq_unlink, libc::SYS_mq_timedsend, libc::SYS_mq_timedreceive, libc::SYS_mq_notify,
+    libc::SYS_mq_getsetattr,
+    // Servers, and many datagrams at once.
+    libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvmmsg, libc::SYS_sendmmsg,
+    // Pages that move between pipes and files without a copy.
+    libc::SYS_splice, libc::SYS_tee,
+    // Execution by descriptor.
+    libc::SYS_execveat,
+    // Identity: there is nothing to change to.
+    libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setreuid, libc::SYS_setregid, libc::SYS_setgroups,
+    libc::SYS_setresuid, libc::SYS_setresgid, libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_capset,
+    // Attributes, notification, scheduling and flushing that reach past the run.
+    libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr, libc::SYS_removexattr, libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_inotify_init1,
+    libc::SYS_sched_setparam, libc::SYS_sched_setscheduler, libc::SYS_ioprio_set, libc::SYS_ioprio_get,
+    libc::SYS_mlockall, libc::SYS_munlockall, libc::SYS_sync, libc::SYS_syncfs, libc::SYS_readahead,
+    libc::SYS_get_robust_list, libc::SYS_process_mrelease, libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_pkey_mprotect, libc::SYS_pkey_alloc, libc::SYS_pkey_free,
+    libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self,
+    // Old forms of the same.
+    #[cfg(target_arch = "x86_64")] libc::SYS_inotify_init,
+    #[cfg(target_arch = "x86_64")] libc::SYS_sync_file_range,
+];
+
 /// Refused, wholly or with some arguments; listed so that a report can name them.
 #[rustfmt::skip]
 pub const NAMED: &[(i64, &str)] = &[

@@ -13,8 +13,9 @@ use crate::{
     native::{
         self, Begun, Stage, Uids,
         control::{self, FromSandbox, ToInit},
-        landlock, network,
+        network, sys,
     },
+    profile::Controls,
     spec::{Enforcement, LaunchSpec, Root},
 };
 
@@ -42,14 +43,14 @@ pub struct Sandbox {
 }
 
 /// Makes it, or says which step failed. Nothing is left behind then.
-pub fn launch(spec: &LaunchSpec) -> Result<Sandbox, Stage> {
+pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> {
     let hosts = Hosts::read().map_err(|e| Stage::new("cgroups", &e))?;
     let name = cgroup::name_of(spec.run);
     let groups = hosts.groups(&name).map_err(|e| Stage::new("cgroups", &e))?;
     let text = serde_json::to_vec(&groups).map_err(|e| Stage::new("cgroups", &e))?;
     std::fs::write(spec.run_dir.join(GROUPS_FILE), text).map_err(|e| Stage::new("run directory", &e))?;
     let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources).map_err(|e| Stage::new("cgroups", &e))?;
-    match complete(spec, &cgroup) {
+    match complete(spec, controls, &cgroup) {
         Ok((begun, parts)) => Ok(Sandbox {
             begun,
             cgroup,
@@ -73,15 +74,15 @@ struct Parts {
     enforcement: Enforcement,
 }
 
-fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage> {
+fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage> {
     let uids = Uids::of(spec.uid_slot);
     let target = cgroup.clone_target().map_err(|e| Stage::new("cgroups", &e))?;
-    let begun = native::begin(spec, uids, target.as_ref().map(AsFd::as_fd))?;
+    let begun = native::begin(spec, controls, uids, target.as_ref().map(AsFd::as_fd))?;
     // Init builds its root meanwhile; it forks the agent only after this.
     if let Err(error) = cgroup.attach(begun.pid) {
         // Of an init that has died, the reason it gave is the better one.
         let soon = Instant::now() + Duration::from_millis(100);
-        return Err(match next(&begun, soon) {
+        return Err(match next(&begun, None, soon) {
             Ok((FromSandbox::Failed { stage, why }, _)) => Stage { stage, why },
             _ => Stage::new("cgroups", &error),
         });
@@ -89,9 +90,9 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
     let _ = control::send(begun.control.as_fd(), &ToInit::Limited, &[]);
 
     let deadline = Instant::now() + LAUNCH_MAX;
-    let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None);
+    let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None::<OwnedFd>);
     let (checks, instructions, allowed) = loop {
-        let (message, descriptors) = next(&begun, deadline)?;
+        let (message, descriptors) = next(&begun, refusals.as_ref(), deadline)?;
         match message {
             FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
             FromSandbox::Listeners => {
@@ -116,7 +117,7 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
         namespaces: native::NAMESPACE_NAMES.map(str::to_owned).to_vec(),
         uids: uids.to_owned(),
         uid_base,
-        landlock_abi: landlock::RULES_ABI,
+        landlock_abi: controls.landlock_abi,
         connect_ports: network::PORTS.to_vec(),
         seccomp_instructions: instructions,
         seccomp_allowed: allowed,
@@ -132,13 +133,27 @@ fn complete(spec: &LaunchSpec, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage>
     Ok((begun, Parts { listeners, work, refusals, enforcement }))
 }
 
-fn next(begun: &Begun, deadline: Instant) -> Result<(FromSandbox, Vec<OwnedFd>), Stage> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let mut fds = [PollFd::new(&begun.control, PollFlags::IN)];
-    match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-        Ok(0) => return Err(Stage::new("init", &"the sandbox was not ready in time")),
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(e) => return Err(Stage::new("init", &e)),
+/// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
+fn next(begun: &Begun, refusals: Option<&OwnedFd>, deadline: Instant) -> Result<(FromSandbox, Vec<OwnedFd>), Stage> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = vec![PollFd::new(&begun.control, PollFlags::IN)];
+        fds.extend(refusals.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            Ok(0) => return Err(Stage::new("init", &"the sandbox was not ready in time")),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(Stage::new("init", &e)),
+        }
+        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            break;
+        }
+        if let Some(fd) = refusals {
+            let refused = sys::seccomp_receive(fd.as_fd()).map_err(|e| Stage::new("refused calls", &e))?;
+            if let Some(refused) = refused {
+                sys::seccomp_refuse(fd.as_fd(), refused).map_err(|e| Stage::new("refused calls", &e))?;
+            }
+        }
     }
     match control::receive(begun.control.as_fd()).map_err(|e| Stage::new("init", &e))? {
         Some(message) => Ok(message),

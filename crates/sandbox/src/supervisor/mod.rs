@@ -13,12 +13,18 @@ mod violations;
 
 use std::{fs, io, path::Path, process::ExitCode};
 
+use cogward_model::manifest::Profile;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub use launch::GROUPS_FILE;
 pub use record::{EXIT_FILE, OUTPUT_FILE};
 
-use crate::{native::sys, protocol::LaunchFailure, spec::LaunchSpec};
+use crate::{
+    native::sys,
+    profile::{Controls, LeftOut},
+    protocol::LaunchFailure,
+    spec::LaunchSpec,
+};
 
 /// File of the run directory that holds the launch, and the lock of its supervisor.
 pub const SPEC_FILE: &str = "spec.json";
@@ -28,10 +34,25 @@ const SPEC_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The role `supervise`: supervises the run whose `spec.json` is in `run_dir`, to its end.
 ///
 /// Standard input is the plane's first connection. Must be called before the process has a second thread. With
-/// `--probe` in the place of the directory the host is probed instead, for [`crate::doctor::probe`].
+/// `--probe` in the place of the directory the host is probed instead, for [`crate::doctor::probe`]; with `--attack`,
+/// which does nothing outside of a sandbox, it is an attacker of [`crate::battery`].
 pub fn supervisor_main(run_dir: &Path) -> ExitCode {
+    supervise_with(run_dir, Controls::of)
+}
+
+/// The same, but one control is left out: what tests look for in the sandbox must then be found. Nothing in the
+/// product calls this, and no launch, manifest or request can ask for it.
+#[doc(hidden)]
+pub fn supervisor_main_without(run_dir: &Path, left_out: LeftOut) -> ExitCode {
+    supervise_with(run_dir, |profile| Controls { left_out: Some(left_out), ..Controls::of(profile) })
+}
+
+fn supervise_with(run_dir: &Path, controls: impl Fn(Profile) -> Controls) -> ExitCode {
     if run_dir == Path::new(crate::doctor::PROBE_ROLE) {
         return crate::doctor::probe_main();
+    }
+    if run_dir == Path::new(crate::battery::inside::ATTACK_ROLE) {
+        return crate::battery::inside::main();
     }
     let first_client = match first_client() {
         Ok(fd) => fd,
@@ -40,7 +61,7 @@ pub fn supervisor_main(run_dir: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match supervise(run_dir, first_client) {
+    match supervise(run_dir, first_client, controls) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // The plane has been told, as far as that was possible; this is for whoever reads the run directory.
@@ -62,7 +83,11 @@ fn first_client() -> io::Result<Option<std::os::fd::OwnedFd>> {
     Ok(Some(client))
 }
 
-fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Result<(), LaunchFailure> {
+fn supervise(
+    run_dir: &Path,
+    first_client: Option<std::os::fd::OwnedFd>,
+    controls: impl Fn(Profile) -> Controls,
+) -> Result<(), LaunchFailure> {
     let failed = |stage: &str, why: &dyn std::fmt::Display| LaunchFailure { stage: stage.into(), why: why.to_string() };
     if !sys::is_single_threaded() {
         return Err(failed("supervisor", &"the process has more than one thread"));
@@ -85,7 +110,7 @@ fn supervise(run_dir: &Path, first_client: Option<std::os::fd::OwnedFd>) -> Resu
             return Err(failure);
         }
     };
-    match launch::launch(&spec) {
+    match launch::launch(&spec, &controls(spec.profile)) {
         Ok(sandbox) => {
             // Not before: the uid map of a child that is not dumpable can only be written by root.
             let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

@@ -31,6 +31,7 @@ fn doctor_here() {
         println!("  {:<12} {:<5} {:>8} us  {}", check.mechanism, check.ok, check.micros, check.detail);
     }
     assert!(report.require(Profile::Standard).is_ok(), "{report:#?}");
+    assert!(report.require(Profile::Hardened).is_ok(), "{report:#?}");
     assert!(took.as_millis() < 1_000, "{took:?}");
     let text = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<HostReport>(&text).unwrap(), report);

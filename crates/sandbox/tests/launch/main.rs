@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod attacks;
+mod battery;
+mod hardened;
 mod host;
 mod lifecycle;
 mod limits;
@@ -13,10 +15,13 @@ mod timing;
 
 use std::process::ExitCode;
 
+use cogward_sandbox::{profile::LeftOut, supervisor_main_without};
+
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS].concat()
+    [attacks::TESTS, battery::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
+        .concat()
 }
 
 fn main() -> ExitCode {
@@ -24,7 +29,12 @@ fn main() -> ExitCode {
     if let [role, dir] = args.as_slice()
         && role == "supervise"
     {
-        return cogward_sandbox::supervisor_main(std::path::Path::new(dir));
+        let run_dir = std::path::Path::new(dir);
+        return match () {
+            () if dir.contains("left-out-seccomp-") => supervisor_main_without(run_dir, LeftOut::Seccomp),
+            () if dir.contains("left-out-landlock-") => supervisor_main_without(run_dir, LeftOut::Landlock),
+            () => cogward_sandbox::supervisor_main(run_dir),
+        };
     }
     if let [role, spec] = args.as_slice()
         && role == "plane"

@@ -4,6 +4,7 @@
 //! needless is left out here.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,21 +24,25 @@ const VIOLATIONS_MAX: usize = 256;
 pub(crate) struct HostSandboxes {
     exe: PathBuf,
     packages: PathBuf,
-    missing: Vec<Missing>,
+    missing: HashMap<Profile, Vec<Missing>>,
 }
 
 impl HostSandboxes {
-    /// `missing` is what the host lacks for profile `standard`, the only one there is.
-    pub(crate) fn new(exe: PathBuf, packages: PathBuf, missing: Vec<Missing>) -> Self {
+    /// `missing` is what the host lacks for each profile; one that it does not name cannot be enforced.
+    pub(crate) fn new(exe: PathBuf, packages: PathBuf, missing: HashMap<Profile, Vec<Missing>>) -> Self {
         Self { exe, packages, missing }
     }
 }
 
 impl Sandboxes for HostSandboxes {
     fn missing(&self, profile: Profile) -> Vec<Missing> {
-        match profile {
-            Profile::Standard => self.missing.clone(),
-        }
+        self.missing.get(&profile).cloned().unwrap_or_else(|| {
+            vec![Missing {
+                what: "probe".to_owned(),
+                why: format!("the host was not probed for profile `{}`", profile.as_str()),
+                fix: "start the plane again".to_owned(),
+            }]
+        })
     }
 
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>> {

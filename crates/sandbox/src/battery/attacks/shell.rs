@@ -1,0 +1,45 @@
+//! What is tried at a prompt.
+
+use super::{Attack, shell};
+
+/// The attacks.
+#[rustfmt::skip]
+pub const ATTACKS: &[Attack] = &[
+    shell("shell.shadow", "read the passwords of the host", "cat /etc/shadow"),
+    shell("shell.list-root", "list the root", "ls /"),
+    shell("shell.list-homes", "list the homes", "ls /home /root"),
+    shell("shell.write-root", "write to the root", "echo x > /escape"),
+    shell("shell.write-usr", "replace a program", "cp /usr/bin/true /usr/bin/env"),
+    shell("shell.write-etc", "add a user", "echo x::0:0::/:/bin/sh >> /etc/passwd"),
+    shell("shell.dropped", "execute a program that it wrote", "cp /usr/bin/true /work/t && chmod 755 /work/t && /work/t"),
+    shell("shell.dropped-script", "execute a script that it wrote", "printf '#!/bin/sh\\n' > /work/s && chmod 755 /work/s && /work/s"),
+    shell("shell.loader", "execute a program that it wrote through the loader", "cp /usr/bin/true /work/u && for l in /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1; do test -e $l && { $l /work/u && exit 0; exit 1; }; done; exit 127"),
+    shell("shell.link-out", "leave by a link to the root of init", "ln -s /proc/1/root /work/o && ls /work/o/etc"),
+    shell("shell.mount", "mount a file system", "mount -t tmpfs x /work"),
+    shell("shell.remount", "make the root writable", "mount -o remount,rw /"),
+    shell("shell.umount", "unmount proc", "umount -l /proc"),
+    shell("shell.unshare", "a user namespace", "unshare -r true"),
+    shell("shell.nsenter", "the namespaces of init", "nsenter -t 1 -m true"),
+    shell("shell.chroot", "another root", "chroot /work /bin/true"),
+    shell("shell.mknod", "a device", "mknod /work/b b 8 0"),
+    shell("shell.kill-init", "kill init", "kill -9 1"),
+    shell("shell.dmesg", "the log of the kernel", "dmesg"),
+    shell("shell.environ-init", "the environment of init", "cat /proc/1/environ"),
+    shell("shell.maps-init", "the memory of init", "cat /proc/1/maps"),
+    shell("shell.kcore", "the memory of the kernel", "head -c1 /proc/kcore"),
+    shell("shell.core-pattern", "a program that the host executes at a crash", "echo \"|/work/t\" > /proc/sys/kernel/core_pattern"),
+    shell("shell.sysrq", "a key of the host", "echo b > /proc/sysrq-trigger"),
+    shell("shell.release-agent", "a program that the host executes at the end of a group", "echo /work/t > /sys/fs/cgroup/release_agent"),
+    shell("shell.leave-cgroup", "leave its control group", "echo $$ > /sys/fs/cgroup/cgroup.procs"),
+    shell("shell.oom", "outlive the plane", "echo -1000 > /proc/self/oom_score_adj"),
+    shell("shell.hostname", "rename the host", "hostname x"),
+    shell("shell.date", "set the clock", "date -s 2030-01-01"),
+    shell("shell.su", "another user", "su -c true"),
+    shell("shell.renice", "a better priority", "renice -n -5 $$"),
+    shell("shell.limits", "more open files", "ulimit -n 1000000"),
+    shell("shell.core", "core dumps", "ulimit -c unlimited"),
+    shell("shell.connections", "the connections of the host", "cat /proc/net/tcp"),
+    shell("shell.block-device", "a disk", "dd if=/dev/vda of=/dev/null count=1"),
+    shell("shell.terminal", "a terminal", "echo x > /dev/tty"),
+    shell("shell.set-uid", "a program with set-uid that runs as another", "test \"$(/usr/bin/env id -u)\" != 1000"),
+];

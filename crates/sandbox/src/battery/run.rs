@@ -1,0 +1,237 @@
+//! Carrying the battery out: a real sandbox for each program, made as runs are.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use cogward_model::{
+    Id, SystemClock, SystemEntropy,
+    manifest::{Profile, Resources},
+};
+
+use super::{
+    Attempt, Program, Report, inside,
+    plan::{self, Answer, Task},
+};
+use crate::{
+    LaunchError, LaunchSpec, ReadOnlyMount, Root,
+    doctor::{self, Missing, ProbeError},
+    launch,
+    spec::UID_SLOTS,
+};
+
+/// Time for all attempts of one program.
+const PROGRAM_MAX: Duration = Duration::from_secs(180);
+/// Uid slots that are kept for this, at the end of those that there are; a plane begins at the other end.
+const SLOTS: u32 = 512;
+
+const PYTHON: &str = "/usr/bin/python3";
+const DRIVER: &str = include_str!("driver.py");
+
+/// Why there is no report. None of them says that the sandbox holds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The host cannot enforce the profile, so there is nothing to attack.
+    #[error("this host cannot enforce profile `{}`", .profile.as_str())]
+    Unenforceable {
+        /// The profile.
+        profile: Profile,
+        /// What is missing.
+        missing: Vec<Missing>,
+    },
+    /// The host could not be probed.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The sandbox could not be made.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A file that is needed outside could not be made or read.
+    #[error("{what}: {source}")]
+    Files {
+        /// The file.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program inside did not do its work, so that nothing it said counts.
+    #[error("the {} program of the battery did not notice its own controls: {detail}", .program.as_str())]
+    Blind {
+        /// The program.
+        program: Program,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Carries every attack out that `profile` claims to refuse, in sandboxes of it.
+///
+/// `exe` is this program; it is also the supervisor and, inside, one of the attackers. `directory` must exist, belong
+/// to the caller alone and be empty; what is made in it is the caller's to remove. Takes some seconds.
+///
+/// # Errors
+/// [`VerifyError`] when the attacks could not be carried out. An attack that succeeds is no error; it is in the report.
+pub async fn verify(exe: &Path, profile: Profile, directory: &Path) -> Result<Report, VerifyError> {
+    let (probed, at) = (exe.to_owned(), "the probe of the host");
+    let report = tokio::task::spawn_blocking(move || doctor::probe(&probed)).await;
+    let host = report.map_err(|e| files(at)(io::Error::other(e)))??;
+    host.require(profile).map_err(|missing| VerifyError::Unenforceable { profile, missing })?;
+
+    let mut report =
+        Report { profile, kernel: host.kernel, attacks: 0, absent: Vec::new(), reported: 0, attempts: Vec::new() };
+    let secret = directory.join("secret");
+    fs::write(&secret, "a secret of the plane").map_err(files("the bait"))?;
+    for program in Program::ALL {
+        if program == Program::Python && !Path::new(PYTHON).exists() {
+            report.absent.push(program);
+            continue;
+        }
+        let (attempts, reported) = one(exe, profile, directory, program).await?;
+        report.attempts.extend(attempts);
+        report.reported += reported;
+    }
+    let mut ids: Vec<&str> = report.attempts.iter().map(|a| a.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    report.attacks = ids.len();
+    Ok(report)
+}
+
+fn files(what: &'static str) -> impl Fn(io::Error) -> VerifyError {
+    move |source| VerifyError::Files { what, source }
+}
+
+async fn one(
+    exe: &Path,
+    profile: Profile,
+    directory: &Path,
+    program: Program,
+) -> Result<(Vec<Attempt>, u64), VerifyError> {
+    let attacks = plan::attacks_of(program, profile);
+    let home = directory.join(program.as_str());
+    let run_dir = home.join("run");
+    fs::create_dir_all(&run_dir).map_err(files("the run directory"))?;
+    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700)).map_err(files("the run directory"))?;
+    let spec = spec(exe, profile, program, &home, run_dir, plan::tasks(program, &attacks, directory))?;
+    let run = launch(exe, &spec).await?;
+    let mut violations = run.violations();
+    let mut reported = 0;
+    if let Err(error) = run.start().await {
+        let _ = run.kill().await;
+        return Err(files("the start of the program")(io::Error::other(error)));
+    }
+    let ended = tokio::time::timeout(PROGRAM_MAX, async {
+        let mut wait = std::pin::pin!(run.wait());
+        loop {
+            tokio::select! {
+                exit = &mut wait => return exit,
+                Some(violation) = next(&mut violations) => reported += violation.count,
+            }
+        }
+    })
+    .await;
+    if ended.is_err() {
+        // What it has not said by now counts as not run.
+        let _ = run.kill().await;
+    }
+    while let Some(violation) = violations.as_mut().and_then(|v| v.try_recv().ok()) {
+        reported += violation.count;
+    }
+    let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
+    let answers = answers(program, &String::from_utf8_lossy(&said));
+    let attempts = plan::judge(program, &attacks, &answers).ok_or_else(|| {
+        let errors = fs::read(spec.run_dir.join("stderr.log")).unwrap_or_default();
+        VerifyError::Blind { program, detail: String::from_utf8_lossy(&errors).chars().take(500).collect() }
+    })?;
+    Ok((attempts, reported))
+}
+
+async fn next(violations: &mut Option<tokio::sync::mpsc::Receiver<crate::Violation>>) -> Option<crate::Violation> {
+    match violations {
+        Some(receiver) => receiver.recv().await,
+        None => None,
+    }
+}
+
+fn spec(
+    exe: &Path,
+    profile: Profile,
+    program: Program,
+    home: &Path,
+    run_dir: PathBuf,
+    tasks: Vec<Task>,
+) -> Result<LaunchSpec, VerifyError> {
+    let package = home.join("package");
+    fs::create_dir_all(&package).map_err(files("the package"))?;
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    open(&package).map_err(files("the package"))?;
+    let json = serde_json::to_vec(&tasks).map_err(|e| files("the attacks")(e.into()))?;
+    let mut given = vec![(inside::TASKS_FILE.to_owned(), json)];
+    let argv: &[&str] = match program {
+        Program::Binary => {
+            let copy = package.join("attacker");
+            fs::copy(exe, &copy).and_then(|_| open(&copy)).map_err(files("the copy of this program"))?;
+            &["/app/attacker", "supervise", inside::ATTACK_ROLE]
+        }
+        Program::Python => {
+            given.push(("attacks.py".to_owned(), DRIVER.as_bytes().to_vec()));
+            &[PYTHON, "-B", "/run/cogward/attacks.py"]
+        }
+        Program::Shell => {
+            given.push(("attacks.sh".to_owned(), script(&tasks).into_bytes()));
+            &["/bin/sh", "/run/cogward/attacks.sh"]
+        }
+    };
+    Ok(LaunchSpec {
+        run: Id::new(&SystemClock, &SystemEntropy),
+        run_dir,
+        profile,
+        resources: Resources { memory_mib: 256, workspace_mib: 64, pids: 64, ..Resources::default() },
+        root: Root::HostUsr,
+        mounts: vec![ReadOnlyMount { source: package, at: "/app".into() }],
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("HOME".into(), "/work".into())],
+        cwd: "/app".into(),
+        files: given,
+        stdin: Vec::new(),
+        uid_slot: UID_SLOTS - 2 - std::process::id() % SLOTS,
+        grace: Duration::from_secs(1),
+        wall_clock: PROGRAM_MAX,
+    })
+}
+
+/// The shell's program: each attack in a shell of its own; a line `id status what-it-said` for each.
+fn script(tasks: &[Task]) -> String {
+    let mut script = String::from(
+        "attempt() {\n  said=$(/bin/sh -c \"$2\" 2>&1 </dev/null)\n  status=$?\n  \
+         printf '%s %s ' \"$1\" \"$status\"\n  printf '%.200s' \"$said\" | tr '\\n\\000-\\037' ' '\n  echo\n}\n",
+    );
+    for task in tasks {
+        let code = task.code.as_deref().unwrap_or_default().replace('\'', "'\\''");
+        script.push_str(&format!("attempt {} '{code}'\n", task.id));
+    }
+    script
+}
+
+fn answers(program: Program, said: &str) -> Vec<Answer> {
+    let of_shell = |line: &str| {
+        let mut parts = line.splitn(3, ' ');
+        let (id, status) = (parts.next()?, parts.next()?.parse::<i32>().ok()?);
+        let said = parts.next().unwrap_or_default().trim().to_owned();
+        Some(Answer {
+            id: id.to_owned(),
+            errno: Some(status),
+            said: format!("status {status}: {said}"),
+            absent: status == 127,
+        })
+    };
+    said.lines()
+        .filter_map(|line| match program {
+            Program::Shell => of_shell(line),
+            Program::Binary | Program::Python => serde_json::from_str(line).ok(),
+        })
+        .collect()
+}
