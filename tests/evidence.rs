@@ -157,3 +157,16 @@ fn a_ledger_that_is_gone_or_older_than_the_state_is_not_begun_anew() -> Result<(
     fs::remove_file(evidence.join("tenants/default/checkpoint"))?;
     refused(&mut plane)
 }
+
+#[test]
+fn evidence_without_its_state_does_not_get_a_new_operator() -> Result<()> {
+    let mut plane = plane()?;
+    plane.stop()?;
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        drop(fs::remove_file(plane.data_dir().join(file)));
+    }
+    let error = plane.up().err().context("a plane that lost its state must not start")?;
+    assert!(format!("{error:#}").contains("state.db"), "{error:#}");
+    assert!(!format!("{error:#}").contains("cwo_"), "no credential is made");
+    Ok(())
+}

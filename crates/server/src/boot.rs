@@ -61,6 +61,12 @@ pub enum ServeError {
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// There is evidence of an earlier plane and no state of it.
+    #[error(
+        "`{}` is gone, but the evidence of the plane that it belongs to is there; restore it from a backup \
+         of the same time, or start with a new data directory", .0.display()
+    )]
+    StateGone(std::path::PathBuf),
     /// The state database.
     #[error("the state cannot be opened")]
     State(#[from] cogward_store::OpenError),
@@ -138,8 +144,12 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let (listener, address) = http::bind(options.listen).await?;
     let data = DataDir::open(&options.data_dir)?;
     cogward_registry::package::sweep(&data.join("packages")).map_err(ServeError::Packages)?;
-    let store = Store::open(&data.join("state.db")).await?;
-    let dir = data.join("evidence");
+    let (state, dir) = (data.join("state.db"), data.join("evidence"));
+    // A plane with a history and without its state would give itself a new operator over the old ledger.
+    if !state.exists() && dir.join("wal").exists() {
+        return Err(ServeError::StateGone(state));
+    }
+    let store = Store::open(&state).await?;
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
