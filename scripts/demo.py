@@ -136,7 +136,7 @@ def story(plane, work, node, server, python):
 
     title("5  What was not declared cannot be done, and each refusal names its rule and the next step")
     secret = pathlib.Path(plane.data) / "state.db"
-    task.write_text(json.dumps({"secrets": [str(secret), "/root/.ssh/id_rsa"]}))
+    task.write_text(json.dumps({"secrets": [str(secret), "/etc/ssh/ssh_host_ed25519_key"]}))
     attack = plane.json("run", "start", "adversary", "--input", task, "--reason", "demo", "--wait")
     attempts = [json.loads(line) for line in plane.logs(attack["id"]).splitlines() if line.startswith('{"attempt"')]
     check(len(attempts) == 5, "five attempts", plane.logs(attack["id"]))

@@ -43,7 +43,7 @@ fn everything_the_adversary_tries_is_refused_and_recorded() -> Result<()> {
     plane.ok(["agent", "register", "-f", &format!("{examples}/agent.yaml")])?;
     let input = plane.scratch().join("input.json");
     let secret = plane.data_dir().join("state.db");
-    fs::write(&input, serde_json::json!({ "secrets": [secret, "/root/.ssh/id_rsa"] }).to_string())?;
+    fs::write(&input, serde_json::json!({ "secrets": [secret, "/etc/ssh/ssh_host_ed25519_key"] }).to_string())?;
     let started = plane.json([
         "run",
         "start",

@@ -265,15 +265,8 @@ fn a_full_disk_stops_the_ledger_and_keeps_what_was_acknowledged() {
     let mut namespaced = Command::new("unshare");
     namespaced.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
     namespaced.arg(plain.get_program()).args(plain.get_args()).env(CHILD_DIR, dir.path());
-    let Ok(output) = namespaced.output() else {
-        eprintln!("skipped: there is no unshare(1)");
-        return;
-    };
+    let output = namespaced.output().expect("unshare(1), of util-linux");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && !text.contains("running 1 test") {
-        eprintln!("skipped: no file system of its own can be made here: {errors}");
-        return;
-    }
     assert!(text.contains("filled and recovered"), "{text}{errors}");
 }
