@@ -12,7 +12,9 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 
 pub use self::{
     runs::{LogStream, Run, RunCommand, RunStart, TimeoutFlag},
-    upstreams::{CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd},
+    upstreams::{
+        Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd,
+    },
 };
 use crate::{
     output::{ColorWhen, Format},
@@ -80,6 +82,9 @@ pub enum Command {
     /// Connect model providers whose models agents may be given
     #[command(subcommand)]
     Provider(Provider),
+    /// Store credentials for inspected hosts
+    #[command(subcommand)]
+    Credential(Credential),
     /// Start runs, look at them, stop them
     #[command(subcommand)]
     Run(Run),
@@ -126,6 +131,10 @@ pub struct Serve {
     /// Address and port of the API; port 0 takes a free one and writes it to DIR/plane.json
     #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::settings::DEFAULT_LISTEN)]
     pub listen: SocketAddr,
+    /// A host that manifests may declare is dialled at exactly this address: a service of yours inside, which
+    /// agents cannot reach by a look-up; may be repeated
+    #[arg(long, value_name = "HOST=ADDRESS:PORT", value_parser = egress_host)]
+    pub egress_host: Vec<(String, SocketAddr)>,
     /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -249,6 +258,14 @@ impl LimitFlag {
     pub fn count(&self) -> Option<usize> {
         self.limit.and_then(|n| usize::try_from(n).ok())
     }
+}
+
+/// `HOST=ADDRESS:PORT`.
+fn egress_host(text: &str) -> Result<(String, SocketAddr), String> {
+    let (host, address) = text.split_once('=').ok_or("expected HOST=ADDRESS:PORT")?;
+    let host = cogward_registry::manifest::canonical_host(host).map_err(str::to_owned)?;
+    let address = address.parse().map_err(|_| format!("`{address}` is not an address and a port"))?;
+    Ok((host, address))
 }
 
 fn reason(text: &str) -> Result<String, String> {

@@ -122,6 +122,9 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed) -> Event {
         ("log_bytes_dropped".to_owned(), exit.usage.log_bytes_dropped.into()),
     ]);
     let (started, ended) = (row.started, row.ended.unwrap_or_default());
+    let telemetry = used.telemetry.map(|(exports, items)| {
+        Value::Map(BTreeMap::from([("exports".to_owned(), exports.into()), ("items".to_owned(), items.into())]))
+    });
     Event::new(EventType::RunClosed, row.tenant.clone(), by)
         .run(row.id)
         .public("basis", vec!["sandbox"])
@@ -134,13 +137,16 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed) -> Event {
         .public("model_calls", used.model_calls)
         .public("connections", used.connections)
         .public("refusals", used.refusals)
+        .public("telemetry", telemetry)
         .public("usage", Value::Map(usage))
         .confidential("output", exit.output.as_deref().map(|bytes| sha256(bytes).to_string()))
 }
 
 pub(crate) fn amounts(amounts: Amounts) -> Value {
     Value::Map(BTreeMap::from([
+        ("connections".to_owned(), amounts.connections.into()),
         ("cost_nano".to_owned(), amounts.cost.nanos().into()),
+        ("egress_bytes".to_owned(), amounts.egress_bytes.into()),
         ("tokens".to_owned(), amounts.tokens.into()),
         ("tool_calls".to_owned(), amounts.tool_calls.into()),
     ]))

@@ -25,6 +25,7 @@ mod receipt;
 mod recover;
 mod run_task;
 mod start;
+mod trust;
 
 pub use command::{Command, Order};
 pub use contract::{MCP_PORT, MODEL_PORT, OUTPUT_FILE, PROXY_PORT};

@@ -70,7 +70,10 @@ impl Engine {
             tracing::warn!(run = %live.run, cause, "the run is not launched");
             Exit::default()
         };
-        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
+        let authority = self.with.gateways.authority(&grant(live, row, version));
+        let authority = authority.map_err(|e| refuse(format!("launch: {e}")))?;
+        let (files, packages) = (&self.with.files, &self.with.packages);
+        let request = contract::launch_request(row, version, files, packages, authority.as_deref())
             .map_err(|e| refuse(format!("launch: its files cannot be read: {e}")))?;
         let launched = self.with.sandboxes.launch(request).await;
         let sandbox = launched.map_err(|e| refuse(format!("launch: {e}")))?;
@@ -109,13 +112,7 @@ impl Engine {
         version: &Version,
         listeners: Listeners,
     ) -> Result<(), PortError> {
-        let grant = Grant {
-            run: live.run,
-            manifest: Arc::clone(&version.manifest),
-            version_digest: version.digest,
-            subject: row.subject.clone(),
-        };
-        self.with.gateways.open_run(grant, listeners)
+        self.with.gateways.open_run(grant(live, row, version), listeners)
     }
 
     async fn record_launch(
@@ -230,6 +227,15 @@ impl Engine {
                 );
             }
         });
+    }
+}
+
+fn grant(live: &Live, row: &RunRow, version: &Version) -> Grant {
+    Grant {
+        run: live.run,
+        manifest: Arc::clone(&version.manifest),
+        version_digest: version.digest,
+        subject: row.subject.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext};
+use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext, stall::Patient};
 
 /// The listeners that pid 1 of a sandbox made inside it.
 #[derive(Debug)]
@@ -80,6 +80,7 @@ async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream:
         return;
     }
     let name = run.grant.run;
+    let stream = Patient::new(stream, Arc::clone(&run));
     let service = service_fn(move |request: Request<Incoming>| {
         let (inner, run) = (Arc::clone(&inner), Arc::clone(&run));
         answer(async move {

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod decision;
 pub mod digest;
 pub mod event;
+pub mod http_scope;
 pub mod id;
 pub mod limits;
 pub mod manifest;

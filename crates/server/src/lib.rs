@@ -18,11 +18,12 @@ mod failure;
 mod handlers;
 mod http;
 mod idempotency;
+mod linger;
 mod plane;
 mod routes;
 mod witness;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
 pub use boot::{ListenError, Running, ServeError, described, start};
 pub use data_dir::DataDirError;
@@ -36,6 +37,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The program that is started as `<program> supervise <run dir>` for every run.
     pub supervisor_exe: PathBuf,
+    /// Hosts that are dialled at exactly these addresses, without a look-up and without the check of addresses.
+    pub egress_hosts: HashMap<String, Vec<SocketAddr>>,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

@@ -18,7 +18,9 @@ use futures_util::FutureExt;
 use crate::{
     auth,
     failure::{self, Failure},
-    handlers::{agents, events, evidence, operations, plane as planes, providers, runs, tenants, tool_servers},
+    handlers::{
+        agents, credentials, events, evidence, operations, plane as planes, providers, runs, tenants, tool_servers,
+    },
     plane::App,
 };
 
@@ -42,10 +44,15 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::LIST_PROVIDERS, get(providers::list)),
         (&table::PUT_PROVIDER, put(providers::put)),
         (&table::GET_PROVIDER, get(providers::show)),
+        (&table::LIST_CREDENTIALS, get(credentials::list)),
+        (&table::PUT_CREDENTIAL, put(credentials::put)),
+        (&table::GET_CREDENTIAL, get(credentials::show)),
+        (&table::DELETE_CREDENTIAL, delete(credentials::remove)),
         (&table::LIST_RUNS, get(runs::list)),
         (&table::START_RUN, post(runs::start)),
         (&table::GET_RUN, get(runs::show)),
         (&table::GET_RUN_LOGS, get(runs::logs)),
+        (&table::GET_RUN_TELEMETRY, get(runs::telemetry)),
         (&table::SUSPEND_RUN, post(runs::suspend)),
         (&table::RESUME_RUN, post(runs::resume)),
         (&table::CANCEL_RUN, post(runs::cancel)),

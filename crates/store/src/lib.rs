@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod agents;
+mod credentials;
 mod error;
 mod idempotency;
 mod migrations;
@@ -38,6 +39,7 @@ use sqlx::{
 use tokio::sync::Mutex;
 
 pub use agents::AgentRow;
+pub use credentials::CredentialRow;
 pub use error::{Noun, OpenError, StoreError};
 pub use idempotency::IdempotencyRow;
 pub use operations::{OperationRow, OperationState};

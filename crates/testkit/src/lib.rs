@@ -31,6 +31,8 @@ pub struct Plane {
     child: Option<Child>,
     url: String,
     token: String,
+    serve: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// What a command printed and how it ended.
@@ -60,7 +62,17 @@ impl Plane {
     pub fn start(exe: impl AsRef<Path>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data)
+        Self::start_with(exe.as_ref(), home, data, &[], &[])
+    }
+
+    /// Starts a plane on a fresh data directory with more arguments of `serve` and variables of its own.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds what it printed.
+    pub fn start_serving(exe: impl AsRef<Path>, serve: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
+        let data = home.path().join("data");
+        Self::start_with(exe.as_ref(), home, data, serve, env)
     }
 
     /// Starts a plane on a data directory that the test chose, for its disk.
@@ -69,11 +81,14 @@ impl Plane {
     /// When it does not come up; the error holds what it printed.
     pub fn start_in(exe: impl AsRef<Path>, data: &Path) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
-        Self::start_with(exe.as_ref(), home, data.to_owned())
+        Self::start_with(exe.as_ref(), home, data.to_owned(), &[], &[])
     }
 
-    fn start_with(exe: &Path, home: TempDir, data: PathBuf) -> Result<Self> {
-        let mut plane = Self { exe: exe.into(), home, data, child: None, url: String::new(), token: String::new() };
+    fn start_with(exe: &Path, home: TempDir, data: PathBuf, serve: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+        let serve = serve.iter().map(|arg| (*arg).to_owned()).collect();
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (url, token) = (String::new(), String::new());
+        let mut plane = Self { exe: exe.into(), home, data, child: None, url, token, serve, env };
         plane.up()?;
         ensure!(!plane.token.is_empty(), "the first start printed no operator credential");
         Ok(plane)
@@ -125,6 +140,8 @@ impl Plane {
         let mut child = Command::new(&self.exe)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
+            .args(&self.serve)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("COGWARD_URL")
             .env_remove("COGWARD_TOKEN")
             .stdin(Stdio::null())

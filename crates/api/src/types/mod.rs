@@ -19,4 +19,6 @@ pub use page::{Page, PageQuery};
 pub use plane::{Check, CheckStatus, Doctor, EvidenceHealth, Plane, ProfileReport, Ready, WhoAmI};
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};
-pub use upstreams::{Credential, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut};
+pub use upstreams::{
+    Credential, EgressCredential, EgressCredentialPut, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut,
+};

@@ -53,6 +53,12 @@ pub enum Run {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Print the OpenTelemetry exports of a run, one JSON object a line
+    #[command(after_help = "Example:\n  cogward run telemetry RUN | jq .items")]
+    Telemetry {
+        /// The run
+        run: RunId,
+    },
     /// Freeze runs and hold their calls
     #[command(after_help = "Example:\n  cogward run suspend RUN --reason \"looks odd, asking the owner\"")]
     Suspend(RunCommand),

@@ -1,5 +1,7 @@
 //! `cogward serve`: the plane, in this process.
 
+use std::{collections::HashMap, net::SocketAddr};
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Session;
@@ -20,7 +22,11 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
         std::env::current_exe().map_err(|error| Failure::local("cannot find this program's own file", error))?;
-    let options = cogward_server::ServeOptions { data_dir, listen: serve.listen, supervisor_exe };
+    let mut egress_hosts: HashMap<String, Vec<SocketAddr>> = HashMap::new();
+    for (host, address) in serve.egress_host {
+        egress_hosts.entry(host).or_default().push(address);
+    }
+    let options = cogward_server::ServeOptions { data_dir, listen: serve.listen, supervisor_exe, egress_hosts };
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

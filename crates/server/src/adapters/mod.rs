@@ -4,6 +4,6 @@ mod gateways;
 mod ledger;
 mod sandboxes;
 
-pub(crate) use gateways::RunGateways;
+pub(crate) use gateways::{JournalNotices, RunGateways};
 pub(crate) use ledger::PlaneLedger;
 pub(crate) use sandboxes::HostSandboxes;
