@@ -12,8 +12,10 @@ pub mod battery;
 mod cgroup;
 pub mod connect;
 pub mod doctor;
+mod driver;
 pub mod handle;
 mod native;
+mod output;
 pub mod profile;
 pub mod protocol;
 pub mod spec;
@@ -22,7 +24,9 @@ mod supervisor;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
-pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
+pub use spec::{
+    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+};
 pub use supervisor::supervisor_main;
 #[doc(hidden)]
 pub use supervisor::supervisor_main_without;
