@@ -15,7 +15,6 @@ pub mod doctor;
 mod driver;
 pub mod handle;
 mod native;
-mod output;
 pub mod profile;
 pub mod protocol;
 pub mod spec;

@@ -170,11 +170,16 @@ pub trait Carried: fmt::Debug {
         cgroup.usage()
     }
 
-    /// The output file below `/work`, if there is one. Asked once, when no process of the run is left.
+    /// The workspace, where it can be read from outside. What is below it was made by the agent.
+    fn workspace(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The output file, where the workspace cannot be read from outside. Asked once, when no process of the run is left.
     ///
     /// # Errors
-    /// Why it was not taken: the agent made that tree.
-    fn output(&mut self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Why it was not taken.
+    fn output(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 
     /// Removes what the sandbox has left outside of itself, once it is gone.
     fn remove(&mut self) {}

@@ -19,7 +19,6 @@ use crate::{
         control::{self, FromSandbox, ToInit},
         network, seccomp, sys,
     },
-    output,
     spec::{Enforcement, Root},
 };
 
@@ -237,7 +236,7 @@ impl Carried for Sandbox {
         cgroup.signal_all(Signal::TERM, self.begun.pid).map_err(io::Error::other)
     }
 
-    fn output(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        output::collect(&self.work, name)
+    fn workspace(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.work.as_fd())
     }
 }

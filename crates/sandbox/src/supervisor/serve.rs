@@ -384,7 +384,11 @@ impl Supervisor {
             _ => ExitCause::Signalled,
         });
         let mut detail = self.detail.take();
-        let from_file = self.sandbox.carried.output(&self.output_name).unwrap_or_else(|error| {
+        let taken = match self.sandbox.carried.workspace() {
+            Some(work) => record::collect(work, &self.output_name),
+            None => self.sandbox.carried.output(),
+        };
+        let from_file = taken.unwrap_or_else(|error| {
             detail.get_or_insert(format!("the output file was not taken: {error}"));
             None
         });
