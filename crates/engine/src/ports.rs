@@ -4,7 +4,6 @@
 use std::{
     fmt,
     future::Future,
-    net::TcpListener,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -12,7 +11,7 @@ use std::{
 };
 
 use cogward_model::{
-    Digest, RunId, TenantName,
+    Digest, Listener, RunId, TenantName,
     action::Amounts,
     event::Event,
     id::EventId,
@@ -49,15 +48,15 @@ pub struct Grant {
     pub subject: Option<String>,
 }
 
-/// The listeners that the run's init made inside its sandbox.
+/// The listeners that only the run's own sandbox can connect to.
 #[derive(Debug)]
 pub struct Listeners {
     /// Model base URLs.
-    pub model: TcpListener,
+    pub model: Listener,
     /// MCP.
-    pub mcp: TcpListener,
+    pub mcp: Listener,
     /// HTTP proxy.
-    pub proxy: TcpListener,
+    pub proxy: Listener,
 }
 
 /// A port could not do what was asked; the text has the cause and no payload.

@@ -292,24 +292,39 @@ fn default_grace() -> u32 {
     10
 }
 
-/// An isolation profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+/// An isolation profile, from the weakest to the strongest. The order is that of what the agent has to break to reach
+/// the host, and floors compare with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
+    /// What an OCI runtime of the host's operator (runc, crun) makes of a generated bundle: namespaces, no
+    /// capabilities, a system-call list, the plane's own control groups. No Landlock, and refused calls are not reported.
+    Container,
     /// Namespaces, seccomp, Landlock and cgroups.
     #[default]
     Standard,
     /// The same with a smaller list of system calls and no sockets but TCP to the plane. Needs Linux 6.12.
     Hardened,
+    /// A kernel in user space (gVisor) answers the agent's system calls; the host's kernel sees only what that kernel
+    /// needs. Needs a configured `runsc`.
+    Gvisor,
+    /// A virtual machine with a kernel of its own. Needs a configured machine monitor and hardware virtualisation.
+    Microvm,
 }
 
 impl Profile {
+    /// Every profile, from the weakest to the strongest.
+    pub const ALL: [Self; 5] = [Self::Container, Self::Standard, Self::Hardened, Self::Gvisor, Self::Microvm];
+
     /// The word used in the manifest and the ledger.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Container => "container",
             Self::Standard => "standard",
             Self::Hardened => "hardened",
+            Self::Gvisor => "gvisor",
+            Self::Microvm => "microvm",
         }
     }
 }

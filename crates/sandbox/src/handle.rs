@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs, io,
-    net::TcpListener,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -13,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use cogward_model::Listener;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,11 +57,11 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct Listeners {
     /// Model calls.
-    pub model: TcpListener,
+    pub model: Listener,
     /// MCP.
-    pub mcp: TcpListener,
+    pub mcp: Listener,
     /// HTTP proxy.
-    pub proxy: TcpListener,
+    pub proxy: Listener,
 }
 
 /// A run with a live supervisor. Clones are the same run; dropping all of them does not end it.

@@ -12,6 +12,7 @@ pub mod battery;
 mod cgroup;
 pub mod connect;
 pub mod doctor;
+mod driver;
 pub mod handle;
 mod native;
 pub mod profile;
@@ -22,7 +23,9 @@ mod supervisor;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
-pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
+pub use spec::{
+    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+};
 pub use supervisor::supervisor_main;
 #[doc(hidden)]
 pub use supervisor::supervisor_main_without;

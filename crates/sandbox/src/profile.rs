@@ -8,7 +8,9 @@ use cogward_model::manifest::Profile;
 use crate::native::{network, seccomp, syscalls};
 
 /// Every profile, from the weakest to the strongest.
-pub const PROFILES: [Profile; 2] = [Profile::Standard, Profile::Hardened];
+pub const PROFILES: [Profile; 5] = Profile::ALL;
+/// Those that the plane enforces with the kernel's own means.
+pub const NATIVE: [Profile; 2] = [Profile::Standard, Profile::Hardened];
 
 /// What the probes of the host must have shown for `standard`.
 const STANDARD_NEEDS: [&str; 8] =
@@ -63,6 +65,11 @@ impl Controls {
                 needs: &STANDARD_NEEDS,
                 left_out: None,
             },
+            // What holds in these is the driver's: of what is said here, `container` takes the list of system calls and
+            // the others nothing. Each needs its driver configured, probed by a sandbox of it.
+            Profile::Container => Self { needs: &["container"], ..Self::of(Profile::Standard) },
+            Profile::Gvisor => Self { needs: &["gvisor"], ..Self::of(Profile::Standard) },
+            Profile::Microvm => Self { needs: &["microvm"], ..Self::of(Profile::Standard) },
             Profile::Hardened => Self {
                 landlock_abi: 6,
                 unix_sockets: false,
@@ -90,10 +97,10 @@ impl Controls {
     }
 }
 
-/// Where the profiles differ, and the bounds that are easily asked for: the control, and what each profile says.
+/// Where the native profiles differ, and the bounds that are easily asked for: the control, and what each profile says.
 #[must_use]
 pub fn table() -> Vec<(&'static str, [String; 2])> {
-    let each = |say: fn(&Controls) -> String| PROFILES.map(|profile| say(&Controls::of(profile)));
+    let each = |say: fn(&Controls) -> String| NATIVE.map(|profile| say(&Controls::of(profile)));
     let yes_no = |yes: bool| if yes { "yes" } else { "refused" }.to_owned();
     let ports = network::PORTS.map(|p| p.to_string()).join(", ");
     vec![
@@ -130,7 +137,7 @@ pub fn table() -> Vec<(&'static str, [String; 2])> {
         ),
         (
             "System V IPC, message queues, `inotify`, `splice`",
-            PROFILES.map(|p| yes_no(Controls::of(p).without.is_empty())),
+            NATIVE.map(|p| yes_no(Controls::of(p).without.is_empty())),
         ),
     ]
 }
@@ -142,7 +149,7 @@ mod tests {
     #[test]
     fn the_page_says_what_the_table_says() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/sandbox.md")).unwrap();
-        let head = PROFILES.map(|p| format!("`{}`", p.as_str())).join(" | ");
+        let head = NATIVE.map(|p| format!("`{}`", p.as_str())).join(" | ");
         let mut wanted = format!("| | {head} |\n|---|---|---|\n");
         for (control, says) in table() {
             wanted.push_str(&format!("| {control} | {} |\n", says.join(" | ")));

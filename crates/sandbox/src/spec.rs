@@ -41,6 +41,9 @@ pub struct LaunchSpec {
     pub run_dir: PathBuf,
     /// The isolation that must hold, whole, or the launch is refused.
     pub profile: Profile,
+    /// What carries the sandbox, as configured on this host. A launch of an earlier version names none: it was native.
+    #[serde(default)]
+    pub driver: DriverSettings,
     /// What its processes may use.
     pub resources: Resources,
     /// Where its programs come from.
@@ -65,6 +68,33 @@ pub struct LaunchSpec {
     pub grace: Duration,
     /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
     pub wall_clock: Duration,
+}
+
+/// What carries a sandbox, with its settings. They come from the plane's own configuration, never from a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DriverSettings {
+    /// The supervisor itself, with the kernel's own means.
+    #[default]
+    Native,
+}
+
+impl DriverSettings {
+    /// The word in errors and evidence.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Native => "native",
+        }
+    }
+
+    /// Whether it enforces a profile: a profile is a promise about one kind of boundary.
+    #[must_use]
+    pub fn carries(&self, profile: Profile) -> bool {
+        match self {
+            Self::Native => matches!(profile, Profile::Standard | Profile::Hardened),
+        }
+    }
 }
 
 /// Where the programs of a run come from.
@@ -108,6 +138,9 @@ impl LaunchSpec {
     pub fn validate(&self) -> Result<(), SpecError> {
         let refuse = |field, why: &str| Err(SpecError { field, why: why.to_owned() });
         let texts = || self.argv.iter().chain(self.env.iter().flat_map(|(k, v)| [k, v])).chain([&self.cwd]);
+        if !self.driver.carries(self.profile) {
+            return refuse("driver", &format!("`{}` does not enforce `{}`", self.driver.name(), self.profile.as_str()));
+        }
         if self.argv.is_empty() || self.argv.first().is_some_and(String::is_empty) {
             return refuse("argv", "names no program");
         }
@@ -201,6 +234,12 @@ fn is_file_name(name: &str) -> bool {
 pub struct Enforcement {
     /// The profile that holds.
     pub profile: Profile,
+    /// What carries the sandbox, such as `native`.
+    #[serde(default = "native")]
+    pub driver: String,
+    /// The program beside the kernel that enforces it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
     /// The kernel's release.
     pub kernel: String,
     /// The namespaces that are the run's own.
@@ -209,14 +248,17 @@ pub struct Enforcement {
     pub uids: String,
     /// First uid of the host that the run maps to.
     pub uid_base: u32,
-    /// Version of Landlock that the rules are written for.
-    pub landlock_abi: u32,
-    /// The TCP ports that can be connected to; nothing can be bound.
+    /// Version of Landlock that the rules are written for; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock_abi: Option<u32>,
+    /// The TCP ports inside that lead to the plane; nothing else is reachable.
     pub connect_ports: Vec<u16>,
-    /// Instructions in the system-call filter.
-    pub seccomp_instructions: usize,
-    /// System calls that the filter lets through, the rest is refused and reported.
-    pub seccomp_allowed: usize,
+    /// Instructions in the plane's own system-call filter; absent where the driver has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_instructions: Option<usize>,
+    /// System calls that a filter of the plane's making lets through; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_allowed: Option<usize>,
     /// `v1`, `v1+v2` (limits by v1, kill and freeze by v2) or `v2`.
     pub cgroup: String,
     /// The limits in force.
@@ -225,6 +267,22 @@ pub struct Enforcement {
     pub root: String,
     /// Checks that ran inside the sandbox before the agent's first instruction.
     pub self_checks: Vec<String>,
+}
+
+fn native() -> String {
+    DriverSettings::Native.name().to_owned()
+}
+
+/// A program that a driver relies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Which, such as `runsc`.
+    pub name: String,
+    /// What it says of itself.
+    pub version: String,
+    /// How it intercepts the agent's system calls, where that is a choice, such as `ptrace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// How a run ended.
@@ -355,6 +413,7 @@ mod tests {
             run: Id::new(&SystemClock, &SystemEntropy),
             run_dir: "/tmp/x".into(),
             profile: Profile::Standard,
+            driver: DriverSettings::Native,
             resources: Resources::default(),
             root: Root::HostUsr,
             mounts: vec![ReadOnlyMount { source: "/srv/p".into(), at: "/app".into() }],
@@ -375,6 +434,19 @@ mod tests {
         spec.validate().unwrap();
         let text = serde_json::to_vec(&spec).unwrap();
         assert_eq!(serde_json::from_slice::<LaunchSpec>(&text).unwrap(), spec);
+        // One of a version that knew no drivers.
+        let mut old: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        old.as_object_mut().unwrap().remove("driver").unwrap();
+        assert_eq!(serde_json::from_value::<LaunchSpec>(old).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_driver_is_given_only_the_profiles_that_it_enforces() {
+        for profile in [Profile::Container, Profile::Gvisor, Profile::Microvm] {
+            let error = LaunchSpec { profile, ..spec() }.validate().unwrap_err();
+            assert_eq!(error.field, "driver", "{error}");
+        }
+        assert_eq!(LaunchSpec { profile: Profile::Hardened, ..spec() }.validate(), Ok(()));
     }
 
     #[test]

@@ -303,7 +303,7 @@ impl Sandbox for Handle {
     fn listeners(&self) -> Pending<'_, Result<Listeners, PortError>> {
         std::boxed::Box::pin(async move {
             self.world.at("listeners").await?;
-            let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+            let bind = || TcpListener::bind("127.0.0.1:0").unwrap().into();
             Ok(Listeners { model: bind(), mcp: bind(), proxy: bind() })
         })
     }

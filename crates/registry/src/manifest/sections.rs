@@ -256,7 +256,7 @@ fn environment(field: &Field<'_>, sink: &mut Sink) -> BTreeMap<String, String> {
 fn sandbox(field: &Field<'_>, sink: &mut Sink) -> Option<Sandbox> {
     let mut map = field.fields(sink)?;
     let profile = match map.optional("profile", sink) {
-        Some(f) => f.word(&[("standard", Profile::Standard), ("hardened", Profile::Hardened)], sink),
+        Some(f) => f.word(&Profile::ALL.map(|profile| (profile.as_str(), profile)), sink),
         None => Some(Profile::default()),
     };
     let resources = match map.optional("resources", sink) {

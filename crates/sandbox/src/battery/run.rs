@@ -17,7 +17,7 @@ use super::{
     plan::{self, Answer, Task},
 };
 use crate::{
-    LaunchError, LaunchSpec, ReadOnlyMount, Root,
+    DriverSettings, LaunchError, LaunchSpec, ReadOnlyMount, Root,
     doctor::{self, Missing, ProbeError},
     launch,
     spec::UID_SLOTS,
@@ -189,6 +189,7 @@ fn spec(
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
         profile,
+        driver: DriverSettings::Native,
         resources: Resources { memory_mib: 256, workspace_mib: 64, pids: 64, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: package, at: "/app".into() }],

@@ -25,6 +25,8 @@ use rustix::{
 pub use hosts::Hosts;
 use tree::Directory;
 
+use crate::driver::Overhead;
+
 /// Why limits cannot be set here.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -81,10 +83,10 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError`] with what is missing; whatever was made before is removed again.
-    pub fn create(hosts: &Hosts, name: &str, limits: &Resources) -> Result<Self, CgroupError> {
+    pub fn create(hosts: &Hosts, name: &str, limits: &Resources, beside: Overhead) -> Result<Self, CgroupError> {
         let places = hosts.places()?;
         let made = Self::make(hosts.kind(), &places, name).and_then(|mut group| {
-            group.limit(limits).and_then(|()| group.watch())?;
+            group.limit(limits, beside).and_then(|()| group.watch())?;
             Ok(group)
         });
         if made.is_err() {
@@ -109,11 +111,15 @@ impl Cgroup {
         })
     }
 
-    fn limit(&self, limits: &Resources) -> Result<(), CgroupError> {
-        let memory = (u64::from(limits.memory_mib) * 1024 * 1024).to_string();
+    /// Sets the limits of the run, with room for what the driver needs beside the agent.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`] when the kernel does not take one.
+    pub fn limit(&self, limits: &Resources, beside: Overhead) -> Result<(), CgroupError> {
+        let memory = (u64::from(limits.memory_mib) + u64::from(beside.memory_mib)) * 1024 * 1024;
+        let memory = memory.to_string();
         let sockets = (u64::from(limits.memory_mib / 4).clamp(4, 256) * 1024 * 1024).to_string();
-        // Init is one process of the run.
-        let pids = (limits.pids + 1).to_string();
+        let pids = (limits.pids + beside.pids).to_string();
         let quota = u64::from(limits.cpu_millis) * 100;
         self.pids.write("pids.max", &pids)?;
         match self.kind {

@@ -17,7 +17,7 @@ use cogward_model::manifest::Profile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Controls, PROFILES};
+use crate::profile::{Controls, NATIVE, PROFILES};
 
 /// Argument that stands in the place of the run directory: `cogward supervise --probe`.
 pub const PROBE_ROLE: &str = "--probe";
@@ -113,6 +113,11 @@ impl HostReport {
                         mechanism: check.mechanism.clone(),
                         why: check.detail.clone(),
                         fix: check.fix.clone().unwrap_or_default(),
+                    }),
+                    None if !NATIVE.contains(&profile) => Some(Missing {
+                        mechanism: (*name).to_owned(),
+                        why: format!("no driver is configured for profile `{}`", profile.as_str()),
+                        fix: "name one in the file that `cogward serve --sandbox-config FILE` reads".to_owned(),
                     }),
                     None => Some(Missing {
                         mechanism: (*name).to_owned(),

@@ -289,7 +289,8 @@ fn seccomp_denies() -> Result<String, String> {
 fn cgroups() -> Result<String, String> {
     let hosts = Hosts::read().map_err(|e| e.to_string())?;
     let name = format!("cogward-probe-{}", std::process::id());
-    let mut group = Cgroup::create(&hosts, &name, &Resources::default()).map_err(|e| e.to_string())?;
+    let beside = crate::driver::Overhead { memory_mib: 0, pids: 1 };
+    let mut group = Cgroup::create(&hosts, &name, &Resources::default(), beside).map_err(|e| e.to_string())?;
     let result = use_group(&mut group);
     group.kill(|| while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {});
     group.remove();

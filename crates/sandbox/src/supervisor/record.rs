@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::{fd::BorrowedFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
@@ -23,7 +23,7 @@ pub const OUTPUT_FILE: &str = "output";
 /// Reads the output file out of the workspace. Only once no process of the run is left, so nothing changes below.
 ///
 /// The agent made this tree: no link of it is followed, no pipe or device of it is opened for good.
-pub fn collect(work: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+pub fn collect(work: BorrowedFd<'_>, name: &str) -> io::Result<Option<Vec<u8>>> {
     let inside =
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;

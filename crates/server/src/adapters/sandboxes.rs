@@ -14,7 +14,7 @@ use cogward_engine::ports::{
     Violation,
 };
 use cogward_model::manifest::Profile;
-use cogward_sandbox::{Adopted, CommandError, ExitCause, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase};
+use cogward_sandbox::{Adopted, CommandError, DriverSettings, ExitCause, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase};
 use tokio::sync::mpsc;
 
 /// Violations that wait to be recorded.
@@ -56,6 +56,7 @@ impl Sandboxes for HostSandboxes {
                 run: request.run,
                 run_dir: request.run_dir,
                 profile: request.profile,
+                driver: DriverSettings::Native,
                 resources: request.resources,
                 root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
                 mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),

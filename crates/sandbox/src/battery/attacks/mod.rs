@@ -34,6 +34,8 @@ impl Attack {
         match profile {
             Profile::Standard => !self.hardened_only,
             Profile::Hardened => true,
+            // Another boundary answers there, with other words.
+            Profile::Container | Profile::Gvisor | Profile::Microvm => false,
         }
     }
 
