@@ -162,13 +162,14 @@ pub struct Doctor {
 pub enum Verify {
     /// Attack sandboxes of a profile from inside, in every way that it claims to refuse
     #[command(
-        after_help = "Real sandboxes are made as for runs, and attacked from this program's own binary, from Python and\n\
-        from a shell. Needs no plane, and what a plane needs of the host. Takes some seconds. Exits 9 when an attack\n\
+        after_help = "Real sandboxes are made as for runs, and attacked from this program's own binary, a static program,\n\
+        Python and a shell. Needs no plane, and what a plane needs of the host. Takes some seconds. Exits 9 when an attack\n\
         succeeded or was not refused by the control that must refuse it, and 4 when the host cannot enforce the\n\
         profile, which `cogward doctor` explains.\n\n\
         Examples:\n  \
         cogward verify sandbox\n  \
         cogward verify sandbox --profile hardened --format junit > sandbox.xml\n  \
+        cogward verify sandbox --profile hardened --format sarif > sandbox.sarif\n  \
         cogward verify sandbox --format json | jq '.attempts[] | select(.program == \"shell\")'"
     )]
     Sandbox {
@@ -210,6 +211,8 @@ pub enum ReportFormat {
     Json,
     /// JUnit XML, for build servers
     Junit,
+    /// SARIF 2.1.0, for scanners: what was not refused
+    Sarif,
 }
 
 /// A tenant.

@@ -27,6 +27,7 @@ fn every_verb_is_understood() {
         "doctor --remote -o json",
         "verify sandbox",
         "verify sandbox --profile hardened --format junit",
+        "verify sandbox --profile hardened --format sarif",
         "verify sandbox --profile standard --format json",
         "agent init claims",
         "agent init claims --directory claims",

@@ -6,10 +6,12 @@
 
 mod attacks;
 mod battery;
+mod faults;
 mod hardened;
 mod host;
 mod lifecycle;
 mod limits;
+mod neighbours;
 mod rig;
 mod timing;
 
@@ -22,6 +24,9 @@ type Test = (&'static str, fn());
 fn tests() -> Vec<Test> {
     [attacks::TESTS, battery::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
         .concat()
+        .into_iter()
+        .chain([faults::TESTS, neighbours::TESTS].concat())
+        .collect()
 }
 
 fn main() -> ExitCode {
