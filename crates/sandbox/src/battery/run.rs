@@ -146,7 +146,7 @@ async fn one(
         // What it has not said by now counts as not run.
         let _ = run.kill().await;
     }
-    while let Some(violation) = violations.as_mut().and_then(|v| v.try_recv().ok()) {
+    while let Some(violation) = violations.as_mut().and_then(crate::Reports::try_recv) {
         reported += violation.count;
     }
     let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
@@ -158,7 +158,7 @@ async fn one(
     Ok((attempts, reported))
 }
 
-async fn next(violations: &mut Option<tokio::sync::mpsc::Receiver<crate::Violation>>) -> Option<crate::Violation> {
+async fn next(violations: &mut Option<crate::Reports>) -> Option<crate::Violation> {
     match violations {
         Some(receiver) => receiver.recv().await,
         None => None,
@@ -216,6 +216,7 @@ fn spec(
         uid_slot: UID_SLOTS - 2 - std::process::id() % SLOTS,
         grace: Duration::from_secs(1),
         wall_clock: PROGRAM_MAX,
+        storage: crate::storage::Storage::default(),
     })
 }
 
