@@ -29,7 +29,7 @@ try() {
   return 1
 }
 
-for tool in cargo python3 node npm curl openssl flock timeout sha256sum; do
+for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
 [ -x /usr/bin/python3 ] || fail "/usr/bin/python3 is missing: example agents run on the system's Python"
@@ -69,6 +69,20 @@ else
   (cd "$servers" && try 300 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error) \
     || fail "the MCP servers of $servers cannot be installed"
   echo "$wanted" > "$servers/node_modules/.stamp"
+fi
+
+# Debian's stress-ng, which the sandbox is tested with.
+if [ "$purpose" = tests ]; then
+  if [ -x /usr/bin/stress-ng ]; then
+    say "stress-ng: there"
+  else
+    command -v apt-get > /dev/null || fail "stress-ng is missing: install it with the system's packages"
+    say "stress-ng: installing"
+    try 300 apt-get install --quiet --yes --no-install-recommends stress-ng > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends stress-ng > /dev/null; } \
+      || fail "stress-ng cannot be installed"
+  fi
 fi
 
 if [ "$purpose" = tests ]; then

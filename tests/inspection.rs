@@ -95,7 +95,7 @@ fn plane(outside: &Outside) -> Result<Plane> {
     let host = format!("api.example.com=127.0.0.1:{}", outside.port);
     let trust = [("SSL_CERT_FILE", outside.root.as_str())];
     let plane =
-        Plane::start_serving(env!("CARGO_BIN_EXE_cogward"), &["--egress-host", &host, "--log", "debug"], &trust)?;
+        Plane::start_configured(env!("CARGO_BIN_EXE_cogward"), &["--egress-host", &host, "--log", "debug"], &trust)?;
     let stored = plane.cli_with_input(
         ["credential", "add", "github", "--host", "api.example.com", "--credential-file", "-", "--reason", "test"],
         SECRET,

@@ -12,6 +12,7 @@ mod auth;
 mod boot;
 mod budgets;
 mod data_dir;
+mod described;
 mod events;
 mod extract;
 mod failure;
@@ -25,8 +26,11 @@ mod witness;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
-pub use boot::{ListenError, Running, ServeError, described, start};
+pub use cogward_engine::Attesting;
+
+pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
+pub use described::described;
 
 /// Where and how a plane is served.
 #[derive(Debug, Clone)]
@@ -39,6 +43,8 @@ pub struct ServeOptions {
     pub supervisor_exe: PathBuf,
     /// Hosts that are dialled at exactly these addresses, without a look-up and without the check of addresses.
     pub egress_hosts: HashMap<String, Vec<SocketAddr>>,
+    /// How often the sandboxes of runs are examined.
+    pub attesting: Attesting,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

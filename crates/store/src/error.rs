@@ -22,6 +22,8 @@ pub enum Noun {
     Credential,
     /// A sealed secret.
     Secret,
+    /// A floor of sandbox profiles.
+    Floor,
     /// A run.
     Run,
     /// An operation on a run.
@@ -41,6 +43,7 @@ impl fmt::Display for Noun {
             Self::Provider => "provider",
             Self::Credential => "credential",
             Self::Secret => "secret",
+            Self::Floor => "floor",
             Self::Run => "run",
             Self::Operation => "operation",
             Self::IdempotencyKey => "idempotency key",

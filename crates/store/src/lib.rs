@@ -13,6 +13,7 @@
 mod agents;
 mod credentials;
 mod error;
+mod floors;
 mod idempotency;
 mod migrations;
 mod operations;
@@ -41,6 +42,7 @@ use tokio::sync::Mutex;
 pub use agents::AgentRow;
 pub use credentials::CredentialRow;
 pub use error::{Noun, OpenError, StoreError};
+pub use floors::{FloorRow, FloorRows};
 pub use idempotency::IdempotencyRow;
 pub use operations::{OperationRow, OperationState};
 pub use operators::{OperatorRow, Role};

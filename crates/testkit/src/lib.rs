@@ -29,9 +29,9 @@ pub struct Plane {
     home: TempDir,
     data: PathBuf,
     child: Option<Child>,
+    options: Vec<String>,
     url: String,
     token: String,
-    serve: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -65,14 +65,22 @@ impl Plane {
         Self::start_with(exe.as_ref(), home, data, &[], &[])
     }
 
-    /// Starts a plane on a fresh data directory with more arguments of `serve` and variables of its own.
+    /// Starts a plane on a fresh data directory with more options of `serve`.
     ///
     /// # Errors
     /// When it does not come up; the error holds what it printed.
-    pub fn start_serving(exe: impl AsRef<Path>, serve: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+    pub fn start_serving(exe: impl AsRef<Path>, options: &[&str]) -> Result<Self> {
+        Self::start_configured(exe, options, &[])
+    }
+
+    /// Starts a plane on a fresh data directory with more options of `serve` and variables of its own.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds what it printed.
+    pub fn start_configured(exe: impl AsRef<Path>, options: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data, serve, env)
+        Self::start_with(exe.as_ref(), home, data, options, env)
     }
 
     /// Starts a plane on a data directory that the test chose, for its disk.
@@ -84,11 +92,11 @@ impl Plane {
         Self::start_with(exe.as_ref(), home, data.to_owned(), &[], &[])
     }
 
-    fn start_with(exe: &Path, home: TempDir, data: PathBuf, serve: &[&str], env: &[(&str, &str)]) -> Result<Self> {
-        let serve = serve.iter().map(|arg| (*arg).to_owned()).collect();
+    fn start_with(exe: &Path, home: TempDir, data: PathBuf, options: &[&str], env: &[(&str, &str)]) -> Result<Self> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (url, token) = (String::new(), String::new());
-        let mut plane = Self { exe: exe.into(), home, data, child: None, url, token, serve, env };
+        let mut plane = Self { exe: exe.into(), home, data, child: None, options, env, url, token };
         plane.up()?;
         ensure!(!plane.token.is_empty(), "the first start printed no operator credential");
         Ok(plane)
@@ -140,7 +148,7 @@ impl Plane {
         let mut child = Command::new(&self.exe)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
-            .args(&self.serve)
+            .args(&self.options)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("COGWARD_URL")
             .env_remove("COGWARD_TOKEN")

@@ -1,6 +1,6 @@
 //! `cogward serve`: the plane, in this process.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,7 +26,16 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     for (host, address) in serve.egress_host {
         egress_hosts.entry(host).or_default().push(address);
     }
-    let options = cogward_server::ServeOptions { data_dir, listen: serve.listen, supervisor_exe, egress_hosts };
+    let options = cogward_server::ServeOptions {
+        data_dir,
+        listen: serve.listen,
+        supervisor_exe,
+        egress_hosts,
+        attesting: cogward_server::Attesting {
+            every: Duration::from_secs(serve.attest_every.into()),
+            ..cogward_server::Attesting::default()
+        },
+    };
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
