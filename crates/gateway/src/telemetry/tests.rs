@@ -31,7 +31,7 @@ fn plane(accepts: bool) -> Plane {
     if accepts {
         grant = grant.with_telemetry(dir.path().join(FILE));
     }
-    let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().into();
     let listeners = RunListeners { model: listener(), mcp: listener(), proxy: listener() };
     let model = listeners.model.local_addr().unwrap();
     gateway.open_run(grant, listeners).unwrap();
