@@ -169,6 +169,7 @@ async fn carry(inner: Arc<Inner>, run: Arc<RunContext>, target: HostPort, upgrad
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(REQUEST_HEAD_MS_MAX))
         .max_buf_size(HEAD_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     let Err(error) = ended else { return };
