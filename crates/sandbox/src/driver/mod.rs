@@ -7,6 +7,7 @@
 //!
 //! Synchronous and of one thread: a driver hands out descriptors to be polled and is given a turn when one is ready.
 
+pub mod guest;
 pub mod native;
 
 use std::{

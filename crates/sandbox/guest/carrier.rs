@@ -1,0 +1,67 @@
+//! How the guest reaches the host: a directory of Unix sockets, or the vsock of a machine. Nothing else.
+
+use std::{io, os::fd::OwnedFd};
+
+use crate::sys::{self, Connecting};
+
+/// The host, as a machine's vsock names it.
+const HOST_CID: u32 = 2;
+
+/// A door to the plane. The port is the one inside of the sandbox, and of the vsock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Door {
+    name: &'static str,
+    /// The port on which the agent finds it.
+    pub port: u16,
+}
+
+/// The three doors.
+pub const DOORS: [Door; 3] =
+    [Door { name: "model", port: 28471 }, Door { name: "mcp", port: 28472 }, Door { name: "proxy", port: 3128 }];
+
+/// A connection that is not a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// What the supervisor and the guest say to each other.
+    Control = 28470,
+    /// The agent's standard output, of a machine.
+    Stdout = 28473,
+    /// The agent's standard error, of a machine.
+    Stderr = 28474,
+}
+
+/// The way to the host.
+#[derive(Debug)]
+pub enum Carrier {
+    /// A directory of Unix sockets.
+    Unix(String),
+    /// The machine's vsock.
+    Vsock,
+}
+
+impl Carrier {
+    /// Connects to a door, without waiting for it.
+    pub fn door(&self, door: Door) -> io::Result<Connecting> {
+        self.connect(door.name, door.port.into(), false)
+    }
+
+    /// Connects to what is no door.
+    pub fn line(&self, line: Line) -> io::Result<OwnedFd> {
+        let name = match line {
+            Line::Control => "control",
+            Line::Stdout => "stdout",
+            Line::Stderr => "stderr",
+        };
+        match self.connect(name, line as u32, true)? {
+            Connecting::Begun(fd) => Ok(fd),
+            Connecting::Busy => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+        }
+    }
+
+    fn connect(&self, name: &str, port: u32, wait: bool) -> io::Result<Connecting> {
+        match self {
+            Self::Unix(directory) => sys::connect_unix(&format!("{directory}/{name}.sock"), wait),
+            Self::Vsock => sys::connect_vsock(HOST_CID, port, wait),
+        }
+    }
+}
