@@ -24,7 +24,8 @@ pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use spec::{
-    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, RuntimeKind, Usage,
+    Violation,
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

@@ -9,6 +9,7 @@
 
 pub mod guest;
 pub mod native;
+pub mod oci;
 
 use std::{
     fmt, io,
@@ -65,8 +66,11 @@ pub trait Driver: fmt::Debug {
 
 /// The driver that a launch names.
 pub fn of(spec: &LaunchSpec) -> Box<dyn Driver> {
-    match spec.driver {
+    match &spec.driver {
         DriverSettings::Native => Box::new(native::Native),
+        DriverSettings::Oci { runtime, kind, platform } => {
+            Box::new(oci::Oci { runtime: runtime.clone(), kind: *kind, platform: platform.clone() })
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 
 mod agent;
 pub mod control;
-mod init;
+pub mod init;
 pub mod landlock;
-mod mounts;
+pub mod mounts;
 pub mod network;
 pub mod seccomp;
 pub mod sys;

@@ -152,8 +152,50 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The run's directory, on which the new root is mounted while it is built.
+    pub fn run_dir(&self) -> &OwnedFd {
+        &self.run_dir
+    }
+
+    /// Bytes of the files that [`Sources::furnish`] writes.
+    pub fn payload(&self, spec: &LaunchSpec) -> usize {
+        spec.files.iter().chain(&self.files).map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Fills a root with what comes from the host and with the files of the run.
+    pub fn furnish(&self, spec: &LaunchSpec, tree: &Tree) -> Result<(), Stage> {
+        for (at, fd) in &self.trees {
+            let stage = format!("mount at /{at}");
+            if !tree.has(at) {
+                tree.directory(at).at(&stage)?;
+            }
+            tree.attach(fd.as_fd(), at).at(&stage)?;
+        }
+        for (at, target) in &self.links {
+            if !tree.has(at) {
+                tree.link(at, target).at("links of the root")?;
+            }
+        }
+        tree.directory("etc").at("files of /etc")?;
+        for (at, bytes) in &self.files {
+            tree.file(at, bytes).at("files of /etc")?;
+        }
+        tree.directory("run/cogward").at("files of /run/cogward")?;
+        for (name, bytes) in &spec.files {
+            tree.file(&format!("run/cogward/{name}"), bytes).at("files of /run/cogward")?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the device nodes below `/dev` of a tree.
+    pub fn attach_devices(&self, tree: &Tree) -> Result<(), Stage> {
+        devices(tree, &self.devices, &mut Grants::default())
+    }
+}
+
 /// A detached copy of the mounts at `source`.
-fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+pub fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, source, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?)
 }
@@ -189,37 +231,17 @@ pub struct Built {
 pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
-    let payload: usize = spec.files.iter().chain(&sources.files).map(|(_, bytes)| bytes.len()).sum();
-    let size = (payload + spec.stdin.len() + 4 * 1024 * 1024).to_string();
+    let size = (sources.payload(spec) + spec.stdin.len() + 4 * 1024 * 1024).to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "2048"), ("mode", "755")], plain)
         .at("root file system")?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&root, "", &sources.run_dir, "", flags).at("root file system")?;
     let tree = Tree::new(root);
-    let mut grants = sources.grants;
 
-    for (at, fd) in &sources.trees {
-        let stage = format!("mount at /{at}");
-        if !tree.has(at) {
-            tree.directory(at).at(&stage)?;
-        }
-        tree.attach(fd.as_fd(), at).at(&stage)?;
-    }
-    for (at, target) in &sources.links {
-        if !tree.has(at) {
-            tree.link(at, target).at("links of the root")?;
-        }
-    }
-    tree.directory("etc").at("files of /etc")?;
-    for (at, bytes) in &sources.files {
-        tree.file(at, bytes).at("files of /etc")?;
-    }
-    tree.directory("run/cogward").at("files of /run/cogward")?;
-    for (name, bytes) in &spec.files {
-        tree.file(&format!("run/cogward/{name}"), bytes).at("files of /run/cogward")?;
-    }
+    sources.furnish(spec, &tree)?;
     tree.file(PROBE_FILE.trim_start_matches('/'), b"").at("files of /run")?;
+    let mut grants = sources.grants;
     grants.read.push("/run/cogward".to_owned());
 
     let dev = workspaces(spec, &tree, &mut grants)?;
@@ -291,7 +313,7 @@ fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Res
 }
 
 /// The input as a file that has no name and lies on a file system that becomes read-only.
-fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
     let name = "run/stdin";
     tree.file(name, bytes)?;
     let fd = tree.open(name, OFlags::RDONLY)?;
