@@ -1,48 +1,73 @@
-//! Builds the guest (`guest/main.rs`): a static program without a crate, which the library then carries inside.
+//! Compiles the programs that this crate carries inside: neither needs anything of the root it runs in.
+//!
+//! The attacker of the battery is linked with nothing at all. The guest (`guest/main.rs`) is the first process of a
+//! sandbox of which the supervisor is not the parent; it has the standard library in it and no crate.
 
 use std::{
     env,
-    ffi::OsString,
-    path::{Path, PathBuf},
+    error::Error,
+    ffi::{OsStr, OsString},
+    fs,
+    path::Path,
     process::Command,
 };
 
-fn main() -> Result<(), String> {
-    println!("cargo:rerun-if-changed=guest");
-    println!("cargo:rerun-if-changed=build.rs");
-    let variable = |name: &str| env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"));
-    let target = variable("TARGET")?;
-    let out = PathBuf::from(variable("OUT_DIR")?).join("guest");
-    let source = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("guest/main.rs");
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=attacker");
+    println!("cargo::rerun-if-changed=guest");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    attacker()?;
+    guest()
+}
 
-    let mut compiler = Command::new(variable("RUSTC")?);
-    compiler
-        .args(["--crate-name", "cogward_guest", "--crate-type", "bin", "--edition", "2024", "--cap-lints", "warn"])
-        .arg("--target")
-        .arg(&target)
-        // Static, so that it needs nothing of any root; small, because it is copied into each sandbox.
-        .args(["-C", "target-feature=+crt-static", "-C", "panic=abort", "-C", "opt-level=s"])
-        .args(["-C", "lto=fat", "-C", "codegen-units=1", "-C", "strip=symbols", "-C", "overflow-checks=on"])
-        // The same bytes wherever the tree lies.
-        .arg(remap(source.parent().unwrap_or(Path::new("."))))
-        .arg("-o")
-        .arg(&out)
-        .arg(&source);
+/// Compiles `source` to `name` in the directory of the build, for the target and with the linker of the build.
+fn compile(name: &str, source: &str, options: &[&OsStr], linked: &[&str]) -> Result<(), Box<dyn Error>> {
+    let mut compiler = Command::new(env::var("RUSTC")?);
+    // A relative path, so that the program does not say where it was built.
+    compiler.current_dir(env::var("CARGO_MANIFEST_DIR")?).arg(source);
+    compiler.arg("-o").arg(Path::new(&env::var("OUT_DIR")?).join(name));
+    compiler.args(["--edition=2024", "--crate-type=bin", "--target", &env::var("TARGET")?]);
+    compiler.args(options);
+    for argument in linked {
+        compiler.arg("-C").arg(format!("link-arg={argument}"));
+    }
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut argument = OsString::from("linker=");
         argument.push(linker);
         compiler.arg("-C").arg(argument);
     }
-    let status = compiler.status().map_err(|e| format!("the compiler could not be started: {e}"))?;
-    if !status.success() {
-        return Err(format!("the guest of the sandbox could not be built for {}", target.to_string_lossy()));
-    }
-    Ok(())
+    let done = compiler.status()?;
+    if done.success() { Ok(()) } else { Err(format!("{source} could not be compiled: {done}").into()) }
 }
 
-fn remap(from: &Path) -> OsString {
-    let mut argument = OsString::from("--remap-path-prefix=");
-    argument.push(from);
-    argument.push("=guest");
-    argument
+/// On an architecture for which there is no such program the file is empty, and who needs it says so.
+fn attacker() -> Result<(), Box<dyn Error>> {
+    if !matches!(env::var("CARGO_CFG_TARGET_ARCH")?.as_str(), "x86_64" | "aarch64") {
+        return Ok(fs::write(Path::new(&env::var("OUT_DIR")?).join("attacker"), [])?);
+    }
+    let options = ["panic=abort", "opt-level=s", "debuginfo=0", "strip=symbols", "relocation-model=static"];
+    let options: Vec<&OsStr> = options.iter().flat_map(|o| [OsStr::new("-C"), OsStr::new(*o)]).collect();
+    let linked = ["-nostdlib", "-nostartfiles", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack"];
+    compile("attacker", "attacker/main.rs", &options, &linked)
+}
+
+/// Small, because it is copied into each sandbox, and the same bytes wherever the tree lies.
+fn guest() -> Result<(), Box<dyn Error>> {
+    let mut remap = OsString::from("--remap-path-prefix=");
+    remap.push(Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("guest"));
+    remap.push("=guest");
+    let mut options = ["--crate-name", "cogward_guest", "--cap-lints", "warn"].map(OsStr::new).to_vec();
+    options.push(&remap);
+    let code = [
+        "target-feature=+crt-static",
+        "panic=abort",
+        "opt-level=s",
+        "lto=fat",
+        "codegen-units=1",
+        "strip=symbols",
+        "overflow-checks=on",
+    ];
+    options.extend(code.iter().flat_map(|o| [OsStr::new("-C"), OsStr::new(*o)]));
+    compile("guest", "guest/main.rs", &options, &[])
 }

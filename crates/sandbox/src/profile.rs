@@ -32,6 +32,8 @@ pub struct Controls {
     pub netlink: bool,
     /// Whether only the listed `ioctl` and `prctl` operations are let through.
     pub listed_operations: bool,
+    /// Whether memory that was written can never be executed, and memory files cannot be made.
+    pub write_or_execute: bool,
     /// System calls that are let through in `standard` and not here.
     pub without: &'static [i64],
     /// The mechanisms that the host must have.
@@ -48,6 +50,8 @@ pub enum LeftOut {
     Seccomp,
     /// There are no Landlock rules.
     Landlock,
+    /// Memory that was written can be executed.
+    Memory,
 }
 
 impl Controls {
@@ -61,6 +65,7 @@ impl Controls {
                 datagrams: true,
                 netlink: true,
                 listed_operations: false,
+                write_or_execute: false,
                 without: &[],
                 needs: &STANDARD_NEEDS,
                 left_out: None,
@@ -76,6 +81,7 @@ impl Controls {
                 datagrams: false,
                 netlink: false,
                 listed_operations: true,
+                write_or_execute: true,
                 without: syscalls::NOT_IN_HARDENED,
                 needs: &HARDENED_NEEDS,
                 left_out: None,
@@ -89,6 +95,10 @@ impl Controls {
 
     pub(crate) fn landlock_holds(&self) -> bool {
         self.left_out != Some(LeftOut::Landlock)
+    }
+
+    pub(crate) fn write_or_execute_holds(&self) -> bool {
+        self.write_or_execute && self.left_out != Some(LeftOut::Memory)
     }
 
     /// Whether Landlock also keeps signals and abstract sockets inside.
@@ -130,7 +140,14 @@ pub fn table() -> Vec<(&'static str, [String; 2])> {
         ("AF_NETLINK sockets", each(|c| if c.netlink { "`route`, reading" } else { "refused" }.to_owned())),
         ("AF_UNIX sockets", each(|c| if c.unix_sockets { "yes" } else { "pairs only" }.to_owned())),
         ("Execution outside the root's programs and the package", ["refused".to_owned(), "refused".to_owned()]),
-        ("Memory files that can be executed", ["refused".to_owned(), "refused".to_owned()]),
+        (
+            "Memory files (`memfd_create`)",
+            each(|c| if c.write_or_execute { "refused" } else { "not as programs" }.to_owned()),
+        ),
+        (
+            "Memory that is executed after it was written, as just-in-time compilers do",
+            each(|c| if c.write_or_execute { "refused" } else { "yes" }.to_owned()),
+        ),
         (
             "Code mapped from `/work`, `/tmp`, `/dev/shm`, as libraries are",
             ["refused".to_owned(), "refused".to_owned()],
@@ -139,6 +156,7 @@ pub fn table() -> Vec<(&'static str, [String; 2])> {
             "System V IPC, message queues, `inotify`, `splice`",
             NATIVE.map(|p| yes_no(Controls::of(p).without.is_empty())),
         ),
+        ("Urgent data (`MSG_OOB`), notices of directories", NATIVE.map(|p| yes_no(!Controls::of(p).listed_operations))),
     ]
 }
 
@@ -167,6 +185,7 @@ mod tests {
             (standard.datagrams, hardened.datagrams),
             (standard.netlink, hardened.netlink),
             (hardened.listed_operations, standard.listed_operations),
+            (hardened.write_or_execute, standard.write_or_execute),
         ] {
             assert!(weak || !strong);
         }

@@ -30,6 +30,10 @@ const SLOTS: u32 = 512;
 
 const PYTHON: &str = "/usr/bin/python3";
 const DRIVER: &str = include_str!("driver.py");
+/// The static attacker (`attacker/`); empty where there is none for the architecture.
+const STATIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attacker"));
+/// Its tasks, inside.
+const LINES_FILE: &str = "attacks.txt";
 
 /// Why there is no report. None of them says that the sandbox holds.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +89,12 @@ pub async fn verify(exe: &Path, profile: Profile, directory: &Path) -> Result<Re
     let secret = directory.join("secret");
     fs::write(&secret, "a secret of the plane").map_err(files("the bait"))?;
     for program in Program::ALL {
-        if program == Program::Python && !Path::new(PYTHON).exists() {
+        let absent = match program {
+            Program::Python => !Path::new(PYTHON).exists(),
+            Program::Static => STATIC.is_empty(),
+            Program::Binary | Program::Shell => false,
+        };
+        if absent {
             report.absent.push(program);
             continue;
         }
@@ -176,6 +185,12 @@ fn spec(
             fs::copy(exe, &copy).and_then(|_| open(&copy)).map_err(files("the copy of this program"))?;
             &["/app/attacker", "supervise", inside::ATTACK_ROLE]
         }
+        Program::Static => {
+            given.push((LINES_FILE.to_owned(), plan::lines(&tasks).into_bytes()));
+            let file = package.join("attacker");
+            fs::write(&file, STATIC).and_then(|()| open(&file)).map_err(files("the static program"))?;
+            &["/app/attacker"]
+        }
         Program::Python => {
             given.push(("attacks.py".to_owned(), DRIVER.as_bytes().to_vec()));
             &[PYTHON, "-B", "/run/cogward/attacks.py"]
@@ -232,7 +247,7 @@ fn answers(program: Program, said: &str) -> Vec<Answer> {
     said.lines()
         .filter_map(|line| match program {
             Program::Shell => of_shell(line),
-            Program::Binary | Program::Python => serde_json::from_str(line).ok(),
+            Program::Binary | Program::Static | Program::Python => serde_json::from_str(line).ok(),
         })
         .collect()
 }

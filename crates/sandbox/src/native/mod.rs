@@ -6,6 +6,7 @@
 
 mod agent;
 pub mod control;
+mod crash;
 pub mod init;
 pub mod landlock;
 pub mod mounts;
@@ -138,6 +139,7 @@ pub fn begin(
     uids: Uids,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Begun, Stage> {
+    crash::prepare()?;
     let (control, init_control) = control::pair().at("control socket")?;
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
     let ((start_read, start), (stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?, pipe()?);

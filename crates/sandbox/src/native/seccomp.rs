@@ -133,10 +133,41 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
         ])?);
     }
     rules.insert(libc::SYS_socket, sockets);
-    // A connection that begins with its first data does not pass the check of a connection.
-    for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-        rules.insert(number, vec![when(&[(flags, Width::Dword, Op::MaskedEq(word(libc::MSG_FASTOPEN)), 0)])?]);
+    // A connection that begins with its first data does not pass the check of a connection. Urgent data of AF_UNIX is
+    // code of the kernel with a history, and no agent sends any.
+    let urgent = if controls.listed_operations { word(libc::MSG_OOB) } else { 0 };
+    let fast_open = word(libc::MSG_FASTOPEN);
+    for (number, arg, flags) in [
+        (libc::SYS_sendto, 3, fast_open | urgent),
+        (libc::SYS_sendmsg, 2, fast_open | urgent),
+        (libc::SYS_sendmmsg, 3, fast_open | urgent),
+        (libc::SYS_recvfrom, 3, urgent),
+        (libc::SYS_recvmsg, 2, urgent),
+    ] {
+        if flags != 0 {
+            rules.insert(number, vec![when(&[(arg, Width::Dword, Op::MaskedEq(flags), 0)])?]);
+        }
     }
+    // No programs on sockets, and no protocol of the kernel over TCP.
+    let level = |op: fn() -> Op, value: i32| (1, Width::Dword, op(), word(value));
+    let mut no_programs = vec![level(|| Op::Eq, libc::SOL_SOCKET)];
+    no_programs.extend(SOCKET_PROGRAMS.iter().map(|option| (2, Width::Dword, Op::Ne, word(*option))));
+    rules.insert(
+        libc::SYS_setsockopt,
+        vec![
+            when(&[level(|| Op::Ne, libc::SOL_SOCKET), level(|| Op::Ne, libc::IPPROTO_TCP)])?,
+            when(&no_programs)?,
+            when(&[level(|| Op::Eq, libc::IPPROTO_TCP), (2, Width::Dword, Op::Ne, word(libc::TCP_ULP))])?,
+        ],
+    );
+    // The limit of core files stays what it is: at any other value than 1 a host whose core files go to a program
+    // executes it, as root, for every agent that crashes.
+    let core = u64::from(libc::RLIMIT_CORE);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![when(&[(1, Width::Dword, Op::Ne, core)])?, when(&[(2, Width::Qword, Op::Eq, 0)])?],
+    );
+    rules.insert(libc::SYS_setrlimit, vec![when(&[(0, Width::Dword, Op::Ne, core)])?]);
     rules.insert(libc::SYS_socketpair, vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?]);
     // Pushing input into a terminal, and Linux console selection, which can do the same.
     rules.insert(
@@ -160,6 +191,8 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
         rules.insert(*number, kinds.collect::<Result<_, _>>()?);
     }
     if controls.listed_operations {
+        // Notices of what others open in a directory, which `inotify` would be refused for.
+        rules.insert(libc::SYS_fcntl, vec![when(&[(1, Width::Dword, Op::Ne, word(libc::F_NOTIFY))])?]);
         for (number, arg, operations) in [(libc::SYS_ioctl, 1, IOCTLS), (libc::SYS_prctl, 0, PRCTLS)] {
             let listed = operations.iter().map(|operation| when(&[(arg, Width::Dword, Op::Eq, *operation)]));
             rules.insert(number, listed.collect::<Result<_, _>>()?);
@@ -168,9 +201,16 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
     for number in controls.without {
         rules.remove(number);
     }
+    if controls.write_or_execute {
+        // A memory file is written by one mapping and executed by another.
+        rules.remove(&libc::SYS_memfd_create);
+    }
     Ok(rules)
 }
 
+/// Options of sockets that put a program into the kernel: a filter, a loaded one, and those that choose a listener.
+const SOCKET_PROGRAMS: &[i32] =
+    &[libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF];
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
 
@@ -222,6 +262,7 @@ mod tests {
     fn hardened_is_a_smaller_list() {
         let [standard, hardened] = NATIVE.map(|p| rules(&Controls::of(p)).unwrap());
         assert!(hardened.keys().all(|number| standard.contains_key(number)));
-        assert_eq!(standard.len() - hardened.len(), syscalls::NOT_IN_HARDENED.len());
+        // And memory files.
+        assert_eq!(standard.len() - hardened.len(), syscalls::NOT_IN_HARDENED.len() + 1);
     }
 }

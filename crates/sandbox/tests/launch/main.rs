@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         let run_dir = std::path::Path::new(dir);
         return match () {
             () if dir.contains("left-out-seccomp-") => supervisor_main_without(run_dir, LeftOut::Seccomp),
+            () if dir.contains("left-out-memory-") => supervisor_main_without(run_dir, LeftOut::Memory),
             () if dir.contains("left-out-landlock-") => supervisor_main_without(run_dir, LeftOut::Landlock),
             () => cogward_sandbox::supervisor_main(run_dir),
         };
