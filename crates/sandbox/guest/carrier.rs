@@ -1,6 +1,9 @@
 //! How the guest reaches the host: a directory of Unix sockets, or the vsock of a machine. Nothing else.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use crate::sys::{self, Connecting};
 
@@ -37,6 +40,9 @@ pub enum Carrier {
     Unix(String),
     /// The machine's vsock.
     Vsock,
+    /// Unix sockets named by the ports of a vsock, below a directory that is held open: the same conversation where
+    /// there is no vsock, such as in the tests of the driver.
+    Ports(OwnedFd),
 }
 
 impl Carrier {
@@ -62,6 +68,9 @@ impl Carrier {
         match self {
             Self::Unix(directory) => sys::connect_unix(&format!("{directory}/{name}.sock"), wait),
             Self::Vsock => sys::connect_vsock(HOST_CID, port, wait),
+            Self::Ports(directory) => {
+                sys::connect_unix(&format!("/proc/self/fd/{}/v.sock_{port}", directory.as_raw_fd()), wait)
+            }
         }
     }
 }

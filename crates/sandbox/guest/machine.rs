@@ -37,6 +37,15 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// What the guest itself needs before it can speak.
+pub fn attach_proc() -> Result<(), Failed> {
+    fs::create_dir_all("/proc").at("proc")?;
+    if Path::new("/proc/self").exists() {
+        return Ok(());
+    }
+    sys::attach("proc", "/proc", "proc", NO_SET_UID | NO_DEVICES | NO_EXECUTION, "").at("proc")
+}
+
 /// Makes the root and moves there. Answers with the agent's standard input.
 pub fn build(config: &Config) -> Result<OwnedFd, Failed> {
     let plain = NO_SET_UID | NO_DEVICES;

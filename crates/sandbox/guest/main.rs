@@ -67,12 +67,24 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
+/// How it was started.
+#[derive(Debug)]
+enum Role {
+    /// In a container, with the directory of its carrier.
+    Container(String),
+    /// By the kernel of a machine.
+    Machine,
+    /// As by the kernel of a machine, with a directory in the place of its vsock.
+    Conformance(String),
+}
+
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let (carrier, is_machine) = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["unix", directory] => (Carrier::Unix((*directory).to_owned()), false),
-        ["unix-machine", directory] => (Carrier::Unix((*directory).to_owned()), true),
-        ["vsock"] => (Carrier::Vsock, true),
+    let args: Vec<String> = std::env::args().collect();
+    // A kernel passes on to its first process whatever it does not know itself: there, only the name counts.
+    let role = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["/machine", ..] => Role::Machine,
+        [_, "unix", directory] => Role::Container((*directory).to_owned()),
+        [_, "machine", directory] => Role::Conformance((*directory).to_owned()),
         _ => {
             eprintln!("this program is started by cogward, as the first process of a sandbox");
             return ExitCode::from(2);
@@ -82,6 +94,24 @@ fn main() -> ExitCode {
     if !sys::is_first() || sys::close_all_but(&[]).is_err() || sys::set_not_dumpable().is_err() {
         eprintln!("cogward guest: it is not the first process of a sandbox");
         return ExitCode::from(2);
+    }
+    // Whatever it was started with: what it makes is for the agent to see.
+    sys::plain_umask();
+    let (carrier, is_machine) = match role {
+        Role::Container(directory) => (Carrier::Unix(directory), false),
+        Role::Machine => (Carrier::Vsock, true),
+        Role::Conformance(directory) => match File::open(&directory) {
+            Ok(opened) => (Carrier::Ports(opened.into()), true),
+            Err(error) => {
+                eprintln!("cogward guest: {directory}: {error}");
+                return ExitCode::from(2);
+            }
+        },
+    };
+    // A machine begins with nothing attached.
+    if is_machine && let Err(failed) = machine::attach_proc() {
+        eprintln!("cogward guest: {}: {}", failed.stage, failed.why);
+        return end(is_machine);
     }
     let mut control = match carrier.line(Line::Control) {
         Ok(fd) => File::from(fd),
