@@ -10,6 +10,7 @@
 
 pub mod battery;
 mod cgroup;
+pub mod config;
 pub mod connect;
 pub mod doctor;
 mod driver;
@@ -20,12 +21,13 @@ pub mod protocol;
 pub mod spec;
 mod supervisor;
 
+pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use spec::{
-    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, RuntimeKind, Usage,
-    Violation,
+    DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LaunchSpec, ReadOnlyMount, Root,
+    RuntimeKind, Usage, Violation,
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

@@ -12,6 +12,8 @@ use cogward_model::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use crate::driver::firecracker::FirecrackerSettings;
+
 /// Most arguments or variables of one agent.
 pub const ARGUMENTS_MAX: usize = 512;
 /// Most bytes of all arguments and variables together; the kernel's own limit is above it.
@@ -87,6 +89,8 @@ pub enum DriverSettings {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         platform: Option<String>,
     },
+    /// A machine of its own, by Firecracker and its jailer.
+    Firecracker(FirecrackerSettings),
 }
 
 /// A container runtime.
@@ -126,6 +130,7 @@ impl DriverSettings {
         match self {
             Self::Native => "native",
             Self::Oci { .. } => "oci",
+            Self::Firecracker(_) => "firecracker",
         }
     }
 
@@ -136,6 +141,7 @@ impl DriverSettings {
             Self::Native => matches!(profile, Profile::Standard | Profile::Hardened),
             Self::Oci { kind: RuntimeKind::Runsc, .. } => profile == Profile::Gvisor,
             Self::Oci { .. } => profile == Profile::Container,
+            Self::Firecracker(_) => profile == Profile::Microvm,
         }
     }
 }

@@ -23,7 +23,7 @@ use cogward_model::{
     event::{Attribution, EventType},
     manifest::Profile,
 };
-use cogward_sandbox::{HostReport, doctor, profile::PROFILES};
+use cogward_sandbox::{HostReport, SandboxConfig, doctor, profile::PROFILES};
 use cogward_store::{PageRequest, Store, TenantRow};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -164,14 +164,14 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
     let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
     open_upstreams(&store, &secrets, &gateway).await?;
-    let (host, missing) = probe(&options.supervisor_exe).await?;
+    let (host, missing) = probe(&options.supervisor_exe, &options.sandboxes).await?;
     let files = RunFiles::new(data.join("runs"));
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
         store: store.clone(),
         ledger,
         journal: journal.clone(),
-        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing)),
+        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, options.sandboxes, packages.clone(), missing)),
         gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone(), earlier }),
         files: files.clone(),
         packages,
@@ -369,9 +369,9 @@ async fn open_upstreams_of(
 }
 
 /// What the host can enforce, asked once. A host that cannot be asked enforces nothing.
-async fn probe(exe: &Path) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), ServeError> {
-    let exe = exe.to_owned();
-    let report = match tokio::task::spawn_blocking(move || doctor::probe(&exe)).await? {
+async fn probe(exe: &Path, config: &SandboxConfig) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), ServeError> {
+    let (exe, config) = (exe.to_owned(), config.clone());
+    let report = match tokio::task::spawn_blocking(move || doctor::probe_with(&exe, &config)).await? {
         Ok(report) => report,
         Err(error) => {
             tracing::error!(%error, "the host cannot be probed, so no run is accepted");

@@ -24,6 +24,8 @@ mod witness;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use cogward_sandbox::SandboxConfig;
+
 pub use boot::{ListenError, Running, ServeError, described, start};
 pub use data_dir::DataDirError;
 
@@ -36,6 +38,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The program that is started as `<program> supervise <run dir>` for every run.
     pub supervisor_exe: PathBuf,
+    /// What carries the profiles that the kernel's own means do not.
+    pub sandboxes: SandboxConfig,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

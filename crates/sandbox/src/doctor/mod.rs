@@ -4,10 +4,11 @@
 //! can be mounted in them, and a directory left by root once made a doctor call a host fit that was not. So each
 //! mechanism is exercised in a throw-away process with a time limit; one that hangs is missing.
 
+mod drivers;
 mod probes;
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
@@ -17,12 +18,15 @@ use cogward_model::manifest::Profile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Controls, NATIVE, PROFILES};
+use crate::{
+    config::SandboxConfig,
+    profile::{Controls, NATIVE, PROFILES},
+};
 
 /// Argument that stands in the place of the run directory: `cogward supervise --probe`.
 pub const PROBE_ROLE: &str = "--probe";
 /// Time for all probes together.
-const PROBE_MAX: Duration = Duration::from_secs(10);
+const PROBE_MAX: Duration = Duration::from_secs(90);
 /// Largest report.
 const REPORT_BYTES_MAX: u64 = 256 * 1024;
 
@@ -147,22 +151,43 @@ impl HostReport {
 /// # Errors
 /// [`ProbeError`] when the process could not be started, hung, or did not report.
 pub fn probe(exe: &Path) -> Result<HostReport, ProbeError> {
+    probe_with(exe, &SandboxConfig::default())
+}
+
+/// The same, and every driver that is configured: each by a sandbox of it, which takes up to a second.
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_with(exe: &Path, config: &SandboxConfig) -> Result<HostReport, ProbeError> {
     let failed = |what| move |source| ProbeError { what, source };
     let mut child = std::process::Command::new(exe)
         .args(["supervise", PROBE_ROLE])
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed("the probe could not be started"))?;
-    let report = read_report(&mut child);
+    let report = configure(&mut child, config).and_then(|()| read_report(&mut child));
     if report.is_err() {
         let _ = child.kill();
     }
     let _ = child.wait();
     report.map_err(failed("the probe did not report"))
+}
+
+/// Tells the process which drivers there are; the end of its input is the end of that.
+fn configure(child: &mut std::process::Child, config: &SandboxConfig) -> io::Result<()> {
+    let mut stdin = child.stdin.take().ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    stdin.write_all(&serde_json::to_vec(config)?)
+}
+
+/// What the process is told; nothing is a host without drivers.
+fn configured() -> io::Result<SandboxConfig> {
+    let mut text = Vec::new();
+    io::stdin().lock().take(REPORT_BYTES_MAX).read_to_end(&mut text)?;
+    if text.is_empty() { Ok(SandboxConfig::default()) } else { Ok(serde_json::from_slice(&text)?) }
 }
 
 fn read_report(child: &mut std::process::Child) -> io::Result<HostReport> {
@@ -196,7 +221,10 @@ pub(crate) fn probe_main() -> ExitCode {
     if !crate::native::sys::is_single_threaded() {
         return ExitCode::FAILURE;
     }
-    let report = HostReport::new(probes::all());
+    let Ok(config) = configured() else { return ExitCode::FAILURE };
+    let mut checks = probes::all();
+    checks.extend(drivers::all(&config));
+    let report = HostReport::new(checks);
     match serde_json::to_writer(io::stdout().lock(), &report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -7,6 +7,7 @@
 //!
 //! Synchronous and of one thread: a driver hands out descriptors to be polled and is given a turn when one is ready.
 
+pub mod firecracker;
 pub mod guest;
 pub mod native;
 pub mod oci;
@@ -71,6 +72,7 @@ pub fn of(spec: &LaunchSpec) -> Box<dyn Driver> {
         DriverSettings::Oci { runtime, kind, platform } => {
             Box::new(oci::Oci { runtime: runtime.clone(), kind: *kind, platform: platform.clone() })
         }
+        DriverSettings::Firecracker(settings) => Box::new(firecracker::Firecracker::new(settings.clone())),
     }
 }
 

@@ -14,7 +14,9 @@ use cogward_engine::ports::{
     Violation,
 };
 use cogward_model::manifest::Profile;
-use cogward_sandbox::{Adopted, CommandError, DriverSettings, ExitCause, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase};
+use cogward_sandbox::{
+    Adopted, CommandError, ExitCause, LaunchSpec, ReadOnlyMount, Root, SandboxConfig, Supervised, protocol::Phase,
+};
 use tokio::sync::mpsc;
 
 /// Violations that wait to be recorded.
@@ -23,14 +25,20 @@ const VIOLATIONS_MAX: usize = 256;
 /// Launches and adopts through `<exe> supervise`.
 pub(crate) struct HostSandboxes {
     exe: PathBuf,
+    config: SandboxConfig,
     packages: PathBuf,
     missing: HashMap<Profile, Vec<Missing>>,
 }
 
 impl HostSandboxes {
     /// `missing` is what the host lacks for each profile; one that it does not name cannot be enforced.
-    pub(crate) fn new(exe: PathBuf, packages: PathBuf, missing: HashMap<Profile, Vec<Missing>>) -> Self {
-        Self { exe, packages, missing }
+    pub(crate) fn new(
+        exe: PathBuf,
+        config: SandboxConfig,
+        packages: PathBuf,
+        missing: HashMap<Profile, Vec<Missing>>,
+    ) -> Self {
+        Self { exe, config, packages, missing }
     }
 }
 
@@ -52,11 +60,15 @@ impl Sandboxes for HostSandboxes {
             let verified = tokio::task::spawn_blocking(move || cogward_registry::package::verify(&packages, package));
             let verified = verified.await.map_err(|e| PortError::from_error(&e))?;
             verified.map_err(|e| PortError::from_error(&e))?;
+            // A run is accepted only when its profile can be enforced; this is the last look.
+            let driver = self.config.driver(request.profile);
+            let driver =
+                driver.ok_or_else(|| PortError(format!("no driver carries `{}`", request.profile.as_str())))?;
             let spec = LaunchSpec {
                 run: request.run,
                 run_dir: request.run_dir,
                 profile: request.profile,
-                driver: DriverSettings::Native,
+                driver,
                 resources: request.resources,
                 root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
                 mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),
