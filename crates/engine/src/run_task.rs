@@ -10,6 +10,7 @@ use cogward_store::{OperationState, RunRow};
 use serde_json::json;
 
 use crate::{
+    attest::Basis,
     contract,
     engine::{Engine, Recorded, Version},
     events,
@@ -39,21 +40,31 @@ pub(crate) enum Begin {
 
 impl Engine {
     pub(crate) fn spawn_run(&self, live: Arc<Live>, row: RunRow, version: Version, begin: Begin) {
+        // Set twice to the same when a run is taken up again.
+        let _ = live.basis.set(Basis { policy: version.digest, profile: version.manifest.spec.sandbox.profile });
+        live.watched(|watched| watched.set_reaction(version.manifest.spec.sandbox.reaction()));
         let engine = self.clone();
         tokio::spawn(async move {
+            let mut forwarding = None;
             let exit = match begin {
                 Begin::Launch => match engine.launch(&live, &row, &version).await {
-                    Ok((sandbox, started)) => engine.supervise(&live, &version, sandbox, started).await,
+                    Ok((sandbox, started)) => {
+                        forwarding = engine.forward_violations(&live, &*sandbox);
+                        engine.spawn_attestations(&live, false);
+                        engine.supervise(&live, &version, sandbox, started).await
+                    }
                     Err(exit) => exit,
                 },
                 Begin::Adopted(sandbox) => {
                     let started = row.started.unwrap_or(row.created);
+                    forwarding = engine.forward_violations(&live, &*sandbox);
+                    engine.spawn_attestations(&live, true);
                     engine.supervise(&live, &version, sandbox, started).await
                 }
                 Begin::Ended(exit) => exit,
                 Begin::Abandon => Exit::default(),
             };
-            engine.close(&live, exit).await;
+            engine.close(&live, exit, forwarding).await;
         });
     }
 
@@ -125,7 +136,9 @@ impl Engine {
         sandbox: &dyn Sandbox,
     ) -> Result<Timestamp, PortError> {
         let profile = version.manifest.spec.sandbox.profile.as_str();
-        let event = events::started(live, profile, sandbox.enforcement());
+        let attested = self.proven(live, sandbox)?;
+        let proof = live.watched(|watched| watched.attested.as_ref().map(|attested| attested.proof));
+        let event = events::started(live, profile, sandbox.enforcement(), proof);
         let _turn = live.commit.lock().await;
         let commit = async {
             let mut tx = self.with.store.begin().await?;
@@ -138,7 +151,7 @@ impl Engine {
             let started = tx.now();
             row.started = Some(started);
             tx.run_put(&mut row).await?;
-            Ok::<_, cogward_store::StoreError>(Ok((tx.commit(vec![event]).await?, started)))
+            Ok::<_, cogward_store::StoreError>(Ok((tx.commit(vec![attested, event]).await?, started)))
         };
         let (committed, started) = commit.await.map_err(|e| PortError::from_error(&e))??;
         match self.publish(committed).await {
@@ -172,7 +185,6 @@ impl Engine {
         sandbox: Arc<dyn Sandbox>,
         started: Timestamp,
     ) -> Exit {
-        self.forward_violations(live, &*sandbox);
         let spec = &version.manifest.spec;
         let deadline = later(started, Duration::from_secs(spec.budgets.run.wall_clock_seconds));
         let grace = Duration::from_secs(spec.sandbox.grace_seconds.into());
@@ -212,24 +224,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn forward_violations(&self, live: &Arc<Live>, sandbox: &dyn Sandbox) {
-        let Some(mut violations) = sandbox.violations() else { return };
-        let (engine, live) = (self.clone(), Arc::clone(live));
-        tokio::spawn(async move {
-            while let Some(violation) = violations.recv().await {
-                if *live.closed.borrow() {
-                    return;
-                }
-                engine.note(events::violation(&live, &violation));
-                engine.with.journal.publish(
-                    events::journal("sandbox.violation", &live).severity(cogward_journal::Severity::Warning).detail(
-                        json!({ "layer": violation.layer, "action": violation.action, "count": violation.count }),
-                    ),
-                );
-            }
-        });
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cogward_model::{
     AgentName, Digest, RunId, TenantName, VersionLabel,
+    content::GivenInput,
     id::{Id, OperationId},
     limits::{REASON_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     manifest::AutonomyClass,
@@ -16,6 +17,7 @@ use crate::{
     engine::{Engine, Recorded, Version},
     errors::StartError,
     events,
+    given::{self, StartInput},
     ports::{LedgerHealth, PortError},
     run_task::Begin,
 };
@@ -33,6 +35,8 @@ pub struct StartRun {
     pub version: Option<VersionLabel>,
     /// What the agent reads.
     pub input: Vec<u8>,
+    /// The files that it is given.
+    pub inputs: Vec<StartInput>,
     /// The user for whom it acts.
     pub as_user: Option<String>,
     /// The operator who asks.
@@ -120,8 +124,9 @@ impl Engine {
         if manifest.spec.autonomy == AutonomyClass::UserDelegated && request.as_user.is_none() {
             return Err(StartError::UserRequired(request.agent.clone()));
         }
+        given::check(&manifest.spec.sandbox.inputs, &request.inputs)?;
         let profile = manifest.spec.sandbox.profile;
-        let missing = self.with.sandboxes.missing(profile);
+        let missing = self.missing(&manifest.spec.sandbox);
         if !missing.is_empty() {
             return Err(StartError::ProfileUnenforceable { profile: profile.as_str(), missing });
         }
@@ -134,14 +139,28 @@ impl Engine {
         }
         let run: RunId = Id::new(&*self.with.clock, &*self.with.entropy);
         self.with.files.create(run, &request.input).map_err(StartError::Directory)?;
-        match self.record_start(run, request, version).await {
+        let taken = self.with.files.take_inputs(run, &request.inputs).map_err(|error| {
+            self.remove_files(run);
+            match (error.kind(), request.inputs.first()) {
+                (std::io::ErrorKind::NotFound, Some(input)) => {
+                    let why = "what was sent for it is gone: it was used by another run, or lay too long".to_owned();
+                    StartError::Input { name: input.name.clone(), why }
+                }
+                _ => StartError::Directory(error),
+            }
+        })?;
+        match self.record_start(run, request, version, &taken).await {
             Ok(started) => Ok(started),
             Err(error) => {
-                if let Err(error) = self.with.files.remove(run) {
-                    tracing::warn!(%run, %error, "the directory of a run that was not started stays");
-                }
+                self.remove_files(run);
                 Err(error)
             }
+        }
+    }
+
+    fn remove_files(&self, run: RunId) {
+        if let Err(error) = self.with.files.remove(run) {
+            tracing::warn!(%run, %error, "the directory of a run that was not started stays");
         }
     }
 
@@ -171,8 +190,18 @@ impl Engine {
         run: RunId,
         request: &StartRun,
         (label, version): (VersionLabel, Version),
+        inputs: &[GivenInput],
     ) -> Result<Started, StartError> {
         let mut tx = self.with.store.begin().await?;
+        // In the transaction of the start, so that no run begins after a floor that it does not meet was raised.
+        let spec = &version.manifest.spec;
+        let (tier, profile) = (spec.tier, spec.sandbox.profile);
+        let floors = tx.floors(Some(&request.tenant)).await?;
+        let (floor, _) = floors.effective(tier);
+        if !floor.admits(profile) {
+            let told = floors.told(tier);
+            return Err(StartError::ProfileTooWeak { profile, floor: floor.profile, tier, told });
+        }
         let slots = self.with.run_slots;
         let slot = tx.run_free_slot(slots).await?.ok_or(StartError::TooManyRuns(slots))?;
         let row = RunRow {
@@ -205,7 +234,7 @@ impl Engine {
         if let Some(claim) = &request.claim {
             tx.idempotency_insert(&claim.row(run, operation.id, tx.now())).await?;
         }
-        let event = events::requested(&row, &version, operation.id);
+        let event = events::requested(&row, &version, operation.id, inputs);
         let committed = tx.commit(vec![event]).await?;
         let recorded = self.publish(committed).await;
         let Some(live) = self.insert_live(&row) else {

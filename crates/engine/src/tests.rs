@@ -1,7 +1,9 @@
 //! The engine against a real store and a host of fakes: every verb, crashes at every step, races.
 
+mod attest;
 mod crash;
 mod fakes;
 mod lifecycle;
 mod plane;
 mod races;
+mod violations;

@@ -7,10 +7,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod action;
+pub mod attestation;
 pub mod clock;
+pub mod content;
 pub mod decision;
 pub mod digest;
 pub mod event;
+pub mod floor;
 pub mod id;
 pub mod limits;
 pub mod listener;
@@ -19,10 +22,11 @@ pub mod money;
 pub mod name;
 pub mod run;
 pub mod upstream;
+pub mod violation;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 pub use digest::Digest;
 pub use id::{Id, RunId};
 pub use listener::Listener;
 pub use money::NanoUsd;
-pub use name::{AgentName, TenantName, ToolName, UpstreamName, VersionLabel};
+pub use name::{AgentName, ContentName, TenantName, ToolName, UpstreamName, VersionLabel};

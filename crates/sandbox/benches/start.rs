@@ -153,6 +153,7 @@ async fn sandboxed(round: u32) -> Launch {
         uid_slot: (std::process::id() % 3_000) * 10 + round % 10,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
+        storage: cogward_sandbox::storage::Storage::default(),
     };
     let begin = Instant::now();
     let run = launch(&std::env::current_exe().unwrap(), &spec).await.unwrap();

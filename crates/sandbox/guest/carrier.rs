@@ -51,6 +51,11 @@ impl Carrier {
         self.connect(door.name, door.port.into(), false)
     }
 
+    /// Whether it carries on the end of one direction of a connection. A machine monitor does not.
+    pub fn has_halves(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
     /// Connects to what is no door.
     pub fn line(&self, line: Line) -> io::Result<OwnedFd> {
         let name = match line {

@@ -2,11 +2,15 @@
 //!
 //! What is carried is never looked at. Memory is bounded by the number of connections; a side that does not read
 //! holds up its own connection and no other.
+//!
+//! Over Unix sockets the end of one direction is carried on as such. The vsock of a machine monitor knows the end of a
+//! whole connection only: there, a connection of which the agent has closed its direction lasts until the agent has
+//! closed it altogether, which is looked up, or until the plane has answered.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -22,6 +26,10 @@ const CONNECTIONS_MAX: usize = 256;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Time after which a door that accepted no more is tried again.
 const RETRY: Duration = Duration::from_millis(20);
+/// Time between two looks at whether the agent still has its end of a connection that it sends no more on.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Most bytes of the kernel's table of connections; beyond it every one counts as still there.
+const TABLE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One direction: what was read and not yet written.
 #[derive(Debug)]
@@ -57,6 +65,11 @@ impl Flow {
         !self.is_empty()
     }
 
+    /// Nothing more is read, and what was read is forgotten.
+    fn abandon(&mut self) {
+        (self.begins, self.ends, self.over) = (0, 0, true);
+    }
+
     /// Reads and writes what can be without waiting. Both descriptors must not block.
     pub fn step(&mut self, mut from: &File, mut to: &File, readable: bool) -> io::Result<()> {
         if readable && self.reads() {
@@ -66,9 +79,6 @@ impl Flow {
                 Ok(n) => (self.begins, self.ends) = (0, n),
                 Err(e) if is_not_now(&e) => return Ok(()),
                 Err(e) => return Err(e),
-            }
-            if self.is_over() {
-                sys::end_writing(to.as_fd());
             }
         }
         while !self.is_empty() {
@@ -94,6 +104,10 @@ struct Pair {
     host: File,
     /// The host has not accepted yet.
     connecting: bool,
+    /// The agent's port, and the one that it has connected to.
+    ports: (u16, u16),
+    /// Whether the end of one direction can be carried on.
+    halves: bool,
     up: Flow,
     down: Flow,
 }
@@ -118,10 +132,57 @@ impl Pair {
             return true;
         }
         let readable = |revents: i16| revents & (IN | GONE) != 0;
-        self.up.step(&self.agent, &self.host, readable(agent)).is_ok()
-            && self.down.step(&self.host, &self.agent, readable(host)).is_ok()
-            && !(self.up.is_over() && self.down.is_over())
+        let was_over = (self.up.is_over(), self.down.is_over());
+        if self.up.step(&self.agent, &self.host, readable(agent)).is_err() {
+            // The plane takes no more; what it has answered before is still the agent's.
+            self.up.abandon();
+        }
+        if self.down.step(&self.host, &self.agent, readable(host)).is_err() {
+            return false;
+        }
+        if self.up.is_over() && !was_over.0 && self.halves {
+            sys::end_writing(self.host.as_fd());
+        }
+        if self.down.is_over() && !was_over.1 {
+            sys::end_writing(self.agent.as_fd());
+        }
+        // Without halves the end of the plane's direction was the end of both.
+        !(self.down.is_over() && (self.up.is_over() || !self.halves))
     }
+
+    /// Whether only the agent's end of the connection says if anyone still waits for the answer.
+    fn is_waiting(&self) -> bool {
+        !self.halves && !self.connecting && self.up.is_over()
+    }
+}
+
+/// The connections in the kernel's tables that a process has a descriptor of: the port on its side, and the other.
+/// `None` when they cannot be read, or are too long.
+fn held_connections() -> Option<Vec<(u16, u16)>> {
+    let mut held = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let mut text = String::new();
+        match File::open(table) {
+            Ok(file) => file.take(TABLE_BYTES_MAX).read_to_string(&mut text).ok()?,
+            // A kernel without IPv6.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
+            Err(_) => return None,
+        };
+        if text.len() as u64 >= TABLE_BYTES_MAX {
+            return None;
+        }
+        held.extend(text.lines().skip(1).filter_map(held_connection));
+    }
+    Some(held)
+}
+
+/// One line: number, own address, other address, state, queues, timer, retransmissions, uid, timeout, inode.
+fn held_connection(line: &str) -> Option<(u16, u16)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let port = |address: &str| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok();
+    let (own, other) = (port(fields.next()?)?, port(fields.next()?)?);
+    // What nobody has a descriptor of has the inode 0.
+    (fields.nth(6)? != "0").then_some((own, other))
 }
 
 /// The listeners of the agent and every connection.
@@ -131,7 +192,9 @@ pub struct Forwarder {
     listeners: Vec<(Door, TcpListener)>,
     pairs: Vec<Pair>,
     /// A connection whose door accepted no more, and when it is tried again.
-    waiting: Option<(Door, OwnedFd, Instant)>,
+    waiting: Option<(Door, TcpStream, Instant)>,
+    /// When it is looked at next whether the agent has still its ends.
+    look: Instant,
 }
 
 impl Forwarder {
@@ -143,7 +206,7 @@ impl Forwarder {
             listener.set_nonblocking(true)?;
             listeners.push((door, listener));
         }
-        Ok(Self { carrier, listeners, pairs: Vec::new(), waiting: None })
+        Ok(Self { carrier, listeners, pairs: Vec::new(), waiting: None, look: Instant::now() })
     }
 
     /// Adds what is waited for, and says how long at most.
@@ -153,7 +216,10 @@ impl Forwarder {
             fds.push(PollFd { fd: if room { listener.as_raw_fd() } else { -1 }, events: IN, revents: 0 });
         }
         fds.extend(self.pairs.iter().flat_map(Pair::interest));
-        self.waiting.as_ref().map(|(_, _, at)| at.saturating_duration_since(Instant::now()))
+        let look = self.pairs.iter().any(Pair::is_waiting).then_some(self.look);
+        let retry = self.waiting.as_ref().map(|(_, _, at)| *at);
+        let next = [look, retry].into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Takes its turn with the descriptors that [`Self::watch`] added, in the same order.
@@ -164,6 +230,12 @@ impl Forwarder {
             Some([agent, host]) => pair.turn(agent.revents, host.revents),
             _ => true,
         });
+        if self.look <= Instant::now() && self.pairs.iter().any(Pair::is_waiting) {
+            self.look = Instant::now() + LOOK_EVERY;
+            if let Some(held) = held_connections() {
+                self.pairs.retain(|pair| !pair.is_waiting() || held.contains(&pair.ports));
+            }
+        }
         if let Some((door, agent, _)) = self.waiting.take_if(|(_, _, at)| Instant::now() >= *at) {
             self.connect(door, agent);
         }
@@ -179,7 +251,7 @@ impl Forwarder {
             let Some((door, listener)) = self.listeners.get(place) else { return };
             let (door, accepted) = (*door, listener.accept());
             match accepted {
-                Ok((agent, _)) => self.connect(door, agent.into()),
+                Ok((agent, _)) => self.connect(door, agent),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
@@ -187,14 +259,16 @@ impl Forwarder {
     }
 
     /// Without a door the agent's connection is closed, as one that nobody listens for would be.
-    fn connect(&mut self, door: Door, agent: OwnedFd) {
+    fn connect(&mut self, door: Door, agent: TcpStream) {
         match self.carrier.door(door) {
             Ok(Connecting::Begun(host)) => {
-                if sys::set_nonblocking(agent.as_fd()).is_ok() {
+                if let (Ok(()), Ok(address)) = (agent.set_nonblocking(true), agent.peer_addr()) {
                     self.pairs.push(Pair {
-                        agent: agent.into(),
+                        agent: OwnedFd::from(agent).into(),
                         host: host.into(),
                         connecting: true,
+                        ports: (address.port(), door.port),
+                        halves: self.carrier.has_halves(),
                         up: Flow::new(),
                         down: Flow::new(),
                     });
@@ -223,6 +297,10 @@ mod tests {
         (a, File::from(OwnedFd::from(b)))
     }
 
+    fn carried(agent: File, host: File, halves: bool) -> Pair {
+        Pair { agent, host, connecting: true, ports: (1, 2), halves, up: Flow::new(), down: Flow::new() }
+    }
+
     /// Turns until nothing moves any more.
     fn settle(pair: &mut Pair) -> bool {
         for _ in 0..1000 {
@@ -241,7 +319,7 @@ mod tests {
     #[test]
     fn the_end_of_one_direction_leaves_the_other_open() {
         let ((mut client, agent), (mut plane, host)) = (pair(), pair());
-        let mut pair = Pair { agent, host, connecting: true, up: Flow::new(), down: Flow::new() };
+        let mut pair = carried(agent, host, true);
         client.write_all(b"question").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(settle(&mut pair));
@@ -261,7 +339,7 @@ mod tests {
     fn a_side_that_does_not_read_costs_one_buffer_and_no_turns() {
         let ((client, agent), (plane, host)) = (pair(), pair());
         client.set_nonblocking(true).unwrap();
-        let mut pair = Pair { agent, host, connecting: false, up: Flow::new(), down: Flow::new() };
+        let mut pair = carried(agent, host, true);
         let mut sent = 0;
         for _ in 0..200 {
             while let Ok(n) = (&client).write(&[7; 4096]) {
@@ -283,5 +361,57 @@ mod tests {
             }
         }
         assert_eq!(received, sent);
+    }
+    #[test]
+    fn where_there_are_no_halves_the_answer_to_one_that_sends_no_more_still_comes() {
+        let ((mut client, agent), (mut plane, host)) = (pair(), pair());
+        let mut pair = carried(agent, host, false);
+        client.write_all(b"question").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(settle(&mut pair) && pair.is_waiting());
+        plane.set_nonblocking(true).unwrap();
+        let mut question = [0; 64];
+        assert_eq!(plane.read(&mut question).unwrap(), 8);
+        assert_eq!(plane.read(&mut question).unwrap_err().kind(), io::ErrorKind::WouldBlock, "no end was carried on");
+        plane.write_all(b"answer").unwrap();
+        drop(plane);
+        assert!(!settle(&mut pair));
+        drop(pair);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+    }
+
+    #[test]
+    fn an_answer_that_comes_before_all_was_asked_is_carried_whole() {
+        let ((mut client, agent), (mut plane, host)) = (pair(), pair());
+        let mut pair = carried(agent, host, true);
+        plane.write_all(b"too large").unwrap();
+        drop(plane);
+        client.write_all(&[7; 100_000]).unwrap();
+        while settle(&mut pair) {}
+        drop(pair);
+        let mut answer = Vec::new();
+        // The end may be a reset: there is something left that nobody has read.
+        let _ = client.read_to_end(&mut answer);
+        assert_eq!(answer, b"too large");
+    }
+
+    #[test]
+    fn a_connection_is_there_as_long_as_a_process_has_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ports = (client.local_addr().unwrap().port(), listener.local_addr().unwrap().port());
+        let (server, _) = listener.accept().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(held_connections().unwrap().contains(&ports));
+        drop(client);
+        assert!(!held_connections().unwrap().contains(&ports));
+        drop(server);
+        for line in
+            ["", "0: x y", "0: 0100007F:XX 0100007F:01 05 a b c d e 7", "0: 0100007F:0102 0100007F:01 05 a b c d"]
+        {
+            assert_eq!(held_connection(line), None, "{line}");
+        }
     }
 }

@@ -45,7 +45,8 @@ enum Phase {
 #[derive(Debug)]
 struct Stream {
     pipe: File,
-    host: File,
+    /// Closed when all is said: a machine monitor does not carry on the end of one direction.
+    host: Option<File>,
     flow: Flow,
 }
 
@@ -91,7 +92,7 @@ impl<'a> Guest<'a> {
                 if let Some(end) = standard.get_mut(place) {
                     *end = Some(write);
                 }
-                streams.push(Stream { pipe: read.into(), host: host.into(), flow: Flow::new() });
+                streams.push(Stream { pipe: read.into(), host: Some(host.into()), flow: Flow::new() });
             }
         }
         let forwarder = Forwarder::listen(carrier).at("listeners")?;
@@ -130,9 +131,10 @@ impl<'a> Guest<'a> {
                 PollFd { fd: self.report.as_ref().map_or(-1, AsRawFd::as_raw_fd), events: IN, revents: 0 },
             ];
             for stream in &self.streams {
-                let (reads, writes) = (stream.flow.reads(), stream.flow.writes());
+                let (reads, writes) = (stream.host.is_some() && stream.flow.reads(), stream.flow.writes());
                 fds.push(PollFd { fd: if reads { stream.pipe.as_raw_fd() } else { -1 }, events: IN, revents: 0 });
-                fds.push(PollFd { fd: if writes { stream.host.as_raw_fd() } else { -1 }, events: OUT, revents: 0 });
+                let host = stream.host.as_ref().filter(|_| writes).map_or(-1, AsRawFd::as_raw_fd);
+                fds.push(PollFd { fd: host, events: OUT, revents: 0 });
             }
             let streams = fds.len();
             let retry = self.forwarder.watch(&mut fds);
@@ -153,9 +155,11 @@ impl<'a> Guest<'a> {
             }
             let mut place = 3;
             for stream in &mut self.streams {
-                // A host that is gone is noticed at the control connection; the pipe is emptied so long.
-                if stream.flow.step(&stream.pipe, &stream.host, ready(place)).is_err() {
-                    stream.flow = Flow::new();
+                if let Some(host) = &stream.host
+                    && (stream.flow.step(&stream.pipe, host, ready(place)).is_err() || stream.flow.is_over())
+                {
+                    // The end, or a host that is gone: which is noticed at the control connection.
+                    stream.host = None;
                 }
                 place += 2;
             }
@@ -232,7 +236,7 @@ impl<'a> Guest<'a> {
         sys::signal_all(sys::KILL);
         while matches!(sys::reap(), Ok(Some(_))) {}
         let alone = sys::reap().is_err();
-        let carried = self.streams.iter().all(|stream| stream.flow.is_over());
+        let carried = self.streams.iter().all(|stream| stream.host.is_none());
         // Of a stream nothing is lost as long as the supervisor reads; of the rest the end is not waited for.
         if !alone && !late || alone && !(carried && (late || self.forwarder.is_sent())) {
             return Ok(());

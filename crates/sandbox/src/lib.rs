@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod attest;
 pub mod battery;
 mod cgroup;
 pub mod config;
@@ -18,13 +19,17 @@ pub mod handle;
 mod native;
 pub mod profile;
 pub mod protocol;
+mod reports;
 pub mod spec;
+pub mod storage;
 mod supervisor;
 
+pub use attest::Attestation;
 pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
+pub use reports::Reports;
 pub use spec::{
     DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LaunchSpec, ReadOnlyMount, Root,
     RuntimeKind, Usage, Violation,

@@ -7,19 +7,24 @@
 use std::{path::PathBuf, time::Duration};
 
 use cogward_model::{
-    RunId, limits,
-    manifest::{Profile, Resources},
+    RunId,
+    content::{Artifact, NotKept},
+    limits,
+    manifest::{Medium, Profile, Resources},
 };
 use serde::{Deserialize, Serialize};
 
+use crate::storage::Storage;
+
 pub use crate::driver::firecracker::FirecrackerSettings;
+pub use cogward_model::violation::Violation;
 
 /// Most arguments or variables of one agent.
 pub const ARGUMENTS_MAX: usize = 512;
 /// Most bytes of all arguments and variables together; the kernel's own limit is above it.
 pub const ARGUMENT_BYTES_MAX: usize = 256 * 1024;
 /// Most read-only mounts beside the root.
-pub const MOUNTS_MAX: usize = 16;
+pub const MOUNTS_MAX: usize = 96;
 /// Most bytes of all files under `/run/cogward`.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest output file that is taken from a run.
@@ -68,6 +73,9 @@ pub struct LaunchSpec {
     pub uid_slot: u32,
     /// Time between being asked to end and being killed.
     pub grace: Duration,
+    /// Its files beside the package: workspace, inputs, outputs.
+    #[serde(default)]
+    pub storage: Storage,
     /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
     pub wall_clock: Duration,
 }
@@ -224,7 +232,7 @@ impl LaunchSpec {
             return refuse("files", "has a name that is not of letters, digits, `.`, `_` and `-`");
         }
         if self.mounts.len() > MOUNTS_MAX {
-            return refuse("mounts", "are more than 16");
+            return refuse("mounts", "are more than 96");
         }
         for mount in &self.mounts {
             let top = mount.at.split('/').nth(1).unwrap_or_default();
@@ -235,12 +243,21 @@ impl LaunchSpec {
                 return refuse("mounts", "has a source that is not absolute");
             }
         }
+        if let Some(fault) = self.storage.fault() {
+            return refuse("storage", fault);
+        }
+        if self.driver != DriverSettings::Native && self.storage != Storage::default() {
+            return refuse("storage", "is not carried by this driver: inputs, outputs and workspaces need the native one");
+        }
         let r = &self.resources;
         let within = (50..=64_000).contains(&r.cpu_millis)
             && (16..=65_536).contains(&r.memory_mib)
             && (4..=4_096).contains(&r.pids)
             && (1..=65_536).contains(&r.workspace_mib)
-            && (16..=65_536).contains(&r.open_files);
+            && (64..=1_048_576).contains(&r.inodes())
+            && (16..=65_536).contains(&r.open_files)
+            && r.io_read_mib_per_second.is_none_or(|limit| (1..=65_536).contains(&limit))
+            && r.io_write_mib_per_second.is_none_or(|limit| (1..=65_536).contains(&limit));
         if !within {
             return refuse("resources", "are out of their documented bounds");
         }
@@ -263,8 +280,8 @@ impl LaunchSpec {
 }
 
 /// Top-level places that only the sandbox itself fills.
-const RESERVED: [&str; 13] =
-    ["", "proc", "dev", "sys", "work", "tmp", "run", "etc", "usr", "bin", "sbin", "lib", "lib64"];
+const RESERVED: [&str; 14] =
+    ["", "inputs", "proc", "dev", "sys", "work", "tmp", "run", "etc", "usr", "bin", "sbin", "lib", "lib64"];
 
 fn is_plain_absolute(path: &str) -> bool {
     path.len() <= 512
@@ -314,6 +331,9 @@ pub struct Enforcement {
     pub resources: Resources,
     /// `host-usr` or `image`.
     pub root: String,
+    /// Where the bytes of the workspace are.
+    #[serde(default)]
+    pub workspace: Medium,
     /// Checks that ran inside the sandbox before the agent's first instruction.
     pub self_checks: Vec<String>,
 }
@@ -348,6 +368,15 @@ pub struct Exit {
     /// Its output: the output file, else the last line of its standard output. Kept in the file `output`.
     #[serde(skip)]
     pub output: Option<Vec<u8>>,
+    /// Why the output file was not taken, where there was one.
+    #[serde(default)]
+    pub output_refused: Option<NotKept>,
+    /// What became of the outputs that the manifest declares. Kept in the directory `artifacts`.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+    /// How often what was refused in all; from an earlier build, nothing.
+    #[serde(default)]
+    pub violations: Vec<Violation>,
     /// Whether every cgroup of the run was seen empty at the end.
     pub empty: bool,
     /// More about the cause, for people.
@@ -387,6 +416,12 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Largest memory of all its processes and its workspace together, in bytes.
     pub memory_peak_bytes: u64,
+    /// Bytes read from disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_write_bytes: Option<u64>,
     /// Time since the agent was started, in microseconds; suspensions included.
     pub wall_micros: u64,
     /// Bytes written to standard output, kept or not.
@@ -406,19 +441,6 @@ pub struct KillReport {
     pub micros: u64,
     /// Whether every cgroup of the run was seen empty.
     pub empty: bool,
-}
-
-/// Something the sandbox refused or a limit that was reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Violation {
-    /// `seccomp` or `cgroup`.
-    pub layer: String,
-    /// What was done about it, such as `deny` or `kill`.
-    pub action: String,
-    /// The system call or the limit.
-    pub object: String,
-    /// How often since the last report of the same thing.
-    pub count: u64,
 }
 
 /// Bytes as base64 text: a megabyte of input as a JSON array of numbers would be four.
@@ -474,6 +496,7 @@ pub(crate) mod tests {
             uid_slot: 0,
             grace: Duration::from_secs(1),
             wall_clock: Duration::from_secs(60),
+            storage: Storage::default(),
         }
     }
 

@@ -106,7 +106,18 @@ impl From<StartError> for Failure {
                 .rule("spec.autonomy")
                 .next_step("name the user with `--as USER`"),
             StartError::TooLong { .. } => Self::invalid(text).rule("limits.request"),
-            StartError::ProfileUnenforceable { .. } => Self::new(ProblemCode::NotEnforceable, text)
+            StartError::ProfileTooWeak { floor, tier, .. } => Self::new(ProblemCode::ProfileTooWeak, text)
+                .rule("profile_too_weak")
+                .next_step(format!(
+                    "register a version with `profile: {}`, or have an operator lower the floor with `cogward floor set \
+                     {}`",
+                    floor.as_str(),
+                    tier.as_str()
+                )),
+            StartError::Input { .. } => Self::new(ProblemCode::RunRefused, text)
+                .rule("spec.sandbox.inputs")
+                .next_step("give each declared input with `--input-file NAME=PATH`"),
+            StartError::ProfileUnenforceable { .. } => Self::new(ProblemCode::ProfileUnenforceable, text)
                 .rule("profile_unenforceable")
                 .next_step("run `cogward doctor` for the fix of each"),
             StartError::TooManyRuns(_) => {

@@ -12,6 +12,7 @@ mod auth;
 mod boot;
 mod budgets;
 mod data_dir;
+mod described;
 mod events;
 mod extract;
 mod failure;
@@ -24,10 +25,12 @@ mod witness;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use cogward_engine::Attesting;
 use cogward_sandbox::SandboxConfig;
 
-pub use boot::{ListenError, Running, ServeError, described, start};
+pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
+pub use described::described;
 
 /// Where and how a plane is served.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ pub struct ServeOptions {
     pub supervisor_exe: PathBuf,
     /// What carries the profiles that the kernel's own means do not.
     pub sandboxes: SandboxConfig,
+    /// How often the sandboxes of runs are examined.
+    pub attesting: Attesting,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

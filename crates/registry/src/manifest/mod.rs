@@ -10,6 +10,7 @@ mod check;
 mod document;
 mod environment;
 mod fields;
+mod files;
 mod hosts;
 mod permissions;
 mod schema;

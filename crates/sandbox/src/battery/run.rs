@@ -86,7 +86,7 @@ pub async fn verify(
     directory: &Path,
 ) -> Result<Report, VerifyError> {
     let (probed, configured, at) = (exe.to_owned(), config.clone(), "the probe of the host");
-    let report = tokio::task::spawn_blocking(move || doctor::probe_with(&probed, &configured)).await;
+    let report = tokio::task::spawn_blocking(move || doctor::probe_with(&probed, Path::new("/"), &configured)).await;
     let host = report.map_err(|e| files(at)(io::Error::other(e)))??;
     host.require(profile).map_err(|missing| VerifyError::Unenforceable { profile, missing })?;
 
@@ -154,7 +154,7 @@ async fn one(
         // What it has not said by now counts as not run.
         let _ = run.kill().await;
     }
-    while let Some(violation) = violations.as_mut().and_then(|v| v.try_recv().ok()) {
+    while let Some(violation) = violations.as_mut().and_then(crate::Reports::try_recv) {
         reported += violation.count;
     }
     let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
@@ -166,7 +166,7 @@ async fn one(
     Ok((attempts, reported))
 }
 
-async fn next(violations: &mut Option<tokio::sync::mpsc::Receiver<crate::Violation>>) -> Option<crate::Violation> {
+async fn next(violations: &mut Option<crate::Reports>) -> Option<crate::Violation> {
     match violations {
         Some(receiver) => receiver.recv().await,
         None => None,
@@ -224,6 +224,7 @@ fn spec(
         uid_slot: UID_SLOTS - 2 - std::process::id() % SLOTS,
         grace: Duration::from_secs(1),
         wall_clock: PROGRAM_MAX,
+        storage: crate::storage::Storage::default(),
     })
 }
 

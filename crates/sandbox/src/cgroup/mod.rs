@@ -5,11 +5,12 @@
 //! Limits are not optional: a host where they cannot be set cannot run an agent.
 
 mod hosts;
+mod io;
+mod proof;
 mod tree;
 
 use std::{
     fs::File,
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use rustix::{
 };
 
 pub use hosts::Hosts;
+pub use proof::not_as_asked;
 use tree::Directory;
 
 use crate::driver::Overhead;
@@ -39,7 +41,7 @@ pub enum CgroupError {
         /// The operation.
         what: String,
         /// What the system answered.
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
@@ -62,6 +64,8 @@ pub struct Cgroup {
     /// Where version 2's core files are, if anywhere.
     core: Option<Directory>,
     freezer: Option<Directory>,
+    /// Where what is read and written is limited or counted: always with version 2, with version 1 where it is limited.
+    io: Option<Directory>,
     oom: Option<OwnedFd>,
     events: Vec<File>,
     frozen: bool,
@@ -84,9 +88,27 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`] with what is missing; whatever was made before is removed again.
     pub fn create(hosts: &Hosts, name: &str, limits: &Resources, beside: Overhead) -> Result<Self, CgroupError> {
-        let places = hosts.places()?;
+        Self::create_for(hosts, name, limits, beside, &[])
+    }
+
+    /// As [`Cgroup::create`], for a run that reads and writes in these places; limits of input and output are set on
+    /// the disks that they are on.
+    ///
+    /// # Errors
+    /// [`CgroupError`] with what is missing; whatever was made before is removed again.
+    pub fn create_for(
+        hosts: &Hosts,
+        name: &str,
+        limits: &Resources,
+        beside: Overhead,
+        used: &[PathBuf],
+    ) -> Result<Self, CgroupError> {
+        let mut places = hosts.places()?;
+        if hosts.kind() != hosts::Kind::V2 && !io::is_limited(limits) {
+            places.io = None;
+        }
         let made = Self::make(hosts.kind(), &places, name).and_then(|mut group| {
-            group.limit(limits, beside).and_then(|()| group.watch())?;
+            group.limit(limits, beside).and_then(|()| group.limit_io(limits, used)).and_then(|()| group.watch())?;
             Ok(group)
         });
         if made.is_err() {
@@ -105,6 +127,7 @@ impl Cgroup {
             cpu: make(&places.cpu)?,
             core: places.core.as_deref().map(make).transpose()?,
             freezer: places.freezer.as_deref().map(make).transpose()?,
+            io: places.io.as_deref().map(make).transpose()?,
             oom: None,
             events: Vec::new(),
             frozen: false,
@@ -141,6 +164,21 @@ impl Cgroup {
         }
     }
 
+    fn limit_io(&self, limits: &Resources, used: &[PathBuf]) -> Result<(), CgroupError> {
+        if !io::is_limited(limits) {
+            return Ok(());
+        }
+        let disks = io::disks_of(used)?;
+        if disks.is_empty() {
+            return Err(CgroupError::Missing("no disk is named that could be limited".to_owned()));
+        }
+        match (self.kind, &self.io) {
+            (hosts::Kind::V2, Some(group)) => io::limit_v2(group, limits, &disks),
+            (hosts::Kind::V2, None) => io::limit_v2(&self.memory, limits, &disks),
+            (_, group) => io::limit_v1(group.as_ref(), limits, &disks),
+        }
+    }
+
     /// Opens what wakes a poll when a limit is reached.
     fn watch(&mut self) -> Result<(), CgroupError> {
         let mut files = vec![self.pids.open("pids.events")?];
@@ -160,7 +198,7 @@ impl Cgroup {
         }
         // The first read arms them: a poll reports changes since.
         for file in &mut files {
-            let _ = io::Read::read(file, &mut [0; 256]);
+            let _ = std::io::Read::read(file, &mut [0; 256]);
         }
         self.events = files;
         Ok(())
@@ -196,14 +234,21 @@ impl Cgroup {
     /// Every distinct group of the run.
     fn all(&self) -> impl Iterator<Item = &Directory> {
         let mut seen: Vec<&Path> = Vec::new();
-        [Some(&self.memory), Some(&self.pids), Some(&self.cpu), self.core.as_ref(), self.freezer.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(move |directory| {
-                let new = !seen.contains(&directory.path());
-                seen.push(directory.path());
-                new
-            })
+        [
+            Some(&self.memory),
+            Some(&self.pids),
+            Some(&self.cpu),
+            self.core.as_ref(),
+            self.freezer.as_ref(),
+            self.io.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(move |directory| {
+            let new = !seen.contains(&directory.path());
+            seen.push(directory.path());
+            new
+        })
     }
 
     /// Descriptors that a poll must watch, with the events that matter on them.
@@ -229,7 +274,7 @@ impl Cgroup {
         };
         for file in &mut self.events {
             // A poll compares with what this descriptor read last.
-            let _ = io::Seek::rewind(file).and_then(|()| io::Read::read(file, &mut [0; 256]));
+            let _ = std::io::Seek::rewind(file).and_then(|()| std::io::Read::read(file, &mut [0; 256]));
         }
         Counters {
             out_of_memory: out_of_memory.unwrap_or_default(),
@@ -247,6 +292,16 @@ impl Cgroup {
             _ => self.memory.number("memory.max_usage_in_bytes"),
         };
         (cpu, peak)
+    }
+
+    /// Bytes read from and written to disks, where this host counts them.
+    #[must_use]
+    pub fn io(&self) -> (Option<u64>, Option<u64>) {
+        match (&self.io, self.kind) {
+            (None, _) => (None, None),
+            (Some(group), hosts::Kind::V2) => io::counted_v2(group),
+            (Some(group), _) => io::counted_v1(group),
+        }
     }
 
     /// Freezes every process of the run and waits until they are.

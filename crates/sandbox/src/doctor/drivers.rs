@@ -27,6 +27,7 @@ use crate::{
     native::sys,
     profile::Controls,
     spec::{DriverSettings, LaunchSpec, Root, UID_SLOTS},
+    storage::Storage,
     supervisor::{self, Sandbox},
 };
 
@@ -81,13 +82,14 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
         // The last one: a plane begins at the other end.
         uid_slot: UID_SLOTS - 1,
         grace: Duration::from_secs(1),
+        storage: Storage::default(),
         wall_clock: ONE_MAX,
     };
     spec.validate().map_err(|e| e.to_string())?;
     let mut sandbox =
         supervisor::launch(&spec, &Controls::of(profile)).map_err(|s| format!("{}: {}", s.stage, s.why))?;
     let lived = through(&mut sandbox);
-    let Sandbox { carried, cgroup } = &mut sandbox;
+    let Sandbox { carried, cgroup, .. } = &mut sandbox;
     let (_, empty) = carried.kill(cgroup, &mut supervisor::reap_all);
     carried.remove();
     cgroup.remove();
@@ -101,7 +103,7 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
     Ok(format!("{runtime}a sandbox was held, passed {checks} checks from inside, ran, was frozen and ended; {took} ms"))
 }
 
-fn through(Sandbox { carried, cgroup }: &mut Sandbox) -> Result<(), String> {
+fn through(Sandbox { carried, cgroup, .. }: &mut Sandbox) -> Result<(), String> {
     let failed = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
     carried.start().map_err(failed("start"))?;
     carried.suspend(cgroup).map_err(failed("freezing"))?;

@@ -20,6 +20,7 @@ use std::{
 use rustix::event::PollFlags;
 
 use crate::{
+    attest::Attestation,
     cgroup::Cgroup,
     native::{Stage, Uids},
     profile::Controls,
@@ -138,6 +139,10 @@ pub trait Carried: fmt::Debug {
 
     /// What was told and not heard yet. Called once no process of the run is left, so that its last words count.
     fn last_words(&mut self, events: &mut Vec<Event>);
+
+    /// Looks from outside at what is in force. The first look is taken when the sandbox is complete, and what it finds
+    /// is what later ones are held against. `None` when the sandbox is at its end.
+    fn attest(&mut self, cgroup: &Cgroup) -> Option<Attestation>;
 
     /// Lets the agent execute.
     ///

@@ -6,16 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cogward_model::Digest;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::Signal,
+    process::{Signal, pidfd_send_signal},
 };
 
 use super::{Carried, Driver, Event, Order, Overhead, Watched};
 use crate::{
+    attest::{self, Attestation, Facts},
     cgroup::Cgroup,
     native::{
-        self, Begun, Stage,
+        self, Begun, Stage, Uids,
         control::{self, FromSandbox, ToInit},
         network, seccomp, sys,
     },
@@ -24,12 +26,17 @@ use crate::{
 
 /// Time from the clone to the held agent, at most. Far above what a loaded host needs.
 const LAUNCH_MAX: Duration = Duration::from_secs(20);
+/// Time for a killed init to be dead once its groups are empty.
+const INIT_END_MAX: Duration = Duration::from_secs(5);
 /// Refused calls answered in one turn of the loop: commands must not wait behind a flood.
 const REFUSALS_PER_TURN: usize = 64;
 
 const CONTROL: u32 = 0;
 const INIT: u32 = 1;
 const REFUSALS: u32 = 2;
+
+/// Programs that the agent's process gives itself; see [`seccomp`].
+const FILTERS: u32 = 2;
 
 /// Makes sandboxes by itself.
 #[derive(Debug)]
@@ -43,6 +50,10 @@ struct Sandbox {
     work: OwnedFd,
     refusals: OwnedFd,
     enforcement: Enforcement,
+    uids: Uids,
+    /// Digest of the system-call filter, and of how many programs it is.
+    filter: (Digest, u32),
+    first: Option<Facts>,
 }
 
 impl Driver for Native {
@@ -71,7 +82,11 @@ impl Driver for Native {
 fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
     let deadline = Instant::now() + LAUNCH_MAX;
     let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None::<OwnedFd>);
-    let (checks, instructions, allowed) = loop {
+    let (mut held, mut dropped) = (None, false);
+    let (checks, instructions, allowed, filter) = loop {
+        if let Some(held) = held.take_if(|_| dropped) {
+            break held;
+        }
         let (message, descriptors) = next(&begun, refusals.as_ref(), deadline)?;
         match message {
             FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
@@ -81,7 +96,10 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
                 work = descriptors.next();
             }
             FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
-            FromSandbox::Held { checks, instructions, allowed } => break (checks, instructions, allowed),
+            FromSandbox::Held { checks, instructions, allowed, filter } => {
+                held = Some((checks, instructions, allowed, filter));
+            }
+            FromSandbox::Dropped => dropped = true,
             FromSandbox::NotExecutable { .. } | FromSandbox::AgentEnded { .. } => {
                 return Err(Stage::new("init", &"the agent's process ended before it was ready"));
             }
@@ -111,9 +129,11 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
             Root::Image { .. } => "image",
         }
         .to_owned(),
+        workspace: spec.storage.medium,
         self_checks: checks,
     };
-    Ok(Sandbox { begun, listeners, work, refusals, enforcement })
+    let filter = (filter, FILTERS);
+    Ok(Sandbox { begun, listeners, work, refusals, enforcement, uids: order.uids, filter, first: None })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
@@ -176,7 +196,7 @@ impl Sandbox {
             match sys::seccomp_receive(listener) {
                 Ok(Some(refused)) => {
                     let _ = sys::seccomp_refuse(listener, refused);
-                    let object = seccomp::name(refused.number);
+                    let object = seccomp::object(refused.number, &refused.args);
                     events.push(Event::Refused { layer: "seccomp", object, count: 1 });
                 }
                 Ok(None) => {}
@@ -225,6 +245,19 @@ impl Carried for Sandbox {
         self.hear(events);
     }
 
+    fn attest(&mut self, cgroup: &Cgroup) -> Option<Attestation> {
+        let subject = attest::Subject {
+            cgroup,
+            uids: self.uids,
+            init: self.begun.pid.as_raw_nonzero().get(),
+            filter: self.filter,
+            first: self.first.as_ref(),
+        };
+        let found = attest::look(&subject)?;
+        self.first.get_or_insert_with(|| found.facts.clone());
+        Some(found)
+    }
+
     fn start(&mut self) -> io::Result<()> {
         match rustix::io::write(&self.begun.start, b"1") {
             Ok(1) => Ok(()),
@@ -234,6 +267,17 @@ impl Carried for Sandbox {
 
     fn terminate(&mut self, cgroup: &mut Cgroup) -> io::Result<()> {
         cgroup.signal_all(Signal::TERM, self.begun.pid).map_err(io::Error::other)
+    }
+
+    fn kill(&mut self, cgroup: &mut Cgroup, reap: &mut dyn FnMut()) -> (u32, bool) {
+        // Its end is the end of every process in its namespace, wherever somebody may have put one. And it is not seen
+        // to be dead before they are.
+        let _ = pidfd_send_signal(&self.begun.pidfd, Signal::KILL);
+        let (processes, empty) = cgroup.kill(reap);
+        let mut fds = [PollFd::new(&self.begun.pidfd, PollFlags::IN)];
+        let most = Timespec::try_from(INIT_END_MAX).ok();
+        let gone = matches!(poll(&mut fds, most.as_ref()), Ok(1..));
+        (processes, empty && gone)
     }
 
     fn workspace(&self) -> Option<BorrowedFd<'_>> {

@@ -39,6 +39,7 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, filter: &Filter,
                 checks,
                 instructions: filter.list.len() + filter.clone3.len(),
                 allowed: filter.allowed,
+                filter: filter.digest(),
             },
             &[],
         )

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use cogward_model::Digest;
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
@@ -14,7 +15,7 @@ use seccompiler::{
 };
 
 use super::{Stage, sys::Instruction, syscalls};
-use crate::profile::Controls;
+use crate::{attest::sha256, profile::Controls};
 
 /// The two programs.
 #[derive(Debug)]
@@ -25,6 +26,17 @@ pub struct Filter {
     pub list: BpfProgram,
     /// Calls on the list.
     pub allowed: usize,
+}
+
+impl Filter {
+    /// The digest of both programs, byte for byte as the kernel is given them.
+    pub fn digest(&self) -> Digest {
+        let instructions = self.clone3.iter().chain(&self.list);
+        let bytes: Vec<u8> = instructions
+            .flat_map(|i| i.code.to_ne_bytes().into_iter().chain([i.jt, i.jf]).chain(i.k.to_ne_bytes()))
+            .collect();
+        sha256(&bytes)
+    }
 }
 
 /// The data of the placeholder that becomes a report.
@@ -233,6 +245,40 @@ pub fn name(number: i32) -> String {
         .map_or_else(|| format!("syscall_{number}"), |(_, name)| (*name).to_owned())
 }
 
+/// What a refused call was about: its name, and where the name says too little to judge it, what was asked for.
+pub fn object(number: i32, args: &[u64; 6]) -> String {
+    let word = |place: usize| args.get(place).map_or(0, |arg| *arg & 0xffff_ffff);
+    let is = |value: i32, word: u64| word == u64::from(value.unsigned_abs());
+    match i64::from(number) {
+        libc::SYS_socket | libc::SYS_socketpair => {
+            let kind = word(1) & 0xf;
+            let known = [
+                (libc::AF_UNIX, "unix"),
+                (libc::AF_ALG, "alg"),
+                (libc::AF_PACKET, "packet"),
+                (libc::AF_VSOCK, "vsock"),
+                (libc::AF_KEY, "key"),
+                (libc::AF_XDP, "xdp"),
+            ];
+            let ordinary = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT, libc::NETLINK_GENERIC];
+            let internet = is(libc::AF_INET, word(0)) || is(libc::AF_INET6, word(0));
+            let what = match known.iter().find(|(family, _)| is(*family, word(0))) {
+                Some((_, name)) => name,
+                None if is(libc::AF_NETLINK, word(0)) && ordinary.iter().any(|p| is(*p, word(2))) => "netlink",
+                None if is(libc::AF_NETLINK, word(0)) => "netlink-other",
+                None if is(libc::SOCK_RAW, kind) => "raw",
+                None if internet && is(libc::SOCK_DGRAM, kind) => "datagram",
+                None if internet && is(libc::IPPROTO_MPTCP, word(2)) => "mptcp",
+                None if internet => "stream",
+                None => "other",
+            };
+            format!("socket:{what}")
+        }
+        libc::SYS_ioctl if [TIOCSTI, TIOCLINUX].contains(&word(1)) => "ioctl:terminal-input".to_owned(),
+        _ => name(number),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +302,30 @@ mod tests {
             assert!(filter.allowed > 180 && filter.list.len() < 4096);
             assert!(!filter.list.iter().any(|i| i.code == RETURN && i.k & 0xffff_0000 == libc::SECCOMP_RET_TRACE));
         }
+    }
+
+    #[test]
+    fn a_socket_is_named_by_what_it_would_be() {
+        let socket = i32::try_from(libc::SYS_socket).unwrap();
+        let int = |value: i32| u64::from(value.unsigned_abs());
+        for (family, kind, protocol, wanted) in [
+            (libc::AF_ALG, libc::SOCK_SEQPACKET, 0, "socket:alg"),
+            (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE, "socket:netlink"),
+            (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER, "socket:netlink-other"),
+            (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, "socket:raw"),
+            (libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0, "socket:datagram"),
+            (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP, "socket:mptcp"),
+            (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP, "socket:stream"),
+            (libc::AF_UNIX, libc::SOCK_STREAM, 0, "socket:unix"),
+            (libc::AF_BLUETOOTH, libc::SOCK_STREAM, 0, "socket:other"),
+        ] {
+            assert_eq!(object(socket, &[int(family), int(kind), int(protocol), 0, 0, 0]), wanted);
+        }
+        let ioctl = i32::try_from(libc::SYS_ioctl).unwrap();
+        // The kernel looks at 32 bits of the operation, whatever is above.
+        assert_eq!(object(ioctl, &[0, TIOCSTI | 1 << 40, 0, 0, 0, 0]), "ioctl:terminal-input");
+        assert_eq!(object(ioctl, &[0, 0x5402, 0, 0, 0, 0]), "ioctl");
+        assert_eq!(object(i32::try_from(libc::SYS_mount).unwrap(), &[0; 6]), "mount");
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub struct Refused {
     id: u64,
     /// The number of the system call.
     pub number: i32,
+    /// Its arguments as they were when it was refused. What a pointer points to is not looked at.
+    pub args: [u64; 6],
 }
 
 /// The next refused call, if one waits.
@@ -168,7 +170,7 @@ pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Refused>> 
         libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, std::ptr::from_mut(&mut notice))
     };
     if done == 0 {
-        return Ok(Some(Refused { id: notice.id, number: notice.data.nr }));
+        return Ok(Some(Refused { id: notice.id, number: notice.data.nr, args: notice.data.args }));
     }
     match io::Error::last_os_error() {
         // The caller died, or a signal took it away, between the poll and now.

@@ -1,11 +1,14 @@
 //! The supervisor's side of making a sandbox: the groups first, then whatever the driver puts into them.
 
+use std::path::PathBuf;
+
 use crate::{
+    attest::Attestation,
     cgroup::{self, Cgroup, Hosts},
-    driver::{self, Carried, Order},
+    driver::{self, Carried, Order, Overhead},
     native::{Stage, Uids},
     profile::Controls,
-    spec::LaunchSpec,
+    spec::{LaunchSpec, Root},
 };
 
 /// File of the run directory that names the run's control groups, for whoever has to clean up after a lost run.
@@ -18,6 +21,8 @@ pub struct Sandbox {
     pub carried: Box<dyn Carried>,
     /// Its limits.
     pub cgroup: Cgroup,
+    /// What was found in force when it was complete.
+    pub proof: Attestation,
 }
 
 /// Makes it, or says which step failed. Nothing is left behind then.
@@ -30,7 +35,9 @@ pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> 
     std::fs::write(spec.run_dir.join(GROUPS_FILE), text).map_err(|e| Stage::new("run directory", &e))?;
     let driver = driver::of(spec);
     let (at_launch, running) = (driver.overhead_of_launch(), driver.overhead());
-    let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources, at_launch).map_err(|e| failed(&e))?;
+    let places = disk_places(spec);
+    let cgroup = Cgroup::create_for(&hosts, &name, &spec.resources, at_launch, &places);
+    let mut cgroup = cgroup.map_err(|e| failed(&e))?;
     let order = Order { spec, controls, uids: Uids::of(spec.uid_slot), cgroup: &cgroup };
     let made = driver.launch(&order).and_then(|carried| {
         if at_launch != running {
@@ -38,14 +45,47 @@ pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> 
         }
         Ok(carried)
     });
+    let made = made.and_then(|mut carried| {
+        let proof = prove(spec, &mut *carried, &cgroup, running)?;
+        Ok((carried, proof))
+    });
     match made {
-        Ok(carried) => Ok(Sandbox { carried, cgroup }),
+        Ok((carried, proof)) => Ok(Sandbox { carried, cgroup, proof }),
         Err(stage) => {
             cgroup.kill(reap_all);
             cgroup.remove();
             Err(stage)
         }
     }
+}
+
+/// The first look at a complete sandbox. What is not found in force ends the launch.
+fn prove(
+    spec: &LaunchSpec,
+    carried: &mut dyn Carried,
+    cgroup: &Cgroup,
+    running: Overhead,
+) -> Result<Attestation, Stage> {
+    let unproven = |why: &dyn std::fmt::Display| Stage::new("sandbox.attestation", why);
+    let proof = carried.attest(cgroup).ok_or_else(|| unproven(&"the sandbox ended while it was looked at"))?;
+    if let Some(check) = proof.gone() {
+        let detail = check.detail.as_deref().unwrap_or("no more is known");
+        return Err(unproven(&format!("not in force: {}: {detail}", check.name)));
+    }
+    match cgroup::not_as_asked(&proof.facts.limits, &spec.resources, running.memory_mib, running.pids) {
+        Some(wrong) => Err(unproven(&format!("not in force: {wrong}"))),
+        None => Ok(proof),
+    }
+}
+
+/// The places on disks that a run reads from.
+fn disk_places(spec: &LaunchSpec) -> Vec<PathBuf> {
+    let root = match &spec.root {
+        Root::HostUsr => PathBuf::from("/usr"),
+        Root::Image { dir } => dir.clone(),
+    };
+    let mounts = spec.mounts.iter().map(|mount| mount.source.clone());
+    mounts.chain([root]).collect()
 }
 
 /// Takes the status of every child that has ended.

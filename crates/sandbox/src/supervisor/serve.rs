@@ -5,12 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cogward_model::{
+    content::{Artifact, NotKept},
+    manifest::Output,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::Signal,
 };
 
 use super::{
+    artifacts,
     clients::Clients,
     launch::{Sandbox, reap_all},
     logs::Log,
@@ -18,14 +23,18 @@ use super::{
     violations::Violations,
 };
 use crate::{
+    attest::Attestation,
     cgroup::Counters,
     driver::Event,
     protocol::{Answer, Command, Frame, Hello, PROTOCOL, Phase, SOCKET},
-    spec::{Exit, ExitCause, KillReport, LaunchSpec, Usage},
+    spec::{Exit, ExitCause, KillReport, LaunchSpec, OUTPUT_BYTES_MAX, Usage},
 };
 
 /// Time for the last frames to reach a plane that reads slowly.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// How often clients are looked at while outputs are kept.
+const ATTEND_EVERY: Duration = Duration::from_millis(20);
 
 /// How often limits are looked at that do not announce themselves.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -60,6 +69,7 @@ struct Ended {
 pub struct Supervisor {
     run_dir: PathBuf,
     output_name: String,
+    outputs: Vec<Output>,
     grace: Duration,
     sandbox: Sandbox,
     clients: Clients,
@@ -90,6 +100,7 @@ impl Supervisor {
             stderr: log(err, "stderr.log", false),
             run_dir: spec.run_dir.clone(),
             output_name: spec.output_name().to_owned(),
+            outputs: spec.storage.outputs.clone(),
             grace: spec.grace,
             sandbox,
             clients,
@@ -231,6 +242,7 @@ impl Supervisor {
             supervisor: std::process::id(),
             outcome: Ok(self.phase),
             enforcement: Some(self.sandbox.carried.enforcement().clone()),
+            proof: Some(self.sandbox.proof.clone()),
             listeners: true,
         };
         self.clients.greet(count, &Frame::Hello(Box::new(hello)), &self.sandbox.carried.listeners());
@@ -337,6 +349,13 @@ impl Supervisor {
                 Answer::Killed(self.kill())
             }
             (Command::Usage, _) => Answer::Usage(self.usage()),
+            (Command::Attest, _) => match self.sandbox.carried.attest(&self.sandbox.cgroup) {
+                Some(found) => {
+                    Answer::Attested(Box::new(Attestation { violations: self.violations.totals(), ..found }))
+                }
+                None => Answer::Refused("the run is at its end".to_owned()),
+            },
+            (Command::Unknown, _) => Answer::Refused("this supervisor does not know the command".to_owned()),
             (_, phase) => refused(phase),
         }
     }
@@ -347,7 +366,7 @@ impl Supervisor {
             return report;
         }
         let begin = Instant::now();
-        let Sandbox { carried, cgroup } = &mut self.sandbox;
+        let Sandbox { carried, cgroup, .. } = &mut self.sandbox;
         let (processes, empty) = carried.kill(cgroup, &mut reap_all);
         let report = KillReport { processes, micros: micros(begin), empty };
         self.killed = Some(report);
@@ -360,10 +379,13 @@ impl Supervisor {
 
     fn usage(&self) -> Usage {
         let (cpu, peak) = self.sandbox.carried.usage(&self.sandbox.cgroup);
+        let (io_read_bytes, io_write_bytes) = self.sandbox.cgroup.io();
         let logs = || [&self.stdout, &self.stderr].into_iter().flatten();
         Usage {
             cpu_micros: cpu.unwrap_or_default(),
             memory_peak_bytes: peak.unwrap_or_default(),
+            io_read_bytes,
+            io_write_bytes,
             wall_micros: self.started.map(micros).unwrap_or_default(),
             stdout_bytes: self.stdout.as_ref().map_or(0, |log| log.total),
             stderr_bytes: self.stderr.as_ref().map_or(0, |log| log.total),
@@ -385,15 +407,21 @@ impl Supervisor {
         });
         let mut detail = self.detail.take();
         let taken = match self.sandbox.carried.workspace() {
-            Some(work) => record::collect(work, &self.output_name),
-            None => self.sandbox.carried.output(),
+            Some(work) => artifacts::read_small(work, &self.output_name, OUTPUT_BYTES_MAX),
+            None => self.sandbox.carried.output().map_err(|error| {
+                detail.get_or_insert(format!("the output file was not taken: {error}"));
+                NotKept::Unreadable
+            }),
         };
-        let from_file = taken.unwrap_or_else(|error| {
-            detail.get_or_insert(format!("the output file was not taken: {error}"));
-            None
-        });
+        let (from_file, output_refused) = match taken {
+            Ok(output) => (output, None),
+            Err(reason) => (None, Some(reason)),
+        };
         let output = from_file.or_else(|| self.stdout.as_mut().and_then(Log::last_line));
-        let exit = Exit { code: ended.code, signal: ended.signal, cause, usage, output, empty: report.empty, detail };
+        let artifacts = self.collect();
+        let (code, signal, empty) = (ended.code, ended.signal, report.empty);
+        let violations = self.violations.totals();
+        let exit = Exit { code, signal, cause, usage, output, output_refused, artifacts, violations, empty, detail };
         if let Err(error) = record::write_exit(&self.run_dir, &exit) {
             eprintln!("cogward supervise: {}: {error}", record::EXIT_FILE);
         }
@@ -405,6 +433,28 @@ impl Supervisor {
         self.clients.broadcast(&Frame::Exit(Box::new(exit)));
         self.farewell();
         let _ = std::fs::remove_file(self.run_dir.join(SOCKET));
+    }
+
+    /// Keeps the declared outputs, and goes on to answer: a large one takes a while.
+    fn collect(&mut self) -> Vec<Artifact> {
+        let (outputs, run_dir) = (std::mem::take(&mut self.outputs), self.run_dir.clone());
+        let work = self.sandbox.carried.workspace().and_then(|work| work.try_clone_to_owned().ok());
+        let Some(work) = work else { return artifacts::none(&outputs) };
+        let mut next = Instant::now();
+        artifacts::collect(&work, &outputs, &run_dir, &mut || {
+            if Instant::now() >= next {
+                self.attend();
+                next = Instant::now() + ATTEND_EVERY;
+            }
+        })
+    }
+
+    /// One turn for whoever asks while the run is over and not yet recorded.
+    fn attend(&mut self) {
+        self.turn(Ready::Connection);
+        self.turn(Ready::Client);
+        self.clients.flush();
+        self.clients.forget_gone();
     }
 
     fn farewell(&mut self) {

@@ -386,7 +386,7 @@ fn hostile_output() {
         ] {
             let exit = python(program).finished().await;
             assert_eq!((exit.code, &exit.output), (Some(0), &None), "{program}: {exit:?}");
-            assert!(exit.detail.is_some());
+            assert!(exit.output_refused.is_some());
         }
     });
 }

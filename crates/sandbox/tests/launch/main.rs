@@ -5,11 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod attacks;
+mod attest;
 mod battery;
+mod faults;
+mod files;
 mod hardened;
 mod host;
 mod lifecycle;
 mod limits;
+mod neighbours;
 mod rig;
 mod timing;
 
@@ -20,8 +24,11 @@ use cogward_sandbox::{profile::LeftOut, supervisor_main_without};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, battery::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
+    [attacks::TESTS, attest::TESTS, battery::TESTS, files::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
         .concat()
+        .into_iter()
+        .chain([faults::TESTS, neighbours::TESTS].concat())
+        .collect()
 }
 
 fn main() -> ExitCode {
@@ -29,6 +36,11 @@ fn main() -> ExitCode {
     if let [role, dir] = args.as_slice()
         && role == "supervise"
     {
+        if dir == cogward_sandbox::doctor::PROBE_ROLE
+            && let Some(mechanism) = std::env::args().next().and_then(|me| Some(me.split_once("hangs-at-")?.1.to_owned()))
+        {
+            return cogward_sandbox::doctor::probe_main_that_hangs(&mechanism);
+        }
         let run_dir = std::path::Path::new(dir);
         return match () {
             () if dir.contains("left-out-seccomp-") => supervisor_main_without(run_dir, LeftOut::Seccomp),

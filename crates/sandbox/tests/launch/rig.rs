@@ -72,6 +72,7 @@ pub fn python(program: &str) -> Rig {
         uid_slot: slot,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
+        storage: cogward_sandbox::storage::Storage::default(),
     };
     Rig { data, spec }
 }
@@ -130,6 +131,6 @@ impl Rig {
 }
 
 /// Everything that was reported so far.
-pub fn drain(violations: &mut tokio::sync::mpsc::Receiver<Violation>) -> Vec<Violation> {
-    std::iter::from_fn(|| violations.try_recv().ok()).collect()
+pub fn drain(violations: &mut cogward_sandbox::Reports) -> Vec<Violation> {
+    std::iter::from_fn(|| violations.try_recv()).collect()
 }

@@ -11,7 +11,7 @@ use cogward_sandbox::{Adopted, ExitCause, adopt};
 
 use crate::{
     rig::{Rig, run},
-    world::{devices_left, machine},
+    world::{WELL, devices_left, machine},
 };
 
 pub const TESTS: &[crate::Test] = &[
@@ -49,7 +49,7 @@ fn whole() {
             "import sys, json, os\nprint('hello')\nprint(sys.stdin.read(), file=sys.stderr)\n\
              n = json.load(open('/run/cogward/input.json'))['n']\nopen('/work/output','w').write('answer %d' % n)\n\
              open('/dev/stderr','w').write('by name')\nsys.exit(3)",
-            "{}",
+            WELL,
         );
         let held = rig.held().await;
         let enforcement = held.enforcement().clone();
@@ -69,34 +69,51 @@ fn whole() {
 
 fn doors() {
     run(async {
-        let rig = machine(
-            "import socket\nfor port in (28471, 28472, 3128):\n s = socket.create_connection(('127.0.0.1', port))\n \
-             s.sendall(b'port %d' % port); s.shutdown(1)\n print(s.recv(99).decode())\n\
-             for address in (('127.0.0.1', 28470), ('192.0.2.1', 28471)):\n try: socket.create_connection(address, 1)\n \
-             except OSError as e: print(e.errno)",
-            "{}",
-        );
+        let program = r#"
+import socket, time
+for port in (28471, 28472, 3128):
+    with socket.create_connection(('127.0.0.1', port)) as s:
+        s.sendall(b'port %d' % port); print(s.recv(99).decode())
+# One that sends no more and waits, and one that is given up.
+with socket.create_connection(('127.0.0.1', 28471)) as s:
+    s.sendall(b'half'); s.shutdown(socket.SHUT_WR); print(s.recv(99).decode())
+with socket.create_connection(('127.0.0.1', 28471)) as s: s.sendall(b'gone')
+for address in (('127.0.0.1', 28470), ('192.0.2.1', 28471)):
+    try: socket.create_connection(address, 1)
+    except OSError as e: print(e.errno)
+print('done', flush=True)
+while True: time.sleep(1)
+"#;
+        let rig = machine(program, WELL);
         let run = rig.held().await;
         let taken = run.take_listeners().unwrap();
-        let planes: Vec<_> = [taken.model, taken.mcp, taken.proxy]
-            .into_iter()
-            .map(|listener| {
-                std::thread::spawn(move || {
-                    let Listener::Unix(listener) = listener else { panic!() };
-                    listener.set_nonblocking(false).unwrap();
-                    let (mut stream, _) = listener.accept().unwrap();
-                    let mut said = String::new();
-                    stream.read_to_string(&mut said).unwrap();
-                    stream.write_all(format!("heard {said}").as_bytes()).unwrap();
-                })
-            })
-            .collect();
+        let plane = std::thread::spawn(move || {
+            let [model, mcp, proxy] = [taken.model, taken.mcp, taken.proxy].map(|listener| {
+                let Listener::Unix(listener) = listener else { panic!() };
+                listener.set_nonblocking(false).unwrap();
+                listener
+            });
+            for (listener, expected) in
+                [(&model, "port 28471"), (&mcp, "port 28472"), (&proxy, "port 3128"), (&model, "half"), (&model, "gone")]
+            {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut said = vec![0; expected.len()];
+                stream.read_exact(&mut said).unwrap();
+                assert_eq!(said, expected.as_bytes());
+                if expected == "gone" {
+                    // The end is heard of, although the agent lives on.
+                    assert_eq!(stream.read(&mut said).unwrap(), 0);
+                } else {
+                    stream.write_all(format!("heard {expected}").as_bytes()).unwrap();
+                }
+            }
+        });
         run.start().await.unwrap();
-        let exit = run.wait().await;
-        assert_eq!(exit.code, Some(0), "{}", rig.log("stderr.log"));
-        let expected = "heard port 28471\nheard port 28472\nheard port 3128\n111\n101\n";
+        rig.until("done").await;
+        tokio::task::spawn_blocking(move || plane.join().unwrap()).await.unwrap();
+        let expected = "heard port 28471\nheard port 28472\nheard port 3128\nheard half\n111\n101\ndone\n";
         assert_eq!(rig.log("stdout.log"), expected);
-        planes.into_iter().for_each(|plane| plane.join().unwrap());
+        assert!(run.kill().await.unwrap().empty);
     });
 }
 
@@ -126,7 +143,7 @@ mounts = [line.split() for line in open('/proc/self/mounts')]
 assert all('nosuid' in m[3] for m in mounts), mounts
 print('all of it')
 "#;
-        let rig = machine(program, "{}");
+        let rig = machine(program, WELL);
         let exit = rig.finished().await;
         assert_eq!((exit.code, rig.log("stderr.log").as_str()), (Some(0), ""), "{exit:?}");
         assert_eq!(rig.log("stdout.log"), "all of it\n");
@@ -142,7 +159,7 @@ fn quota() {
                        except OSError as e: print(e.errno == errno.ENOSPC, n <= 4096)\n\
                        children = 0\ntry:\n while True:\n  if os.fork() == 0: os.execv('/usr/bin/sleep', ['sleep', '1000'])\n  children += 1\n\
                        except OSError as e: print(e.errno == errno.EAGAIN, children < 32)";
-        let mut rig = machine(program, "{}");
+        let mut rig = machine(program, WELL);
         rig.spec.resources.open_files = 64;
         let exit = rig.finished().await;
         assert_eq!((exit.code, rig.log("stderr.log").as_str()), (Some(0), ""), "{exit:?}");
@@ -166,17 +183,20 @@ fn terminate() {
     run(async {
         let program = "import signal, sys, time\ndef end(*_):\n open('/work/output','w').write('cleaned'); sys.exit(0)\n\
                        signal.signal(signal.SIGTERM, end)\nprint('up', flush=True)\nwhile True: time.sleep(1)";
-        let mut rig = machine(program, "{}");
+        let mut rig = machine(program, WELL);
         rig.spec.grace = Duration::from_secs(20);
         let run = rig.started().await;
         rig.until("up").await;
         run.terminate().await.unwrap();
         let exit = run.wait().await;
-        assert_eq!((exit.code, exit.cause, exit.output.as_deref()), (Some(0), ExitCause::Terminated, Some(&b"cleaned"[..])));
+        assert_eq!(
+            (exit.code, exit.cause, exit.output.as_deref()),
+            (Some(0), ExitCause::Terminated, Some(&b"cleaned"[..]))
+        );
 
         let stubborn = machine(
             "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(1000)",
-            "{}",
+            WELL,
         );
         let run = stubborn.started().await;
         stubborn.until("up").await;
@@ -191,7 +211,7 @@ fn terminate() {
 
 fn suspend() {
     run(async {
-        let rig = machine("import time\nn = 0\nwhile True:\n n += 1; print(n, flush=True); time.sleep(0.01)", "{}");
+        let rig = machine("import time\nn = 0\nwhile True:\n n += 1; print(n, flush=True); time.sleep(0.01)", WELL);
         let run = rig.started().await;
         rig.until("\n").await;
         run.suspend().await.unwrap();
@@ -218,7 +238,7 @@ fn kill() {
     run(async {
         let program = "import os, signal, time\nfor s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)\n\
                        for _ in range(5):\n if os.fork() == 0: os.setsid(); time.sleep(1000)\nprint('up', flush=True)\ntime.sleep(1000)";
-        let rig = machine(program, "{}");
+        let rig = machine(program, WELL);
         let run = rig.started().await;
         rig.until("up").await;
         let report = run.kill().await.unwrap();
@@ -231,7 +251,7 @@ fn kill() {
 fn supervisor_killed() {
     run(async {
         for frozen in [false, true] {
-            let rig = machine("import time\nprint('up', flush=True)\ntime.sleep(1000)", "{}");
+            let rig = machine("import time\nprint('up', flush=True)\ntime.sleep(1000)", WELL);
             let run = rig.started().await;
             rig.until("up").await;
             if frozen {
@@ -251,7 +271,7 @@ fn adopted() {
     run(async {
         let rig = machine(
             "import time, os\nprint('up', flush=True)\nwhile not os.path.exists('/work/go'): time.sleep(0.01)",
-            "{}",
+            WELL,
         );
         let run = rig.started().await;
         rig.until("up").await;
@@ -265,7 +285,7 @@ fn adopted() {
 
 fn not_executable() {
     run(async {
-        let mut rig = machine("", "{}");
+        let mut rig = machine("", WELL);
         rig.spec.argv = vec!["/usr/bin/no-such-program".into()];
         let exit = rig.finished().await;
         assert_eq!((exit.cause, exit.code), (ExitCause::NotExecutable, Some(127)), "{exit:?}");
@@ -274,10 +294,13 @@ fn not_executable() {
 
 fn hostile_output() {
     run(async {
-        for made in ["os.symlink('/etc/passwd', '/work/output')", "os.mkfifo('/work/output')", "os.mkdir('/work/output')",
-            "open('/work/output', 'wb').truncate(1 << 21)"]
-        {
-            let rig = machine(&format!("import os\n{made}\nprint('line')"), "{}");
+        for made in [
+            "os.symlink('/etc/passwd', '/work/output')",
+            "os.mkfifo('/work/output')",
+            "os.mkdir('/work/output')",
+            "open('/work/output', 'wb').truncate(1 << 21)",
+        ] {
+            let rig = machine(&format!("import os\n{made}\nprint('line')"), WELL);
             let exit = rig.finished().await;
             assert_eq!((exit.code, exit.output.as_deref()), (Some(0), Some(&b"line"[..])), "{made}: {exit:?}");
             assert!(exit.detail.unwrap().contains("was not taken"), "{made}");

@@ -1,4 +1,7 @@
 //! A host with a monitor of the tests, and an image with a Python.
+//!
+//! Where `COGWARD_FIRECRACKER`, `COGWARD_JAILER` and `COGWARD_KERNEL` name real ones, the tests of a machine's life
+//! (`life.rs`) run in real machines instead.
 
 use std::{
     fs,
@@ -24,6 +27,9 @@ pub fn machine(program: &str, behaviour: &str) -> Rig {
 
 /// The programs and the kernel of a host.
 pub fn settings(directory: &Path, behaviour: &str) -> FirecrackerSettings {
+    if let Some(real) = real().filter(|_| behaviour == WELL) {
+        return real;
+    }
     let programs = directory.join("programs");
     fs::create_dir(&programs).unwrap();
     let program = |name: &str| {
@@ -39,8 +45,23 @@ pub fn settings(directory: &Path, behaviour: &str) -> FirecrackerSettings {
         firecracker: program("firecracker"),
         jailer: program("jailer"),
         kernel,
-        images: shared().join("images"),
+        images: Some(shared().join("images")),
     }
+}
+
+/// The behaviour of one that does what it should: a real one, where one is named.
+pub const WELL: &str = "{}";
+/// The same, and never a real one.
+pub const WELL_IN_TESTS: &str = "{ }";
+
+fn real() -> Option<FirecrackerSettings> {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    Some(FirecrackerSettings {
+        firecracker: path("COGWARD_FIRECRACKER")?,
+        jailer: path("COGWARD_JAILER")?,
+        kernel: path("COGWARD_KERNEL")?,
+        images: Some(shared().join("images")),
+    })
 }
 
 fn shared() -> PathBuf {

@@ -193,6 +193,11 @@ pub struct Keeper {
 const LOG_BYTES_MAX: usize = 4096;
 
 impl Keeper {
+    /// Its process id on the host.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Ready for input once it has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cogward_model::RunId;
+use cogward_model::{RunId, manifest::Medium};
 use rustix::{
     event::PollFlags,
     net::{RecvFlags, recv},
@@ -37,6 +37,7 @@ use super::{
     guest::{self, Drive, Link, Mount},
 };
 use crate::{
+    attest::{self, Attestation, Facts, keeper::Kept},
     cgroup::Cgroup,
     native::{AGENT_UID, At, Stage, Uids, network},
     spec::{Enforcement, LaunchSpec, Root, Runtime},
@@ -75,8 +76,10 @@ pub struct FirecrackerSettings {
     /// An uncompressed kernel with virtio-mmio, virtio-blk, virtio-vsock, ext4, tmpfs, devtmpfs and initial archives
     /// built in.
     pub kernel: PathBuf,
-    /// Where drives are kept that were made of packages: on the file system of the run directories.
-    pub images: PathBuf,
+    /// Where drives are kept that were made of packages: best on the file system of the run directories, and `images`
+    /// beside them unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<PathBuf>,
 }
 
 impl FirecrackerSettings {
@@ -85,13 +88,8 @@ impl FirecrackerSettings {
     /// # Errors
     /// A sentence that names the setting.
     pub fn validate(&self) -> Result<(), String> {
-        let all = [
-            ("firecracker", &self.firecracker),
-            ("jailer", &self.jailer),
-            ("kernel", &self.kernel),
-            ("images", &self.images),
-        ];
-        for (name, path) in all {
+        let programs = [("firecracker", &self.firecracker), ("jailer", &self.jailer), ("kernel", &self.kernel)];
+        for (name, path) in programs.into_iter().chain(self.images.as_ref().map(|images| ("images", images))) {
             if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
                 return Err(format!("microvm.{name} is not an absolute path"));
             }
@@ -139,6 +137,8 @@ struct Machine {
     paused: bool,
     enforcement: Enforcement,
     jail: Jail,
+    uids: Uids,
+    first: Option<Facts>,
 }
 
 impl Driver for Firecracker {
@@ -149,6 +149,10 @@ impl Driver for Firecracker {
     fn launch(&self, order: &Order<'_>) -> Result<Box<dyn Carried>, Stage> {
         let spec = order.spec;
         self.settings.validate().map_err(|why| Stage::new("configuration", &why))?;
+        if !spec.storage.inputs.is_empty() || !spec.storage.outputs.is_empty() || spec.storage.from.is_some() {
+            let why = "a machine is given no inputs, begins with an empty workspace and leaves one output file";
+            return Err(Stage::new("storage", &why));
+        }
         let Uids::OwnRange { base: uid } = order.uids else {
             return Err(Stage::new("jailer", &"only root can start it"));
         };
@@ -158,7 +162,7 @@ impl Driver for Firecracker {
         let furnished = self.furnish(&jail, spec)?;
         let mut keeper = jail.start(&self.settings, furnished.largest_file, order.cgroup)?;
         match self.boot(order, &jail, &mut keeper, furnished) {
-            Ok(parts) => Ok(Box::new(parts.into_machine(keeper, jail))),
+            Ok(parts) => Ok(Box::new(parts.into_machine(keeper, jail, order.uids))),
             Err(stage) => {
                 // Before the jail goes, so that nothing writes into what is being removed.
                 keeper.kill();
@@ -187,9 +191,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_machine(self, keeper: Keeper, jail: Jail) -> Machine {
+    fn into_machine(self, keeper: Keeper, jail: Jail, uids: Uids) -> Machine {
         let Self { link, client, listeners, streams, enforcement } = self;
-        Machine { link, keeper, client, listeners, streams, ended: None, paused: false, enforcement, jail }
+        Machine { link, keeper, client, listeners, streams, ended: None, paused: false, enforcement, jail, uids, first: None }
     }
 }
 
@@ -202,7 +206,12 @@ impl Firecracker {
                 &"the package has no root of its own: the host's /usr is not shown to machines",
             ));
         };
-        let kernel = images::keep(&self.settings.kernel, &self.settings.images)?;
+        let kept = match &self.settings.images {
+            Some(directory) => directory.clone(),
+            // The run directories have a directory to themselves.
+            None => spec.run_dir.ancestors().nth(2).unwrap_or(&spec.run_dir).join("images"),
+        };
+        let kernel = images::keep(&self.settings.kernel, &kept)?;
         jail.link(&kernel, api::KERNEL).at("kernel")?;
         std::fs::write(jail.path(api::ARCHIVE), images::archive(guest::PROGRAM)).at("archive")?;
         jail.give(api::ARCHIVE).at("archive")?;
@@ -211,7 +220,7 @@ impl Firecracker {
         let packages = spec.mounts.iter().map(|mount| (mount.source.as_path(), Some(mount.at.clone())));
         for (n, (source, at)) in std::iter::once((dir.as_path(), None)).chain(packages).enumerate() {
             let (file, drive) = (format!("package{n}.{}", images::KIND), drive(n)?);
-            let image = images::of_directory(source, &self.settings.images)?;
+            let image = images::of_directory(source, &kept)?;
             jail.link(&image, &file).at("drive of a package")?;
             drives.push(PlannedDrive { file, writable: false });
             mounts.push(match at {
@@ -279,6 +288,7 @@ impl Firecracker {
             cgroup: order.cgroup.kind().to_owned(),
             resources: spec.resources,
             root: "image".to_owned(),
+            workspace: Medium::Disk,
             self_checks,
         };
         Ok(Parts { link, client, listeners: doors, streams, enforcement })
@@ -374,6 +384,21 @@ impl Carried for Machine {
     fn last_words(&mut self, events: &mut Vec<Event>) {
         self.hear(events);
         events.extend(self.ended.take());
+    }
+
+    fn attest(&mut self, cgroup: &Cgroup) -> Option<Attestation> {
+        let subject = Kept {
+            cgroup,
+            uids: self.uids,
+            keeper: self.keeper.pid(),
+            own: &["mnt", "pid", "ipc", "uts", "net"],
+            // The agent's processes are the machine's.
+            agent: None,
+            first: self.first.as_ref(),
+        };
+        let found = attest::keeper::look(&subject)?;
+        self.first.get_or_insert_with(|| found.facts.clone());
+        Some(found)
     }
 
     fn start(&mut self) -> io::Result<()> {

@@ -12,14 +12,14 @@ use std::{
 };
 
 use cogward_model::{
-    Id, SystemClock, SystemEntropy,
+    RunId,
     manifest::{Profile, Resources},
 };
 use rustix::fs::{Mode, OFlags};
 
 use super::{Firecracker, FirecrackerSettings, images, version};
 use crate::{
-    cgroup::{Cgroup, Hosts},
+    cgroup::{self, Cgroup, Hosts},
     driver::{Driver, Order},
     native::{Stage, Uids, sys},
     profile::Controls,
@@ -31,9 +31,11 @@ pub const BOOT_MAX: Duration = Duration::from_secs(8);
 
 /// Makes a machine below `directory`, which must be there and be the caller's alone, and ends it. Says what was seen.
 ///
+/// Should this process be ended meanwhile, what is left is in the control groups of `run`.
+///
 /// # Errors
 /// Why there was none, for people.
-pub fn probe(settings: &FirecrackerSettings, directory: &Path) -> Result<String, String> {
+pub fn probe(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Result<String, String> {
     settings.validate()?;
     kvm()?;
     let said = |program: &Path, name| version::of(program, name).map_err(|e| format!("{}: {e}", program.display()));
@@ -46,7 +48,7 @@ pub fn probe(settings: &FirecrackerSettings, directory: &Path) -> Result<String,
     }
     images::maker().map_err(|e| e.to_string())?;
     let begin = Instant::now();
-    machine(settings, directory).map_err(|Stage { stage, why }| format!("no machine starts: {stage}: {why}"))?;
+    machine(settings, run, directory).map_err(|Stage { stage, why }| format!("no machine starts: {stage}: {why}"))?;
     Ok(format!("version {monitor}: a machine reached its checks in {} ms", begin.elapsed().as_millis()))
 }
 
@@ -60,14 +62,14 @@ fn kvm() -> Result<(), String> {
     }
 }
 
-fn machine(settings: &FirecrackerSettings, directory: &Path) -> Result<(), Stage> {
+fn machine(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Result<(), Stage> {
     let failed = |e: &dyn std::fmt::Display| Stage::new("probe", e);
     let (run_dir, image) = (directory.join("run"), directory.join("image"));
     for made in [&run_dir, &image] {
         fs::DirBuilder::new().mode(0o755).create(made).map_err(|e| failed(&e))?;
     }
     let spec = LaunchSpec {
-        run: Id::new(&SystemClock, &SystemEntropy),
+        run,
         run_dir,
         profile: Profile::Microvm,
         driver: DriverSettings::Firecracker(settings.clone()),
@@ -77,6 +79,7 @@ fn machine(settings: &FirecrackerSettings, directory: &Path) -> Result<(), Stage
         // It is held before this and never gets there.
         argv: vec!["/nothing".to_owned()],
         env: Vec::new(),
+        storage: crate::storage::Storage::default(),
         cwd: "/".to_owned(),
         files: Vec::new(),
         stdin: Vec::new(),
@@ -84,10 +87,10 @@ fn machine(settings: &FirecrackerSettings, directory: &Path) -> Result<(), Stage
         grace: Duration::ZERO,
         wall_clock: BOOT_MAX,
     };
-    let settings = FirecrackerSettings { images: directory.join("images"), ..settings.clone() };
+    let settings = FirecrackerSettings { images: Some(directory.join("images")), ..settings.clone() };
     let driver = Firecracker { settings, boot_max: BOOT_MAX };
     let hosts = Hosts::read().map_err(|e| failed(&e))?;
-    let name = format!("cogward-probe-microvm-{}", std::process::id());
+    let name = cgroup::name_of(run);
     let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources, driver.overhead()).map_err(|e| failed(&e))?;
     let controls = Controls::of(spec.profile);
     let order = Order { spec: &spec, controls: &controls, uids: Uids::of(spec.uid_slot), cgroup: &cgroup };

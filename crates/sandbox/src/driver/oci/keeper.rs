@@ -66,6 +66,8 @@ pub struct Ends<'a> {
     pub stdout: BorrowedFd<'a>,
     /// The agent's standard error.
     pub stderr: BorrowedFd<'a>,
+    /// The file system of a workspace on disk.
+    pub workspace: Option<BorrowedFd<'a>>,
 }
 
 /// Everything the keeper does. Never returns: this is a copy of the supervisor's process.
@@ -91,7 +93,9 @@ fn prepare(
     config: &[u8],
     ends: &Ends<'_>,
 ) -> Result<nix::unistd::Pid, Stage> {
-    sys::close_all_but(&[ends.control, ends.stdout, ends.stderr]).at("descriptors")?;
+    let mut kept = vec![ends.control, ends.stdout, ends.stderr];
+    kept.extend(ends.workspace);
+    sys::close_all_but(&kept).at("descriptors")?;
     rustix::process::setsid().at("session")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
@@ -107,7 +111,7 @@ fn prepare(
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).at("loopback")?;
     sys::loopback_up(any.as_fd()).at("loopback")?;
     drop(any);
-    let built = build(spec, &sources, &host, config)?;
+    let built = build(spec, &sources, &host, config, ends.workspace)?;
     drop((sources, host));
     control::send(ends.control, &FromKeeper::Workspace, &[built.work.as_fd()]).at("control socket")?;
     drop(built.work);
@@ -160,7 +164,13 @@ struct Built {
 }
 
 /// Builds the root of the keeper with the bundle in it, and moves there.
-fn build(spec: &LaunchSpec, sources: &Sources, host: &Host, config: &[u8]) -> Result<Built, Stage> {
+fn build(
+    spec: &LaunchSpec,
+    sources: &Sources,
+    host: &Host,
+    config: &[u8],
+    disk: Option<BorrowedFd<'_>>,
+) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -191,9 +201,12 @@ fn build(spec: &LaunchSpec, sources: &Sources, host: &Host, config: &[u8]) -> Re
     outer.file("bundle/config.json", config).at("bundle")?;
 
     rootfs(spec, sources, host, &outer)?;
-    let work = workspace(spec)?;
-    outer.attach(work.as_fd(), "work").at("workspace")?;
+    match disk {
+        Some(disk) => outer.attach(disk, "work").at("workspace on disk")?,
+        None => outer.attach(workspace(spec)?.as_fd(), "work").at("workspace")?,
+    }
     let work = outer.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
+    sources.copy_template(work.as_fd())?;
     let stdin = mounts::standard_input(&outer, &spec.stdin).at("standard input")?;
     rustix::process::fchdir(outer.root()).at("move into the root")?;
     rustix::process::pivot_root(".", ".").at("move into the root")?;
@@ -238,7 +251,8 @@ fn workspace(spec: &LaunchSpec) -> Result<OwnedFd, Stage> {
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mib = spec.resources.workspace_mib;
     let (size, owner) = (format!("{mib}m"), AGENT_UID.to_string());
-    let inodes = (u64::from(mib) * 256).clamp(1024, 1_048_576).to_string();
+    // The root of the workspace is an inode as well, and not one of the agent's.
+    let inodes = spec.resources.inodes().saturating_add(1).to_string();
     let options = [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", "700"), ("uid", &owner), ("gid", &owner)];
     tree::file_system("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_NOEXEC).at("workspace")
 }

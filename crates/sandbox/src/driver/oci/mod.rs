@@ -28,6 +28,7 @@ use super::{
     guest::{Config, Doors, Link},
 };
 use crate::{
+    attest::{self, Attestation, Facts, keeper::Kept},
     cgroup::Cgroup,
     native::{
         self, At, Stage, Uids,
@@ -60,6 +61,7 @@ pub struct Oci {
 /// Its container.
 #[derive(Debug)]
 struct Container {
+    pid: i32,
     pidfd: OwnedFd,
     /// Its end of file is the end of the keeper.
     _control: OwnedFd,
@@ -68,7 +70,12 @@ struct Container {
     stdout: OwnedFd,
     stderr: OwnedFd,
     work: OwnedFd,
+    /// Holds the size of a workspace on disk.
+    _ballast: Option<OwnedFd>,
     enforcement: Enforcement,
+    uids: Uids,
+    shares_the_kernel: bool,
+    first: Option<Facts>,
 }
 
 impl Driver for Oci {
@@ -99,9 +106,22 @@ impl Driver for Oci {
         let doors = Doors::make(&directory, (base, base)).at("carrier")?;
         match self.begin(order, &program, &bundle, &doors) {
             Ok(begun) => {
-                let Begun { pidfd, control, link, stdout, stderr, work, enforcement } = begun;
-                let sandbox = Container { pidfd, _control: control, link, doors, stdout, stderr, work, enforcement };
-                Ok(Box::new(sandbox))
+                let Begun { pid, pidfd, control, link, stdout, stderr, work, ballast, enforcement } = begun;
+                Ok(Box::new(Container {
+                    pid,
+                    pidfd,
+                    _control: control,
+                    link,
+                    doors,
+                    stdout,
+                    stderr,
+                    work,
+                    _ballast: ballast,
+                    enforcement,
+                    uids: order.uids,
+                    shares_the_kernel: self.kind.shares_the_kernel(),
+                    first: None,
+                }))
             }
             Err(stage) => {
                 doors.remove();
@@ -113,12 +133,14 @@ impl Driver for Oci {
 
 /// A container that is held, without its doors.
 struct Begun {
+    pid: i32,
     pidfd: OwnedFd,
     control: OwnedFd,
     link: Link,
     stdout: OwnedFd,
     stderr: OwnedFd,
     work: OwnedFd,
+    ballast: Option<OwnedFd>,
     enforcement: Enforcement,
 }
 
@@ -133,6 +155,7 @@ impl Oci {
             let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
             rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
         }
+        let (disk, ballast) = native::disk_of(order.spec, order.uids)?.unzip();
         let target = order.cgroup.clone_target().map_err(|e| Stage::new("cgroups", &e))?;
         if let (RuntimeKind::Runc, Some(group)) = (self.kind, &target) {
             // It looks for a group of its own in there, and takes no for an answer only where it may look.
@@ -145,12 +168,13 @@ impl Oci {
                     control: theirs.as_fd(),
                     stdout: stdout_write.as_fd(),
                     stderr: stderr_write.as_fd(),
+                    workspace: disk.as_ref().map(AsFd::as_fd),
                 };
                 keeper::main(order, self, program, &bundle.text, &ends)
             }
             sys::Side::Parent(pid, pidfd) => (pid, pidfd),
         };
-        drop((theirs, stdout_write, stderr_write));
+        drop((theirs, stdout_write, stderr_write, disk));
         native::write_maps(pid, order.uids).at("uid map")?;
         // A keeper that has died already has said why, and that is read next.
         let _ = control::send(control.as_fd(), &ToInit::Mapped, &[]);
@@ -185,7 +209,8 @@ impl Oci {
         config.limits.retain(|(name, _)| !elsewhere.contains(name));
         let checks = link.prepare(&config, Some(pidfd.as_fd()), deadline)?;
         let enforcement = self.enforcement(order, version, bundle.allowed, checks);
-        Ok(Begun { pidfd, control, link, stdout, stderr, work, enforcement })
+        let pid = pid.as_raw_nonzero().get();
+        Ok(Begun { pid, pidfd, control, link, stdout, stderr, work, ballast, enforcement })
     }
 
     fn enforcement(
@@ -216,6 +241,7 @@ impl Oci {
                 Root::Image { .. } => "image",
             }
             .to_owned(),
+            workspace: spec.storage.medium,
             self_checks,
         }
     }
@@ -267,6 +293,20 @@ impl Carried for Container {
 
     fn last_words(&mut self, events: &mut Vec<Event>) {
         self.link.turn(events);
+    }
+
+    fn attest(&mut self, cgroup: &Cgroup) -> Option<Attestation> {
+        let subject = Kept {
+            cgroup,
+            uids: self.uids,
+            keeper: self.pid,
+            own: &["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"],
+            agent: self.shares_the_kernel.then(|| self.uids.agent_on_host().0),
+            first: self.first.as_ref(),
+        };
+        let found = attest::keeper::look(&subject)?;
+        self.first.get_or_insert_with(|| found.facts.clone());
+        Some(found)
     }
 
     fn start(&mut self) -> io::Result<()> {
