@@ -100,10 +100,7 @@ pub(super) fn tasks(program: Program, attacks: &[&Attack], host: &Path) -> Vec<T
             vec![
                 calls(succeeds, vec![call(nix::libc::SYS_getpid, vec![])]),
                 // In two steps, so that a program which makes only the first does not pass.
-                calls(
-                    otherwise,
-                    vec![call(nix::libc::SYS_getpid, vec![]), call(nix::libc::SYS_openat, nowhere)],
-                ),
+                calls(otherwise, vec![call(nix::libc::SYS_getpid, vec![]), call(nix::libc::SYS_openat, nowhere)]),
             ]
         }
     };
@@ -246,7 +243,8 @@ mod tests {
     fn a_program_that_died_was_not_refused_unless_that_is_how() {
         let attacks = attacks_of(Program::Static, Profile::Standard);
         let any = attacks.iter().position(|a| a.refusal.is_empty()).unwrap();
-        let mut answers: Vec<_> = attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(-11)))).collect();
+        let mut answers: Vec<_> =
+            attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(-11)))).collect();
         answers.extend([answer(CONTROLS[0], Some(0)), answer(CONTROLS[1], Some(Errno::ENOENT as i32))]);
         let judged = judge(Program::Static, &attacks, &answers).unwrap();
         assert_eq!((judged[any].verdict, judged[any].answer.as_str()), (Verdict::Unexpected, "SIGSEGV"));

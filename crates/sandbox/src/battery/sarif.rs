@@ -134,8 +134,14 @@ mod tests {
             assert_eq!(result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"], "hardened/static");
         }
         let said = &run["properties"];
-        assert_eq!((&said["profile"], &said["kernel"], &said["reported"]), (&"hardened".into(), &"6.18".into(), &3.into()));
-        assert_eq!((&said["attempts"], &said["refused"], &said["absentPrograms"][0]), (&4.into(), &1.into(), &"python".into()));
+        assert_eq!(
+            (&said["profile"], &said["kernel"], &said["reported"]),
+            (&"hardened".into(), &"6.18".into(), &3.into())
+        );
+        assert_eq!(
+            (&said["attempts"], &said["refused"], &said["absentPrograms"][0]),
+            (&4.into(), &1.into(), &"python".into())
+        );
     }
 
     #[test]

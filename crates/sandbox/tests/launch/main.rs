@@ -14,6 +14,7 @@ mod host;
 mod lifecycle;
 mod limits;
 mod neighbours;
+mod outside;
 mod rig;
 mod timing;
 
@@ -27,7 +28,7 @@ fn tests() -> Vec<Test> {
     [attacks::TESTS, attest::TESTS, battery::TESTS, files::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
         .concat()
         .into_iter()
-        .chain([faults::TESTS, neighbours::TESTS].concat())
+        .chain([faults::TESTS, neighbours::TESTS, outside::TESTS].concat())
         .collect()
 }
 

@@ -195,7 +195,13 @@ fn crashed() {
              if os.fork() == 0: os.kill(os.getpid(), signal.SIGSEGV)\n_, status = os.wait()\nprint(os.WCOREDUMP(status), os.listdir('/work'))",
         );
         let exit = rig.finished().await;
-        assert_eq!(exit.output.as_deref(), Some(&b"False []"[..]), "{} {}", rig.log("stdout.log"), rig.log("stderr.log"));
+        assert_eq!(
+            exit.output.as_deref(),
+            Some(&b"False []"[..]),
+            "{} {}",
+            rig.log("stdout.log"),
+            rig.log("stderr.log")
+        );
         assert!(!rig.log("stdout.log").contains("ALLOWED"));
     });
 }

@@ -113,7 +113,9 @@ pub fn help(technique: &str) -> &'static str {
             "Only listed system calls pass the filter; what is not listed, newer than the list or of an older instruction \
              set is refused and reported."
         }
-        "namespace" => "No process makes or enters a namespace or changes what is mounted: the filter refuses these calls.",
+        "namespace" => {
+            "No process makes or enters a namespace or changes what is mounted: the filter refuses these calls."
+        }
         "memory" => {
             "Memory that is written is not executed in profile `hardened` (PR_SET_MDWE, no memory files); no profile gives \
              access to the memory of others."
@@ -122,12 +124,16 @@ pub fn help(technique: &str) -> &'static str {
             "The root is made from nothing: what is of the host, of the plane or of other processes is not in it, and \
              Landlock refuses what is in it without a grant."
         }
-        "write" => "All but the workspace and the temporary places is mounted read-only, and Landlock grants no write to it.",
+        "write" => {
+            "All but the workspace and the temporary places is mounted read-only, and Landlock grants no write to it."
+        }
         "identity" => {
             "The agent is a uid of its own without capabilities, with `no_new_privs`, and its environment and descriptors \
              are made from nothing."
         }
-        "process" => "No other process is visible, and none of init or of another uid can be traced, read or signalled.",
+        "process" => {
+            "No other process is visible, and none of init or of another uid can be traced, read or signalled."
+        }
         "execute" => {
             "Only programs of the root and the package are executed: the writable places are mounted `noexec`, and Landlock \
              grants execution on nothing else."
