@@ -103,6 +103,20 @@ if [ "$purpose" = tests ]; then
 fi
 
 if [ "$purpose" = tests ]; then
+  # Containers that a doctor is put into, and units that systemd reads.
+  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux; do
+    tool=${pair%%:*} package=${pair##*:}
+    if command -v "$tool" > /dev/null; then
+      say "$tool: there"
+      continue
+    fi
+    command -v apt-get > /dev/null || fail "$tool is missing: install it with the system's packages"
+    say "$tool: installing $package"
+    try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null; } \
+      || fail "$package cannot be installed"
+  done
   scripts/install-tools.sh
   scripts/vendor-examples.sh
 fi

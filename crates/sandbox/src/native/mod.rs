@@ -152,7 +152,7 @@ pub fn disk_of(spec: &LaunchSpec, uids: Uids) -> Result<Option<(OwnedFd, OwnedFd
         Medium::Disk if matches!(uids, Uids::OwnRange { .. }) => {
             let resources = &spec.resources;
             let (mib, inodes) = (resources.workspace_mib, resources.inodes());
-            disk::workspace(&spec.run_dir, mib, inodes, uids.agent_on_host()).map(Some)
+            disk::workspace_for(&spec.run_dir, mib, inodes, uids.agent_on_host()).map(Some)
         }
         Medium::Disk => Err(Stage::new("workspace on disk", &"the plane does not run as root")),
     }
