@@ -159,7 +159,7 @@ async fn one(
     }
     let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
     let answers = answers(program, &String::from_utf8_lossy(&said));
-    let attempts = plan::judge(program, &attacks, &answers).ok_or_else(|| {
+    let attempts = plan::judge((program, profile), &attacks, &answers).ok_or_else(|| {
         let errors = fs::read(spec.run_dir.join("stderr.log")).unwrap_or_default();
         VerifyError::Blind { program, detail: String::from_utf8_lossy(&errors).chars().take(500).collect() }
     })?;
