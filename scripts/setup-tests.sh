@@ -71,6 +71,23 @@ else
   echo "$wanted" > "$servers/node_modules/.stamp"
 fi
 
+# The runtimes of containers that profiles `gvisor` and `container` are tested with.
+if [ "$purpose" = tests ]; then
+  missing=
+  for runtime in runsc runc crun; do
+    PATH=$PATH:/usr/sbin command -v "$runtime" > /dev/null || missing="$missing $runtime"
+  done
+  if [ -z "$missing" ]; then
+    say "runtimes of containers: there"
+  else
+    command -v apt-get > /dev/null || fail "install with the system's packages:$missing"
+    say "runtimes of containers: installing$missing"
+    try 300 apt-get install -y -qq --no-install-recommends $missing > /dev/null \
+      || { try 120 apt-get update -qq && try 300 apt-get install -y -qq --no-install-recommends $missing > /dev/null; } \
+      || fail "cannot be installed with apt-get:$missing"
+  fi
+fi
+
 # Debian's stress-ng, which the sandbox is tested with.
 if [ "$purpose" = tests ]; then
   if [ -x /usr/bin/stress-ng ]; then
@@ -86,6 +103,20 @@ if [ "$purpose" = tests ]; then
 fi
 
 if [ "$purpose" = tests ]; then
+  # Containers that a doctor is put into, and units that systemd reads.
+  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux; do
+    tool=${pair%%:*} package=${pair##*:}
+    if command -v "$tool" > /dev/null; then
+      say "$tool: there"
+      continue
+    fi
+    command -v apt-get > /dev/null || fail "$tool is missing: install it with the system's packages"
+    say "$tool: installing $package"
+    try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null; } \
+      || fail "$package cannot be installed"
+  done
   scripts/install-tools.sh
   scripts/vendor-examples.sh
 fi

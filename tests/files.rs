@@ -111,7 +111,16 @@ fn what_goes_in_and_comes_out_is_what_the_evidence_says_offline() -> Result<()> 
     fs::write(rules.join("b.txt"), "second")?;
     let (claims_arg, rules_arg) = (format!("claims.csv={claims}"), format!("rules={}", rules.display()));
     let shown = plane.ok([
-        "run", "start", "clerk", "--reason", "test", "--wait", "--input-file", &claims_arg, "--input-file", &rules_arg,
+        "run",
+        "start",
+        "clerk",
+        "--reason",
+        "test",
+        "--wait",
+        "--input-file",
+        &claims_arg,
+        "--input-file",
+        &rules_arg,
     ])?;
     let output: Value = serde_json::from_str(&shown)?;
     assert_eq!(output, json!({ "rules": ["a.txt", "b.txt"], "skill": "sort by date" }));
@@ -174,7 +183,10 @@ fn an_input_that_is_missing_undeclared_or_wrong_is_refused_with_its_reason() -> 
     assert!(code == 4 && said.contains("the input `claims.csv`: it is required and was not given"), "{said}");
     let other = claims.replace("claims.csv=", "other=");
     let (code, said) = refused(&["--input-file", &claims, "--input-file", &other])?;
-    assert!(code == 4 && said.contains("declares no input `other`") && said.contains("`claims.csv`, `rules`"), "{said}");
+    assert!(
+        code == 4 && said.contains("declares no input `other`") && said.contains("`claims.csv`, `rules`"),
+        "{said}"
+    );
     let (code, said) = refused(&["--input-file", &claims, "--input-file", &claims])?;
     assert!(code == 4 && said.contains("given twice"), "{said}");
     for bad in ["claims.csv", "=x", "../x=/etc/passwd", "claims.csv="] {
@@ -275,7 +287,10 @@ fn why_an_output_was_not_kept_is_told_everywhere() -> Result<()> {
     let run = ended(&plane, "large")?;
     assert_eq!(run["state"], "failed", "{run:#}");
     let cause = run["fail_cause"].as_str().context("a cause")?;
-    assert!(cause.contains("spec.sandbox.outputs") && cause.contains("`report.txt` was not kept: too_large"), "{cause}");
+    assert!(
+        cause.contains("spec.sandbox.outputs") && cause.contains("`report.txt` was not kept: too_large"),
+        "{cause}"
+    );
     let listed = plane.json(["run", "artifacts", run["id"].as_str().context("an id")?])?;
     assert_eq!(listed[0]["refused"], "too_large");
     assert!(listed[1]["content"]["digest"].is_string());
@@ -307,7 +322,10 @@ fn a_plane_that_was_killed_gives_the_same_inputs_and_keeps_the_outputs() -> Resu
         name: "slow",
         source: "import time, os\nopen('/work/early', 'w').write('there')\nprint('up', flush=True)\nwhile not os.path.exists('/work/never'): time.sleep(0.1)\n",
         permissions: "",
-        changes: &[("    graceSeconds: 2", "    graceSeconds: 2\n    outputs: [{name: early, path: /work/early, maxMib: 1}]")],
+        changes: &[(
+            "    graceSeconds: 2",
+            "    graceSeconds: 2\n    outputs: [{name: early, path: /work/early, maxMib: 1}]",
+        )],
     };
     let run = plane.launch(&agent)?;
     plane.said(&run, "up")?;
@@ -326,7 +344,13 @@ fn an_upload_is_for_one_run() -> Result<()> {
     let auth = format!("Bearer {}", plane.token());
     let tar = plane.scratch().join("one.tar");
     fs::write(plane.scratch().join("content"), "1")?;
-    let made = Command::new("tar").args(["--format=ustar", "-cf"]).arg(&tar).arg("-C").arg(plane.scratch()).arg("content").status()?;
+    let made = Command::new("tar")
+        .args(["--format=ustar", "-cf"])
+        .arg(&tar)
+        .arg("-C")
+        .arg(plane.scratch())
+        .arg("content")
+        .status()?;
     ensure!(made.success(), "tar");
     let headers = [("authorization", auth.as_str()), ("content-type", "application/x-tar")];
     let path = "/api/v1/tenants/default/agents/clerk/inputs/claims.csv";
@@ -335,7 +359,8 @@ fn an_upload_is_for_one_run() -> Result<()> {
     let upload: Value = serde_json::from_str(&said)?;
     assert_eq!(upload["digest"], sha256(&plane.scratch().join("content"))?);
     let start = |name: &str| -> Result<(u16, String)> {
-        let body = json!({ "tenant": "default", "agent": "clerk", "inputs": [{ "name": name, "upload": upload["id"] }] });
+        let body =
+            json!({ "tenant": "default", "agent": "clerk", "inputs": [{ "name": name, "upload": upload["id"] }] });
         let headers = [("authorization", auth.as_str()), ("content-type", "application/json")];
         plane.http("POST", "/api/v1/runs", &headers, body.to_string().as_bytes())
     };

@@ -46,6 +46,7 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             401 | 403 => 4,
             402 | 429 => 7,
             404 | 410 => 3,
+            409 if matches!(code, ProblemCode::ProfileTooWeak | ProblemCode::ProfileUnenforceable) => 4,
             409 | 412 => 5,
             422 if matches!(code, ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid) => 4,
             503 if *code == ProblemCode::NotReady => 8,
@@ -422,7 +423,9 @@ fn verify_attacks_real_sandboxes_without_a_plane() {
         assert!(report["profile"] == profile && report["attacks"].as_u64().unwrap() > 110, "{report}");
     }
     let refused = plane.cli("verify sandbox --profile gvisor");
-    assert_eq!(refused.status.code(), Some(2), "a profile that does not exist is never replaced by another");
+    assert_eq!(refused.status.code(), Some(4), "a profile that nothing carries is never replaced by another");
+    assert!(err(&refused).contains("--sandbox-config"), "{}", err(&refused));
+    assert_eq!(plane.cli("verify sandbox --profile bare").status.code(), Some(2));
     assert!(plane.asked().is_empty());
 }
 

@@ -57,7 +57,9 @@ pub(crate) fn check(declared: &[manifest::Input], given: &[StartInput]) -> Resul
 /// As it is recorded.
 pub(crate) fn recorded(given: &[GivenInput]) -> Value {
     let one = |input: &GivenInput| {
-        Value::Map([("name".to_owned(), input.name.as_str().into())].into_iter().chain(content(&input.content)).collect())
+        Value::Map(
+            [("name".to_owned(), input.name.as_str().into())].into_iter().chain(content(&input.content)).collect(),
+        )
     };
     Value::List(given.iter().map(one).collect())
 }

@@ -11,6 +11,7 @@
 pub mod attest;
 pub mod battery;
 mod cgroup;
+pub mod config;
 pub mod connect;
 pub mod doctor;
 mod driver;
@@ -24,12 +25,14 @@ pub mod storage;
 mod supervisor;
 
 pub use attest::Attestation;
+pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use reports::Reports;
 pub use spec::{
-    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+    DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LaunchSpec, ReadOnlyMount, Root,
+    RuntimeKind, Usage, Violation,
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

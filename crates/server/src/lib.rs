@@ -27,6 +27,7 @@ mod witness;
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
 pub use cogward_engine::Attesting;
+use cogward_sandbox::SandboxConfig;
 
 pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
@@ -43,6 +44,8 @@ pub struct ServeOptions {
     pub supervisor_exe: PathBuf,
     /// Hosts that are dialled at exactly these addresses, without a look-up and without the check of addresses.
     pub egress_hosts: HashMap<String, Vec<SocketAddr>>,
+    /// What carries the profiles that the kernel's own means do not.
+    pub sandboxes: SandboxConfig,
     /// How often the sandboxes of runs are examined.
     pub attesting: Attesting,
 }

@@ -26,11 +26,13 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     for (host, address) in serve.egress_host {
         egress_hosts.entry(host).or_default().push(address);
     }
+    let sandboxes = settings::sandbox_config(&serve.drivers, session.variables)?;
     let options = cogward_server::ServeOptions {
         data_dir,
         listen: serve.listen,
         supervisor_exe,
         egress_hosts,
+        sandboxes,
         attesting: cogward_server::Attesting {
             every: Duration::from_secs(serve.attest_every.into()),
             ..cogward_server::Attesting::default()

@@ -18,6 +18,7 @@ use cogward_model::manifest::Profile;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub use launch::GROUPS_FILE;
+pub(crate) use launch::{Sandbox, launch, reap_all};
 pub use record::{EXIT_FILE, OUTPUT_FILE};
 
 use crate::{

@@ -54,6 +54,7 @@ impl Plane {
             listen: "127.0.0.1:0".parse().unwrap(),
             supervisor_exe: "/bin/false".into(),
             egress_hosts: std::collections::HashMap::new(),
+            sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
         };
         start(options).await.unwrap()
@@ -81,6 +82,7 @@ impl Plane {
                     listen: "127.0.0.1:0".parse().unwrap(),
                     supervisor_exe: "/bin/false".into(),
                     egress_hosts: std::collections::HashMap::new(),
+                    sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
                 };
                 match start(options).await {

@@ -74,8 +74,7 @@ fn a_tree_is_kept_as_a_tree_with_the_digest_of_its_listing() {
     let content = place.collect("out").content.unwrap();
     assert_eq!((content.kind, content.bytes, content.entries), (ContentKind::Directory, 5, 4));
     let (hello, empty) = (sha256(b"hello").hex(), sha256(b"").hex());
-    let listing =
-        format!("cogward-tree-v1\nd\ta\nd\ta/b\nf\t-\t{hello}\t5\ta/b/f\nf\tx\t{empty}\t0\trun.sh\n");
+    let listing = format!("cogward-tree-v1\nd\ta\nd\ta/b\nf\t-\t{hello}\t5\ta/b/f\nf\tx\t{empty}\t0\trun.sh\n");
     assert_eq!(content.digest, sha256(listing.as_bytes()));
     assert_eq!(fs::read(place.kept().join("a/b/f")).unwrap(), b"hello");
 }
