@@ -512,6 +512,26 @@ pub(crate) mod tests {
         assert_eq!(serde_json::from_value::<LaunchSpec>(old).unwrap(), spec);
     }
 
+    /// A launch that was written before there were files beside the package.
+    #[test]
+    fn a_launch_without_storage_has_none() {
+        let spec = spec();
+        let mut text = serde_json::to_value(&spec).unwrap();
+        text.as_object_mut().unwrap().remove("storage").unwrap();
+        assert_eq!(serde_json::from_value::<LaunchSpec>(text).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_mount_cannot_take_the_place_of_inputs() {
+        let mut spec = spec();
+        spec.mounts[0].at = "/inputs".into();
+        assert_eq!(spec.validate().unwrap_err().field, "mounts");
+        let mut spec = self::spec();
+        let source = "relative".into();
+        spec.storage.inputs.push(crate::storage::InputMount { name: "a".parse().unwrap(), source });
+        assert_eq!(spec.validate().unwrap_err().field, "storage");
+    }
+
     #[test]
     fn a_driver_is_given_only_the_profiles_that_it_enforces() {
         for profile in [Profile::Container, Profile::Gvisor, Profile::Microvm] {
