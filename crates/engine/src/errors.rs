@@ -112,6 +112,24 @@ pub enum CommandError {
     Store(#[from] StoreError),
 }
 
+/// Why spare sandboxes are not kept as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WarmError {
+    /// More than one version may have.
+    #[error("at most {max} sandboxes of a version can be kept ready")]
+    TooMany {
+        /// The most.
+        max: u32,
+    },
+    /// The state database failed, or there is no such version.
+    #[error("it cannot be recorded")]
+    Store(#[from] StoreError),
+    /// It is set; its evidence follows when the ledger can be written.
+    #[error("evidence cannot be written: {0}")]
+    Evidence(PortError),
+}
+
 /// Why a plane cannot take its runs over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

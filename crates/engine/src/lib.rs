@@ -25,15 +25,17 @@ mod receipt;
 mod recover;
 mod run_task;
 mod start;
+mod warm;
 
 pub use command::{Command, Order};
 pub use contract::{MCP_PORT, MODEL_PORT, OUTPUT_FILE, PROXY_PORT};
 pub use engine::{Engine, EngineOptions};
-pub use errors::{CommandError, RecoverError, StartError};
+pub use errors::{CommandError, RecoverError, StartError, WarmError};
 pub use files::RunFiles;
 pub use receipt::{Receipt, Step};
 pub use recover::RecoveryReport;
 pub use start::{Claim, StartRun, Started};
+pub use warm::WARM_MAX;
 
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,7 @@ impl Engine {
                 () = engine.clone().follow_health() => {}
             }
         });
+        tokio::spawn(self.clone().keep_warm());
         let engine = self.clone();
         tokio::spawn(async move {
             loop {
@@ -97,7 +98,7 @@ impl Engine {
         }
         for run in directories {
             let old = at_start || self.with.files.age(run).is_some_and(|age| age > ORPHAN_AGE);
-            if old && self.live(run).is_none() {
+            if old && self.live(run).is_none() && !self.spares.holds(run) {
                 self.end_orphan(run, at_start, &mut report).await?;
             }
         }

@@ -29,6 +29,8 @@ pub(crate) const GRACE: &str = "spec.sandbox.graceSeconds";
 pub(crate) enum Begin {
     /// Its sandbox has to be made.
     Launch,
+    /// Its sandbox was made before it; the input is missing.
+    Prepared(Arc<dyn Sandbox>),
     /// Its sandbox is there; an earlier plane made it.
     Adopted(Arc<dyn Sandbox>),
     /// It ended while no plane was there.
@@ -42,10 +44,8 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             let exit = match begin {
-                Begin::Launch => match engine.launch(&live, &row, &version).await {
-                    Ok((sandbox, started)) => engine.supervise(&live, &version, sandbox, started).await,
-                    Err(exit) => exit,
-                },
+                Begin::Launch => engine.launch_and_supervise(&live, &row, &version, None).await,
+                Begin::Prepared(sandbox) => engine.launch_and_supervise(&live, &row, &version, Some(sandbox)).await,
                 Begin::Adopted(sandbox) => {
                     let started = row.started.unwrap_or(row.created);
                     engine.supervise(&live, &version, sandbox, started).await
@@ -57,6 +57,42 @@ impl Engine {
         });
     }
 
+    async fn launch_and_supervise(
+        &self,
+        live: &Arc<Live>,
+        row: &RunRow,
+        version: &Version,
+        prepared: Option<Arc<dyn Sandbox>>,
+    ) -> Exit {
+        match self.launch(live, row, version, prepared).await {
+            Ok((sandbox, started)) => self.supervise(live, version, sandbox, started).await,
+            Err(exit) => exit,
+        }
+    }
+
+    /// The sandbox of a run: the one that was prepared for it, or a new one.
+    async fn sandbox_for(
+        &self,
+        row: &RunRow,
+        version: &Version,
+        prepared: Option<Arc<dyn Sandbox>>,
+    ) -> Result<Arc<dyn Sandbox>, String> {
+        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
+            .map_err(|e| format!("launch: its files cannot be read: {e}"))?;
+        if let Some(sandbox) = prepared {
+            match sandbox.give_input(contract::input_json(&request.stdin), request.stdin.clone()).await {
+                Ok(()) => return Ok(sandbox),
+                Err(error) => {
+                    tracing::warn!(run = %row.id, %error, "a prepared sandbox cannot be used; a new one is made");
+                    sandbox.kill().await.map_err(|e| format!("launch: {e}"))?;
+                    sandbox.wait().await;
+                    self.with.files.reset(row.id).map_err(|e| format!("launch: its files cannot be read: {e}"))?;
+                }
+            }
+        }
+        self.with.sandboxes.launch(request).await.map_err(|e| format!("launch: {e}"))
+    }
+
     /// Makes the sandbox, opens the gateways, records the start, and only then lets the agent run.
     /// On any failure nothing of it is left running.
     async fn launch(
@@ -64,16 +100,14 @@ impl Engine {
         live: &Arc<Live>,
         row: &RunRow,
         version: &Version,
+        prepared: Option<Arc<dyn Sandbox>>,
     ) -> Result<(Arc<dyn Sandbox>, Timestamp), Exit> {
         let refuse = |cause: String| {
             live.set_cause(&cause);
             tracing::warn!(run = %live.run, cause, "the run is not launched");
             Exit::default()
         };
-        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
-            .map_err(|e| refuse(format!("launch: its files cannot be read: {e}")))?;
-        let launched = self.with.sandboxes.launch(request).await;
-        let sandbox = launched.map_err(|e| refuse(format!("launch: {e}")))?;
+        let sandbox = self.sandbox_for(row, version, prepared).await.map_err(refuse)?;
         let prepared = async {
             if !live.attach(&sandbox) {
                 return Err(PortError("it was ended before it began".to_owned()));

@@ -18,6 +18,7 @@ use crate::{
     events,
     ports::{LedgerHealth, PortError},
     run_task::Begin,
+    warm::Spare,
 };
 
 const USER_BYTES_MAX: usize = 256;
@@ -132,14 +133,42 @@ impl Engine {
             }
             LedgerHealth::Failed(why) => return Err(StartError::Evidence(PortError(why.clone()))),
         }
+        let key = (request.tenant.clone(), request.agent.clone(), version.0.clone());
+        if let Some(spare) = self.spares.take(&key) {
+            return self.start_with(spare, request, version).await;
+        }
         let run: RunId = Id::new(&*self.with.clock, &*self.with.entropy);
         self.with.files.create(run, &request.input).map_err(StartError::Directory)?;
-        match self.record_start(run, request, version).await {
+        match self.record_start(run, request, version, None).await {
             Ok(started) => Ok(started),
             Err(error) => {
                 if let Err(error) = self.with.files.remove(run) {
                     tracing::warn!(%run, %error, "the directory of a run that was not started stays");
                 }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the run whose sandbox was made before it.
+    async fn start_with(
+        &self,
+        spare: Spare,
+        request: &StartRun,
+        version: (VersionLabel, Version),
+    ) -> Result<Started, StartError> {
+        let given = self.with.files.give_input(spare.run, &request.input).map_err(StartError::Directory);
+        let started = match given {
+            Ok(()) => self.record_start(spare.run, request, version, Some(&spare)).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(started) => {
+                self.spares.release(spare.run);
+                Ok(started)
+            }
+            Err(error) => {
+                self.discard(spare).await;
                 Err(error)
             }
         }
@@ -171,10 +200,14 @@ impl Engine {
         run: RunId,
         request: &StartRun,
         (label, version): (VersionLabel, Version),
+        spare: Option<&Spare>,
     ) -> Result<Started, StartError> {
         let mut tx = self.with.store.begin().await?;
         let slots = self.with.run_slots;
-        let slot = tx.run_free_slot(slots).await?.ok_or(StartError::TooManyRuns(slots))?;
+        let slot = match spare {
+            Some(spare) => spare.slot,
+            None => tx.run_free_slot(slots).await?.ok_or(StartError::TooManyRuns(slots))?,
+        };
         let row = RunRow {
             id: run,
             tenant: request.tenant.clone(),
@@ -219,7 +252,11 @@ impl Engine {
         );
         match recorded {
             Recorded::Yes(_) => {
-                self.spawn_run(Arc::clone(&live), row, version, Begin::Launch);
+                let begin = match spare {
+                    Some(spare) => Begin::Prepared(Arc::clone(&spare.sandbox)),
+                    None => Begin::Launch,
+                };
+                self.spawn_run(Arc::clone(&live), row, version, begin);
                 Ok(Started { run, operation: operation.id })
             }
             Recorded::No(error) => {

@@ -5,3 +5,4 @@ mod fakes;
 mod lifecycle;
 mod plane;
 mod races;
+mod warm;

@@ -111,6 +111,8 @@ event_types! {
     OperatorRevoked = "operator.revoked";
     /// An agent version was registered.
     AgentRegistered = "agent.registered";
+    /// How many sandboxes of a version are kept ready was changed.
+    AgentWarmSet = "agent.warm_set";
     /// A registration was refused.
     AgentRefused = "agent.registration_refused";
     /// A tool server was added or replaced.

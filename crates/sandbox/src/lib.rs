@@ -22,7 +22,9 @@ mod supervisor;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
-pub use spec::{Enforcement, Exit, ExitCause, KillReport, LaunchSpec, ReadOnlyMount, Root, Usage, Violation};
+pub use spec::{
+    Enforcement, Exit, ExitCause, KillReport, LateInput, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+};
 pub use supervisor::supervisor_main;
 #[doc(hidden)]
 pub use supervisor::supervisor_main_without;

@@ -6,7 +6,10 @@ use sqlx::{Connection, Row, SqliteConnection};
 use crate::{OpenError, rows::micros};
 
 /// Every step in its order; the number is its place, from 1.
-const STEPS: &[(&str, &str)] = &[("0001_state", include_str!("../migrations/0001_state.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("0001_state", include_str!("../migrations/0001_state.sql")),
+    ("0002_warm", include_str!("../migrations/0002_warm.sql")),
+];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     number  BIGINT NOT NULL PRIMARY KEY,

@@ -38,6 +38,8 @@ pub struct Sandbox {
     pub work: OwnedFd,
     /// Where refused system calls are reported.
     pub refusals: OwnedFd,
+    /// Where an input that is still to come is written to: the file, and standard input.
+    pub late: Option<[OwnedFd; 2]>,
     /// What is in force.
     pub enforcement: Enforcement,
 }
@@ -57,6 +59,7 @@ pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> 
             listeners: parts.listeners,
             work: parts.work,
             refusals: parts.refusals,
+            late: parts.late,
             enforcement: parts.enforcement,
         }),
         Err(stage) => {
@@ -71,6 +74,7 @@ struct Parts {
     listeners: Vec<TcpListener>,
     work: OwnedFd,
     refusals: OwnedFd,
+    late: Option<[OwnedFd; 2]>,
     enforcement: Enforcement,
 }
 
@@ -90,7 +94,7 @@ fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(
     let _ = control::send(begun.control.as_fd(), &ToInit::Limited, &[]);
 
     let deadline = Instant::now() + LAUNCH_MAX;
-    let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None::<OwnedFd>);
+    let (mut listeners, mut work, mut refusals, mut late) = (Vec::new(), None, None::<OwnedFd>, None);
     let (checks, instructions, allowed) = loop {
         let (message, descriptors) = next(&begun, refusals.as_ref(), deadline)?;
         match message {
@@ -99,6 +103,7 @@ fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(
                 let mut descriptors = descriptors.into_iter();
                 listeners = descriptors.by_ref().take(network::PORTS.len()).map(TcpListener::from).collect();
                 work = descriptors.next();
+                late = descriptors.next().zip(descriptors.next()).map(|(file, stdin)| [file, stdin]);
             }
             FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
             FromSandbox::Held { checks, instructions, allowed } => break (checks, instructions, allowed),
@@ -110,6 +115,9 @@ fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(
     let (Some(work), Some(refusals), 3) = (work, refusals, listeners.len()) else {
         return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
     };
+    if spec.late_input != late.is_some() {
+        return Err(Stage::new("init", &"the sandbox did not say where its input goes"));
+    }
     let (uids, uid_base) = uids.describe();
     let enforcement = Enforcement {
         profile: spec.profile,
@@ -130,7 +138,7 @@ fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(
         .to_owned(),
         self_checks: checks,
     };
-    Ok((begun, Parts { listeners, work, refusals, enforcement }))
+    Ok((begun, Parts { listeners, work, refusals, late, enforcement }))
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.

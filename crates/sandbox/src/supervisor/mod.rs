@@ -17,7 +17,7 @@ use cogward_model::manifest::Profile;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub use launch::GROUPS_FILE;
-pub use record::{EXIT_FILE, OUTPUT_FILE};
+pub use record::{EXIT_FILE, LATE_INPUT_FILE, OUTPUT_FILE};
 
 use crate::{
     native::sys,

@@ -1,7 +1,9 @@
 //! The life of a supervised run: one poll, one turn for whatever is ready, until the end.
 
 use std::{
-    os::fd::AsFd,
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -315,6 +317,13 @@ impl Supervisor {
             return Answer::Refused("the run has ended".to_owned());
         }
         match (command, self.phase) {
+            (Command::TakeInput, Phase::Held) => match self.sandbox.late.take() {
+                Some(places) => self.take_input(places),
+                None => Answer::Refused("the agent has its input".to_owned()),
+            },
+            (Command::Start, Phase::Held) if self.sandbox.late.is_some() => {
+                Answer::Refused("the agent has not been given its input".to_owned())
+            }
             (Command::Start, Phase::Held) => match rustix::io::write(&self.sandbox.begun.start, b"1") {
                 Ok(1) => {
                     self.phase = Phase::Running;
@@ -362,6 +371,20 @@ impl Supervisor {
             (Command::Usage, _) => Answer::Usage(self.usage()),
             (_, phase) => refused(phase),
         }
+    }
+
+    /// Writes the input that was put into the run directory to where the agent will read it. Once: an agent whose
+    /// input is not whole is not let go any more.
+    fn take_input(&mut self, [file, stdin]: [OwnedFd; 2]) -> Answer {
+        let write = |to: OwnedFd, bytes: &[u8]| File::from(to).write_all(bytes);
+        let taken = record::late_input(&self.run_dir)
+            .and_then(|input| write(file, &input.file).and_then(|()| write(stdin, &input.stdin)));
+        let Err(error) = taken else { return Answer::Done };
+        let why = format!("its input was not taken: {error}");
+        self.cause = Some(ExitCause::LaunchFailed);
+        self.detail = Some(why.clone());
+        self.kill();
+        Answer::Refused(why)
     }
 
     /// Kills everything and proves it. Ends the loop.

@@ -8,6 +8,7 @@ mod attacks;
 mod battery;
 mod hardened;
 mod host;
+mod late;
 mod lifecycle;
 mod limits;
 mod rig;
@@ -20,8 +21,17 @@ use cogward_sandbox::{profile::LeftOut, supervisor_main_without};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, battery::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
-        .concat()
+    [
+        attacks::TESTS,
+        battery::TESTS,
+        hardened::TESTS,
+        host::TESTS,
+        late::TESTS,
+        lifecycle::TESTS,
+        limits::TESTS,
+        timing::TESTS,
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {

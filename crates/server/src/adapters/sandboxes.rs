@@ -14,7 +14,9 @@ use cogward_engine::ports::{
     Violation,
 };
 use cogward_model::manifest::Profile;
-use cogward_sandbox::{Adopted, CommandError, ExitCause, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase};
+use cogward_sandbox::{
+    Adopted, CommandError, ExitCause, LateInput, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase,
+};
 use tokio::sync::mpsc;
 
 /// Violations that wait to be recorded.
@@ -64,6 +66,7 @@ impl Sandboxes for HostSandboxes {
                 cwd: request.cwd,
                 files: request.files,
                 stdin: request.stdin,
+                late_input: request.late_input,
                 uid_slot: request.uid_slot,
                 grace: request.grace,
                 wall_clock: request.wall_clock,
@@ -115,6 +118,13 @@ impl Sandbox for HostSandbox {
 
     fn enforcement(&self) -> serde_json::Value {
         serde_json::to_value(self.run.enforcement()).unwrap_or_default()
+    }
+
+    fn give_input(&self, file: Vec<u8>, stdin: Vec<u8>) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            let input = LateInput { file, stdin };
+            self.run.give_input(&input).await.map_err(|e| PortError::from_error(&e))
+        })
     }
 
     fn start(&self) -> Pending<'_, Result<(), PortError>> {
