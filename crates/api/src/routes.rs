@@ -11,7 +11,7 @@ use crate::{
     types::{
         Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, LogQuery, Operation, Page, PageQuery,
         Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, Run, RunQuery, RunStart,
-        Tenant, TenantCreate, ToolServer, ToolServerPut, VersionSummary, WhoAmI,
+        Tenant, TenantCreate, ToolServer, ToolServerPut, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -251,6 +251,12 @@ routes! {
     GET_VERSION = Route::new("get_version", "agents", Get,
         "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}", "Read a version with its manifest")
         .gives(of::<AgentVersion>);
+    GET_WARM = Route::new("get_warm", "agents", Get,
+        "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}/warm", "Read how many sandboxes are ready")
+        .gives(of::<Warm>);
+    PUT_WARM = Route::new("put_warm", "agents", Put,
+        "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}/warm", "Say how many sandboxes are to be ready")
+        .takes(of::<WarmPut>).gives(of::<Warm>);
 
     LIST_TOOL_SERVERS = Route::new("list_tool_servers", "tool-servers", Get, "/api/v1/tenants/{tenant}/tool-servers",
         "List a tenant's tool servers")

@@ -271,15 +271,23 @@ impl Engine {
         if row.as_ref().is_some_and(|row| row.uid_slot.is_some() || !row.state.is_final()) {
             return Ok(());
         }
-        if let Ok(Found::Alive(sandbox)) = self.with.sandboxes.adopt(&self.with.files.dir(run)).await {
+        let found = self.with.sandboxes.adopt(&self.with.files.dir(run)).await;
+        let alive = matches!(found, Ok(Found::Alive(_)));
+        if let Ok(Found::Alive(sandbox)) = found {
             report.orphans += 1;
             let killed = sandbox.kill().await;
             tracing::warn!(%run, ok = killed.is_ok(), "a supervisor without a run was killed");
+            if killed.is_ok() {
+                // It writes down its end before it goes.
+                sandbox.wait().await;
+            }
             self.with.journal.publish(
                 JournalEvent::plane("run.orphan_killed").severity(Severity::Warning).detail(json!({ "run": run })),
             );
-        } else if row.is_none() && at_start {
-            // A start that was never recorded: nothing ran, nobody was told that it would.
+        }
+        if row.is_none() && (at_start || alive) {
+            // A start that was never recorded, or a sandbox that waited for one: nothing ran, nobody was told that it
+            // would.
             if let Err(error) = self.with.files.remove(run) {
                 tracing::warn!(%run, %error, "the directory of a start that was never recorded stays");
             }
