@@ -29,7 +29,7 @@ try() {
   return 1
 }
 
-for tool in cargo python3 node npm curl flock timeout sha256sum; do
+for tool in cargo python3 node npm curl flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
 [ -x /usr/bin/python3 ] || fail "/usr/bin/python3 is missing: example agents run on the system's Python"

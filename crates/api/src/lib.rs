@@ -28,6 +28,8 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const LAST_EVENT_ID: &str = "last-event-id";
 /// Media type of a package on the wire: a plain tar stream with `agent.yaml` at its top.
 pub const TAR: &str = "application/x-tar";
+/// The media type of a file as it is.
+pub const BYTES: &str = "application/octet-stream";
 /// Media type of every problem (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Longest idempotency key, in bytes: room for any UUID, no room for a payload.

@@ -4,7 +4,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    IDEMPOTENCY_KEY, LAST_EVENT_ID, PROBLEM_JSON, Problem, ProblemCode, TAR,
+    BYTES, IDEMPOTENCY_KEY, LAST_EVENT_ID, PROBLEM_JSON, Problem, ProblemCode, TAR,
     routes::{ROUTES, RequestBody, ResponseBody, Route},
 };
 
@@ -90,6 +90,15 @@ fn operation(route: &Route, problem: &Value, generator: &mut SchemaGenerator) ->
             let body = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
             operation.insert("requestBody".into(), body);
         }
+        RequestBody::Content => {
+            let body = json!({
+                "description": "One entry `content` that is a file, or a directory `content` with its files, as a plain \
+                    tar stream without links.",
+                "required": true,
+                "content": { TAR: {} },
+            });
+            operation.insert("requestBody".into(), body);
+        }
         RequestBody::Tar => {
             let body = json!({
                 "description": "The package: `agent.yaml` and what it names, as a plain tar stream.",
@@ -118,6 +127,7 @@ fn success(route: &Route, status: u16, generator: &mut SchemaGenerator) -> Value
         ResponseBody::Json(of) => Some(json!({ "application/json": { "schema": of(generator).to_value() } })),
         ResponseBody::Text => Some(json!({ "text/plain": { "schema": { "type": "string" } } })),
         ResponseBody::Tar => Some(json!({ TAR: {} })),
+        ResponseBody::Content => Some(json!({ BYTES: {}, TAR: {} })),
         // OpenAPI 3.1 has no word for the items of a stream; the schema is that of each event's `data`.
         ResponseBody::Events(of) => Some(json!({ "text/event-stream": { "schema": of(generator).to_value() } })),
         ResponseBody::Document => Some(json!({ "application/json": { "schema": { "type": "object" } } })),
@@ -166,7 +176,11 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 }
 
 fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
-    use cogward_model::{AgentName, RunId, TenantName, UpstreamName, VersionLabel, id::OperationId};
+    use cogward_model::{
+        AgentName, ContentName, RunId, TenantName, UpstreamName, VersionLabel,
+        id::{OperationId, OperatorId},
+        manifest::Tier,
+    };
     let schema = match name {
         "tenant" => generator.subschema_for::<TenantName>(),
         "agent" => generator.subschema_for::<AgentName>(),
@@ -174,6 +188,9 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
         "tool_server" | "provider" => generator.subschema_for::<UpstreamName>(),
         "run" => generator.subschema_for::<RunId>(),
         "operation" => generator.subschema_for::<OperationId>(),
+        "input" | "artifact" => generator.subschema_for::<ContentName>(),
+        "tier" => generator.subschema_for::<Tier>(),
+        "operator" => generator.subschema_for::<OperatorId>(),
         _ => schemars::json_schema!({ "type": "string" }),
     };
     schema.to_value()

@@ -4,7 +4,11 @@
 //! of it; only version labels may hold a `+`, which a path may hold too (RFC 3986, 3.3). Queries are
 //! made by [`with_query`], which does escape.
 
-use cogward_model::{AgentName, RunId, TenantName, UpstreamName, VersionLabel, id::OperationId};
+use cogward_model::{
+    AgentName, ContentName, RunId, TenantName, UpstreamName, VersionLabel,
+    id::{OperationId, OperatorId},
+    manifest::Tier,
+};
 use serde::Serialize;
 
 /// `/api/v1/tenants`
@@ -19,6 +23,31 @@ pub const PLANE: &str = "/api/v1/plane";
 pub const DOCTOR: &str = "/api/v1/doctor";
 /// `/api/v1/whoami`
 pub const WHOAMI: &str = "/api/v1/whoami";
+
+/// `/api/v1/floors`
+pub const FLOORS: &str = "/api/v1/floors";
+/// `/api/v1/floor-shortfalls`
+pub const SHORTFALLS: &str = "/api/v1/floor-shortfalls";
+/// `/api/v1/operators`
+pub const OPERATORS: &str = "/api/v1/operators";
+
+/// The floors of a tenant; of the plane without one.
+#[must_use]
+pub fn floors(tenant: Option<&TenantName>) -> String {
+    tenant.map_or_else(|| FLOORS.to_owned(), |tenant| format!("{TENANTS}/{tenant}/floors"))
+}
+
+/// The floor of a tier, in a tenant or on the plane.
+#[must_use]
+pub fn floor(tenant: Option<&TenantName>, tier: Tier) -> String {
+    format!("{}/{}", floors(tenant), tier.as_str())
+}
+
+/// The replacement of an operator's credential.
+#[must_use]
+pub fn operator_rotate(operator: OperatorId) -> String {
+    format!("{OPERATORS}/{operator}/rotate")
+}
 
 /// A tenant's agents.
 #[must_use]
@@ -74,6 +103,12 @@ pub fn provider(tenant: &TenantName, name: &UpstreamName) -> String {
     format!("{TENANTS}/{tenant}/providers/{name}")
 }
 
+/// An input of an agent, for an upload.
+#[must_use]
+pub fn input(tenant: &TenantName, agent: &AgentName, input: &ContentName) -> String {
+    format!("{TENANTS}/{tenant}/agents/{agent}/inputs/{input}")
+}
+
 /// A run.
 #[must_use]
 pub fn run(run: RunId) -> String {
@@ -84,6 +119,18 @@ pub fn run(run: RunId) -> String {
 #[must_use]
 pub fn run_logs(run: RunId) -> String {
     format!("{RUNS}/{run}/logs")
+}
+
+/// What a run has left.
+#[must_use]
+pub fn run_artifacts(run: RunId) -> String {
+    format!("{RUNS}/{run}/artifacts")
+}
+
+/// One thing that a run has left.
+#[must_use]
+pub fn run_artifact(run: RunId, artifact: &ContentName) -> String {
+    format!("{RUNS}/{run}/artifacts/{artifact}")
 }
 
 /// A run's evidence.
@@ -210,6 +257,8 @@ mod tests {
         let label: VersionLabel = "1.0.0+build".parse().unwrap();
         let upstream: UpstreamName = "files".parse().unwrap();
         let id: RunId = Id::new(&SystemClock, &SystemEntropy);
+        let content: ContentName = "report.pdf".parse().unwrap();
+        let operator: OperatorId = Id::new(&SystemClock, &SystemEntropy);
         let op: OperationId = Id::new(&SystemClock, &SystemEntropy);
         let mut all = vec![
             TENANTS.to_owned(),
@@ -230,9 +279,19 @@ mod tests {
             run(id),
             run_logs(id),
             run_evidence(id),
+            run_artifacts(id),
+            run_artifact(id, &content),
+            input(&tenant, &name, &content),
             operation(op),
             evidence_export(&tenant),
             evidence_checkpoint(&tenant),
+            floors(None),
+            floors(Some(&tenant)),
+            floor(None, Tier::Production),
+            floor(Some(&tenant), Tier::Production),
+            SHORTFALLS.to_owned(),
+            OPERATORS.to_owned(),
+            operator_rotate(operator),
         ];
         all.extend(RunCommand::ALL.map(|command| run_command(id, command)));
         for path in &all {

@@ -52,8 +52,6 @@ codes! {
     Forbidden = "forbidden", 403, "The operator may not do this";
     /// A rule of the agent's registration does not allow this run.
     RunRefused = "run_refused", 403, "The run was refused";
-    /// The host cannot enforce what the manifest's profile promises.
-    NotEnforceable = "not_enforceable", 403, "The host cannot enforce the sandbox profile";
     /// There is no such thing, or no such version of it.
     NotFound = "not_found", 404, "There is no such thing";
     /// The API has no such path.
@@ -64,6 +62,10 @@ codes! {
     AlreadyExists = "already_exists", 409, "It exists already";
     /// The verb does not apply to the state that the run is in.
     BadTransition = "bad_transition", 409, "The run's state does not allow this";
+    /// The host cannot enforce what the manifest's sandbox asks for, in full.
+    ProfileUnenforceable = "profile_unenforceable", 409, "The host cannot enforce the sandbox profile";
+    /// The sandbox profile is weaker than the floor of the tenant or the plane.
+    ProfileTooWeak = "profile_too_weak", 409, "The sandbox profile is too weak";
     /// Something else still needs it.
     InUse = "in_use", 409, "It is still in use";
     /// The idempotency key was used for another request.

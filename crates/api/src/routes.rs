@@ -4,14 +4,16 @@
 //! and a route that is not in the table does not exist. Paths have the `{name}` form that both axum
 //! and OpenAPI read.
 
+use cogward_model::content::Artifact;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, LogQuery, Operation, Page, PageQuery,
-        Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, Run, RunQuery, RunStart,
-        Tenant, TenantCreate, ToolServer, ToolServerPut, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, Floor, FloorPut, LogQuery, Operation,
+        Operator, OperatorRotate, Page, PageQuery, Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery,
+        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, Tenant,
+        TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -57,6 +59,8 @@ pub enum RequestBody {
     Json(SchemaOf),
     /// A package as a tar stream.
     Tar,
+    /// A file or a directory as a tar stream.
+    Content,
 }
 
 /// What an answer carries.
@@ -70,6 +74,8 @@ pub enum ResponseBody {
     Text,
     /// A tar stream.
     Tar,
+    /// A file as it is, or a directory as a tar stream.
+    Content,
     /// Server-sent events whose data is this type.
     Events(SchemaOf),
     /// The description of the API itself.
@@ -144,6 +150,10 @@ impl Route {
     }
     const fn takes_tar(mut self) -> Self {
         self.request = RequestBody::Tar;
+        self
+    }
+    const fn takes_content(mut self) -> Self {
+        self.request = RequestBody::Content;
         self
     }
     const fn gives(mut self, of: SchemaOf) -> Self {
@@ -236,12 +246,28 @@ routes! {
     CREATE_TENANT = Route::new("create_tenant", "tenants", Post, "/api/v1/tenants", "Create a tenant")
         .takes(of::<TenantCreate>).gives(of::<Tenant>).success(&[201]).refuses(&[AlreadyExists]).idempotent();
 
+    LIST_FLOORS = Route::new("list_floors", "floors", Get, "/api/v1/floors",
+        "List the weakest sandbox profiles that the plane accepts, by tier")
+        .gives(of::<Page<Floor>>);
+    PUT_FLOOR = Route::new("put_floor", "floors", Put, "/api/v1/floors/{tier}",
+        "Set the weakest sandbox profile that the plane accepts for a tier, or go back to the default")
+        .takes(of::<FloorPut>).gives(of::<Floor>).reasoned();
+    LIST_TENANT_FLOORS = Route::new("list_tenant_floors", "floors", Get, "/api/v1/tenants/{tenant}/floors",
+        "List the weakest sandbox profiles that hold for a tenant, by tier")
+        .gives(of::<Page<Floor>>);
+    PUT_TENANT_FLOOR = Route::new("put_tenant_floor", "floors", Put, "/api/v1/tenants/{tenant}/floors/{tier}",
+        "Raise the weakest sandbox profile for a tier in a tenant, or take that back")
+        .takes(of::<FloorPut>).gives(of::<Floor>).refuses(&[ProfileTooWeak]).reasoned();
+    LIST_SHORTFALLS = Route::new("list_shortfalls", "floors", Get, "/api/v1/floor-shortfalls",
+        "List registered versions that a floor does not accept any more, with their live runs")
+        .query(of::<ShortfallQuery>).gives(of::<Page<Shortfall>>);
+
     LIST_AGENTS = Route::new("list_agents", "agents", Get, "/api/v1/tenants/{tenant}/agents", "List a tenant's agents")
         .query(of::<AgentQuery>).gives(of::<Page<Agent>>);
     REGISTER_AGENT = Route::new("register_agent", "agents", Post, "/api/v1/tenants/{tenant}/agents",
         "Register an agent version from its package")
         .query(of::<RegisterQuery>).takes_tar().gives(of::<Registration>).success(&[201, 200])
-        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists]);
+        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists, ProfileUnenforceable, ProfileTooWeak]);
     GET_AGENT = Route::new("get_agent", "agents", Get, "/api/v1/tenants/{tenant}/agents/{agent}",
         "Read an agent with its versions")
         .gives(of::<Agent>);
@@ -286,8 +312,19 @@ routes! {
         .query(of::<RunQuery>).gives(of::<Page<Run>>);
     START_RUN = Route::new("start_run", "runs", Post, "/api/v1/runs", "Start a run of a registered version")
         .takes(of::<RunStart>).gives(of::<Run>).success(&[201])
-        .refuses(&[NotFound, RunRefused, NotEnforceable, BudgetExceeded, UpstreamUnavailable]).idempotent();
+        .refuses(&[NotFound, RunRefused, ProfileUnenforceable, ProfileTooWeak, BudgetExceeded, UpstreamUnavailable])
+        .idempotent();
     GET_RUN = Route::new("get_run", "runs", Get, "/api/v1/runs/{run}", "Read a run").gives(of::<Run>);
+    UPLOAD_INPUT = Route::new("upload_input", "runs", Post,
+        "/api/v1/tenants/{tenant}/agents/{agent}/inputs/{input}",
+        "Send a file or a directory for an input that a version declares, to start a run with")
+        .query(of::<UploadQuery>).takes_content().gives(of::<Upload>).success(&[201]).refuses(&[RunRefused]);
+    LIST_ARTIFACTS = Route::new("list_artifacts", "runs", Get, "/api/v1/runs/{run}/artifacts",
+        "List what became of a run's declared outputs")
+        .gives(of::<Page<Artifact>>);
+    GET_ARTIFACT = Route::new("get_artifact", "runs", Get, "/api/v1/runs/{run}/artifacts/{artifact}",
+        "Download an output that was kept: a file as it is, a directory as a tar stream")
+        .gives_raw(ResponseBody::Content);
     GET_RUN_LOGS = Route::new("get_run_logs", "runs", Get, "/api/v1/runs/{run}/logs", "Read what a run has printed")
         .query(of::<LogQuery>).gives_raw(ResponseBody::Text);
     SUSPEND_RUN = Route::new("suspend_run", "runs", Post, "/api/v1/runs/{run}/suspend",
@@ -318,6 +355,12 @@ routes! {
     WATCH_EVENTS = Route::new("watch_events", "events", Get, "/api/v1/events",
         "Watch operational events as they happen (server-sent events)")
         .query(of::<EventQuery>).gives_raw(ResponseBody::Events(of::<Event>)).refuses(&[CursorExpired]);
+
+    LIST_OPERATORS = Route::new("list_operators", "operators", Get, "/api/v1/operators", "List the operators")
+        .query(of::<PageQuery>).gives(of::<Page<Operator>>);
+    ROTATE_OPERATOR = Route::new("rotate_operator", "operators", Post, "/api/v1/operators/{operator}/rotate",
+        "Replace an operator's credential; the new one is in the answer and nowhere else")
+        .takes(of::<OperatorRotate>).gives(of::<RotatedOperator>).reasoned();
 
     GET_PLANE = Route::new("get_plane", "plane", Get, "/api/v1/plane", "Read what the plane is and whether it is well")
         .gives(of::<Plane>);

@@ -1,5 +1,6 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
+mod floors;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
 
 pub use self::{
-    runs::{LogStream, Run, RunCommand, RunStart, TimeoutFlag},
+    floors::{Floor, Operator},
+    runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     upstreams::{CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd},
 };
 use crate::{
@@ -92,6 +94,12 @@ pub enum Command {
     /// List and create tenants
     #[command(subcommand)]
     Tenant(Tenant),
+    /// Say which sandbox profiles are too weak to be registered or started
+    #[command(subcommand)]
+    Floor(Floor),
+    /// List operators and replace their credentials
+    #[command(subcommand)]
+    Operator(Operator),
     /// Look at a lifecycle command and its receipt
     #[command(subcommand)]
     Operation(Operation),
@@ -126,6 +134,9 @@ pub struct Serve {
     /// Address and port of the API; port 0 takes a free one and writes it to DIR/plane.json
     #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::settings::DEFAULT_LISTEN)]
     pub listen: SocketAddr,
+    /// Seconds between two looks at the sandbox of a run; a control that is gone ends the run
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub attest_every: u32,
     /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -149,12 +160,15 @@ pub enum LogFormat {
 #[command(after_help = "Exits 0 when the profile `standard` can be enforced, else 4.\n\n\
     Examples:\n  \
     cogward doctor\n  \
-    cogward doctor -o json | jq '.checks[] | select(.status == \"missing\")'\n  \
+    cogward doctor --format json | jq '.checks[] | select(.status == \"missing\")'\n  \
     cogward doctor --remote         the host of the plane instead of this one")]
 pub struct Doctor {
     /// Ask the plane about its host instead of looking at this one
     #[arg(long)]
     pub remote: bool,
+    /// The form of the report; `-o json` is the same as `--format json`
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    pub format: DoctorFormat,
 }
 
 /// `verify`
@@ -162,13 +176,14 @@ pub struct Doctor {
 pub enum Verify {
     /// Attack sandboxes of a profile from inside, in every way that it claims to refuse
     #[command(
-        after_help = "Real sandboxes are made as for runs, and attacked from this program's own binary, from Python and\n\
-        from a shell. Needs no plane, and what a plane needs of the host. Takes some seconds. Exits 9 when an attack\n\
+        after_help = "Real sandboxes are made as for runs, and attacked from this program's own binary, a static program,\n\
+        Python and a shell. Needs no plane, and what a plane needs of the host. Takes some seconds. Exits 9 when an attack\n\
         succeeded or was not refused by the control that must refuse it, and 4 when the host cannot enforce the\n\
         profile, which `cogward doctor` explains.\n\n\
         Examples:\n  \
         cogward verify sandbox\n  \
         cogward verify sandbox --profile hardened --format junit > sandbox.xml\n  \
+        cogward verify sandbox --profile hardened --format sarif > sandbox.sarif\n  \
         cogward verify sandbox --format json | jq '.attempts[] | select(.program == \"shell\")'"
     )]
     Sandbox {
@@ -191,6 +206,13 @@ pub enum ProfileWord {
     Hardened,
 }
 
+impl ProfileWord {
+    /// The profile that it names.
+    pub fn profile(self) -> cogward_model::manifest::Profile {
+        self.into()
+    }
+}
+
 impl From<ProfileWord> for cogward_model::manifest::Profile {
     fn from(word: ProfileWord) -> Self {
         match word {
@@ -210,6 +232,18 @@ pub enum ReportFormat {
     Json,
     /// JUnit XML, for build servers
     Junit,
+    /// SARIF 2.1.0, for scanners: what was not refused
+    Sarif,
+}
+
+/// The form of the doctor's report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum DoctorFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
 }
 
 /// A tenant.

@@ -5,7 +5,10 @@ mod agents;
 mod doctor;
 mod events;
 mod evidence;
+mod files;
+mod floors;
 mod login;
+mod operators;
 mod packages;
 mod providers;
 mod runs;
@@ -57,6 +60,8 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
             events::watch(cogward_api::EventQuery { tenant, run, cursor }, limit.limit, session)
         }
         Command::Tenant(tenant) => tenants::run(tenant, session),
+        Command::Floor(floor) => floors::run(floor, session),
+        Command::Operator(operator) => operators::run(operator, session),
         Command::Operation(args::Operation::Show { operation }) => {
             let operation: cogward_api::Operation = session.client()?.get(&cogward_api::paths::operation(operation))?;
             session.output.one(&operation).map(|()| Exit::Done)

@@ -66,7 +66,8 @@ impl Exit {
             ProblemCode::Unauthenticated
             | ProblemCode::Forbidden
             | ProblemCode::RunRefused
-            | ProblemCode::NotEnforceable
+            | ProblemCode::ProfileUnenforceable
+            | ProblemCode::ProfileTooWeak
             | ProblemCode::ManifestInvalid
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
@@ -188,7 +189,8 @@ impl From<Problem> for Failure {
 fn default_next(code: ProblemCode) -> Option<&'static str> {
     match code {
         ProblemCode::Unauthenticated => Some("give the plane's credential to `cogward login`"),
-        ProblemCode::NotEnforceable => Some("`cogward doctor` says what the host lacks and how to provide it"),
+        ProblemCode::ProfileTooWeak => Some("`cogward floor list` says what is accepted and who set it"),
+        ProblemCode::ProfileUnenforceable => Some("`cogward doctor` says what the host lacks and how to provide it"),
         ProblemCode::NotFound => {
             Some("list what there is with the noun's `list`, and `--tenant` where it is not default")
         }

@@ -1,53 +1,7 @@
-//! The `cogward` binary: operator commands over the public API, and the roles `serve` and `supervise`.
-//!
-//! The commands use nothing but the documented REST API (docs/cli.md); what they can do, anyone can.
+//! The `cogward` binary; what it does is in the library of this crate.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
-
-mod args;
-mod client;
-mod commands;
-mod exit;
-mod output;
-mod role;
-mod settings;
-mod show;
-mod stream;
-
-use std::{io::Write, process::ExitCode};
-
-use clap::Parser;
-
-use crate::exit::Exit;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A supervisor makes namespaces and forks: it must be what it is before any thread exists.
-    if let Some(code) = role::supervise(std::env::args_os().skip(1)) {
-        return code;
-    }
-    let cli = match args::Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _unread = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
-    };
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let mut session = commands::Session {
-        output: output::Output {
-            format: cli.global.output,
-            color: output::color_on(cli.global.color, &settings::process_variables),
-            out: &mut out,
-            err: &mut err,
-        },
-        plane: cli.global.plane,
-        variables: &settings::process_variables,
-    };
-    match commands::run(cli.command, &mut session) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            let _unread = std::io::stderr().write_all(failure.report().as_bytes());
-            failure.exit.into()
-        }
-    }
+    cogward_cli::run(std::env::args_os(), cogward_sandbox::supervisor_main)
 }

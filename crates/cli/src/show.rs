@@ -6,11 +6,15 @@ use cogward_api::{
 };
 use cogward_model::{
     Timestamp,
+    attestation::{Attested, Check},
     run::RunState,
     upstream::{ProviderShape, ToolTransport},
+    violation::{Severity, ViolationTotal},
 };
 
 use crate::output::{Cell, Show, Tone};
+
+mod files;
 
 fn maybe<T: std::fmt::Display>(value: &Option<T>) -> Cell {
     value.as_ref().map(ToString::to_string).unwrap_or_default().into()
@@ -46,6 +50,12 @@ pub fn span(micros: u64) -> String {
         1_000..1_000_000 => format!("{}.{} ms", micros / 1_000, micros / 100 % 10),
         _ => format!("{}.{:02} s", micros / 1_000_000, micros / 10_000 % 100),
     }
+}
+
+/// Bytes, in MiB with a tenth.
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 impl Show for Tenant {
@@ -231,7 +241,7 @@ impl Show for Run {
     }
     fn details(&self) -> Vec<(&'static str, Cell)> {
         let (usage, limits) = (&self.usage, &self.limits);
-        vec![
+        let mut all = vec![
             ("RUN", self.id.into()),
             ("STATE", state(self.state)),
             ("CAUSE", maybe(&self.fail_cause)),
@@ -253,10 +263,49 @@ impl Show for Run {
             ("MODEL CALLS", usage.model_calls.into()),
             ("CONNECTIONS", usage.connections.into()),
             ("REFUSALS", usage.refusals.into()),
+            ("CPU", usage.cpu_ms.map(|ms| span(ms.saturating_mul(1_000))).unwrap_or_default().into()),
+            ("MEMORY PEAK", usage.memory_peak_bytes.map(mib).unwrap_or_default().into()),
+            ("DISK READ", usage.io_read_bytes.map(mib).unwrap_or_default().into()),
+            ("DISK WRITTEN", usage.io_write_bytes.map(mib).unwrap_or_default().into()),
             ("WALL CLOCK", format!("at most {} s", limits.wall_clock_seconds).into()),
-            ("OUTPUT", maybe(&self.output)),
-        ]
+        ];
+        if let Some(attested) = &self.attested {
+            all.push(("ATTESTED", seen(attested)));
+            all.extend(attested.gone.iter().map(|check| ("NOT IN FORCE", gone(check))));
+        }
+        all.extend(self.violations.iter().map(|violation| ("VIOLATION", refused(violation))));
+        all.extend(files::of_run(self));
+        all.push(("OUTPUT", maybe(&self.output)));
+        all
     }
+}
+
+fn seen(attested: &Attested) -> Cell {
+    let (tone, word) = if attested.holds { (Tone::Good, "in force") } else { (Tone::Bad, "NOT in force") };
+    let text = format!(
+        "{word} at {}: {} checks on {} processes in {}, proof {}",
+        attested.at,
+        attested.checks,
+        attested.processes,
+        span(attested.took_us),
+        attested.proof
+    );
+    Cell::toned(text, tone)
+}
+
+fn gone(check: &Check) -> Cell {
+    let detail = check.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    Cell::toned(format!("{}{detail}", check.name), Tone::Bad)
+}
+
+fn refused(violation: &ViolationTotal) -> Cell {
+    let tone = match violation.severity {
+        Severity::High => Tone::Bad,
+        Severity::Warning => Tone::Warn,
+        Severity::Info => Tone::Plain,
+    };
+    let ViolationTotal { layer, action, object, severity, total } = violation;
+    Cell::toned(format!("{total} x {layer} {action} {object} ({})", severity.as_str()), tone)
 }
 
 impl Show for Operation {
@@ -307,9 +356,9 @@ impl Show for EvidenceLeaf {
     const PLURAL: &'static str = "leaves of evidence";
     const HEAD: &'static [&'static str] = &["SEQ", "TIME", "TYPE", "OUTCOME", "OBJECT", "RULE", "WHY"];
     fn row(&self) -> Vec<Cell> {
-        let outcome = self.first(&["decision", "outcome", "state"]);
+        let outcome = self.first(&["decision", "outcome", "verdict", "state"]);
         let tone = match outcome.as_str() {
-            "block" => Tone::Bad,
+            "block" | "suspended" | "killed" => Tone::Bad,
             "permit" => Tone::Good,
             _ => Tone::Plain,
         };
@@ -328,7 +377,7 @@ impl Show for EvidenceLeaf {
             Cell::toned(outcome, tone),
             object.into(),
             self.first(&["rule"]).into(),
-            self.first(&["reason", "code", "cause"]).into(),
+            self.first(&["reason", "code", "cause", "severity"]).into(),
         ]
     }
     fn name(&self) -> String {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use cogward_model::run::RunState;
 use cogward_store::{OperationState, StoreError};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::{
     engine::{Engine, Recorded},
@@ -19,9 +20,10 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Closes a run of which no process is left. Tries until it is recorded.
-    pub(crate) async fn close(&self, live: &Arc<Live>, exit: Exit) {
+    pub(crate) async fn close(&self, live: &Arc<Live>, exit: Exit, forwarding: Option<JoinHandle<()>>) {
         live.end(&*self.with.gateways);
         let used = self.with.gateways.close_run(live.run).await;
+        self.settle_violations(live, forwarding, exit.told()).await;
         let mut delay = RETRY_FIRST;
         while let Err(error) = self.record_close(live, &exit, used).await {
             tracing::error!(run = %live.run, %error, "the end of a run is not recorded yet; it is tried again");
@@ -43,7 +45,7 @@ impl Engine {
         if row.uid_slot.is_none() && row.state.is_final() {
             return Ok(());
         }
-        let cause = live.cause().or_else(|| exit.cause.clone());
+        let cause = live.cause().or_else(|| exit.cause.clone()).or_else(|| without_required(exit));
         let well = exit.code == Some(0) && exit.signal.is_none() && cause.is_none();
         row.state = match row.state {
             // The sandbox kept the grace period because no plane was there to, or was faster.
@@ -58,7 +60,10 @@ impl Engine {
         if row.state == RunState::Failed && row.fail_cause.is_none() {
             row.fail_cause = cause.or_else(|| Some(how(exit)));
         }
+        let (violations, attested) = live.watched(|watched| (watched.totals(), watched.attested.clone()));
         let usage = json!({
+            "violations": violations,
+            "attested": attested,
             "sandbox": exit.usage,
             "used": {
                 "tokens": used.amounts.tokens, "cost_usd": used.amounts.cost, "tool_calls": used.amounts.tool_calls,
@@ -67,7 +72,7 @@ impl Engine {
         });
         row.usage_json = Some(usage.to_string());
         tx.run_put(&mut row).await?;
-        let committed = tx.commit(vec![events::closed(&row, exit, used)]).await?;
+        let committed = tx.commit(vec![events::closed(&row, exit, used, &violations)]).await?;
         if let Recorded::No(_) = self.publish(committed).await {
             // It is in the outbox and follows when the ledger can be written.
             tracing::warn!(run = %live.run, "the last leaf of a run is not durable yet");
@@ -80,6 +85,14 @@ impl Engine {
         );
         Ok(())
     }
+}
+
+/// A run that ended well and did not leave what it was to leave did not do what it was started for.
+fn without_required(exit: &Exit) -> Option<String> {
+    let missing = exit.artifacts.iter().find(|artifact| artifact.required && artifact.content.is_none())?;
+    let ended_well = exit.code == Some(0) && exit.signal.is_none();
+    let why = missing.refused.map_or("missing", |reason| reason.as_str());
+    ended_well.then(|| format!("spec.sandbox.outputs: the required output `{}` was not kept: {why}", missing.name))
 }
 
 fn how(exit: &Exit) -> String {

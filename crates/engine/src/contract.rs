@@ -3,6 +3,7 @@
 
 use std::{io, path::Path, time::Duration};
 
+use cogward_model::manifest::skill_name;
 use cogward_store::RunRow;
 
 use crate::{engine::Version, files::RunFiles, ports::LaunchRequest};
@@ -15,6 +16,11 @@ pub const MCP_PORT: u16 = 28_472;
 pub const PROXY_PORT: u16 = 3_128;
 /// Where the agent may leave its output; its last line on stdout counts otherwise.
 pub const OUTPUT_FILE: &str = "/work/output";
+
+/// Where skills are.
+const SKILLS_DIR: &str = "/skills";
+/// Where inputs are.
+const INPUTS_DIR: &str = "/inputs";
 
 const LONGEST_GRACE: u32 = 600;
 
@@ -35,6 +41,11 @@ pub(crate) fn launch_request(
     for (number, layer) in spec.package.layers.iter().enumerate() {
         mounts.push((package.join("layers").join(number.to_string()), layer.at.clone()));
     }
+    // Where the agent's own files are: `/app` in the sandbox.
+    let own = package.join(if spec.package.directory.is_some() { "code" } else { "root/app" });
+    for skill in &spec.package.skills {
+        mounts.push((own.join(skill.trim_end_matches('/')), format!("{SKILLS_DIR}/{}", skill_name(skill))));
+    }
     Ok(LaunchRequest {
         run: row.id,
         run_dir: files.dir(row.id),
@@ -43,6 +54,9 @@ pub(crate) fn launch_request(
         root_image: spec.package.oci_layout.is_some().then(|| package.join("root")),
         package: version.package,
         mounts,
+        workspace: (spec.sandbox.workspace.medium, spec.sandbox.workspace.from.as_ref().map(|from| own.join(from))),
+        inputs: files.inputs(row.id)?,
+        outputs: spec.sandbox.outputs.clone(),
         argv: spec.package.entrypoint.clone(),
         env: environment(row, version),
         cwd: if spec.package.directory.is_some() { "/app" } else { "/work" }.to_owned(),
@@ -124,6 +138,12 @@ fn environment(row: &RunRow, version: &Version) -> Vec<(String, String)> {
     }
     for name in ["NO_PROXY", "no_proxy"] {
         contract.push((name, "127.0.0.1,localhost".into()));
+    }
+    if !manifest.spec.package.skills.is_empty() {
+        contract.push(("COGWARD_SKILLS_DIR", SKILLS_DIR.into()));
+    }
+    if !manifest.spec.sandbox.inputs.is_empty() {
+        contract.push(("COGWARD_INPUTS_DIR", INPUTS_DIR.into()));
     }
     if let Some(model) = &manifest.spec.package.model {
         contract.push(("OPENAI_MODEL", model.name.clone()));

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,17 +14,18 @@ use cogward_model::{
     Clock, Digest, Entropy, RunId,
     event::Event,
     id::{Id, OperationId},
-    manifest::Manifest,
+    manifest::{Manifest, Sandbox},
     run::RunState,
 };
 use cogward_store::{Committed, OperationRow, OperationState, RunRow, Store, StoreError, VersionRow};
 use tokio::sync::watch;
 
 use crate::{
+    attest::Attesting,
     files::RunFiles,
     live::Live,
     plan::fence_of,
-    ports::{Fence, Gateways, Ledger, LedgerHealth, Place, PortError, Sandboxes},
+    ports::{Fence, Gateways, Ledger, LedgerHealth, Missing, Place, PortError, Sandboxes},
     receipt::Stopwatch,
     warm::Spares,
 };
@@ -52,6 +53,8 @@ pub struct EngineOptions {
     pub entropy: Arc<dyn Entropy>,
     /// How many runs may be live at once; each has a host identity of its own.
     pub run_slots: u32,
+    /// How often their sandboxes are examined.
+    pub attesting: Attesting,
 }
 
 /// Moves runs. Cheap to clone.
@@ -120,10 +123,27 @@ impl Engine {
         }))
     }
 
+    pub(crate) fn of(inner: Arc<Inner>) -> Self {
+        Self(inner)
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
     /// Takes no more starts and watches over nothing: the plane is on its way down. Runs go on under their
     /// supervisors.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// What the host lacks to run under these demands, in full; empty when it can. Registration and every start ask
+    /// this and nothing else.
+    #[must_use]
+    pub fn missing(&self, sandbox: &Sandbox) -> Vec<Missing> {
+        let mut missing = self.with.sandboxes.missing(sandbox.profile);
+        missing.extend(self.with.sandboxes.missing_limits(sandbox));
+        missing
     }
 
     /// Runs that are not closed, as this plane holds them.

@@ -1,6 +1,10 @@
 //! Why a run is not started or not moved, by what the caller can do about it.
 
-use cogward_model::{AgentName, RunId, TenantName, VersionLabel, run::TransitionError};
+use cogward_model::{
+    AgentName, ContentName, RunId, TenantName, VersionLabel,
+    manifest::{Profile, Tier},
+    run::TransitionError,
+};
 use cogward_store::StoreError;
 
 use crate::ports::{Missing, PortError};
@@ -39,6 +43,14 @@ pub enum StartError {
         /// The bound.
         max: usize,
     },
+    /// An input is not declared, missing or too large.
+    #[error("the input `{name}`: {why}")]
+    Input {
+        /// The input.
+        name: ContentName,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The host cannot enforce the profile.
     #[error("this host cannot enforce the profile `{profile}`: {}", .missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     ProfileUnenforceable {
@@ -46,6 +58,18 @@ pub enum StartError {
         profile: &'static str,
         /// What is not there.
         missing: Vec<Missing>,
+    },
+    /// The profile is weaker than the tenant or the plane accepts for the tier.
+    #[error("the profile `{}` is weaker than `{}`, the weakest that is accepted for tier {}: {told}", .profile.as_str(), .floor.as_str(), .tier.as_str())]
+    ProfileTooWeak {
+        /// The version's profile.
+        profile: Profile,
+        /// The weakest that is accepted.
+        floor: Profile,
+        /// The version's tier.
+        tier: Tier,
+        /// Who set it, when and why.
+        told: String,
     },
     /// Every host identity is taken by a live run.
     #[error("{0} runs are live, which is all that this plane takes")]
@@ -76,7 +100,9 @@ impl StartError {
             }
             Self::UserRequired(_) => Some("spec.autonomy"),
             Self::TooLong { .. } => Some("limits.request"),
+            Self::Input { .. } => Some("spec.sandbox.inputs"),
             Self::ProfileUnenforceable { .. } => Some("profile_unenforceable"),
+            Self::ProfileTooWeak { .. } => Some("profile_too_weak"),
             Self::TooManyRuns(_) => Some("limits.runs"),
             _ => None,
         }
@@ -122,6 +148,15 @@ pub enum WarmError {
         /// The most.
         max: u32,
     },
+    /// Its runs are given files, which are mounted when the sandbox is made.
+    #[error("the version declares `spec.sandbox.inputs`: its sandboxes cannot be made before their files are there")]
+    Inputs,
+    /// Its sandboxes are made by something else than the plane itself.
+    #[error("sandboxes of profile `{}` cannot be made before their input is known", .0.as_str())]
+    Profile(Profile),
+    /// The stored manifest cannot be read.
+    #[error("the stored manifest of `{0}` cannot be read")]
+    Manifest(AgentName, #[source] serde_json::Error),
     /// The state database failed, or there is no such version.
     #[error("it cannot be recorded")]
     Store(#[from] StoreError),

@@ -8,17 +8,22 @@ use cogward_journal::{JournalEvent, Severity};
 use cogward_model::{
     Digest, TenantName,
     action::Amounts,
+    attestation::Check,
+    content::{Artifact, GivenInput},
     event::{Attribution, Event, EventType, Value},
     id::OperationId,
     run::RunState,
+    violation::{CGROUP, EGRESS, Reaction, SECCOMP, Severity as Danger, ViolationTotal},
 };
 use cogward_store::RunRow;
 
 use crate::{
+    attest::Occasion,
     engine::Version,
     errors::StartError,
+    given,
     live::Live,
-    ports::{Exit, RunUsed, Violation},
+    ports::{Attestation, Exit, RunUsed, Violation},
     start::StartRun,
 };
 
@@ -31,7 +36,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_bytes(out)
 }
 
-pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId) -> Event {
+pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId, inputs: &[GivenInput]) -> Event {
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let spec = &version.manifest.spec;
     Event::new(EventType::RunRequested, row.tenant.clone(), by)
@@ -43,6 +48,7 @@ pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId)
         .public("tier", spec.tier.as_str())
         .public("profile", spec.sandbox.profile.as_str())
         .public("operation", operation.to_string())
+        .public("inputs", given::recorded(inputs))
         .confidential("goal", row.goal.as_str())
         .confidential("input", row.input_digest.map(|d| d.to_string()))
         .personal("actor", row.created_by.as_str())
@@ -86,12 +92,43 @@ pub(crate) fn commanded(
     }
 }
 
-pub(crate) fn started(live: &Live, profile: &str, enforcement: serde_json::Value) -> Event {
+pub(crate) fn started(live: &Live, profile: &str, enforcement: serde_json::Value, proof: Option<Digest>) -> Event {
     Event::new(EventType::RunStarted, live.tenant.clone(), live.attribution())
         .run(live.run)
         .public("basis", vec!["sandbox"])
         .public("profile", profile)
+        // The leaf before this one has what it is the digest of.
+        .public("proof", proof.map(|proof| proof.to_string()))
         .public("enforcement", plain(enforcement, 0))
+}
+
+/// What was found in force. An unchanged proof is told by its digest alone: the leaf that has the facts is before it in
+/// the run's chain.
+pub(crate) fn attested(live: &Live, occasion: Occasion, found: &Attestation, unchanged: bool) -> Event {
+    let event = Event::new(EventType::SandboxAttested, live.tenant.clone(), live.attribution())
+        .run(live.run)
+        .public("basis", vec!["sandbox"])
+        .public("occasion", occasion.as_str())
+        .public("policy", live.basis.get().map(|basis| basis.policy.to_string()))
+        .public("profile", live.basis.get().map(|basis| basis.profile.as_str()))
+        .public("holds", found.checks.iter().all(|check| check.holds))
+        .public("proof", found.proof.to_string())
+        .public("processes", found.processes)
+        .public("took_us", found.took_us);
+    if unchanged {
+        return event.public("unchanged", true).public("checks", found.checks.len() as u64);
+    }
+    let checks: Vec<Value> = found.checks.iter().map(checked).collect();
+    event.public("checks", checks).public("facts", plain(found.facts.clone(), 0))
+}
+
+fn checked(check: &Check) -> Value {
+    let mut map =
+        BTreeMap::from([("name".to_owned(), shown(&check.name).into()), ("holds".to_owned(), check.holds.into())]);
+    if let Some(detail) = &check.detail {
+        map.insert("detail".to_owned(), shown(detail).into());
+    }
+    Value::Map(map)
 }
 
 pub(crate) fn adopted(live: &Live, state: RunState) -> Event {
@@ -101,23 +138,53 @@ pub(crate) fn adopted(live: &Live, state: RunState) -> Event {
         .public("state", state.as_str())
 }
 
-pub(crate) fn violation(live: &Live, violation: &Violation) -> Event {
-    Event::new(EventType::SandboxViolation, live.tenant.clone(), live.attribution())
+pub(crate) fn violation(live: &Live, violation: &Violation, severity: Danger, verdict: Reaction) -> Event {
+    let event = Event::new(EventType::SandboxViolation, live.tenant.clone(), live.attribution())
         .run(live.run)
-        .public("basis", vec!["sandbox"])
+        .public("basis", vec![if violation.layer == EGRESS { "gateway" } else { "sandbox" }])
         .public("rule", format!("sandbox.{}", word(&violation.layer)))
         .public("layer", word(&violation.layer))
         .public("action", word(&violation.action))
-        // A path or an address that the agent chose may hold anything.
-        .confidential("object", shown(&violation.object))
+        .public("severity", severity.as_str())
+        .public("verdict", verdict.verdict())
         .public("count", violation.count)
+        .public("total", violation.total);
+    match object(violation) {
+        Some(object) => event.public("object", object),
+        // A path that the agent chose may hold anything.
+        None => event.confidential("object", shown(&violation.object)),
+    }
 }
 
-pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed) -> Event {
+/// What a violation was about, where that is a word of our own or what a decision names in clear as well.
+pub(crate) fn object(violation: &Violation) -> Option<String> {
+    [SECCOMP, CGROUP, EGRESS].contains(&violation.layer.as_str()).then(|| shown(&violation.object))
+}
+
+/// Most kinds of refusals that the last leaf of a run names; the sum is of all.
+const KINDS_NAMED_MAX: usize = 64;
+
+fn totals(violations: &[ViolationTotal]) -> Vec<Value> {
+    let named = violations.iter().take(KINDS_NAMED_MAX).map(|v| {
+        let clear = [SECCOMP, CGROUP, EGRESS].contains(&v.layer.as_str());
+        Value::Map(BTreeMap::from([
+            ("layer".to_owned(), word(&v.layer).into()),
+            ("action".to_owned(), word(&v.action).into()),
+            ("object".to_owned(), clear.then(|| shown(&v.object)).into()),
+            ("severity".to_owned(), v.severity.as_str().into()),
+            ("total".to_owned(), v.total.into()),
+        ]))
+    });
+    named.collect()
+}
+
+pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed, violations: &[ViolationTotal]) -> Event {
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let usage = BTreeMap::from([
         ("cpu_micros".to_owned(), exit.usage.cpu_micros.into()),
         ("memory_peak_bytes".to_owned(), exit.usage.memory_peak_bytes.into()),
+        ("io_read_bytes".to_owned(), exit.usage.io_read_bytes.into()),
+        ("io_write_bytes".to_owned(), exit.usage.io_write_bytes.into()),
         ("log_bytes".to_owned(), exit.usage.log_bytes.into()),
         ("log_bytes_dropped".to_owned(), exit.usage.log_bytes_dropped.into()),
     ]);
@@ -134,8 +201,25 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed) -> Event {
         .public("model_calls", used.model_calls)
         .public("connections", used.connections)
         .public("refusals", used.refusals)
+        .public("artifacts", Value::List(exit.artifacts.iter().map(artifact).collect()))
+        .public("output_refused", exit.output_refused.map(|reason| reason.as_str()))
+        .public("violations", totals(violations))
+        .public("violations_total", violations.iter().map(|v| v.total).sum::<u64>())
         .public("usage", Value::Map(usage))
         .confidential("output", exit.output.as_deref().map(|bytes| sha256(bytes).to_string()))
+}
+
+/// What became of a declared output. Why it was not kept is one of our own words: a path that the agent chose is not
+/// for a record that is read by many.
+fn artifact(artifact: &Artifact) -> Value {
+    let mut fields = BTreeMap::from([("name".to_owned(), artifact.name.as_str().into())]);
+    if let Some(content) = &artifact.content {
+        fields.extend(given::content(content));
+    }
+    if let Some(reason) = artifact.refused {
+        fields.insert("refused".to_owned(), reason.as_str().into());
+    }
+    Value::Map(fields)
 }
 
 pub(crate) fn amounts(amounts: Amounts) -> Value {

@@ -7,7 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cogward_model::RunId;
+use cogward_model::{RunId, content::GivenInput};
+
+use crate::given::{StartInput, UPLOADED};
+
+/// What the agent reads on its standard input.
+const INPUT: &str = "input";
+/// The directory of the files that a run was given.
+const INPUTS: &str = "inputs";
+/// What they are.
+const INPUTS_FILE: &str = "inputs.json";
 
 /// Where runs have their files: `<data dir>/runs`.
 #[derive(Debug, Clone)]
@@ -32,7 +41,7 @@ impl RunFiles {
     pub(crate) fn create(&self, run: RunId, input: &[u8]) -> io::Result<()> {
         let dir = self.dir(run);
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join("input"))?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(INPUT))?;
         file.write_all(input)?;
         file.sync_all()?;
         sync_dir(&dir)?;
@@ -49,14 +58,60 @@ impl RunFiles {
 
     /// The input of a run, as it was given.
     pub(crate) fn input(&self, run: RunId) -> io::Result<Vec<u8>> {
-        fs::read(self.dir(run).join("input"))
+        fs::read(self.dir(run).join(INPUT))
     }
 
-    /// Removes what an attempt to launch left, and keeps the input.
+    /// Takes over what was uploaded for a run, durable. Each upload is used once.
+    pub(crate) fn take_inputs(&self, run: RunId, given: &[StartInput]) -> io::Result<Vec<GivenInput>> {
+        if given.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dir = self.dir(run);
+        let place = dir.join(INPUTS);
+        fs::DirBuilder::new().mode(0o700).create(&place)?;
+        let mut taken = Vec::with_capacity(given.len());
+        for input in given {
+            fs::rename(input.upload.join(UPLOADED), place.join(input.name.as_str()))?;
+            // What is left of it says only what it was; the next start of the plane would remove it as well.
+            let _ = fs::remove_dir_all(&input.upload);
+            taken.push(GivenInput { name: input.name.clone(), content: input.content });
+        }
+        sync_dir(&place)?;
+        let text = serde_json::to_vec(&taken)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(INPUTS_FILE))?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        sync_dir(&dir)?;
+        Ok(taken)
+    }
+
+    /// What a run was given, and where each of it is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn inputs(&self, run: RunId) -> io::Result<Vec<(GivenInput, PathBuf)>> {
+        let place = self.dir(run).join(INPUTS);
+        let text = match fs::read(self.dir(run).join(INPUTS_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let given: Vec<GivenInput> = serde_json::from_slice(&text)?;
+        Ok(given.into_iter().map(|input| (input.clone(), place.join(input.name.as_str()))).collect())
+    }
+
+    /// Removes what an attempt to launch left, and keeps what the run was given.
     pub(crate) fn reset(&self, run: RunId) -> io::Result<()> {
-        let input = self.input(run)?;
-        self.remove(run)?;
-        self.create(run, &input)
+        self.input(run)?;
+        let dir = self.dir(run);
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if [INPUT, INPUTS, INPUTS_FILE].iter().any(|kept| entry.file_name() == *kept) {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
+        sync_dir(&dir)
     }
 
     /// Removes the directory of a run.

@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
+mod attest;
 mod close;
 mod command;
 mod contract;
@@ -17,6 +18,7 @@ mod engine;
 mod errors;
 mod events;
 mod files;
+mod given;
 mod health;
 mod live;
 mod plan;
@@ -25,16 +27,20 @@ mod receipt;
 mod recover;
 mod run_task;
 mod start;
+mod violations;
 mod warm;
 
+pub use attest::Attesting;
 pub use command::{Command, Order};
 pub use contract::{MCP_PORT, MODEL_PORT, OUTPUT_FILE, PROXY_PORT};
 pub use engine::{Engine, EngineOptions};
 pub use errors::{CommandError, RecoverError, StartError, WarmError};
 pub use files::RunFiles;
+pub use given::{StartInput, UPLOADED};
 pub use receipt::{Receipt, Step};
 pub use recover::RecoveryReport;
 pub use start::{Claim, StartRun, Started};
+pub use violations::SecurityWatch;
 pub use warm::WARM_MAX;
 
 #[cfg(test)]

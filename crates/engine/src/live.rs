@@ -3,14 +3,18 @@
 //! The invariant: once the fence of a run was closed for good (`Live::end`), no step that was under
 //! way opens it again, and a sandbox that appears afterwards is not attached.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cogward_model::{
     AgentName, RunId, TenantName, Timestamp, VersionLabel, event::Attribution, id::OperationId, run::RunState,
 };
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
-use crate::ports::{Fence, Gateways, Sandbox};
+use crate::{
+    attest::Basis,
+    ports::{Fence, Gateways, Sandbox},
+    violations::Watched,
+};
 
 /// One run of this plane.
 pub(crate) struct Live {
@@ -28,6 +32,11 @@ pub(crate) struct Live {
     /// Turns true when the run is closed.
     pub(crate) closed: watch::Sender<bool>,
     slot: Mutex<Slot>,
+    watched: Mutex<Watched>,
+    /// Held while the sandbox is examined.
+    pub(crate) attesting: AsyncMutex<()>,
+    /// What its attestations are under; set before there is any.
+    pub(crate) basis: OnceLock<Basis>,
 }
 
 #[derive(Default)]
@@ -58,12 +67,21 @@ impl Live {
             goal: watch::Sender::new(row.state),
             closed: watch::Sender::new(false),
             slot: Mutex::new(Slot { ended: row.state.is_final(), cause: row.fail_cause.clone(), ..Slot::default() }),
+            watched: Mutex::default(),
+            attesting: AsyncMutex::new(()),
+            basis: OnceLock::new(),
         }
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
         // Only assignments happen under this lock: a poisoned one still holds a whole value.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what was refused, or counts it. Never held across anything that waits.
+    pub(crate) fn watched<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
+        // Counts are whole after every step: a poisoned lock still holds them.
+        look(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn attribution(&self) -> Attribution {

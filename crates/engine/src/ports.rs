@@ -4,7 +4,6 @@
 use std::{
     fmt,
     future::Future,
-    net::TcpListener,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -12,15 +11,19 @@ use std::{
 };
 
 use cogward_model::{
-    Digest, RunId, TenantName,
+    Digest, Listener, RunId, TenantName,
     action::Amounts,
+    attestation::Check,
+    content::{Artifact, GivenInput, NotKept},
     event::Event,
     id::EventId,
-    manifest::{Manifest, Profile, Resources},
+    manifest::{self, Manifest, Medium, Profile, Resources},
 };
 use cogward_store::{Committed, Store};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
+
+pub use cogward_model::violation::Violation;
 
 /// A boxed future, so that the traits can be used behind a pointer.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -49,15 +52,15 @@ pub struct Grant {
     pub subject: Option<String>,
 }
 
-/// The listeners that the run's init made inside its sandbox.
+/// The listeners that only the run's own sandbox can connect to.
 #[derive(Debug)]
 pub struct Listeners {
     /// Model base URLs.
-    pub model: TcpListener,
+    pub model: Listener,
     /// MCP.
-    pub mcp: TcpListener,
+    pub mcp: Listener,
     /// HTTP proxy.
-    pub proxy: TcpListener,
+    pub proxy: Listener,
 }
 
 /// A port could not do what was asked; the text has the cause and no payload.
@@ -135,6 +138,12 @@ pub struct LaunchRequest {
     pub package: Digest,
     /// Read-only directories: source on the host, place in the sandbox.
     pub mounts: Vec<(PathBuf, String)>,
+    /// What the workspace is made of; `from` is a directory of the host.
+    pub workspace: (Medium, Option<PathBuf>),
+    /// What the run is given, each at its place on the host.
+    pub inputs: Vec<(GivenInput, PathBuf)>,
+    /// What is kept of it.
+    pub outputs: Vec<manifest::Output>,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -170,6 +179,12 @@ pub struct Exit {
     pub usage: Usage,
     /// Its output, bounded.
     pub output: Option<Vec<u8>>,
+    /// Why its output file was not taken, where there was one.
+    pub output_refused: Option<NotKept>,
+    /// What became of its declared outputs.
+    pub artifacts: Vec<Artifact>,
+    /// How often what was refused in all; empty when the sandbox did not live to say.
+    pub violations: Vec<Violation>,
 }
 
 /// What a run's processes used up on the host.
@@ -179,6 +194,12 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// The most memory at a time, in bytes.
     pub memory_peak_bytes: u64,
+    /// Bytes read from disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_write_bytes: Option<u64>,
     /// Bytes written to standard output and standard error, kept or not.
     pub log_bytes: u64,
     /// Bytes of them that were not kept.
@@ -196,17 +217,32 @@ pub struct KillReport {
     pub empty: bool,
 }
 
-/// Something that the sandbox stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// `seccomp`, `landlock`, `cgroup`...
-    pub layer: String,
-    /// What was tried.
-    pub action: String,
-    /// On what.
-    pub object: String,
-    /// How often.
-    pub count: u64,
+/// What was found in force around a sandbox, by a look from outside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attestation {
+    /// What was read.
+    pub facts: serde_json::Value,
+    /// Its digest.
+    pub proof: Digest,
+    /// Each control, and whether it is in force.
+    pub checks: Vec<Check>,
+    /// Processes that were looked at.
+    pub processes: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// How often what was refused so far.
+    pub violations: Vec<Violation>,
+}
+
+/// Why a sandbox was not examined.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AttestError {
+    /// Its supervisor is of a build that cannot; it was started by a plane before this one.
+    #[error("its supervisor cannot be asked for a proof")]
+    Unsupported,
+    /// It could not, now.
+    #[error(transparent)]
+    Failed(#[from] PortError),
 }
 
 /// A mechanism that the host does not have.
@@ -240,6 +276,10 @@ pub enum Found {
 pub trait Sandboxes: Send + Sync {
     /// What the host lacks to enforce a profile in full; empty when it can.
     fn missing(&self, profile: Profile) -> Vec<Missing>;
+    /// What the host lacks for limits that a manifest asks for beyond its profile's; empty when it can.
+    fn missing_limits(&self, _sandbox: &manifest::Sandbox) -> Vec<Missing> {
+        Vec::new()
+    }
     /// Makes a sandbox, complete, with the agent held before its first instruction.
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>>;
     /// Finds the sandbox of a run that an earlier plane started.
@@ -254,6 +294,10 @@ pub trait Sandbox: Send + Sync {
     fn enforcement(&self) -> serde_json::Value;
     /// Gives the input to a sandbox that was made with `late_input`: the file `input.json`, and standard input. Once.
     fn give_input(&self, file: Vec<u8>, stdin: Vec<u8>) -> Pending<'_, Result<(), PortError>>;
+    /// What was found in force when it was made; `None` from a supervisor that does not say.
+    fn proof(&self) -> Option<Attestation>;
+    /// Looks again, from outside, at what is in force.
+    fn attest(&self) -> Pending<'_, Result<Attestation, AttestError>>;
     /// Lets the agent execute its first instruction.
     fn start(&self) -> Pending<'_, Result<(), PortError>>;
     /// Freezes every process.

@@ -182,7 +182,7 @@ impl Engine {
         match self.with.files.reset(live.run) {
             Ok(()) => {
                 report.relaunched += 1;
-                Begin::Launch
+                Begin::Launch(None)
             }
             Err(error) => {
                 live.set_cause(&format!("lost: its input cannot be read: {error}"));

@@ -10,11 +10,12 @@ use cogward_store::{OperationState, RunRow};
 use serde_json::json;
 
 use crate::{
+    attest::Basis,
     contract,
     engine::{Engine, Recorded, Version},
     events,
     live::Live,
-    ports::{Exit, Grant, Listeners, PortError, Sandbox},
+    ports::{Attestation, Exit, Grant, Listeners, PortError, Sandbox},
     receipt::Stopwatch,
 };
 
@@ -27,10 +28,8 @@ pub(crate) const GRACE: &str = "spec.sandbox.graceSeconds";
 
 /// Where a run's task begins.
 pub(crate) enum Begin {
-    /// Its sandbox has to be made.
-    Launch,
-    /// Its sandbox was made before it; the input is missing.
-    Prepared(Arc<dyn Sandbox>),
+    /// Its sandbox has to be made, or was made before it and lacks only the input.
+    Launch(Option<Arc<dyn Sandbox>>),
     /// Its sandbox is there; an earlier plane made it.
     Adopted(Arc<dyn Sandbox>),
     /// It ended while no plane was there.
@@ -41,47 +40,51 @@ pub(crate) enum Begin {
 
 impl Engine {
     pub(crate) fn spawn_run(&self, live: Arc<Live>, row: RunRow, version: Version, begin: Begin) {
+        // Set twice to the same when a run is taken up again.
+        let _ = live.basis.set(Basis { policy: version.digest, profile: version.manifest.spec.sandbox.profile });
+        live.watched(|watched| watched.set_reaction(version.manifest.spec.sandbox.reaction()));
         let engine = self.clone();
         tokio::spawn(async move {
+            let mut forwarding = None;
             let exit = match begin {
-                Begin::Launch => engine.launch_and_supervise(&live, &row, &version, None).await,
-                Begin::Prepared(sandbox) => engine.launch_and_supervise(&live, &row, &version, Some(sandbox)).await,
+                Begin::Launch(prepared) => match engine.launch(&live, &row, &version, prepared).await {
+                    Ok((sandbox, started)) => {
+                        forwarding = engine.forward_violations(&live, &*sandbox);
+                        engine.spawn_attestations(&live, false);
+                        engine.supervise(&live, &version, sandbox, started).await
+                    }
+                    Err(exit) => exit,
+                },
                 Begin::Adopted(sandbox) => {
                     let started = row.started.unwrap_or(row.created);
+                    forwarding = engine.forward_violations(&live, &*sandbox);
+                    engine.spawn_attestations(&live, true);
                     engine.supervise(&live, &version, sandbox, started).await
                 }
                 Begin::Ended(exit) => exit,
                 Begin::Abandon => Exit::default(),
             };
-            engine.close(&live, exit).await;
+            engine.close(&live, exit, forwarding).await;
         });
     }
 
-    async fn launch_and_supervise(
-        &self,
-        live: &Arc<Live>,
-        row: &RunRow,
-        version: &Version,
-        prepared: Option<Arc<dyn Sandbox>>,
-    ) -> Exit {
-        match self.launch(live, row, version, prepared).await {
-            Ok((sandbox, started)) => self.supervise(live, version, sandbox, started).await,
-            Err(exit) => exit,
-        }
-    }
-
-    /// The sandbox of a run: the one that was prepared for it, or a new one.
+    /// The sandbox of a run, the one that was prepared for it or a new one, and what was found in force in it now.
     async fn sandbox_for(
         &self,
         row: &RunRow,
         version: &Version,
         prepared: Option<Arc<dyn Sandbox>>,
-    ) -> Result<Arc<dyn Sandbox>, String> {
+    ) -> Result<(Arc<dyn Sandbox>, Option<Attestation>), String> {
         let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
             .map_err(|e| format!("launch: its files cannot be read: {e}"))?;
         if let Some(sandbox) = prepared {
-            match sandbox.give_input(contract::input_json(&request.stdin), request.stdin.clone()).await {
-                Ok(()) => return Ok(sandbox),
+            let used = async {
+                sandbox.give_input(contract::input_json(&request.stdin), request.stdin.clone()).await?;
+                // What was proven when it was made is proven again for the run that begins in it.
+                sandbox.attest().await.map_err(|e| PortError::from_error(&e))
+            };
+            match used.await {
+                Ok(found) => return Ok((sandbox, Some(found))),
                 Err(error) => {
                     tracing::warn!(run = %row.id, %error, "a prepared sandbox cannot be used; a new one is made");
                     sandbox.kill().await.map_err(|e| format!("launch: {e}"))?;
@@ -90,7 +93,9 @@ impl Engine {
                 }
             }
         }
-        self.with.sandboxes.launch(request).await.map_err(|e| format!("launch: {e}"))
+        let sandbox = self.with.sandboxes.launch(request).await.map_err(|e| format!("launch: {e}"))?;
+        let proof = sandbox.proof();
+        Ok((sandbox, proof))
     }
 
     /// Makes the sandbox, opens the gateways, records the start, and only then lets the agent run.
@@ -107,14 +112,14 @@ impl Engine {
             tracing::warn!(run = %live.run, cause, "the run is not launched");
             Exit::default()
         };
-        let sandbox = self.sandbox_for(row, version, prepared).await.map_err(refuse)?;
+        let (sandbox, proof) = self.sandbox_for(row, version, prepared).await.map_err(refuse)?;
         let prepared = async {
             if !live.attach(&sandbox) {
                 return Err(PortError("it was ended before it began".to_owned()));
             }
             let listeners = sandbox.listeners().await?;
             self.open_gateways(live, row, version, listeners)?;
-            self.record_launch(live, version, &*sandbox).await
+            self.record_launch(live, version, &*sandbox, proof).await
         };
         let started = match prepared.await {
             Ok(started) => started,
@@ -157,9 +162,12 @@ impl Engine {
         live: &Live,
         version: &Version,
         sandbox: &dyn Sandbox,
+        proof: Option<Attestation>,
     ) -> Result<Timestamp, PortError> {
         let profile = version.manifest.spec.sandbox.profile.as_str();
-        let event = events::started(live, profile, sandbox.enforcement());
+        let attested = self.proven(live, proof)?;
+        let proof = live.watched(|watched| watched.attested.as_ref().map(|attested| attested.proof));
+        let event = events::started(live, profile, sandbox.enforcement(), proof);
         let _turn = live.commit.lock().await;
         let commit = async {
             let mut tx = self.with.store.begin().await?;
@@ -172,7 +180,7 @@ impl Engine {
             let started = tx.now();
             row.started = Some(started);
             tx.run_put(&mut row).await?;
-            Ok::<_, cogward_store::StoreError>(Ok((tx.commit(vec![event]).await?, started)))
+            Ok::<_, cogward_store::StoreError>(Ok((tx.commit(vec![attested, event]).await?, started)))
         };
         let (committed, started) = commit.await.map_err(|e| PortError::from_error(&e))??;
         match self.publish(committed).await {
@@ -206,7 +214,6 @@ impl Engine {
         sandbox: Arc<dyn Sandbox>,
         started: Timestamp,
     ) -> Exit {
-        self.forward_violations(live, &*sandbox);
         let spec = &version.manifest.spec;
         let deadline = later(started, Duration::from_secs(spec.budgets.run.wall_clock_seconds));
         let grace = Duration::from_secs(spec.sandbox.grace_seconds.into());
@@ -246,24 +253,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn forward_violations(&self, live: &Arc<Live>, sandbox: &dyn Sandbox) {
-        let Some(mut violations) = sandbox.violations() else { return };
-        let (engine, live) = (self.clone(), Arc::clone(live));
-        tokio::spawn(async move {
-            while let Some(violation) = violations.recv().await {
-                if *live.closed.borrow() {
-                    return;
-                }
-                engine.note(events::violation(&live, &violation));
-                engine.with.journal.publish(
-                    events::journal("sandbox.violation", &live).severity(cogward_journal::Severity::Warning).detail(
-                        json!({ "layer": violation.layer, "action": violation.action, "count": violation.count }),
-                    ),
-                );
-            }
-        });
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cogward_model::{
     AgentName, Digest, RunId, TenantName, VersionLabel,
+    content::GivenInput,
     id::{Id, OperationId},
     limits::{REASON_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     manifest::AutonomyClass,
@@ -16,6 +17,7 @@ use crate::{
     engine::{Engine, Recorded, Version},
     errors::StartError,
     events,
+    given::{self, StartInput},
     ports::{LedgerHealth, PortError},
     run_task::Begin,
     warm::Spare,
@@ -34,6 +36,8 @@ pub struct StartRun {
     pub version: Option<VersionLabel>,
     /// What the agent reads.
     pub input: Vec<u8>,
+    /// The files that it is given.
+    pub inputs: Vec<StartInput>,
     /// The user for whom it acts.
     pub as_user: Option<String>,
     /// The operator who asks.
@@ -121,8 +125,9 @@ impl Engine {
         if manifest.spec.autonomy == AutonomyClass::UserDelegated && request.as_user.is_none() {
             return Err(StartError::UserRequired(request.agent.clone()));
         }
+        given::check(&manifest.spec.sandbox.inputs, &request.inputs)?;
         let profile = manifest.spec.sandbox.profile;
-        let missing = self.with.sandboxes.missing(profile);
+        let missing = self.missing(&manifest.spec.sandbox);
         if !missing.is_empty() {
             return Err(StartError::ProfileUnenforceable { profile: profile.as_str(), missing });
         }
@@ -139,12 +144,20 @@ impl Engine {
         }
         let run: RunId = Id::new(&*self.with.clock, &*self.with.entropy);
         self.with.files.create(run, &request.input).map_err(StartError::Directory)?;
-        match self.record_start(run, request, version, None).await {
+        let taken = self.with.files.take_inputs(run, &request.inputs).map_err(|error| {
+            self.remove_files(run);
+            match (error.kind(), request.inputs.first()) {
+                (std::io::ErrorKind::NotFound, Some(input)) => {
+                    let why = "what was sent for it is gone: it was used by another run, or lay too long".to_owned();
+                    StartError::Input { name: input.name.clone(), why }
+                }
+                _ => StartError::Directory(error),
+            }
+        })?;
+        match self.record_start(run, request, version, &taken, None).await {
             Ok(started) => Ok(started),
             Err(error) => {
-                if let Err(error) = self.with.files.remove(run) {
-                    tracing::warn!(%run, %error, "the directory of a run that was not started stays");
-                }
+                self.remove_files(run);
                 Err(error)
             }
         }
@@ -159,7 +172,7 @@ impl Engine {
     ) -> Result<Started, StartError> {
         let given = self.with.files.give_input(spare.run, &request.input).map_err(StartError::Directory);
         let started = match given {
-            Ok(()) => self.record_start(spare.run, request, version, Some(&spare)).await,
+            Ok(()) => self.record_start(spare.run, request, version, &[], Some(&spare)).await,
             Err(error) => Err(error),
         };
         match started {
@@ -171,6 +184,12 @@ impl Engine {
                 self.discard(spare).await;
                 Err(error)
             }
+        }
+    }
+
+    fn remove_files(&self, run: RunId) {
+        if let Err(error) = self.with.files.remove(run) {
+            tracing::warn!(%run, %error, "the directory of a run that was not started stays");
         }
     }
 
@@ -200,9 +219,19 @@ impl Engine {
         run: RunId,
         request: &StartRun,
         (label, version): (VersionLabel, Version),
+        inputs: &[GivenInput],
         spare: Option<&Spare>,
     ) -> Result<Started, StartError> {
         let mut tx = self.with.store.begin().await?;
+        // In the transaction of the start, so that no run begins after a floor that it does not meet was raised.
+        let spec = &version.manifest.spec;
+        let (tier, profile) = (spec.tier, spec.sandbox.profile);
+        let floors = tx.floors(Some(&request.tenant)).await?;
+        let (floor, _) = floors.effective(tier);
+        if !floor.admits(profile) {
+            let told = floors.told(tier);
+            return Err(StartError::ProfileTooWeak { profile, floor: floor.profile, tier, told });
+        }
         let slots = self.with.run_slots;
         let slot = match spare {
             Some(spare) => spare.slot,
@@ -238,7 +267,7 @@ impl Engine {
         if let Some(claim) = &request.claim {
             tx.idempotency_insert(&claim.row(run, operation.id, tx.now())).await?;
         }
-        let event = events::requested(&row, &version, operation.id);
+        let event = events::requested(&row, &version, operation.id, inputs);
         let committed = tx.commit(vec![event]).await?;
         let recorded = self.publish(committed).await;
         let Some(live) = self.insert_live(&row) else {
@@ -252,11 +281,8 @@ impl Engine {
         );
         match recorded {
             Recorded::Yes(_) => {
-                let begin = match spare {
-                    Some(spare) => Begin::Prepared(Arc::clone(&spare.sandbox)),
-                    None => Begin::Launch,
-                };
-                self.spawn_run(Arc::clone(&live), row, version, begin);
+                let prepared = spare.map(|spare| Arc::clone(&spare.sandbox));
+                self.spawn_run(Arc::clone(&live), row, version, Begin::Launch(prepared));
                 Ok(Started { run, operation: operation.id })
             }
             Recorded::No(error) => {

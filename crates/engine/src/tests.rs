@@ -1,8 +1,10 @@
 //! The engine against a real store and a host of fakes: every verb, crashes at every step, races.
 
+mod attest;
 mod crash;
 mod fakes;
 mod lifecycle;
 mod plane;
 mod races;
+mod violations;
 mod warm;

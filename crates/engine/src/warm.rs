@@ -18,6 +18,7 @@ use cogward_model::{
     AgentName, RunId, TenantName, VersionLabel,
     event::{Attribution, Event, EventType},
     id::Id,
+    manifest::Profile,
     run::RunState,
 };
 use cogward_store::{RunRow, StoreError, VersionRow};
@@ -136,6 +137,16 @@ impl Engine {
         if count > WARM_MAX {
             return Err(WarmError::TooMany { max: WARM_MAX });
         }
+        let unknown = || StoreError::Missing { noun: cogward_store::Noun::Version, key: label.to_string() };
+        let row = self.with.store.version(tenant, agent, label).await?.ok_or_else(unknown)?;
+        let version = Version::read(&row).map_err(|e| WarmError::Manifest(agent.clone(), e))?;
+        let sandbox = &version.manifest.spec.sandbox;
+        if count > 0 && !sandbox.inputs.is_empty() {
+            return Err(WarmError::Inputs);
+        }
+        if count > 0 && !matches!(sandbox.profile, Profile::Standard | Profile::Hardened) {
+            return Err(WarmError::Profile(sandbox.profile));
+        }
         let before = self.with.store.warm_of(tenant, agent, label).await?;
         let mut tx = self.with.store.begin().await?;
         tx.warm_put(tenant, agent, label, count).await?;
@@ -212,7 +223,7 @@ impl Engine {
 
     async fn make(&self, version_row: &VersionRow) -> Result<Spare, PortError> {
         let version = Version::read(version_row).map_err(|e| PortError::from_error(&e))?;
-        let missing = self.with.sandboxes.missing(version.manifest.spec.sandbox.profile);
+        let missing = self.missing(&version.manifest.spec.sandbox);
         if let Some(first) = missing.first() {
             return Err(PortError(format!("the host cannot enforce the profile: {first}")));
         }

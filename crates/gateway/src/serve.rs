@@ -2,23 +2,60 @@
 
 use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
-use cogward_model::limits::REQUEST_HEAD_MS_MAX;
+use cogward_model::{Listener, limits::REQUEST_HEAD_MS_MAX};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+};
 
 use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext};
 
-/// The listeners that pid 1 of a sandbox made inside it.
+/// The listeners that only one run's sandbox can connect to.
 #[derive(Debug)]
 pub struct RunListeners {
     /// Model base URLs.
-    pub model: std::net::TcpListener,
+    pub model: Listener,
     /// The MCP endpoint.
-    pub mcp: std::net::TcpListener,
+    pub mcp: Listener,
     /// The HTTP proxy.
-    pub proxy: std::net::TcpListener,
+    pub proxy: Listener,
+}
+
+/// One of them, as it is accepted from.
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection of the agent, whatever carried it.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Accepting {
+    fn new(listener: Listener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        match listener {
+            Listener::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            Listener::Unix(listener) => UnixListener::from_std(listener).map(Self::Unix),
+        }
+    }
+
+    /// The next connection. Small answers and stream chunks leave it at once.
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Without this each waits for a delayed ACK (40 ms).
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -33,8 +70,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>, run: &Arc<RunContext>, listeners: RunLis
     let doors = [(Door::Model, listeners.model), (Door::Mcp, listeners.mcp), (Door::Proxy, listeners.proxy)];
     let mut ready = Vec::with_capacity(doors.len());
     for (door, listener) in doors {
-        listener.set_nonblocking(true)?;
-        ready.push((door, TcpListener::from_std(listener)?));
+        ready.push((door, Accepting::new(listener)?));
     }
     for (door, listener) in ready {
         tokio::spawn(accept(Arc::clone(inner), Arc::clone(run), door, listener));
@@ -42,7 +78,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>, run: &Arc<RunContext>, listeners: RunLis
     Ok(())
 }
 
-async fn accept(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, listener: TcpListener) {
+async fn accept(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, listener: Accepting) {
     let cut = run.cut_signal().clone();
     loop {
         // The slot comes first: an agent that opens more than its share waits in its own backlog.
@@ -54,7 +90,7 @@ async fn accept(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, listener: T
         let stream = tokio::select! {
             () = cut.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::debug!(run = %run.grant.run, %error, "accept failed");
                     // Out of descriptors or a connection that is already gone: do not spin.
@@ -74,11 +110,7 @@ async fn accept(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, listener: T
     }
 }
 
-async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream: TcpStream) {
-    // Small answers and stream chunks leave at once; without this each waits for a delayed ACK (40 ms).
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream: Box<dyn Stream>) {
     let name = run.grant.run;
     let service = service_fn(move |request: Request<Incoming>| {
         let (inner, run) = (Arc::clone(&inner), Arc::clone(&run));

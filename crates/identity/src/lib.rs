@@ -15,5 +15,5 @@ mod secrets;
 pub use cogward_store::Role;
 pub use credential::Credential;
 pub use kek::KekError;
-pub use operators::{CreateError, Created, Operator, Operators, RevokeError, VerifyError};
+pub use operators::{CreateError, Created, Operator, Operators, RevokeError, Rotated, VerifyError};
 pub use secrets::{SecretError, Secrets};

@@ -1,9 +1,9 @@
 //! Operator credentials.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use cogward_model::{
-    Clock, Entropy, TenantName,
+    Clock, Entropy, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
     id::{Id, OperatorId},
 };
@@ -86,7 +86,18 @@ pub enum RevokeError {
     Store(#[from] StoreError),
 }
 
-/// Makes, verifies and revokes operators.
+/// A replaced credential.
+#[derive(Debug)]
+pub struct Rotated {
+    /// The new token: shown once, kept nowhere.
+    pub credential: Credential,
+    /// Until when the one before is valid too; it is dead at once without this.
+    pub previous_until: Option<Timestamp>,
+    /// The evidence, for the commit of the transaction.
+    pub event: Event,
+}
+
+/// Makes, verifies, replaces and revokes operators.
 #[derive(Clone)]
 pub struct Operators {
     store: Store,
@@ -124,6 +135,8 @@ impl Operators {
             credential_hash,
             created: self.clock.now(),
             revoked: None,
+            rotated: None,
+            previous: None,
         })
         .await?;
         let event = Event::new(EventType::OperatorCreated, TenantName::default_tenant(), by)
@@ -140,7 +153,11 @@ impl Operators {
     pub async fn verify(&self, token: &str) -> Result<Operator, VerifyError> {
         let (id, secret) = credential::split(token).ok_or(VerifyError::Refused)?;
         let row = self.store.operator(id).await?.ok_or(VerifyError::Refused)?;
-        if !credential::matches(secret, &row.credential_hash) || row.revoked.is_some() {
+        let now = self.clock.now();
+        let before = row.previous.as_ref().filter(|(_, until)| now < *until);
+        let known = credential::matches(secret, &row.credential_hash)
+            || before.is_some_and(|(hash, _)| credential::matches(secret, hash));
+        if !known || row.revoked.is_some() {
             return Err(VerifyError::Refused);
         }
         Ok(Operator { id: row.id, name: row.name, role: row.role })
@@ -155,5 +172,31 @@ impl Operators {
             return Err(RevokeError::NotValid(id));
         }
         Ok(Event::new(EventType::OperatorRevoked, TenantName::default_tenant(), by).public("operator", id.to_string()))
+    }
+
+    /// Replaces the credential of an operator. The one before is valid for `overlap` longer, or dead once the
+    /// transaction is committed when that is zero.
+    ///
+    /// # Errors
+    /// [`RevokeError`] when there is no such operator that is still valid.
+    pub async fn rotate(
+        &self,
+        tx: &mut Tx,
+        id: OperatorId,
+        overlap: Duration,
+        by: Attribution,
+    ) -> Result<Rotated, RevokeError> {
+        let now = self.clock.now();
+        let micros = u64::try_from(overlap.as_micros()).unwrap_or(u64::MAX);
+        let until = Timestamp::from_unix_micros(now.unix_micros().saturating_add(micros));
+        let previous_until = (!overlap.is_zero()).then_some(until);
+        let (credential, hash) = credential::mint(id, &*self.entropy);
+        if !tx.operator_rotate(id, &hash, now, previous_until).await? {
+            return Err(RevokeError::NotValid(id));
+        }
+        let event = Event::new(EventType::OperatorRotated, TenantName::default_tenant(), by)
+            .public("operator", id.to_string())
+            .public("overlap_seconds", overlap.as_secs());
+        Ok(Rotated { credential, previous_until, event })
     }
 }

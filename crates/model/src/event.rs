@@ -109,6 +109,10 @@ event_types! {
     OperatorCreated = "operator.created";
     /// An operator credential was revoked.
     OperatorRevoked = "operator.revoked";
+    /// An operator credential was replaced.
+    OperatorRotated = "operator.rotated";
+    /// The weakest sandbox profile that is accepted was changed.
+    FloorChanged = "floor.changed";
     /// An agent version was registered.
     AgentRegistered = "agent.registered";
     /// How many sandboxes of a version are kept ready was changed.
@@ -125,6 +129,8 @@ event_types! {
     RunRequested = "run.requested";
     /// A run was asked for and refused.
     RunRefused = "run.refused";
+    /// The sandbox was examined from outside, with what was found in force.
+    SandboxAttested = "sandbox.attested";
     /// The sandbox is up, with what it enforces.
     RunStarted = "run.started";
     /// A restarted plane took the run over again.

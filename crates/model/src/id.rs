@@ -31,6 +31,8 @@ kinds! {
     Action, ActionId = "act";
     /// One evidence event.
     Event, EventId = "evt";
+    /// Files that were sent for a run and that no run has yet.
+    Upload, UploadId = "upl";
     /// One operator command and the work that makes it true.
     Operation, OperationId = "op";
     /// An operator credential (never its secret).

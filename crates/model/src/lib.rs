@@ -7,20 +7,26 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod action;
+pub mod attestation;
 pub mod clock;
+pub mod content;
 pub mod decision;
 pub mod digest;
 pub mod event;
+pub mod floor;
 pub mod id;
 pub mod limits;
+pub mod listener;
 pub mod manifest;
 pub mod money;
 pub mod name;
 pub mod run;
 pub mod upstream;
+pub mod violation;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 pub use digest::Digest;
 pub use id::{Id, RunId};
+pub use listener::Listener;
 pub use money::NanoUsd;
-pub use name::{AgentName, TenantName, ToolName, UpstreamName, VersionLabel};
+pub use name::{AgentName, ContentName, TenantName, ToolName, UpstreamName, VersionLabel};

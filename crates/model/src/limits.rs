@@ -28,3 +28,11 @@ pub const RUN_INPUT_BYTES_MAX: usize = 1024 * 1024;
 pub const RUN_LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest reason that an operator may give, in bytes.
 pub const REASON_BYTES_MAX: usize = 1_000;
+/// Inputs that a manifest may declare, and outputs.
+pub const CONTENTS_MAX: usize = 16;
+/// Largest input or output that a manifest may allow, in MiB.
+pub const CONTENT_MIB_MAX: u32 = 4_096;
+/// Files and directories of one input or output: beyond it, an archive serves everyone better.
+pub const CONTENT_ENTRIES_MAX: u64 = 10_000;
+/// Skills of one package: each is a mount of its own.
+pub const SKILLS_MAX: usize = 64;

@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel};
+use crate::{AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel, violation::Reaction};
+
+mod files;
+
+pub use files::{Input, Medium, Output, Workspace, skill_name};
 
 /// The `apiVersion` that this plane reads.
 pub const API_VERSION: &str = "cogward.dev/v1alpha1";
@@ -100,7 +104,7 @@ impl AutonomyClass {
 }
 
 /// The environment tier of a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
     /// For building and trying.
@@ -113,6 +117,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Every tier, from the least to the most trusted.
+    pub const ALL: [Self; 3] = [Self::Development, Self::Staging, Self::Production];
+
     /// The word used in the manifest and the ledger.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -280,11 +287,42 @@ pub struct Sandbox {
     /// Seconds between being asked to end and being killed, at most 600.
     #[serde(default = "default_grace")]
     pub grace_seconds: u32,
+    /// What follows when it does something of severity `high`, beside the refusal. Unless given: `deny`, and `kill` in
+    /// profiles that are stronger than `standard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_violation: Option<Reaction>,
+    /// What `/work` is made of.
+    #[serde(default, skip_serializing_if = "Workspace::is_usual")]
+    pub workspace: Workspace,
+    /// Files that a run is given, read-only at `/inputs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
+    /// Files that are kept of a run when it has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Output>,
 }
 
 impl Default for Sandbox {
     fn default() -> Self {
-        Self { profile: Profile::default(), resources: Resources::default(), grace_seconds: default_grace() }
+        Self {
+            profile: Profile::default(),
+            resources: Resources::default(),
+            grace_seconds: default_grace(),
+            on_violation: None,
+            workspace: Workspace::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl Sandbox {
+    /// What follows a violation of severity `high`. A stronger profile is for agents that may turn against their
+    /// operator, and what none of them needs is taken for that.
+    #[must_use]
+    pub fn reaction(&self) -> Reaction {
+        let usual = if self.profile > Profile::Standard { Reaction::Kill } else { Reaction::Deny };
+        self.on_violation.unwrap_or(usual)
     }
 }
 
@@ -292,24 +330,39 @@ fn default_grace() -> u32 {
     10
 }
 
-/// An isolation profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+/// An isolation profile, from the weakest to the strongest. The order is that of what the agent has to break to reach
+/// the host, and floors compare with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
+    /// What an OCI runtime of the host's operator (runc, crun) makes of a generated bundle: namespaces, no
+    /// capabilities, a system-call list, the plane's own control groups. No Landlock, and refused calls are not reported.
+    Container,
     /// Namespaces, seccomp, Landlock and cgroups.
     #[default]
     Standard,
     /// The same with a smaller list of system calls and no sockets but TCP to the plane. Needs Linux 6.12.
     Hardened,
+    /// A kernel in user space (gVisor) answers the agent's system calls; the host's kernel sees only what that kernel
+    /// needs. Needs a configured `runsc`.
+    Gvisor,
+    /// A virtual machine with a kernel of its own. Needs a configured machine monitor and hardware virtualisation.
+    Microvm,
 }
 
 impl Profile {
+    /// Every profile, from the weakest to the strongest.
+    pub const ALL: [Self; 5] = [Self::Container, Self::Standard, Self::Hardened, Self::Gvisor, Self::Microvm];
+
     /// The word used in the manifest and the ledger.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Container => "container",
             Self::Standard => "standard",
             Self::Hardened => "hardened",
+            Self::Gvisor => "gvisor",
+            Self::Microvm => "microvm",
         }
     }
 }
@@ -324,15 +377,45 @@ pub struct Resources {
     pub memory_mib: u32,
     /// Processes and threads, 4 to 4,096.
     pub pids: u32,
-    /// The writable workspace, in MiB, 1 to 65,536. It is in memory and counts as such.
+    /// The writable workspace, in MiB, 1 to 65,536. It counts as memory unless its medium is the disk.
     pub workspace_mib: u32,
+    /// Files, directories and links in the workspace, 64 to 1,048,576; 256 for each MiB unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_inodes: Option<u32>,
     /// Open files of one process, 16 to 65,536.
     pub open_files: u32,
+    /// What may be read from the disks of the package, in MiB per second, 1 to 65,536; what is cached is not counted.
+    /// Unlimited unless given, and refused where the host cannot limit it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub io_read_mib_per_second: Option<u32>,
+    /// The same for writing. Needs control groups of version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub io_write_mib_per_second: Option<u32>,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpu_millis: 1_000, memory_mib: 512, pids: 128, workspace_mib: 64, open_files: 1_024 }
+        Self {
+            cpu_millis: 1_000,
+            memory_mib: 512,
+            pids: 128,
+            workspace_mib: 64,
+            workspace_inodes: None,
+            open_files: 1_024,
+            io_read_mib_per_second: None,
+            io_write_mib_per_second: None,
+        }
+    }
+}
+
+impl Resources {
+    /// Files, directories and links that the workspace may hold. A file of 4 KiB for each is generous, and keeps
+    /// them from being a way around its size.
+    #[must_use]
+    pub fn inodes(&self) -> u32 {
+        self.workspace_inodes.unwrap_or_else(|| self.workspace_mib.saturating_mul(256).clamp(1_024, 1_048_576))
     }
 }
 

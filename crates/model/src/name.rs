@@ -35,6 +35,12 @@ fn is_tool(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
+fn is_content(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+}
+
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $check:ident, $kind:literal, $rule:literal, $pattern:literal;)*) => {$(
         $(#[$doc])*
@@ -93,6 +99,9 @@ names! {
     /// A tool as its server names it (MCP 2025-11-25, tool names).
     ToolName, is_tool, "a tool name",
         "use 1 to 128 letters, digits, `_`, `-` and `.`", "^[A-Za-z0-9_.-]{1,128}$";
+    /// An input or an output of a run; it is a file's name in the sandbox and on the host.
+    ContentName, is_content, "the name of an input or output",
+        "use 1 to 64 letters, digits, `.`, `-` and `_`, starting with a letter or digit", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 }
 
 impl TenantName {
@@ -116,6 +125,10 @@ mod tests {
             assert!(bad.parse::<ToolName>().is_err(), "{bad:?}");
         }
         assert!("..".parse::<VersionLabel>().is_err());
+        for bad in ["", ".", "..", ".hidden", "-o", "a/b", "a b", "a\n", "é", &"a".repeat(65)] {
+            assert!(bad.parse::<ContentName>().is_err(), "{bad:?}");
+        }
+        assert!("Claims_2026.csv".parse::<ContentName>().is_ok());
         assert!("1.0.0-rc.1+build".parse::<VersionLabel>().is_ok());
     }
 }

@@ -383,3 +383,69 @@ proptest::proptest! {
         proptest::prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
+
+/// A manifest with a skill and files to begin with, and what is found wrong with a package for it.
+fn findings_of(change: impl Fn(&Path), more: &str) -> (String, Vec<(String, String)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let base = author(dir.path());
+    fs::create_dir_all(base.join("skills/pdf")).unwrap();
+    fs::write(base.join("skills/pdf/SKILL.md"), "hello").unwrap();
+    fs::create_dir_all(base.join("template")).unwrap();
+    fs::write(base.join("template/letter.txt"), "Dear").unwrap();
+    change(&base);
+    let text = manifest_text()
+        .replace("    prompts: [prompts/system.md]", "    prompts: [prompts/system.md]\n    skills: [skills/pdf/]")
+        .replace("  sandbox:\n", &format!("  sandbox:\n    workspace: {{from: template}}\n{more}"));
+    let parsed = parse("agent.yaml", text.as_bytes()).unwrap_or_else(|f| panic!("{f}"));
+    let mut stream = Vec::new();
+    pack(&base, ("agent.yaml", text.as_bytes()), &parsed.manifest, Limits::default(), &mut stream).unwrap();
+    let staged = received(&stream, dir.path()).unwrap();
+    let found = check(&parsed, staged.contents());
+    let skills = cogward_registry::package::skills(&parsed.manifest, staged.contents()).unwrap();
+    let skills = skills.into_iter().map(|(name, digest)| (name, digest.to_string())).collect();
+    (found.findings.iter().map(|f| format!("{} {}\n", f.path, f.rule)).collect(), skills)
+}
+
+#[test]
+fn a_skill_has_a_digest_of_its_own() {
+    let (found, skills) = findings_of(|_| (), "");
+    assert_eq!(found, "");
+    // printf 'cogward-tree-v1\nf\t-\t%s\t5\tSKILL.md\n' "$(printf hello | sha256sum | cut -c-64)" | sha256sum
+    let digest = "sha256:5dc098885235d9be95c50b245f6791b23c0774ca92849c813728c1fbbc1c7956";
+    assert_eq!(skills, [("pdf".to_owned(), digest.to_owned())]);
+    let (_, changed) = findings_of(|base| fs::write(base.join("skills/pdf/SKILL.md"), "hellp").unwrap(), "");
+    assert_ne!(skills, changed);
+}
+
+#[test]
+fn a_skill_or_a_beginning_that_is_not_there_as_a_directory_is_refused() {
+    let skill = |make: fn(&Path)| {
+        findings_of(
+            |base| {
+                fs::remove_dir_all(base.join("skills/pdf")).unwrap();
+                make(&base.join("skills/pdf"));
+            },
+            "",
+        )
+        .0
+    };
+    for found in [skill(|_| ()), skill(|p| fs::write(p, "").unwrap()), skill(|p| symlink("..", p).unwrap())] {
+        assert_eq!(found, "spec.package.skills[0] package-file\n");
+    }
+    let (found, _) = findings_of(
+        |base| {
+            fs::remove_dir_all(base.join("template")).unwrap();
+            symlink("prompts", base.join("template")).unwrap();
+        },
+        "",
+    );
+    assert_eq!(found, "spec.sandbox.workspace.from package-file\n");
+}
+
+#[test]
+fn what_a_workspace_begins_with_must_fit_into_it() {
+    let big = |base: &Path| fs::write(base.join("template/big"), vec![0; 65 << 20]).unwrap();
+    assert_eq!(findings_of(big, "").0, "spec.sandbox.workspace.from workspace-size\n");
+    let many = |base: &Path| (0..70).for_each(|n| fs::write(base.join(format!("template/{n}")), "").unwrap());
+    assert_eq!(findings_of(many, "").0, "");
+}

@@ -18,7 +18,7 @@ use cogward_model::{
     Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
-use cogward_sandbox::{LaunchSpec, ReadOnlyMount, Root, launch};
+use cogward_sandbox::{DriverSettings, LaunchSpec, ReadOnlyMount, Root, launch};
 
 const ROUNDS: u32 = 40;
 const APART: Duration = Duration::from_millis(60);
@@ -141,6 +141,7 @@ async fn sandboxed(round: u32) -> Launch {
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
         profile: Profile::Standard,
+        driver: DriverSettings::Native,
         resources: Resources { memory_mib: 256, workspace_mib: 8, pids: 32, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: code, at: "/app".into() }],
@@ -153,6 +154,7 @@ async fn sandboxed(round: u32) -> Launch {
         uid_slot: (std::process::id() % 3_000) * 10 + round % 10,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
+        storage: cogward_sandbox::storage::Storage::default(),
     };
     let begin = Instant::now();
     let run = launch(&std::env::current_exe().unwrap(), &spec).await.unwrap();

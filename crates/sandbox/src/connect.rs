@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    net::TcpListener,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::OpenOptionsExt, net::UnixStream as StdStream},
@@ -13,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use cogward_model::RunId;
+use cogward_model::{Listener, RunId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::{io::Interest, net::UnixStream, time::timeout};
 
@@ -214,11 +213,9 @@ async fn connect(stream: StdStream) -> io::Result<(UnixStream, Hello, Option<Lis
     loop {
         if let Some(frame) = protocol::decode::<Frame>(&mut buffer).map_err(io::Error::other)? {
             let Frame::Hello(hello) = frame else { return Err(io::Error::from(io::ErrorKind::InvalidData)) };
-            let mut fds = descriptors.into_iter().map(TcpListener::from);
-            let listeners = match (fds.next(), fds.next(), fds.next()) {
-                (Some(model), Some(mcp), Some(proxy)) => Some(Listeners { model, mcp, proxy }),
-                _ => None,
-            };
+            let fds = descriptors.into_iter().map(Listener::try_from).collect::<io::Result<Vec<_>>>()?;
+            let listeners = <[Listener; 3]>::try_from(fds).ok();
+            let listeners = listeners.map(|[model, mcp, proxy]| Listeners { model, mcp, proxy });
             return Ok((stream, *hello, listeners));
         }
         // Exactly one frame is read here: the length first, then so much and no more. What follows is for the reader.

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs, io,
-    net::TcpListener,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -13,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use cogward_model::Listener;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,14 +20,16 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::timeout,
 };
 
 use crate::{
+    attest::Attestation,
     connect::{LaunchError, read_exit, supervisor_lives, sweep},
     protocol::{self, Answer, Command, Frame, Hello, LaunchFailure, Phase, Request},
-    spec::{Enforcement, Exit, ExitCause, KillReport, LateInput, Usage, Violation},
+    reports::{Reporter, Reports},
+    spec::{Enforcement, Exit, ExitCause, KillReport, LateInput, Usage},
     supervisor::{LATE_INPUT_FILE, OUTPUT_FILE},
 };
 
@@ -35,8 +37,6 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Time for the answer to a kill before the supervisor itself is killed.
 const KILL_ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Violations that may wait for the plane to read them; further ones are dropped with a warning in the log.
-const VIOLATIONS_MAX: usize = 1024;
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,11 +57,11 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct Listeners {
     /// Model calls.
-    pub model: TcpListener,
+    pub model: Listener,
     /// MCP.
-    pub mcp: TcpListener,
+    pub mcp: Listener,
     /// HTTP proxy.
-    pub proxy: TcpListener,
+    pub proxy: Listener,
 }
 
 /// A run with a live supervisor. Clones are the same run; dropping all of them does not end it.
@@ -78,6 +78,8 @@ struct Shared {
     pidfd: Option<OwnedFd>,
     phase: Phase,
     enforcement: Enforcement,
+    proof: Option<Attestation>,
+    protocol: u32,
     next: AtomicU64,
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
@@ -90,7 +92,7 @@ struct Shared {
 #[derive(Debug)]
 struct Once {
     listeners: Option<Listeners>,
-    violations: Option<mpsc::Receiver<Violation>>,
+    violations: Option<Reports>,
 }
 
 impl Drop for Shared {
@@ -115,19 +117,21 @@ pub(crate) fn supervise(
         return Err(LaunchError::Supervisor { what: "did not hand over the listeners", source });
     };
     let (reading, writing) = stream.into_split();
-    let (violation, violations) = mpsc::channel(VIOLATIONS_MAX);
+    let (reporter, violations) = Reporter::new();
     let (end, ended) = watch::channel(None);
     let run_dir = run_dir.to_owned();
     let pid = i32::try_from(hello.supervisor).ok().and_then(Pid::from_raw);
     let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared>| {
-        let reader = Reader { shared: weak.clone(), run_dir: run_dir.clone(), violation, end };
+        let reader = Reader { shared: weak.clone(), run_dir: run_dir.clone(), reporter, end };
         Shared {
             run_dir,
             supervisor: hello.supervisor,
             pidfd,
             phase,
             enforcement,
+            proof: hello.proof,
+            protocol: hello.protocol,
             next: AtomicU64::new(1),
             writer: tokio::sync::Mutex::new(writing),
             waiting: Mutex::default(),
@@ -143,7 +147,7 @@ pub(crate) fn supervise(
 struct Reader {
     shared: std::sync::Weak<Shared>,
     run_dir: PathBuf,
-    violation: mpsc::Sender<Violation>,
+    reporter: Reporter,
     end: watch::Sender<Option<Exit>>,
 }
 
@@ -191,16 +195,7 @@ impl Reader {
                     let _ = sender.send(answer);
                 }
             }
-            Frame::Violation(violation) => {
-                if let Err(mpsc::error::TrySendError::Full(v)) = self.violation.try_send(violation) {
-                    tracing::warn!(
-                        layer = v.layer,
-                        object = v.object,
-                        count = v.count,
-                        "a violation report was dropped"
-                    );
-                }
-            }
+            Frame::Violation(violation) => self.reporter.report(violation),
             Frame::Hello(_) | Frame::Exit(_) => {}
         }
     }
@@ -226,6 +221,9 @@ impl Reader {
             cause: ExitCause::SupervisorLost,
             usage: Usage::default(),
             output: None,
+            output_refused: None,
+            artifacts: Vec::new(),
+            violations: Vec::new(),
             empty: true,
             detail: None,
         }
@@ -245,7 +243,7 @@ impl Supervised {
 
     /// What the sandbox refused; `None` when it was taken already.
     #[must_use]
-    pub fn violations(&self) -> Option<mpsc::Receiver<Violation>> {
+    pub fn violations(&self) -> Option<Reports> {
         lock(&self.shared.once).violations.take()
     }
 
@@ -253,6 +251,26 @@ impl Supervised {
     #[must_use]
     pub fn enforcement(&self) -> &Enforcement {
         &self.shared.enforcement
+    }
+
+    /// What was found in force when the sandbox was complete; `None` from a supervisor that does not say.
+    #[must_use]
+    pub fn proof(&self) -> Option<&Attestation> {
+        self.shared.proof.as_ref()
+    }
+
+    /// Looks again, from outside, at what is in force. `None` from a supervisor that cannot be asked.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn attest(&self) -> Result<Option<Attestation>, CommandError> {
+        if self.shared.protocol < protocol::PROTOCOL_ATTESTS {
+            return Ok(None);
+        }
+        match self.command(Command::Attest).await? {
+            Answer::Attested(found) => Ok(Some(*found)),
+            _ => Err(CommandError::Gone),
+        }
     }
 
     /// The phase the run was in when this plane connected.
@@ -395,6 +413,9 @@ impl Supervised {
             cause: ExitCause::SupervisorLost,
             usage: Usage::default(),
             output: None,
+            output_refused: None,
+            artifacts: Vec::new(),
+            violations: Vec::new(),
             empty: false,
             detail: None,
         })

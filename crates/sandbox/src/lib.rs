@@ -8,22 +8,29 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod attest;
 pub mod battery;
 mod cgroup;
 pub mod connect;
 pub mod doctor;
+mod driver;
 pub mod handle;
 mod native;
 pub mod profile;
 pub mod protocol;
+mod reports;
 pub mod spec;
+pub mod storage;
 mod supervisor;
 
+pub use attest::Attestation;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
+pub use reports::Reports;
 pub use spec::{
-    Enforcement, Exit, ExitCause, KillReport, LateInput, LaunchSpec, ReadOnlyMount, Root, Usage, Violation,
+    DriverSettings, Enforcement, Exit, ExitCause, KillReport, LateInput, LaunchSpec, ReadOnlyMount, Root, Usage,
+    Violation,
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

@@ -8,7 +8,9 @@ use cogward_model::manifest::Profile;
 use crate::native::{network, seccomp, syscalls};
 
 /// Every profile, from the weakest to the strongest.
-pub const PROFILES: [Profile; 2] = [Profile::Standard, Profile::Hardened];
+pub const PROFILES: [Profile; 5] = Profile::ALL;
+/// Those that the plane enforces with the kernel's own means.
+pub const NATIVE: [Profile; 2] = [Profile::Standard, Profile::Hardened];
 
 /// What the probes of the host must have shown for `standard`.
 const STANDARD_NEEDS: [&str; 8] =
@@ -30,6 +32,8 @@ pub struct Controls {
     pub netlink: bool,
     /// Whether only the listed `ioctl` and `prctl` operations are let through.
     pub listed_operations: bool,
+    /// Whether memory that was written can never be executed, and memory files cannot be made.
+    pub write_or_execute: bool,
     /// System calls that are let through in `standard` and not here.
     pub without: &'static [i64],
     /// The mechanisms that the host must have.
@@ -46,6 +50,8 @@ pub enum LeftOut {
     Seccomp,
     /// There are no Landlock rules.
     Landlock,
+    /// Memory that was written can be executed.
+    Memory,
 }
 
 impl Controls {
@@ -59,16 +65,23 @@ impl Controls {
                 datagrams: true,
                 netlink: true,
                 listed_operations: false,
+                write_or_execute: false,
                 without: &[],
                 needs: &STANDARD_NEEDS,
                 left_out: None,
             },
+            // What holds in these is the driver's: of what is said here, `container` takes the list of system calls and
+            // the others nothing. Each needs its driver configured, probed by a sandbox of it.
+            Profile::Container => Self { needs: &["container"], ..Self::of(Profile::Standard) },
+            Profile::Gvisor => Self { needs: &["gvisor"], ..Self::of(Profile::Standard) },
+            Profile::Microvm => Self { needs: &["microvm"], ..Self::of(Profile::Standard) },
             Profile::Hardened => Self {
                 landlock_abi: 6,
                 unix_sockets: false,
                 datagrams: false,
                 netlink: false,
                 listed_operations: true,
+                write_or_execute: true,
                 without: syscalls::NOT_IN_HARDENED,
                 needs: &HARDENED_NEEDS,
                 left_out: None,
@@ -84,16 +97,20 @@ impl Controls {
         self.left_out != Some(LeftOut::Landlock)
     }
 
+    pub(crate) fn write_or_execute_holds(&self) -> bool {
+        self.write_or_execute && self.left_out != Some(LeftOut::Memory)
+    }
+
     /// Whether Landlock also keeps signals and abstract sockets inside.
     pub(crate) fn scopes(&self) -> bool {
         self.landlock_abi >= 6
     }
 }
 
-/// Where the profiles differ, and the bounds that are easily asked for: the control, and what each profile says.
+/// Where the native profiles differ, and the bounds that are easily asked for: the control, and what each profile says.
 #[must_use]
 pub fn table() -> Vec<(&'static str, [String; 2])> {
-    let each = |say: fn(&Controls) -> String| PROFILES.map(|profile| say(&Controls::of(profile)));
+    let each = |say: fn(&Controls) -> String| NATIVE.map(|profile| say(&Controls::of(profile)));
     let yes_no = |yes: bool| if yes { "yes" } else { "refused" }.to_owned();
     let ports = network::PORTS.map(|p| p.to_string()).join(", ");
     vec![
@@ -123,15 +140,23 @@ pub fn table() -> Vec<(&'static str, [String; 2])> {
         ("AF_NETLINK sockets", each(|c| if c.netlink { "`route`, reading" } else { "refused" }.to_owned())),
         ("AF_UNIX sockets", each(|c| if c.unix_sockets { "yes" } else { "pairs only" }.to_owned())),
         ("Execution outside the root's programs and the package", ["refused".to_owned(), "refused".to_owned()]),
-        ("Memory files that can be executed", ["refused".to_owned(), "refused".to_owned()]),
+        (
+            "Memory files (`memfd_create`)",
+            each(|c| if c.write_or_execute { "refused" } else { "not as programs" }.to_owned()),
+        ),
+        (
+            "Memory that is executed after it was written, as just-in-time compilers do",
+            each(|c| if c.write_or_execute { "refused" } else { "yes" }.to_owned()),
+        ),
         (
             "Code mapped from `/work`, `/tmp`, `/dev/shm`, as libraries are",
             ["refused".to_owned(), "refused".to_owned()],
         ),
         (
             "System V IPC, message queues, `inotify`, `splice`",
-            PROFILES.map(|p| yes_no(Controls::of(p).without.is_empty())),
+            NATIVE.map(|p| yes_no(Controls::of(p).without.is_empty())),
         ),
+        ("Urgent data (`MSG_OOB`), notices of directories", NATIVE.map(|p| yes_no(!Controls::of(p).listed_operations))),
     ]
 }
 
@@ -142,7 +167,7 @@ mod tests {
     #[test]
     fn the_page_says_what_the_table_says() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/sandbox.md")).unwrap();
-        let head = PROFILES.map(|p| format!("`{}`", p.as_str())).join(" | ");
+        let head = NATIVE.map(|p| format!("`{}`", p.as_str())).join(" | ");
         let mut wanted = format!("| | {head} |\n|---|---|---|\n");
         for (control, says) in table() {
             wanted.push_str(&format!("| {control} | {} |\n", says.join(" | ")));
@@ -160,6 +185,7 @@ mod tests {
             (standard.datagrams, hardened.datagrams),
             (standard.netlink, hardened.netlink),
             (hardened.listed_operations, standard.listed_operations),
+            (hardened.write_or_execute, standard.write_or_execute),
         ] {
             assert!(weak || !strong);
         }

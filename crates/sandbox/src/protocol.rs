@@ -11,10 +11,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Enforcement, Exit, KillReport, Usage, Violation};
+use crate::{
+    attest::Attestation,
+    spec::{Enforcement, Exit, KillReport, Usage, Violation},
+};
 
 /// Version of the frames.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// From this version on a supervisor can be asked for a proof. An earlier one would take the command for a fault.
+pub const PROTOCOL_ATTESTS: u32 = 2;
 /// Largest frame.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Name of the socket in the run directory.
@@ -45,6 +50,9 @@ pub struct Hello {
     pub outcome: Result<Phase, LaunchFailure>,
     /// What is in force, once the launch succeeded.
     pub enforcement: Option<Enforcement>,
+    /// What was found in force when the sandbox was complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Attestation>,
     /// Whether three descriptors came with this frame.
     pub listeners: bool,
 }
@@ -77,6 +85,11 @@ pub enum Command {
     Kill,
     /// Say what it uses.
     Usage,
+    /// Look from outside at what is in force.
+    Attest,
+    /// One of a newer plane, which is refused.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A command with the number that its answer carries.
@@ -100,6 +113,8 @@ pub enum Answer {
     Killed(KillReport),
     /// Used so far.
     Usage(Usage),
+    /// What was found in force.
+    Attested(Box<Attestation>),
     /// The command does not apply, or failed.
     Refused(String),
 }
@@ -179,6 +194,13 @@ mod tests {
             }
         }
         assert_eq!((seen, buffer.len()), (vec![0, 1, 2], 0));
+    }
+
+    #[test]
+    fn a_command_of_a_newer_plane_is_one_that_is_not_known() {
+        let bytes = encode(&serde_json::json!({ "id": 7, "command": "levitate" })).unwrap();
+        let request = decode::<Request>(&mut bytes.clone()).unwrap().unwrap();
+        assert_eq!((request.id, request.command), (7, Command::Unknown));
     }
 
     #[test]

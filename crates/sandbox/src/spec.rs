@@ -7,17 +7,23 @@
 use std::{path::PathBuf, time::Duration};
 
 use cogward_model::{
-    RunId, limits,
-    manifest::{Profile, Resources},
+    RunId,
+    content::{Artifact, NotKept},
+    limits,
+    manifest::{Medium, Profile, Resources},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::storage::Storage;
+
+pub use cogward_model::violation::Violation;
 
 /// Most arguments or variables of one agent.
 pub const ARGUMENTS_MAX: usize = 512;
 /// Most bytes of all arguments and variables together; the kernel's own limit is above it.
 pub const ARGUMENT_BYTES_MAX: usize = 256 * 1024;
 /// Most read-only mounts beside the root.
-pub const MOUNTS_MAX: usize = 16;
+pub const MOUNTS_MAX: usize = 96;
 /// Most bytes of all files under `/run/cogward`.
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest output file that is taken from a run.
@@ -45,6 +51,9 @@ pub struct LaunchSpec {
     pub run_dir: PathBuf,
     /// The isolation that must hold, whole, or the launch is refused.
     pub profile: Profile,
+    /// What carries the sandbox, as configured on this host. A launch of an earlier version names none: it was native.
+    #[serde(default)]
+    pub driver: DriverSettings,
     /// What its processes may use.
     pub resources: Resources,
     /// Where its programs come from.
@@ -71,6 +80,9 @@ pub struct LaunchSpec {
     pub uid_slot: u32,
     /// Time between being asked to end and being killed.
     pub grace: Duration,
+    /// Its files beside the package: workspace, inputs, outputs.
+    #[serde(default)]
+    pub storage: Storage,
     /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
     pub wall_clock: Duration,
 }
@@ -101,6 +113,33 @@ impl LateInput {
             return refuse("files", "have an input that is larger than 6 MiB");
         }
         Ok(())
+    }
+}
+
+/// What carries a sandbox, with its settings. They come from the plane's own configuration, never from a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DriverSettings {
+    /// The supervisor itself, with the kernel's own means.
+    #[default]
+    Native,
+}
+
+impl DriverSettings {
+    /// The word in errors and evidence.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Native => "native",
+        }
+    }
+
+    /// Whether it enforces a profile: a profile is a promise about one kind of boundary.
+    #[must_use]
+    pub fn carries(&self, profile: Profile) -> bool {
+        match self {
+            Self::Native => matches!(profile, Profile::Standard | Profile::Hardened),
+        }
     }
 }
 
@@ -145,6 +184,9 @@ impl LaunchSpec {
     pub fn validate(&self) -> Result<(), SpecError> {
         let refuse = |field, why: &str| Err(SpecError { field, why: why.to_owned() });
         let texts = || self.argv.iter().chain(self.env.iter().flat_map(|(k, v)| [k, v])).chain([&self.cwd]);
+        if !self.driver.carries(self.profile) {
+            return refuse("driver", &format!("`{}` does not enforce `{}`", self.driver.name(), self.profile.as_str()));
+        }
         if self.argv.is_empty() || self.argv.first().is_some_and(String::is_empty) {
             return refuse("argv", "names no program");
         }
@@ -182,7 +224,7 @@ impl LaunchSpec {
             return refuse("late_input", "needs a file `input.json` that it will be written to");
         }
         if self.mounts.len() > MOUNTS_MAX {
-            return refuse("mounts", "are more than 16");
+            return refuse("mounts", "are more than 96");
         }
         for mount in &self.mounts {
             let top = mount.at.split('/').nth(1).unwrap_or_default();
@@ -193,12 +235,24 @@ impl LaunchSpec {
                 return refuse("mounts", "has a source that is not absolute");
             }
         }
+        if let Some(fault) = self.storage.fault() {
+            return refuse("storage", fault);
+        }
+        if self.driver != DriverSettings::Native && self.storage != Storage::default() {
+            return refuse(
+                "storage",
+                "is not carried by this driver: inputs, outputs and workspaces need the native one",
+            );
+        }
         let r = &self.resources;
         let within = (50..=64_000).contains(&r.cpu_millis)
             && (16..=65_536).contains(&r.memory_mib)
             && (4..=4_096).contains(&r.pids)
             && (1..=65_536).contains(&r.workspace_mib)
-            && (16..=65_536).contains(&r.open_files);
+            && (64..=1_048_576).contains(&r.inodes())
+            && (16..=65_536).contains(&r.open_files)
+            && r.io_read_mib_per_second.is_none_or(|limit| (1..=65_536).contains(&limit))
+            && r.io_write_mib_per_second.is_none_or(|limit| (1..=65_536).contains(&limit));
         if !within {
             return refuse("resources", "are out of their documented bounds");
         }
@@ -221,8 +275,8 @@ impl LaunchSpec {
 }
 
 /// Top-level places that only the sandbox itself fills.
-const RESERVED: [&str; 13] =
-    ["", "proc", "dev", "sys", "work", "tmp", "run", "etc", "usr", "bin", "sbin", "lib", "lib64"];
+const RESERVED: [&str; 14] =
+    ["", "inputs", "proc", "dev", "sys", "work", "tmp", "run", "etc", "usr", "bin", "sbin", "lib", "lib64"];
 
 fn is_plain_absolute(path: &str) -> bool {
     path.len() <= 512
@@ -241,6 +295,12 @@ fn is_file_name(name: &str) -> bool {
 pub struct Enforcement {
     /// The profile that holds.
     pub profile: Profile,
+    /// What carries the sandbox, such as `native`.
+    #[serde(default = "native")]
+    pub driver: String,
+    /// The program beside the kernel that enforces it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
     /// The kernel's release.
     pub kernel: String,
     /// The namespaces that are the run's own.
@@ -249,22 +309,44 @@ pub struct Enforcement {
     pub uids: String,
     /// First uid of the host that the run maps to.
     pub uid_base: u32,
-    /// Version of Landlock that the rules are written for.
-    pub landlock_abi: u32,
-    /// The TCP ports that can be connected to; nothing can be bound.
+    /// Version of Landlock that the rules are written for; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock_abi: Option<u32>,
+    /// The TCP ports inside that lead to the plane; nothing else is reachable.
     pub connect_ports: Vec<u16>,
-    /// Instructions in the system-call filter.
-    pub seccomp_instructions: usize,
-    /// System calls that the filter lets through, the rest is refused and reported.
-    pub seccomp_allowed: usize,
+    /// Instructions in the plane's own system-call filter; absent where the driver has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_instructions: Option<usize>,
+    /// System calls that a filter of the plane's making lets through; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_allowed: Option<usize>,
     /// `v1`, `v1+v2` (limits by v1, kill and freeze by v2) or `v2`.
     pub cgroup: String,
     /// The limits in force.
     pub resources: Resources,
     /// `host-usr` or `image`.
     pub root: String,
+    /// Where the bytes of the workspace are.
+    #[serde(default)]
+    pub workspace: Medium,
     /// Checks that ran inside the sandbox before the agent's first instruction.
     pub self_checks: Vec<String>,
+}
+
+fn native() -> String {
+    DriverSettings::Native.name().to_owned()
+}
+
+/// A program that a driver relies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Which, such as `runsc`.
+    pub name: String,
+    /// What it says of itself.
+    pub version: String,
+    /// How it intercepts the agent's system calls, where that is a choice, such as `ptrace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// How a run ended.
@@ -281,6 +363,15 @@ pub struct Exit {
     /// Its output: the output file, else the last line of its standard output. Kept in the file `output`.
     #[serde(skip)]
     pub output: Option<Vec<u8>>,
+    /// Why the output file was not taken, where there was one.
+    #[serde(default)]
+    pub output_refused: Option<NotKept>,
+    /// What became of the outputs that the manifest declares. Kept in the directory `artifacts`.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+    /// How often what was refused in all; from an earlier build, nothing.
+    #[serde(default)]
+    pub violations: Vec<Violation>,
     /// Whether every cgroup of the run was seen empty at the end.
     pub empty: bool,
     /// More about the cause, for people.
@@ -320,6 +411,12 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Largest memory of all its processes and its workspace together, in bytes.
     pub memory_peak_bytes: u64,
+    /// Bytes read from disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to disks, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_write_bytes: Option<u64>,
     /// Time since the agent was started, in microseconds; suspensions included.
     pub wall_micros: u64,
     /// Bytes written to standard output, kept or not.
@@ -339,19 +436,6 @@ pub struct KillReport {
     pub micros: u64,
     /// Whether every cgroup of the run was seen empty.
     pub empty: bool,
-}
-
-/// Something the sandbox refused or a limit that was reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Violation {
-    /// `seccomp` or `cgroup`.
-    pub layer: String,
-    /// What was done about it, such as `deny` or `kill`.
-    pub action: String,
-    /// The system call or the limit.
-    pub object: String,
-    /// How often since the last report of the same thing.
-    pub count: u64,
 }
 
 /// Bytes as base64 text: a megabyte of input as a JSON array of numbers would be four.
@@ -395,6 +479,7 @@ mod tests {
             run: Id::new(&SystemClock, &SystemEntropy),
             run_dir: "/tmp/x".into(),
             profile: Profile::Standard,
+            driver: DriverSettings::Native,
             resources: Resources::default(),
             root: Root::HostUsr,
             mounts: vec![ReadOnlyMount { source: "/srv/p".into(), at: "/app".into() }],
@@ -407,6 +492,7 @@ mod tests {
             uid_slot: 0,
             grace: Duration::from_secs(1),
             wall_clock: Duration::from_secs(60),
+            storage: Storage::default(),
         }
     }
 
@@ -416,6 +502,19 @@ mod tests {
         spec.validate().unwrap();
         let text = serde_json::to_vec(&spec).unwrap();
         assert_eq!(serde_json::from_slice::<LaunchSpec>(&text).unwrap(), spec);
+        // One of a version that knew no drivers.
+        let mut old: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        old.as_object_mut().unwrap().remove("driver").unwrap();
+        assert_eq!(serde_json::from_value::<LaunchSpec>(old).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_driver_is_given_only_the_profiles_that_it_enforces() {
+        for profile in [Profile::Container, Profile::Gvisor, Profile::Microvm] {
+            let error = LaunchSpec { profile, ..spec() }.validate().unwrap_err();
+            assert_eq!(error.field, "driver", "{error}");
+        }
+        assert_eq!(LaunchSpec { profile: Profile::Hardened, ..spec() }.validate(), Ok(()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cogward_api::{Check, CheckStatus, Doctor, ProfileReport};
+use cogward_api::{Doctor, ProfileReport};
 use cogward_budget::Budgets;
 use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
@@ -35,6 +35,7 @@ use crate::{
     adapters::{HostSandboxes, PlaneLedger, RunGateways},
     budgets,
     data_dir::{DataDir, DataDirError},
+    described::described,
     events::by_plane,
     handlers::{providers, tool_servers},
     http,
@@ -164,21 +165,23 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
     let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
     open_upstreams(&store, &secrets, &gateway).await?;
-    let (host, missing) = probe(&options.supervisor_exe).await?;
+    let (host, missing, report) = probe(&options.supervisor_exe, data.root()).await?;
     let files = RunFiles::new(data.join("runs"));
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
         store: store.clone(),
-        ledger,
+        ledger: ledger.clone(),
         journal: journal.clone(),
-        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing)),
+        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing, report)),
         gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone(), earlier }),
         files: files.clone(),
         packages,
         clock: clock.clone(),
         entropy: entropy.clone(),
         run_slots: RUN_SLOTS,
+        attesting: options.attesting,
     });
+    ledger.watched_by(engine.security_watch());
     // A run that lives on is connected again while it is recovered: its calls wait for the plane to be
     // ready, and are not refused.
     gateway.fence_plane(FenceState::Held);
@@ -368,10 +371,12 @@ async fn open_upstreams_of(
     }
 }
 
+type Probed = (Doctor, HashMap<Profile, Vec<Missing>>, Option<HostReport>);
+
 /// What the host can enforce, asked once. A host that cannot be asked enforces nothing.
-async fn probe(exe: &Path) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), ServeError> {
-    let exe = exe.to_owned();
-    let report = match tokio::task::spawn_blocking(move || doctor::probe(&exe)).await? {
+async fn probe(exe: &Path, data: &Path) -> Result<Probed, ServeError> {
+    let (exe, data) = (exe.to_owned(), data.to_owned());
+    let report = match tokio::task::spawn_blocking(move || doctor::probe_at(&exe, &data)).await? {
         Ok(report) => report,
         Err(error) => {
             tracing::error!(%error, "the host cannot be probed, so no run is accepted");
@@ -385,8 +390,14 @@ async fn probe(exe: &Path) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), S
                 enforceable: false,
                 missing: vec![missing.what.clone()],
             });
-            let report = Doctor { kernel: String::new(), checks: Vec::new(), profiles: profiles.to_vec() };
-            return Ok((report, PROFILES.map(|profile| (profile, vec![missing.clone()])).into()));
+            let report = Doctor {
+                kernel: String::new(),
+                checks: Vec::new(),
+                profiles: profiles.to_vec(),
+                environment: cogward_api::Environment::default(),
+                pod: cogward_api::Pod::default(),
+            };
+            return Ok((report, PROFILES.map(|profile| (profile, vec![missing.clone()])).into(), None));
         }
     };
     let missing = PROFILES.map(|profile| {
@@ -394,29 +405,7 @@ async fn probe(exe: &Path) -> Result<(Doctor, HashMap<Profile, Vec<Missing>>), S
         let missing = missing.into_iter().map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix });
         (profile, missing.collect())
     });
-    Ok((described(report), missing.into()))
-}
-
-/// A report of the sandbox in the words of the API.
-pub fn described(report: HostReport) -> Doctor {
-    let needed: HashSet<String> =
-        report.profiles.iter().flat_map(|p| p.missing.iter().map(|m| m.mechanism.clone())).collect();
-    let checks = report.checks.into_iter().map(|check| Check {
-        status: match (check.ok, needed.contains(&check.mechanism)) {
-            (true, _) => CheckStatus::Ok,
-            (false, true) => CheckStatus::Missing,
-            (false, false) => CheckStatus::Optional,
-        },
-        name: check.mechanism,
-        detail: check.detail,
-        fix: check.fix,
-    });
-    let profiles = report.profiles.iter().map(|profile| ProfileReport {
-        profile: profile.profile.as_str().to_owned(),
-        enforceable: profile.enforceable,
-        missing: profile.missing.iter().map(|m| m.mechanism.clone()).collect(),
-    });
-    Doctor { kernel: report.kernel.clone(), checks: checks.collect(), profiles: profiles.collect() }
+    Ok((described(report.clone()), missing.into(), Some(report)))
 }
 
 /// Forgets answers that nobody will ask for again.

@@ -106,7 +106,18 @@ impl From<StartError> for Failure {
                 .rule("spec.autonomy")
                 .next_step("name the user with `--as USER`"),
             StartError::TooLong { .. } => Self::invalid(text).rule("limits.request"),
-            StartError::ProfileUnenforceable { .. } => Self::new(ProblemCode::NotEnforceable, text)
+            StartError::ProfileTooWeak { floor, tier, .. } => Self::new(ProblemCode::ProfileTooWeak, text)
+                .rule("profile_too_weak")
+                .next_step(format!(
+                    "register a version with `profile: {}`, or have an operator lower the floor with `cogward floor set \
+                     {}`",
+                    floor.as_str(),
+                    tier.as_str()
+                )),
+            StartError::Input { .. } => Self::new(ProblemCode::RunRefused, text)
+                .rule("spec.sandbox.inputs")
+                .next_step("give each declared input with `--input-file NAME=PATH`"),
+            StartError::ProfileUnenforceable { .. } => Self::new(ProblemCode::ProfileUnenforceable, text)
                 .rule("profile_unenforceable")
                 .next_step("run `cogward doctor` for the fix of each"),
             StartError::TooManyRuns(_) => {
@@ -128,6 +139,9 @@ impl From<WarmError> for Failure {
         match error {
             WarmError::TooMany { max } => {
                 Self::invalid(text).rule("limits.warm").next_step(format!("ask for {max} or fewer"))
+            }
+            WarmError::Inputs | WarmError::Profile(_) => {
+                Self::invalid(text).rule("agent.warm").next_step("its runs are started without; nothing was changed")
             }
             WarmError::Evidence(_) => Self::new(ProblemCode::EvidenceUnavailable, text)
                 .rule("evidence.durable")

@@ -12,6 +12,7 @@ mod auth;
 mod boot;
 mod budgets;
 mod data_dir;
+mod described;
 mod events;
 mod extract;
 mod failure;
@@ -24,8 +25,11 @@ mod witness;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-pub use boot::{ListenError, Running, ServeError, described, start};
+pub use cogward_engine::Attesting;
+
+pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
+pub use described::described;
 
 /// Where and how a plane is served.
 #[derive(Debug, Clone)]
@@ -36,6 +40,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The program that is started as `<program> supervise <run dir>` for every run.
     pub supervisor_exe: PathBuf,
+    /// How often the sandboxes of runs are examined.
+    pub attesting: Attesting,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

@@ -18,7 +18,10 @@ use futures_util::FutureExt;
 use crate::{
     auth,
     failure::{self, Failure},
-    handlers::{agents, events, evidence, operations, plane as planes, providers, runs, tenants, tool_servers},
+    handlers::{
+        agents, events, evidence, files, floors, operations, operators, plane as planes, providers, runs, tenants,
+        tool_servers,
+    },
     plane::App,
 };
 
@@ -30,6 +33,11 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
     vec![
         (&table::LIST_TENANTS, get(tenants::list)),
         (&table::CREATE_TENANT, post(tenants::create)),
+        (&table::LIST_FLOORS, get(floors::of_plane)),
+        (&table::PUT_FLOOR, put(floors::put_on_plane)),
+        (&table::LIST_TENANT_FLOORS, get(floors::of_tenant)),
+        (&table::PUT_TENANT_FLOOR, put(floors::put_in_tenant)),
+        (&table::LIST_SHORTFALLS, get(floors::shortfalls)),
         (&table::LIST_AGENTS, get(agents::list)),
         (&table::REGISTER_AGENT, post(agents::register)),
         (&table::GET_AGENT, get(agents::show)),
@@ -47,6 +55,9 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::LIST_RUNS, get(runs::list)),
         (&table::START_RUN, post(runs::start)),
         (&table::GET_RUN, get(runs::show)),
+        (&table::UPLOAD_INPUT, post(files::receive)),
+        (&table::LIST_ARTIFACTS, get(files::list)),
+        (&table::GET_ARTIFACT, get(files::download)),
         (&table::GET_RUN_LOGS, get(runs::logs)),
         (&table::SUSPEND_RUN, post(runs::suspend)),
         (&table::RESUME_RUN, post(runs::resume)),
@@ -57,6 +68,8 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::EXPORT_EVIDENCE, get(evidence::export)),
         (&table::GET_CHECKPOINT, get(evidence::checkpoint)),
         (&table::WATCH_EVENTS, get(events::watch)),
+        (&table::LIST_OPERATORS, get(operators::list)),
+        (&table::ROTATE_OPERATOR, post(operators::rotate)),
         (&table::GET_PLANE, get(planes::show)),
         (&table::GET_DOCTOR, get(planes::doctor)),
         (&table::WHO_AM_I, get(planes::who_am_i)),
@@ -70,8 +83,8 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
 pub(crate) fn router(app: &App) -> Router {
     let mut router = Router::new();
     for (route, mut handler) in handlers() {
-        let streams = matches!(route.response, ResponseBody::Events(_) | ResponseBody::Tar)
-            || matches!(route.request, RequestBody::Tar);
+        let streams = matches!(route.response, ResponseBody::Events(_) | ResponseBody::Tar | ResponseBody::Content)
+            || matches!(route.request, RequestBody::Tar | RequestBody::Content);
         if !streams {
             handler = handler.layer(middleware::from_fn(in_time));
         }

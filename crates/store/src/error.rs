@@ -20,6 +20,8 @@ pub enum Noun {
     Provider,
     /// A sealed secret.
     Secret,
+    /// A floor of sandbox profiles.
+    Floor,
     /// A run.
     Run,
     /// An operation on a run.
@@ -38,6 +40,7 @@ impl fmt::Display for Noun {
             Self::ToolServer => "tool server",
             Self::Provider => "provider",
             Self::Secret => "secret",
+            Self::Floor => "floor",
             Self::Run => "run",
             Self::Operation => "operation",
             Self::IdempotencyKey => "idempotency key",

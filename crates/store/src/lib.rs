@@ -12,6 +12,7 @@
 
 mod agents;
 mod error;
+mod floors;
 mod idempotency;
 mod migrations;
 mod operations;
@@ -40,6 +41,7 @@ use tokio::sync::Mutex;
 
 pub use agents::AgentRow;
 pub use error::{Noun, OpenError, StoreError};
+pub use floors::{FloorRow, FloorRows};
 pub use idempotency::IdempotencyRow;
 pub use operations::{OperationRow, OperationState};
 pub use operators::{OperatorRow, Role};

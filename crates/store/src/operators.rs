@@ -66,6 +66,10 @@ pub struct OperatorRow {
     pub created: Timestamp,
     /// When it was revoked.
     pub revoked: Option<Timestamp>,
+    /// When its credential was replaced last.
+    pub rotated: Option<Timestamp>,
+    /// The hash of the credential before, and until when that one is valid too.
+    pub previous: Option<(String, Timestamp)>,
 }
 
 impl fmt::Debug for OperatorRow {
@@ -76,11 +80,13 @@ impl fmt::Debug for OperatorRow {
             .field("role", &self.role)
             .field("created", &self.created)
             .field("revoked", &self.revoked)
+            .field("rotated", &self.rotated)
             .finish_non_exhaustive()
     }
 }
 
 fn row(row: &SqliteRow) -> Result<OperatorRow, StoreError> {
+    let previous: Option<String> = row.try_get("previous_hash")?;
     Ok(OperatorRow {
         id: rows::typed(row, "id")?,
         name: row.try_get("name")?,
@@ -88,14 +94,14 @@ fn row(row: &SqliteRow) -> Result<OperatorRow, StoreError> {
         credential_hash: row.try_get("credential_hash")?,
         created: rows::time(row, "created")?,
         revoked: rows::time_or_null(row, "revoked")?,
+        rotated: rows::time_or_null(row, "rotated")?,
+        previous: previous.zip(rows::time_or_null(row, "previous_until")?),
     })
 }
 
 async fn get(connection: &mut SqliteConnection, id: OperatorId) -> Result<Option<OperatorRow>, StoreError> {
-    let found = sqlx::query("SELECT id, name, role, credential_hash, created, revoked FROM operators WHERE id = $1")
-        .bind(id.to_string())
-        .fetch_optional(connection)
-        .await?;
+    let found =
+        sqlx::query("SELECT * FROM operators WHERE id = $1").bind(id.to_string()).fetch_optional(connection).await?;
     found.as_ref().map(row).transpose()
 }
 
@@ -113,13 +119,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database failed or a row is not readable.
     pub async fn operators(&self, page: &PageRequest) -> Result<Page<OperatorRow>, StoreError> {
-        let found = sqlx::query(
-            "SELECT id, name, role, credential_hash, created, revoked FROM operators WHERE id > $1 ORDER BY id LIMIT $2",
-        )
-        .bind(page.after.as_deref().unwrap_or(""))
-        .bind(page.fetch())
-        .fetch_all(&mut *self.reader().await?)
-        .await?;
+        let found = sqlx::query("SELECT * FROM operators WHERE id > $1 ORDER BY id LIMIT $2")
+            .bind(page.after.as_deref().unwrap_or(""))
+            .bind(page.fetch())
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
         let items = found.iter().map(row).collect::<Result<_, _>>()?;
         Ok(Page::cut(items, page, |o: &OperatorRow| o.id.to_string()))
     }
@@ -140,7 +144,8 @@ impl Tx {
     /// [`StoreError::Conflict`] when the name is taken.
     pub async fn operator_insert(&mut self, operator: &OperatorRow) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO operators (id, name, role, credential_hash, created, revoked) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO operators (id, name, role, credential_hash, created, revoked, rotated, previous_hash,
+                 previous_until) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(operator.id.to_string())
         .bind(&operator.name)
@@ -148,6 +153,9 @@ impl Tx {
         .bind(&operator.credential_hash)
         .bind(rows::micros(operator.created))
         .bind(operator.revoked.map(rows::micros))
+        .bind(operator.rotated.map(rows::micros))
+        .bind(operator.previous.as_ref().map(|(hash, _)| hash))
+        .bind(operator.previous.as_ref().map(|(_, until)| rows::micros(*until)))
         .execute(self.connection())
         .await
         .map_err(|e| StoreError::on_write(e, Noun::Operator, &operator.name))?;
@@ -164,6 +172,31 @@ impl Tx {
             .bind(id.to_string())
             .execute(self.connection())
             .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Replaces the credential of an operator that is not revoked; says whether there was one. The one before is kept
+    /// until `previous_until`; without that, it is forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn operator_rotate(
+        &mut self,
+        id: OperatorId,
+        credential_hash: &str,
+        at: Timestamp,
+        previous_until: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE operators SET previous_hash = CASE WHEN $1 IS NULL THEN NULL ELSE credential_hash END,
+                 previous_until = $1, credential_hash = $2, rotated = $3 WHERE id = $4 AND revoked IS NULL",
+        )
+        .bind(previous_until.map(rows::micros))
+        .bind(credential_hash)
+        .bind(rows::micros(at))
+        .bind(id.to_string())
+        .execute(self.connection())
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 }

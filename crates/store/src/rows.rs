@@ -22,6 +22,13 @@ pub(crate) fn typed_or_null<T: FromStr<Err: Display>>(
     text.map(|t| t.parse().map_err(|e: T::Err| StoreError::Corrupt { column, why: e.to_string() })).transpose()
 }
 
+/// A word of one of the model's own lists.
+pub(crate) fn word<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_value(serde_json::Value::String(text))
+        .map_err(|e| StoreError::Corrupt { column, why: e.to_string() })
+}
+
 /// A number that is not negative.
 pub(crate) fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
     let value: i64 = row.try_get(column)?;

@@ -130,6 +130,35 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The versions of every agent, of one tenant or of all, in the order of tenant, agent and label.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn versions_of_all(
+        &self,
+        tenant: Option<&TenantName>,
+        page: &PageRequest,
+    ) -> Result<Page<VersionRow>, StoreError> {
+        let after: Vec<&str> = page.after.as_deref().unwrap_or("").splitn(3, '/').collect();
+        let part = |n: usize| after.get(n).copied().unwrap_or("");
+        let found = sqlx::query(
+            "SELECT tenant, agent, label, manifest_json, manifest_digest, package_digest, version_digest, tier, created,
+                 created_by FROM versions WHERE (tenant, agent, label) > ($1, $2, $3) AND ($4 IS NULL OR tenant = $4)
+             ORDER BY tenant, agent, label LIMIT $5",
+        )
+        .bind(part(0))
+        .bind(part(1))
+        .bind(part(2))
+        .bind(tenant.map(TenantName::as_str))
+        .bind(page.fetch())
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        let items = found.iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page::cut(items, page, |v: &VersionRow| format!("{}/{}/{}", v.tenant, v.agent, v.label)))
+    }
+}
+
 impl Tx {
     /// The version of that label, as this transaction sees it.
     ///

@@ -153,6 +153,8 @@ async fn what_is_taken_or_missing_is_a_typed_error() {
         credential_hash: "h".into(),
         created: at(1),
         revoked: None,
+        rotated: None,
+        previous: None,
     };
     tx.operator_insert(&operator).await.unwrap();
     conflict(tx.operator_insert(&OperatorRow { id: new_id(), ..operator.clone() }).await, Noun::Operator);
@@ -394,4 +396,73 @@ async fn upstreams_and_secrets_are_replaced_in_place() {
     assert!(tx.secret_delete(&secret.name).await.unwrap());
     assert!(!tx.secret_delete(&secret.name).await.unwrap());
     done(tx).await;
+}
+
+#[tokio::test]
+async fn the_stricter_floor_holds_and_says_who_set_it() {
+    use cogward_model::{
+        floor::FloorSource,
+        manifest::{Profile, Tier},
+    };
+    use cogward_store::FloorRow;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let name = TenantName::default_tenant();
+    let held = |tier| {
+        let (store, name) = (store.clone(), name.clone());
+        async move {
+            let rows = store.floors(Some(&name)).await.unwrap();
+            let (floor, _) = rows.effective(tier);
+            (floor.profile, floor.source, rows.told(tier))
+        }
+    };
+    assert_eq!(held(Tier::Production).await.0, Profile::Hardened);
+    assert_eq!(held(Tier::Development).await.1, FloorSource::Default);
+    let set = async |tenant: Option<TenantName>, tier, profile, set_by: &str| {
+        let mut tx = store.begin().await.unwrap();
+        let row = FloorRow { tenant, tier, profile, reason: "audit".into(), updated: at(9), set_by: set_by.into() };
+        tx.floor_put(&row).await.unwrap();
+        let _ = tx.commit(Vec::new()).await.unwrap();
+    };
+    set(Some(name.clone()), Tier::Development, Profile::Hardened, "bo").await;
+    let (profile, source, told) = held(Tier::Development).await;
+    assert_eq!((profile, source), (Profile::Hardened, FloorSource::Tenant));
+    assert!(told.contains("`bo`") && told.contains("tenant `default`") && told.contains("audit"), "{told}");
+    // Another tenant, and another tier, are as they were; the plane's own does not change by it.
+    let other: TenantName = "retail".parse().unwrap();
+    assert_eq!(store.floors(Some(&other)).await.unwrap().effective(Tier::Development).0.profile, Profile::Standard);
+    assert_eq!(store.floors(None).await.unwrap().effective(Tier::Development).0.profile, Profile::Standard);
+    // The plane lowers production, and the tenant's own demand still holds.
+    set(None, Tier::Production, Profile::Standard, "ada").await;
+    assert_eq!(held(Tier::Production).await.1, FloorSource::Plane);
+    set(Some(name.clone()), Tier::Production, Profile::Hardened, "bo").await;
+    set(None, Tier::Production, Profile::Standard, "ada").await;
+    assert_eq!(held(Tier::Production).await.0, Profile::Hardened);
+    let mut tx = store.begin().await.unwrap();
+    assert!(tx.floor_delete(Some(&name), Tier::Production).await.unwrap());
+    assert!(!tx.floor_delete(Some(&name), Tier::Production).await.unwrap());
+    let _ = tx.commit(Vec::new()).await.unwrap();
+    assert_eq!(held(Tier::Production).await.0, Profile::Standard);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_is_brought_up_with_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let mut old = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
+    sqlx::raw_sql(include_str!("../migrations/0001_state.sql")).execute(&mut old).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE TABLE schema_migrations (number BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied BIGINT NOT NULL);
+         INSERT INTO schema_migrations VALUES (1, '0001_state', 0);
+         INSERT INTO operators (id, name, role, credential_hash, created)
+             VALUES ('opr_01KAMZ0000000000000000000A', 'ada', 'operator', 'h', 5);",
+    )
+    .execute(&mut old)
+    .await
+    .unwrap();
+    old.close().await.unwrap();
+    let store = open(dir.path()).await;
+    let operators = store.operators(&PageRequest { after: None, limit: 10 }).await.unwrap().items;
+    assert_eq!(operators.len(), 1);
+    assert!(operators[0].name == "ada" && operators[0].rotated.is_none() && operators[0].previous.is_none());
 }

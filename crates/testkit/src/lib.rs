@@ -29,6 +29,7 @@ pub struct Plane {
     home: TempDir,
     data: PathBuf,
     child: Option<Child>,
+    options: Vec<String>,
     url: String,
     token: String,
 }
@@ -60,7 +61,17 @@ impl Plane {
     pub fn start(exe: impl AsRef<Path>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data)
+        Self::start_with(exe.as_ref(), home, data, &[])
+    }
+
+    /// Starts a plane on a fresh data directory with more options of `serve`.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds what it printed.
+    pub fn start_serving(exe: impl AsRef<Path>, options: &[&str]) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
+        let data = home.path().join("data");
+        Self::start_with(exe.as_ref(), home, data, options)
     }
 
     /// Starts a plane on a data directory that the test chose, for its disk.
@@ -69,11 +80,13 @@ impl Plane {
     /// When it does not come up; the error holds what it printed.
     pub fn start_in(exe: impl AsRef<Path>, data: &Path) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
-        Self::start_with(exe.as_ref(), home, data.to_owned())
+        Self::start_with(exe.as_ref(), home, data.to_owned(), &[])
     }
 
-    fn start_with(exe: &Path, home: TempDir, data: PathBuf) -> Result<Self> {
-        let mut plane = Self { exe: exe.into(), home, data, child: None, url: String::new(), token: String::new() };
+    fn start_with(exe: &Path, home: TempDir, data: PathBuf, options: &[&str]) -> Result<Self> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let (url, token) = (String::new(), String::new());
+        let mut plane = Self { exe: exe.into(), home, data, child: None, options, url, token };
         plane.up()?;
         ensure!(!plane.token.is_empty(), "the first start printed no operator credential");
         Ok(plane)
@@ -125,6 +138,7 @@ impl Plane {
         let mut child = Command::new(&self.exe)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
+            .args(&self.options)
             .env_remove("COGWARD_URL")
             .env_remove("COGWARD_TOKEN")
             .stdin(Stdio::null())

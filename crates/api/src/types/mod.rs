@@ -4,7 +4,10 @@
 pub mod agents;
 pub mod events;
 pub mod evidence;
+pub mod floors;
+pub mod inputs;
 pub mod operations;
+pub mod operators;
 pub mod page;
 pub mod plane;
 pub mod runs;
@@ -14,9 +17,14 @@ pub mod upstreams;
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
 pub use events::{Event, EventQuery};
 pub use evidence::{EvidenceLeaf, EvidenceRef};
+pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
+pub use inputs::{RunInput, Upload, UploadQuery};
 pub use operations::{Operation, OperationState, Receipt};
+pub use operators::{Operator, OperatorRotate, RotatedOperator};
 pub use page::{Page, PageQuery};
-pub use plane::{Check, CheckStatus, Doctor, EvidenceHealth, Plane, ProfileReport, Ready, WhoAmI};
+pub use plane::{
+    Check, CheckStatus, Doctor, Environment, EvidenceHealth, KnownBad, Plane, Pod, ProfileReport, Ready, WhoAmI,
+};
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};
 pub use upstreams::{Credential, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut};

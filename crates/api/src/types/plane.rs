@@ -66,6 +66,60 @@ pub struct Doctor {
     pub checks: Vec<Check>,
     /// Each profile.
     pub profiles: Vec<ProfileReport>,
+    /// What kind of place it is.
+    #[serde(default)]
+    pub environment: Environment,
+    /// What would hold inside a restricted Kubernetes pod. No profile, and nothing is launched with it.
+    #[serde(default)]
+    pub pod: Pod,
+}
+
+/// What kind of place the plane's host is, as far as it can be seen from inside.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Environment {
+    /// Whether the plane is root here.
+    pub root: bool,
+    /// Whether this is the inside of a container.
+    pub container: bool,
+    /// What says so.
+    pub container_signs: Vec<String>,
+    /// The virtual machine that this is, as far as it shows; none when it shows none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtualisation: Option<String>,
+    /// The security modules of the kernel that are on.
+    pub security_modules: Vec<String>,
+    /// How control groups are mounted: `v1`, `v1+v2`, `v2`, `none`.
+    pub cgroups: String,
+    /// What the place withholds, each in a sentence.
+    pub restrictions: Vec<String>,
+    /// Kernel flaws whose range the kernel's number is in.
+    pub known_bad: Vec<KnownBad>,
+}
+
+/// A flaw that the kernel may have, judged by its number alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownBad {
+    /// Its name, such as a CVE number.
+    pub id: String,
+    /// What it is.
+    pub what: String,
+    /// What the sandbox does about it.
+    pub in_sandbox: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// What would hold of a sandbox inside a restricted Kubernetes pod, tried in a process without any privilege.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Pod {
+    /// Whether agents can be started so. Never, in this release.
+    pub launchable: bool,
+    /// What that means.
+    pub note: String,
+    /// Each mechanism.
+    pub checks: Vec<Check>,
 }
 
 /// One mechanism of the host.

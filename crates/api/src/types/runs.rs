@@ -1,10 +1,17 @@
 //! Runs: one execution of an agent version each.
 
 use cogward_model::{
-    AgentName, Digest, NanoUsd, RunId, TenantName, Timestamp, VersionLabel, manifest::AutonomyClass, run::RunState,
+    AgentName, Digest, NanoUsd, RunId, TenantName, Timestamp, VersionLabel,
+    attestation::Attested,
+    content::{Artifact, GivenInput, NotKept},
+    manifest::AutonomyClass,
+    run::RunState,
+    violation::ViolationTotal,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::RunInput;
 
 /// A run to be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +27,10 @@ pub struct RunStart {
     /// What the agent gets on its standard input and in `/run/cogward/input.json`; at most 1 MiB of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    /// The files that it is given, each declared by the version and uploaded before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub inputs: Vec<RunInput>,
     /// The user for whom the run acts; a `user-delegated` agent must have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
@@ -75,10 +86,25 @@ pub struct Run {
     /// What the agent gave as its result, once it has ended; at most 1 MiB of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// Why its output file was not taken, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_refused: Option<NotKept>,
+    /// The files that it was given; only where one run is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<GivenInput>,
+    /// What became of its declared outputs, once it has ended; only where one run is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
     /// What it has used.
     pub usage: RunUsage,
     /// What it may use.
     pub limits: RunLimits,
+    /// What was refused by its sandbox and its proxy, the gravest first, with exact totals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<ViolationTotal>,
+    /// The last look at its sandbox from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attested>,
 }
 
 /// What a run has used so far. Calls in flight count with what is reserved for them.
@@ -103,6 +129,12 @@ pub struct RunUsage {
     /// Most memory of all its processes together, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_peak_bytes: Option<u64>,
+    /// Bytes read from disks, where the host counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to disks, where the host counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_write_bytes: Option<u64>,
 }
 
 /// What a run may use, from its version's manifest.

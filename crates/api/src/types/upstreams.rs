@@ -9,7 +9,7 @@ use cogward_model::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A secret on its way to the plane. It cannot be printed by accident; no response has one.
+/// A secret on its way to the plane, or on the way of a new one to its owner. It cannot be printed by accident.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Credential(String);

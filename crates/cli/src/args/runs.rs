@@ -1,9 +1,9 @@
 //! `cogward run`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
-use cogward_model::{AgentName, RunId, TenantName, VersionLabel, run::RunState};
+use cogward_model::{AgentName, ContentName, RunId, TenantName, VersionLabel, run::RunState};
 
 use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 
@@ -17,6 +17,7 @@ pub enum Run {
         and the run goes on.\n\n\
         Examples:\n  \
         cogward run start claims-triage --input claim.json --wait\n  \
+        cogward run start claims-triage --input-file claims=claims.csv --wait\n  \
         echo '{\"claim\": 17}' | cogward run start claims-triage --input - --as anna@bank.example\n  \
         RUN=$(cogward run start claims-triage -o name)")]
     Start(RunStart),
@@ -52,6 +53,24 @@ pub enum Run {
         /// Go on until the run has ended
         #[arg(short, long)]
         follow: bool,
+    },
+    /// List what became of a run's declared outputs
+    Artifacts {
+        /// The run
+        run: RunId,
+    },
+    /// Download an output of a run and check its digest
+    #[command(after_help = "A directory is unpacked. Nothing is overwritten, and what does not have the digest that the\n\
+        evidence has is not kept: then it exits 9.\n\n\
+        Example:\n  cogward run artifact RUN report --to report.pdf")]
+    Artifact {
+        /// The run
+        run: RunId,
+        /// The output
+        name: ContentName,
+        /// Where to put it; its name, in the current directory, unless said
+        #[arg(long, value_name = "PATH")]
+        to: Option<PathBuf>,
     },
     /// Freeze runs and hold their calls
     #[command(after_help = "Example:\n  cogward run suspend RUN --reason \"looks odd, asking the owner\"")]
@@ -94,6 +113,9 @@ pub struct RunStart {
     /// What the agent gets on its standard input, at most 1 MiB of text; `-` reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// A file or directory for an input that the version declares; the agent finds it at /inputs/NAME, read-only
+    #[arg(long = "input-file", value_name = "NAME=PATH")]
+    pub input_files: Vec<InputFile>,
     /// The user for whom the run acts; a user-delegated agent must have one
     #[arg(long = "as", value_name = "USER")]
     pub as_user: Option<String>,
@@ -104,6 +126,25 @@ pub struct RunStart {
     pub wait: bool,
     #[command(flatten)]
     pub timeout: TimeoutFlag,
+}
+
+/// An input and what is given for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFile {
+    /// The input.
+    pub name: ContentName,
+    /// The file or directory.
+    pub path: PathBuf,
+}
+
+impl FromStr for InputFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, path) = text.split_once('=').ok_or("write it as NAME=PATH")?;
+        let name = name.parse().map_err(|error: cogward_model::name::ParseNameError| error.to_string())?;
+        if path.is_empty() { Err("the path is empty".to_owned()) } else { Ok(Self { name, path: path.into() }) }
+    }
 }
 
 /// A lifecycle command.

@@ -5,10 +5,11 @@ use clap::{CommandFactory, Parser};
 use super::*;
 
 const RUN: &str = "run_01KAMZ0000000000000000000A";
+const OPERATOR: &str = "opr_01KAMZ0000000000000000000A";
 const OPERATION: &str = "op_01KAMZ0000000000000000000A";
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
-    let words = line.replace("RUN", RUN).replace("OPERATION", OPERATION);
+    let words = line.replace("RUN", RUN).replace("OPERATION", OPERATION).replace("OPERATOR", OPERATOR);
     Cli::try_parse_from(std::iter::once("cogward").chain(words.split(' ')))
 }
 
@@ -25,8 +26,21 @@ fn every_verb_is_understood() {
         "serve --data-dir /tmp/plane --listen 127.0.0.1:0 --log debug --log-format json",
         "doctor",
         "doctor --remote -o json",
+        "doctor --format json",
+        "floor list",
+        "floor list --tenant retail -o json",
+        "floor set production hardened --reason x",
+        "floor set development hardened --tenant retail --reason x",
+        "floor clear production --reason x",
+        "floor clear development --tenant retail --reason x",
+        "floor shortfalls",
+        "floor shortfalls --tenant retail --limit 5",
+        "operator list",
+        "operator rotate --reason x",
+        "operator rotate OPERATOR --overlap 600 --reason x",
         "verify sandbox",
         "verify sandbox --profile hardened --format junit",
+        "verify sandbox --profile hardened --format sarif",
         "verify sandbox --profile standard --format json",
         "agent init claims",
         "agent init claims --directory claims",

@@ -13,6 +13,9 @@ use crate::{
 pub fn run(doctor: &args::Doctor, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let report: Doctor = if doctor.remote { session.client()?.get(paths::DOCTOR)? } else { local()? };
     let enforceable = report.profiles.iter().any(|profile| profile.enforceable);
+    if doctor.format == args::DoctorFormat::Json && session.output.format == Format::Table {
+        session.output.format = Format::Json;
+    }
     match session.output.format {
         Format::Json | Format::Jsonl => session.output.one(&report)?,
         Format::Name => {
@@ -21,9 +24,18 @@ pub fn run(doctor: &args::Doctor, session: &mut Session<'_>) -> Result<Exit, Fai
             }
         }
         Format::Table => {
+            for line in place(&report) {
+                session.output.line(&line)?;
+            }
+            session.output.line("")?;
             session.output.list(&report.checks)?;
             session.output.line("")?;
             session.output.list(&report.profiles)?;
+            session.output.line("")?;
+            session.output.line(&pod(&report))?;
+            for flaw in &report.environment.known_bad {
+                session.output.say(&format!("{}: {}. {}. Fix: {}", flaw.id, flaw.what, flaw.in_sandbox, flaw.fix));
+            }
             for check in report.checks.iter().filter(|check| check.status == CheckStatus::Missing) {
                 if let Some(fix) = &check.fix {
                     session.output.say(&format!("{}: {fix}", check.name));
@@ -32,6 +44,33 @@ pub fn run(doctor: &args::Doctor, session: &mut Session<'_>) -> Result<Exit, Fai
         }
     }
     Ok(if enforceable { Exit::Done } else { Exit::Refused })
+}
+
+/// What kind of place it is, a line for each thing.
+fn place(report: &Doctor) -> Vec<String> {
+    let seen = &report.environment;
+    let mut lines = vec![
+        format!("kernel:           {}", report.kernel),
+        format!("user:             {}", if seen.root { "root" } else { "not root" }),
+        format!("container:        {}", if seen.container { seen.container_signs.join("; ") } else { "no".to_owned() }),
+        format!("virtualisation:   {}", seen.virtualisation.as_deref().unwrap_or("none seen")),
+        format!("security modules: {}", seen.security_modules.join(", ")),
+        format!("control groups:   {}", seen.cgroups),
+    ];
+    lines.extend(seen.restrictions.iter().map(|restriction| format!("restricted:       {restriction}")));
+    lines
+}
+
+/// What would hold in a pod, in one line.
+fn pod(report: &Doctor) -> String {
+    let named = |ok: bool| {
+        let names = report.pod.checks.iter().filter(|check| (check.status == CheckStatus::Ok) == ok);
+        names.map(|check| check.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (holds, lacks) = (named(true), named(false));
+    let would = if holds.is_empty() { "nothing would hold".to_owned() } else { format!("would hold: {holds}") };
+    let not = if lacks.is_empty() { String::new() } else { format!("; would not: {lacks}") };
+    format!("pod: {would}{not}. This is {}.", report.pod.note)
 }
 
 impl Show for Doctor {

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use cogward_api::{LogQuery, LogStream, Operation, OperationState, Reason, Run, RunQuery, paths, paths::RunCommand};
 use cogward_model::{RunId, limits, run::RunState};
 
-use super::{Session, events, read_text, waiting};
+use super::{Session, events, files, read_text, waiting};
 use crate::{
     args,
     client::Client,
@@ -32,6 +32,8 @@ pub fn run(command: args::Run, session: &mut Session<'_>) -> Result<Exit, Failur
             session.output.one(&run).map(|()| Exit::Done)
         }
         args::Run::Logs { run, stream, follow } => logs(run, stream, follow, session),
+        args::Run::Artifacts { run } => files::list(run, session),
+        args::Run::Artifact { run, name, to } => files::fetch(run, &name, to, session),
         args::Run::Suspend(command) => move_runs(RunCommand::Suspend, &command, session),
         args::Run::Resume(command) => move_runs(RunCommand::Resume, &command, session),
         args::Run::Cancel(command) => move_runs(RunCommand::Cancel, &command, session),
@@ -44,11 +46,14 @@ fn start(start: args::RunStart, session: &mut Session<'_>) -> Result<Exit, Failu
     let input =
         start.input.as_deref().map(|file| read_text(file, "the input", limits::RUN_INPUT_BYTES_MAX)).transpose()?;
     let client = session.client()?;
+    let of = (&start.tenant.tenant, &start.agent, start.version.as_ref());
+    let inputs = files::send(&client, of, &start.input_files)?;
     let request = cogward_api::RunStart {
         tenant: start.tenant.tenant,
         agent: start.agent,
         version: start.version,
         input,
+        inputs,
         as_user: start.as_user,
         reason: start.reason.reason,
     };

@@ -1,5 +1,7 @@
 //! `cogward serve`: the plane, in this process.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Session;
@@ -20,7 +22,15 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
         std::env::current_exe().map_err(|error| Failure::local("cannot find this program's own file", error))?;
-    let options = cogward_server::ServeOptions { data_dir, listen: serve.listen, supervisor_exe };
+    let options = cogward_server::ServeOptions {
+        data_dir,
+        listen: serve.listen,
+        supervisor_exe,
+        attesting: cogward_server::Attesting {
+            every: Duration::from_secs(serve.attest_every.into()),
+            ..cogward_server::Attesting::default()
+        },
+    };
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -23,6 +23,11 @@ pub fn sandbox(profile: Profile, format: ReportFormat, session: &mut Session<'_>
     let report = runtime.block_on(battery::verify(&exe, profile, directory.path())).map_err(failure)?;
     match (format, session.output.format) {
         (ReportFormat::Junit, _) => session.output.data(report.junit().as_bytes())?,
+        (ReportFormat::Sarif, _) => {
+            let mut text = serde_json::to_vec_pretty(&report.sarif()).map_err(|e| Failure::local("cannot write", e))?;
+            text.push(b'\n');
+            session.output.data(&text)?;
+        }
         (ReportFormat::Json, _) | (_, Format::Json | Format::Jsonl) => {
             let mut text = serde_json::to_vec(&report).map_err(|e| Failure::local("cannot write the report", e))?;
             text.push(b'\n');
@@ -77,7 +82,7 @@ fn text(report: &Report) -> Vec<String> {
         ));
     }
     for program in &report.absent {
-        lines.push(format!("not tried from {}: it is not on this host", program.as_str()));
+        lines.push(format!("not tried from {}: it is not there", program.as_str()));
     }
     let failures = report.failures().count();
     lines.push(if failures == 0 {

@@ -6,25 +6,28 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use cogward_journal::{Journal, JournalOptions};
 use cogward_model::{
     AgentName, Digest, RunId, SystemClock, SystemEntropy, TenantName,
     action::Amounts,
+    attestation::Check,
     event::{Event, EventType},
     manifest::{Manifest, Profile},
     run::RunState,
+    violation::Reaction,
 };
 use cogward_store::{AgentRow, Committed, PageRequest, RunRow, Store, TenantRow, VersionRow};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    Engine, EngineOptions, RunFiles, StartRun,
+    Attesting, Engine, EngineOptions, RunFiles, StartRun,
     ports::{
-        Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth, Listeners, Missing,
-        Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
+        AttestError, Attestation, Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth,
+        Listeners, Missing, Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
     },
 };
 
@@ -44,6 +47,9 @@ pub(super) struct World {
     pub(super) health: watch::Sender<LedgerHealth>,
     pub(super) missing: Mutex<Vec<Missing>>,
     pub(super) violations: Mutex<Option<mpsc::Receiver<Violation>>>,
+    /// A control that every look finds gone.
+    pub(super) gone: Mutex<Option<Check>>,
+    pub(super) looks: Mutex<u32>,
     pub(super) doubled: Mutex<u32>,
     pub(super) launches: Mutex<u32>,
 }
@@ -78,6 +84,8 @@ impl World {
             health: watch::Sender::new(LedgerHealth::Ok),
             missing: Mutex::default(),
             violations: Mutex::default(),
+            gone: Mutex::default(),
+            looks: Mutex::default(),
             doubled: Mutex::default(),
             launches: Mutex::default(),
         })
@@ -171,6 +179,7 @@ impl World {
             clock,
             entropy: Arc::new(SystemEntropy),
             run_slots: 8,
+            attesting: Attesting { every: Duration::from_millis(50), within: Duration::from_millis(200) },
         })
     }
 
@@ -309,11 +318,25 @@ impl Handle {
     }
 }
 
+impl Handle {
+    fn found(&self) -> Attestation {
+        let gone = self.world.gone.lock().unwrap().clone();
+        Attestation {
+            facts: serde_json::json!({ "gone": gone.is_some() }),
+            proof: Digest::from_bytes([u8::from(gone.is_some()); 32]),
+            checks: std::iter::once(Check::held("loopback only")).chain(gone).collect(),
+            processes: 2,
+            took_us: 300,
+            violations: Vec::new(),
+        }
+    }
+}
+
 impl Sandbox for Handle {
     fn listeners(&self) -> Pending<'_, Result<Listeners, PortError>> {
         std::boxed::Box::pin(async move {
             self.world.at("listeners").await?;
-            let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+            let bind = || TcpListener::bind("127.0.0.1:0").unwrap().into();
             Ok(Listeners { model: bind(), mcp: bind(), proxy: bind() })
         })
     }
@@ -328,6 +351,16 @@ impl Sandbox for Handle {
             }
             *input = Some(stdin);
             Ok(())
+        })
+    }
+    fn proof(&self) -> Option<Attestation> {
+        Some(self.found())
+    }
+    fn attest(&self) -> Pending<'_, Result<Attestation, AttestError>> {
+        std::boxed::Box::pin(async move {
+            *self.world.looks.lock().unwrap() += 1;
+            self.world.at("attest").await?;
+            Ok(self.found())
         })
     }
     fn start(&self) -> Pending<'_, Result<(), PortError>> {
@@ -387,10 +420,14 @@ async fn register(store: &Store) {
     let tenant = TenantName::default_tenant();
     let mut tx = store.begin().await.unwrap();
     tx.tenant_insert(&TenantRow { name: tenant.clone(), created: now, created_by: "test".into() }).await.unwrap();
-    for (name, autonomy, seconds) in
-        [("clerk", "autonomous", 3_600), ("helper", "user-delegated", 3_600), ("hasty", "autonomous", 3)]
-    {
-        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+    for (name, autonomy, seconds, reaction) in [
+        ("clerk", "autonomous", 3_600, None),
+        ("helper", "user-delegated", 3_600, None),
+        ("hasty", "autonomous", 3, None),
+        ("strict", "autonomous", 3_600, Some(Reaction::Kill)),
+        ("careful", "autonomous", 3_600, Some(Reaction::Suspend)),
+    ] {
+        let mut manifest: Manifest = serde_json::from_value(serde_json::json!({
             "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
             "metadata": { "name": name, "tenant": "default", "version": "1.0.0", "owner": "team", "sponsor": "s", "costCentre": "c" },
             "spec": {
@@ -401,6 +438,7 @@ async fn register(store: &Store) {
             }
         }))
         .unwrap();
+        manifest.spec.sandbox.on_violation = reaction;
         let agent: AgentName = name.parse().unwrap();
         tx.agent_put(&AgentRow {
             tenant: tenant.clone(),
@@ -438,6 +476,7 @@ pub(super) fn start_of(agent: &str) -> StartRun {
         agent: agent.parse().unwrap(),
         version: None,
         input: b"{}".to_vec(),
+        inputs: Vec::new(),
         as_user: None,
         actor: "operator".into(),
         reason: None,

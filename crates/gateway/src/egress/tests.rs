@@ -145,7 +145,7 @@ fn plane(upstream: SocketAddr) -> Plane {
     let gateway =
         Gateway::with_egress(Arc::clone(&ledger) as Arc<dyn Records>, budgets, Arc::new(SystemClock), options);
     let grant = RunGrant::new(run, &manifest, Digest::from_bytes([7; 32]), None, vec![Scope::run(run)]);
-    let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().into();
     let listeners = RunListeners { model: listener(), mcp: listener(), proxy: listener() };
     let proxy = listeners.proxy.local_addr().unwrap();
     gateway.open_run(grant, listeners).unwrap();

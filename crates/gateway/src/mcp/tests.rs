@@ -117,7 +117,7 @@ impl Plane {
         let run: RunId = Id::new(&SystemClock, &SystemEntropy);
         let scope = Scope::run(run);
         self.budgets.open(scope.clone(), Amounts { tokens: 0, cost: NanoUsd::ZERO, tool_calls });
-        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap().into();
         let listeners = RunListeners { model: listen(), mcp: listen(), proxy: listen() };
         let address = listeners.mcp.local_addr().unwrap();
         let grant = RunGrant::new(run, manifest, Digest::from_bytes([7; 32]), None, vec![scope]);

@@ -1,6 +1,12 @@
 //! Rules over several fields: what contradicts itself is refused at registration, not found out in a run.
 
-use cogward_model::manifest::{Budgets, Package, Permissions, Sandbox, Tier};
+use std::collections::BTreeSet;
+
+use cogward_model::{
+    ContentName,
+    limits::SKILLS_MAX,
+    manifest::{Budgets, Medium, Package, Permissions, Sandbox, Tier, skill_name},
+};
 
 use super::{
     environment::{self, Fault},
@@ -38,12 +44,33 @@ pub(crate) fn package(package: &Package, path: &str, sink: &mut Sink) {
             inner_path(value, &format!("{path}.{name}[{place}]"), sink);
         }
     }
+    skills(package, path, sink);
     for (place, layer) in package.layers.iter().enumerate() {
         if !layer.directory.is_empty() {
             source_path(&layer.directory, &format!("{path}.layers[{place}].directory"), sink);
         }
     }
     mount_points(package, path, sink);
+}
+
+/// Each skill is at `/skills/<name>`, by the last part of its path.
+fn skills(package: &Package, path: &str, sink: &mut Sink) {
+    if package.skills.len() > SKILLS_MAX {
+        let problem = format!("{} skills, and {SKILLS_MAX} is the most", package.skills.len());
+        sink.on(&format!("{path}.skills"), "bound", problem, "put some together");
+    }
+    let mut names = BTreeSet::new();
+    for (place, skill) in package.skills.iter().enumerate() {
+        let name = skill_name(skill);
+        let field = format!("{path}.skills[{place}]");
+        if name.parse::<ContentName>().is_err() {
+            let fix = "name the folder with letters, digits, `.`, `-` and `_`";
+            sink.on(&field, "skill-name", format!("`{}` cannot be the name of a skill", shown(name)), fix);
+        } else if !names.insert(name) {
+            let problem = format!("two skills would be at `/skills/{name}`");
+            sink.on(&field, "skill-name", problem, "give the folders different names");
+        }
+    }
 }
 
 /// A path on the author's machine: relative, so that the manifest works wherever it is checked out.
@@ -55,7 +82,7 @@ fn source_path(value: &str, path: &str, sink: &mut Sink) {
 }
 
 /// A path within the package: it cannot leave it.
-fn inner_path(value: &str, path: &str, sink: &mut Sink) {
+pub(crate) fn inner_path(value: &str, path: &str, sink: &mut Sink) {
     let parts = value.strip_suffix('/').unwrap_or(value).split('/');
     if value.starts_with('/') || value.contains('\n') || parts.into_iter().any(|p| matches!(p, "" | "." | "..")) {
         let problem = format!("`{}` is not a plain path within the package", shown(value));
@@ -194,12 +221,12 @@ pub(crate) fn budgets(budgets: &Budgets, sink: &mut Sink) {
 /// Rules within `spec.sandbox`.
 pub(crate) fn sandbox(sandbox: &Sandbox, sink: &mut Sink) {
     let resources = &sandbox.resources;
-    if resources.workspace_mib >= resources.memory_mib {
+    if sandbox.workspace.medium == Medium::Memory && resources.workspace_mib >= resources.memory_mib {
         let problem = format!(
             "the workspace ({} MiB) is in memory and leaves nothing of {} MiB for the agent",
             resources.workspace_mib, resources.memory_mib
         );
-        let fix = "make `workspaceMib` smaller than `memoryMib`";
+        let fix = "make `workspaceMib` smaller than `memoryMib`, or write `workspace: {medium: disk}`";
         sink.on("spec.sandbox.resources.workspaceMib", "workspace-memory", problem, fix);
     }
 }

@@ -9,6 +9,7 @@ mod canonical;
 mod check;
 mod environment;
 mod fields;
+mod files;
 mod hosts;
 mod permissions;
 mod schema;

@@ -10,12 +10,13 @@ use cogward_model::{
         API_VERSION, AgentBudget, AutonomyClass, Budgets, DefaultModel, EvidenceNeeds, Layer, Manifest, Metadata,
         Package, Parameter, Permissions, Profile, Resources, RunBudget, Sandbox, Spec, Tier,
     },
+    violation::Reaction,
 };
 
 use super::{
     check,
     fields::{Field, Fields, Sink, shown},
-    permissions,
+    files, permissions,
     tree::{Kind, Node},
 };
 
@@ -256,7 +257,7 @@ fn environment(field: &Field<'_>, sink: &mut Sink) -> BTreeMap<String, String> {
 fn sandbox(field: &Field<'_>, sink: &mut Sink) -> Option<Sandbox> {
     let mut map = field.fields(sink)?;
     let profile = match map.optional("profile", sink) {
-        Some(f) => f.word(&[("standard", Profile::Standard), ("hardened", Profile::Hardened)], sink),
+        Some(f) => f.word(&Profile::ALL.map(|profile| (profile.as_str(), profile)), sink),
         None => Some(Profile::default()),
     };
     let resources = match map.optional("resources", sink) {
@@ -267,8 +268,14 @@ fn sandbox(field: &Field<'_>, sink: &mut Sink) -> Option<Sandbox> {
         Some(f) => f.number32(0..=600, sink),
         None => Some(Sandbox::default().grace_seconds),
     };
+    let on_violation = match map.optional("onViolation", sink) {
+        Some(f) => f.word(&[Reaction::Deny, Reaction::Suspend, Reaction::Kill].map(|r| (r.as_str(), r)), sink).map(Some),
+        None => Some(None),
+    };
+    let files = files::files(&mut map, sink);
     map.finish(sink);
-    Some(Sandbox { profile: profile?, resources: resources?, grace_seconds: grace? })
+    let (workspace, inputs, outputs) = files?;
+    Some(Sandbox { profile: profile?, resources: resources?, grace_seconds: grace?, on_violation: on_violation?, workspace, inputs, outputs })
 }
 
 fn resources(field: &Field<'_>, sink: &mut Sink) -> Option<Resources> {
@@ -283,13 +290,23 @@ fn resources(field: &Field<'_>, sink: &mut Sink) -> Option<Resources> {
     let pids = read("pids", 4..=4_096, usual.pids, sink);
     let workspace_mib = read("workspaceMib", 1..=65_536, usual.workspace_mib, sink);
     let open_files = read("openFiles", 16..=65_536, usual.open_files, sink);
+    let workspace_inodes = files::inodes(&mut map, sink);
+    let mut limit = |name, sink: &mut Sink| match map.optional(name, sink) {
+        Some(f) => f.number32(1..=65_536, sink).map(Some),
+        None => Some(None),
+    };
+    let io_read_mib_per_second = limit("ioReadMibPerSecond", sink);
+    let io_write_mib_per_second = limit("ioWriteMibPerSecond", sink);
     map.finish(sink);
     Some(Resources {
         cpu_millis: cpu_millis?,
         memory_mib: memory_mib?,
         pids: pids?,
         workspace_mib: workspace_mib?,
+        workspace_inodes: workspace_inodes?,
         open_files: open_files?,
+        io_read_mib_per_second: io_read_mib_per_second?,
+        io_write_mib_per_second: io_write_mib_per_second?,
     })
 }
 

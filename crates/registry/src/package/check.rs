@@ -1,9 +1,16 @@
 //! Whether a package holds what its manifest names.
 
-use cogward_model::manifest::Manifest;
+use cogward_model::{
+    Digest,
+    content::TreeError,
+    manifest::{Manifest, skill_name},
+};
 
 use super::contents::Contents;
-use crate::{Findings, manifest::Parsed};
+use crate::{
+    Findings,
+    manifest::{Parsed, sha256},
+};
 
 /// Everything that the manifest names and the package does not hold, and the other way round.
 #[must_use]
@@ -35,7 +42,8 @@ pub fn check(parsed: &Parsed, contents: &Contents) -> Findings {
     ] {
         for (place, name) in list.iter().enumerate() {
             let path = format!("{base}/{}", name.strip_suffix('/').unwrap_or(name));
-            let there = if wants_directory { contents.has_directory(&path) } else { contents.has_file(&path) };
+            // A skill is mounted at a place of its own, and a mount follows no link.
+            let there = if wants_directory { contents.is_directory(&path) } else { contents.has_file(&path) };
             if !there {
                 let noun = if wants_directory { "directory" } else { "file" };
                 let problem = format!("the package has no {noun} `{name}`");
@@ -44,8 +52,54 @@ pub fn check(parsed: &Parsed, contents: &Contents) -> Findings {
             }
         }
     }
+    if let Err(error) = skills(&parsed.manifest, contents) {
+        add("spec.package.skills", "skill-tree", error.to_string(), "make it flatter");
+    }
+    workspace(&parsed.manifest, contents, &mut add);
     entrypoint(&parsed.manifest, contents, &mut add);
     findings
+}
+
+/// The files that a workspace begins with are there and fit into it.
+fn workspace(manifest: &Manifest, contents: &Contents, add: &mut impl FnMut(&str, &'static str, String, &str)) {
+    const FIELD: &str = "spec.sandbox.workspace.from";
+    let sandbox = &manifest.spec.sandbox;
+    let Some(from) = &sandbox.workspace.from else { return };
+    let path = format!("{}/{}", code_root(manifest), from.strip_suffix('/').unwrap_or(from));
+    if !contents.is_directory(&path) {
+        let fix = "add it, or correct the name; it is relative to the package's directory";
+        add(FIELD, "package-file", format!("the package has no directory `{from}`"), fix);
+        return;
+    }
+    match contents.below(&path) {
+        Ok(tree) => {
+            let room = u64::from(sandbox.resources.workspace_mib) * 1024 * 1024;
+            if tree.bytes() > room || tree.entries() > u64::from(sandbox.resources.inodes()) {
+                let problem = format!(
+                    "`{from}` has {} bytes in {} entries, and the workspace has room for {room} in {}",
+                    tree.bytes(),
+                    tree.entries(),
+                    sandbox.resources.inodes()
+                );
+                let fix = "raise `resources.workspaceMib` or `workspaceInodes`: what a workspace begins with counts";
+                add(FIELD, "workspace-size", problem, fix);
+            }
+        }
+        Err(error) => add(FIELD, "workspace-tree", error.to_string(), "make it flatter"),
+    }
+}
+
+/// The digest of each skill of a version, by the name under which the agent finds it.
+///
+/// # Errors
+/// [`TreeError`] when one is nested too deep.
+pub fn skills(manifest: &Manifest, contents: &Contents) -> Result<Vec<(String, Digest)>, TreeError> {
+    let base = code_root(manifest);
+    let digest = |skill: &String| {
+        let tree = contents.below(&format!("{base}/{}", skill.strip_suffix('/').unwrap_or(skill)))?;
+        Ok((skill_name(skill).to_owned(), sha256(tree.listing().as_bytes())))
+    };
+    manifest.spec.package.skills.iter().map(digest).collect()
 }
 
 /// Where the agent's own files are: `/app` in the sandbox.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use cogward_model::Digest;
+use cogward_model::{
+    Digest,
+    content::{Tree, TreeError, TreeLimits},
+};
 
 /// What a package may hold.
 #[derive(Debug, Clone, Copy)]
@@ -186,6 +189,30 @@ impl Contents {
     #[must_use]
     pub fn has_directory(&self, path: &str) -> bool {
         matches!(self.items.get(path), Some(Item::Directory | Item::Link { .. }))
+    }
+
+    /// Whether there is a directory of that path that is not a link, nor behind one.
+    #[must_use]
+    pub fn is_directory(&self, path: &str) -> bool {
+        matches!(self.items.get(path), Some(Item::Directory))
+    }
+
+    /// Everything below a directory, by its path there, with the digest of its own.
+    ///
+    /// # Errors
+    /// [`TreeError`] when it is nested deeper than what goes into a run may be.
+    pub fn below(&self, directory: &str) -> Result<Tree, TreeError> {
+        let mut tree = Tree::new(TreeLimits { entries: self.limits.entries, bytes: self.limits.bytes });
+        let prefix = format!("{directory}/");
+        for (path, item) in self.items.range(prefix.clone()..) {
+            let Some(path) = path.strip_prefix(&prefix) else { break };
+            match item {
+                Item::Directory => tree.add_directory(path)?,
+                Item::File { executable, size, digest } => tree.add_file(path, *executable, *size, *digest)?,
+                Item::Link { target } => tree.add_link(path, target)?,
+            }
+        }
+        Ok(tree)
     }
 
     /// The links, with their targets.

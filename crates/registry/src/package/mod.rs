@@ -12,14 +12,14 @@
 mod check;
 mod contents;
 mod image;
-mod names;
+pub(crate) mod names;
 mod oci;
-mod pack;
-mod receive;
+pub(crate) mod pack;
+pub(crate) mod receive;
 mod verify;
-mod walk;
+pub(crate) mod walk;
 
-pub use check::check;
+pub use check::{check, skills};
 pub use contents::{ContentError, Contents, Limits, Summary};
 pub use oci::OciError;
 pub use pack::{PackError, Packed, pack};

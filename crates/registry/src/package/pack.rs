@@ -107,31 +107,42 @@ impl<W: Write> Emit<W> {
         target: Option<&str>,
         data: impl Read,
     ) -> Result<(), PackError> {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(size);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        // What the old header cannot hold goes into an extension before it.
-        let mut long: Vec<(&str, &[u8])> = Vec::new();
-        if header.set_path(path).is_err() {
-            long.push(("path", path.as_bytes()));
-            header.set_path("long").map_err(PackError::Write)?;
-        }
-        if let Some(target) = target
-            && header.set_link_name_literal(target).is_err()
-        {
-            long.push(("linkpath", target.as_bytes()));
-            header.set_link_name_literal("long").map_err(PackError::Write)?;
-        }
-        if !long.is_empty() {
-            self.tar.append_pax_extensions(long).map_err(PackError::Write)?;
-        }
-        header.set_cksum();
-        self.tar.append(&header, data).map_err(PackError::Write)
+        append(&mut self.tar, path, (kind, mode, size), target, data).map_err(PackError::Write)
     }
+}
+
+/// Adds an entry of which nothing depends on who packs it, when or where.
+pub(crate) fn append<W: Write>(
+    tar: &mut Builder<W>,
+    path: &str,
+    (kind, mode, size): (EntryType, u32, u64),
+    target: Option<&str>,
+    data: impl Read,
+) -> io::Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    // What the old header cannot hold goes into an extension before it.
+    let mut long: Vec<(&str, &[u8])> = Vec::new();
+    if header.set_path(path).is_err() {
+        long.push(("path", path.as_bytes()));
+        header.set_path("long")?;
+    }
+    if let Some(target) = target
+        && header.set_link_name_literal(target).is_err()
+    {
+        long.push(("linkpath", target.as_bytes()));
+        header.set_link_name_literal("long")?;
+    }
+    if !long.is_empty() {
+        tar.append_pax_extensions(long)?;
+    }
+    header.set_cksum();
+    tar.append(&header, data)
 }
 
 impl<W: Write> Visit for Emit<W> {
@@ -145,7 +156,7 @@ impl<W: Write> Visit for Emit<W> {
     fn file(&mut self, path: &str, executable: bool, size: u64, data: &mut dyn Read) -> Result<(), PackError> {
         self.contents.place_for(path)?;
         self.contents.room_for(size)?;
-        let mut reader = Hashing { inner: data.take(size), hash: Context::new(&SHA256), read: 0, failed: None };
+        let mut reader = Hashing::new(data.take(size));
         let mode = if executable { 0o755 } else { 0o644 };
         let written = self.append(path, EntryType::Regular, mode, size, None, &mut reader);
         if let Some(source) = reader.failed {
@@ -155,7 +166,7 @@ impl<W: Write> Visit for Emit<W> {
         if reader.read != size {
             return Err(WalkError::Changed { path: shown(path) }.into());
         }
-        Ok(self.contents.add_file(path, executable, size, finish(reader.hash))?)
+        Ok(self.contents.add_file(path, executable, size, reader.digest())?)
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<(), PackError> {
@@ -165,11 +176,21 @@ impl<W: Write> Visit for Emit<W> {
 }
 
 /// Hashes what is read through it, and keeps its error apart from those of the writer.
-struct Hashing<R> {
+pub(crate) struct Hashing<R> {
     inner: R,
     hash: Context,
-    read: u64,
-    failed: Option<io::Error>,
+    pub(crate) read: u64,
+    pub(crate) failed: Option<io::Error>,
+}
+
+impl<R> Hashing<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hash: Context::new(&SHA256), read: 0, failed: None }
+    }
+
+    pub(crate) fn digest(self) -> Digest {
+        finish(self.hash)
+    }
 }
 
 impl<R: Read> Read for Hashing<R> {

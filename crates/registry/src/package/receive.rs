@@ -282,8 +282,23 @@ pub fn sweep(packages: &Path) -> io::Result<u64> {
     Ok(removed)
 }
 
+fn copy(entry: impl Read, file: &mut fs::File, path: &str) -> Result<(Digest, u64), ReceiveError> {
+    copy_to_disk(entry, file).map_err(|error| match error {
+        CopyError::Disk(error) => ReceiveError::Store(error),
+        CopyError::Stream(error) => ReceiveError::Malformed(format!("`{}` cannot be read: {error}", shown(path))),
+    })
+}
+
+/// Which side of a copy failed.
+pub(crate) enum CopyError {
+    /// What is read.
+    Stream(io::Error),
+    /// What is written.
+    Disk(io::Error),
+}
+
 /// Copies and hashes; an error of the stream is told from one of the disk.
-fn copy(mut entry: impl Read, file: &mut fs::File, path: &str) -> Result<(Digest, u64), ReceiveError> {
+pub(crate) fn copy_to_disk(mut entry: impl Read, file: &mut fs::File) -> Result<(Digest, u64), CopyError> {
     struct Disk<'f>(&'f mut fs::File, Option<io::Error>);
     impl Write for Disk<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -298,16 +313,13 @@ fn copy(mut entry: impl Read, file: &mut fs::File, path: &str) -> Result<(Digest
         }
     }
     let mut disk = Disk(file, None);
-    match hash_all(&mut entry, &mut disk) {
-        Ok(done) => Ok(done),
-        Err(error) => Err(match disk.1 {
-            Some(failed) => ReceiveError::Store(failed),
-            None => ReceiveError::Malformed(format!("`{}` cannot be read: {error}", shown(path))),
-        }),
-    }
+    hash_all(&mut entry, &mut disk).map_err(|error| match disk.1 {
+        Some(failed) => CopyError::Disk(failed),
+        None => CopyError::Stream(error),
+    })
 }
 
-fn noun(kind: EntryType) -> &'static str {
+pub(crate) fn noun(kind: EntryType) -> &'static str {
     match kind {
         EntryType::Link => "a hard link",
         EntryType::Char | EntryType::Block => "a device",

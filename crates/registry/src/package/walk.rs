@@ -27,7 +27,7 @@ pub enum WalkError {
     #[error(transparent)]
     Content(#[from] ContentError),
     /// Neither a file, a directory nor a link.
-    #[error("`{path}` is {kind}; a package has only files, directories and links")]
+    #[error("`{path}` is {kind}; only files, directories and links can be sent")]
     Kind {
         /// The path.
         path: String,

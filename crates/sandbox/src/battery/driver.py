@@ -2,6 +2,19 @@
 import ctypes, errno, json, os, select, signal, socket, struct, subprocess, sys
 
 libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+
+def steps(calls):
+    answers = []
+
+    def value(arg):
+        if not isinstance(arg, dict):
+            return arg
+        return bytes(arg['bytes']) if 'bytes' in arg else answers[arg['answer']]
+
+    for step in calls:
+        answers.append(call(step['number'], *[value(arg) for arg in step.get('args', [])]))
 
 
 def call(number, *args):
@@ -29,11 +42,13 @@ def connect(family, address, kind=socket.SOCK_STREAM):
 
 def attempt(task):
     try:
-        if task.get('number') is not None:
-            call(task['number'], *task.get('args', []))
+        if task.get('calls'):
+            steps(task['calls'])
         else:
             exec(task['code'], globals())
         return {'errno': 0}
+    except socket.gaierror as e:
+        return {'errno': errno.EADDRNOTAVAIL, 'said': str(e)[:200]}
     except OSError as e:
         return {'errno': e.errno, 'said': str(e)[:200]}
     except BaseException as e:
@@ -59,6 +74,8 @@ for task in json.load(open('/run/cogward/attacks.json')):
         answer = json.loads(said)
     elif status == 0:
         answer = {'errno': 0, 'said': 'another program was executed'}
+    elif ready and os.WIFSIGNALED(status):
+        answer = {'errno': -os.WTERMSIG(status)}
     else:
-        answer = {'errno': None, 'said': 'the process died or hung'}
+        answer = {'errno': None, 'said': 'the process hung, or another program failed'}
     print(json.dumps({'id': task['id'], **answer}), flush=True)

@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use super::plan::{Answer, Task, Value};
+use super::plan::{Answer, Call, Task, Value};
 use crate::native::{
     AGENT_UID,
-    sys::{self, Attempted},
+    sys::{self, Attempted, Word},
 };
+
+/// Bytes behind each argument that is passed by address, for a kernel that writes to it.
+const ROOM: usize = 4096;
 
 /// Argument that stands in the place of the run directory: `cogward supervise --attack`.
 pub(crate) const ATTACK_ROLE: &str = "--attack";
@@ -33,25 +36,17 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     for task in tasks {
-        let Some(number) = task.number else { continue };
-        let mut words = [0_i64; 6];
         // The kernel may write to what it is given; nothing that it is asked here writes more than this.
         let mut room: Vec<Vec<u8>> = Vec::new();
-        for (word, value) in words.iter_mut().zip(task.args) {
-            match value {
-                Value::Word(value) => *word = value,
-                Value::Text(text) => {
-                    let mut bytes = text.into_bytes();
-                    bytes.resize(bytes.len() + 4096, 0);
-                    *word = sys::address(&bytes);
-                    room.push(bytes);
-                }
-            }
+        let calls: Vec<sys::Call> = task.calls.into_iter().map(|call| prepare(call, &mut room)).collect();
+        if calls.is_empty() {
+            continue;
         }
-        let (errno, said) = match sys::attempt(number, words) {
+        let (errno, said) = match sys::attempt(&calls) {
             Ok(Attempted::Succeeded) => (Some(0), String::new()),
             Ok(Attempted::Refused(errno)) => (Some(errno), String::new()),
-            Ok(Attempted::Died) => (None, "the process died or hung".to_owned()),
+            Ok(Attempted::Died(signal)) => (Some(-signal), String::new()),
+            Ok(Attempted::Hung) => (None, "the process hung".to_owned()),
             Err(error) => (None, format!("could not be tried: {error}")),
         };
         drop(room);
@@ -59,4 +54,27 @@ pub(crate) fn main() -> ExitCode {
         println!("{}", serde_json::to_string(&answer).unwrap_or_default());
     }
     ExitCode::SUCCESS
+}
+
+/// A call with its arguments in place; what they point to stays in `room`.
+fn prepare(call: Call, room: &mut Vec<Vec<u8>>) -> sys::Call {
+    let mut args = [Word::Value(0); 6];
+    for (arg, value) in args.iter_mut().zip(call.args) {
+        let mut bytes = match value {
+            Value::Word(value) => {
+                *arg = Word::Value(value);
+                continue;
+            }
+            Value::Answer { answer } => {
+                *arg = Word::Answer(answer);
+                continue;
+            }
+            Value::Text(text) => text.into_bytes(),
+            Value::Bytes { bytes } => bytes,
+        };
+        bytes.resize(bytes.len() + ROOM, 0);
+        *arg = Word::Value(sys::address(&bytes));
+        room.push(bytes);
+    }
+    sys::Call { number: call.number, args }
 }

@@ -1,16 +1,17 @@
 //! The attack battery: what a customer's penetration tester would try, as a feature.
 //!
 //! [`attacks`] is data: what each attack tries, by what means, and how it must be refused. [`verify`] carries all of
-//! it out in real sandboxes of a profile, made by [`crate::launch`] as runs are, from three kinds of programs: Python,
-//! a shell, and this program's own binary (raw system calls, no interpreter). A check that could not fail would prove
-//! nothing, so each program also carries controls that must be noticed, and tests run the battery on sandboxes in
-//! which one control was left out.
+//! it out in real sandboxes of a profile, made by [`crate::launch`] as runs are, from four kinds of programs: Python,
+//! a shell, this program's own binary (raw system calls, no interpreter), and a static program that needs no library at
+//! all. A check that could not fail would prove nothing, so each program also carries controls that must be noticed,
+//! and tests run the battery on sandboxes in which one control was left out.
 
 pub mod attacks;
 pub(crate) mod inside;
 mod junit;
 mod plan;
 mod run;
+mod sarif;
 
 use cogward_model::manifest::Profile;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub use self::{
 pub enum Program {
     /// This program itself, by raw system calls.
     Binary,
+    /// A program of system calls alone: no C library, no loader, nothing of the root.
+    Static,
     /// `python3` of the sandbox's root.
     Python,
     /// `/bin/sh` of the sandbox's root.
@@ -34,13 +37,14 @@ pub enum Program {
 
 impl Program {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Binary, Self::Python, Self::Shell];
+    pub const ALL: [Self; 4] = [Self::Binary, Self::Static, Self::Python, Self::Shell];
 
     /// The word in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Binary => "binary",
+            Self::Static => "static",
             Self::Python => "python",
             Self::Shell => "shell",
         }
@@ -111,7 +115,7 @@ pub struct Report {
     pub kernel: String,
     /// Different attacks.
     pub attacks: usize,
-    /// Programs that are not in the root, so that their attempts are missing.
+    /// Programs that are not there, so that their attempts are missing.
     pub absent: Vec<Program>,
     /// Refused system calls that the sandbox reported meanwhile.
     pub reported: u64,
@@ -135,6 +139,13 @@ impl Report {
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.attempts.iter().filter(|attempt| attempt.verdict == verdict).count()
+    }
+
+    /// The report as a SARIF 2.1.0 log: a rule for each attack that was tried, a result for each attempt that was not
+    /// refused as it must be.
+    #[must_use]
+    pub fn sarif(&self) -> serde_json::Value {
+        sarif::write(self)
     }
 
     /// The report as JUnit XML, one case for each attempt.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cogward_model::manifest::Profile;
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::signal::Signal};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,12 +22,22 @@ pub(super) struct Task {
     /// The statements, for an interpreter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// The system call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub number: Option<i64>,
-    /// Its arguments: numbers, and texts that are passed by address.
+    /// The system calls, each made when the one before succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
+}
+
+/// One system call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Call {
+    /// Its number.
+    pub number: i64,
+    /// Its arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Value>,
+    /// Whether it is made by the machine's older instruction set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
 }
 
 /// An argument of a system call.
@@ -38,6 +48,16 @@ pub(super) enum Value {
     Word(i64),
     /// By its address, followed by a zero byte and room.
     Text(String),
+    /// The same.
+    Bytes {
+        /// What is there.
+        bytes: Vec<u8>,
+    },
+    /// What an earlier call of the same task answered.
+    Answer {
+        /// Which, from 0.
+        answer: usize,
+    },
 }
 
 /// What a program inside says of one attack.
@@ -45,7 +65,8 @@ pub(super) enum Value {
 pub(super) struct Answer {
     /// The attack.
     pub id: String,
-    /// The error that the system answered; 0 when the attack succeeded, absent when it ended in another way.
+    /// The error that the system answered; 0 when the attack succeeded, negative for the signal that ended the process,
+    /// absent when it ended in another way.
     pub errno: Option<i32>,
     /// More, for people.
     #[serde(default)]
@@ -58,8 +79,9 @@ pub(super) struct Answer {
 /// The attacks that a program carries out on a profile.
 pub(super) fn attacks_of(program: Program, profile: Profile) -> Vec<&'static Attack> {
     let fits = |means: &Means| match program {
-        Program::Binary => matches!(means, Means::Call(..)),
-        Program::Python => matches!(means, Means::Call(..) | Means::Python(_)),
+        Program::Binary => matches!(means, Means::Call(..) | Means::Calls(_)),
+        Program::Static => matches!(means, Means::Call(..) | Means::Calls(_) | Means::Legacy(_)),
+        Program::Python => matches!(means, Means::Call(..) | Means::Calls(_) | Means::Python(_)),
         Program::Shell => matches!(means, Means::Shell(_)),
     };
     attacks::all().filter(|a| a.holds_in(profile) && fits(&a.means)).collect()
@@ -67,35 +89,65 @@ pub(super) fn attacks_of(program: Program, profile: Profile) -> Vec<&'static Att
 
 /// The tasks of a program, its controls first. `host` are files of the host that exist and must not be reached.
 pub(super) fn tasks(program: Program, attacks: &[&Attack], host: &Path) -> Vec<Task> {
-    let task = |id: &str, code: Option<&str>, number, args| Task {
-        id: id.to_owned(),
-        code: code.map(str::to_owned),
-        number,
-        args,
-    };
-    let (getpid, openat) = (Some(nix::libc::SYS_getpid), Some(nix::libc::SYS_openat));
+    let code = |id: &str, code: &str| Task { id: id.to_owned(), code: Some(code.to_owned()), calls: Vec::new() };
+    let calls = |id: &str, calls: Vec<Call>| Task { id: id.to_owned(), code: None, calls };
+    let call = |number, args| Call { number, args, legacy: false };
     let [succeeds, otherwise] = CONTROLS;
     let mut tasks = match program {
-        Program::Shell => {
-            vec![task(succeeds, Some("true"), None, vec![]), task(otherwise, Some("exit 0"), None, vec![])]
+        Program::Shell => vec![code(succeeds, "true"), code(otherwise, "exit 0")],
+        Program::Binary | Program::Static | Program::Python => {
+            let nowhere = vec![Value::Word(-100), Value::Text("/nowhere".into()), Value::Word(0)];
+            vec![
+                calls(succeeds, vec![call(nix::libc::SYS_getpid, vec![])]),
+                // In two steps, so that a program which makes only the first does not pass.
+                calls(otherwise, vec![call(nix::libc::SYS_getpid, vec![]), call(nix::libc::SYS_openat, nowhere)]),
+            ]
         }
-        Program::Binary | Program::Python => vec![
-            task(succeeds, None, getpid, vec![]),
-            task(otherwise, None, openat, vec![Value::Word(-100), Value::Text("/nowhere".into()), Value::Word(0)]),
-        ],
     };
     let placed = |text: &str| text.replace(attacks::HOST, &host.to_string_lossy());
-    tasks.extend(attacks.iter().map(|attack| match &attack.means {
-        Means::Call(number, args) => {
-            let args = args.iter().map(|arg| match arg {
-                Arg::Word(word) => Value::Word(*word),
-                Arg::Text(text) => Value::Text(placed(text)),
-            });
-            task(attack.id, None, Some(*number), args.collect())
+    let value = |arg: &Arg| match *arg {
+        Arg::Word(word) => Value::Word(word),
+        Arg::Text(text) => Value::Text(placed(text)),
+        Arg::Bytes(bytes) => Value::Bytes { bytes: bytes.to_vec() },
+        Arg::Answer(answer) => Value::Answer { answer },
+    };
+    tasks.extend(attacks.iter().map(|attack| match attack.means {
+        Means::Call(number, args) => calls(attack.id, vec![call(number, args.iter().map(value).collect())]),
+        Means::Calls(list) => {
+            let list = list.iter().map(|(number, args)| call(*number, args.iter().map(value).collect()));
+            calls(attack.id, list.collect())
         }
-        Means::Python(code) | Means::Shell(code) => task(attack.id, Some(&placed(code)), None, vec![]),
+        Means::Legacy(number) => calls(attack.id, vec![Call { number, args: Vec::new(), legacy: true }]),
+        Means::Python(text) | Means::Shell(text) => code(attack.id, &placed(text)),
     }));
     tasks
+}
+
+/// The tasks for a program that reads no JSON: a line for each, words separated by a space. First its name; then for
+/// each call `C` or `L` (by the older instruction set) and the number, and its arguments: `W` and a number, `T` and
+/// bytes as hexadecimal digits, `A` and the place of an earlier answer.
+pub(super) fn lines(tasks: &[Task]) -> String {
+    let mut text = String::new();
+    for task in tasks {
+        text.push_str(&task.id);
+        for call in &task.calls {
+            text.push_str(&format!(" {}{}", if call.legacy { 'L' } else { 'C' }, call.number));
+            for value in &call.args {
+                match value {
+                    Value::Word(word) => text.push_str(&format!(" W{word}")),
+                    Value::Text(bytes) => text.push_str(&hexadecimal(bytes.as_bytes())),
+                    Value::Bytes { bytes } => text.push_str(&hexadecimal(bytes)),
+                    Value::Answer { answer } => text.push_str(&format!(" A{answer}")),
+                }
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(" T".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Judges what a program said. `None` when it did not notice its own controls: then nothing it says counts.
@@ -105,7 +157,7 @@ pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -
     let noticed = find(succeeds).is_some_and(|a| a.errno == Some(0))
         && find(otherwise).is_some_and(|a| match program {
             Program::Shell => a.errno == Some(0),
-            Program::Binary | Program::Python => a.errno == Some(Errno::ENOENT as i32),
+            Program::Binary | Program::Static | Program::Python => a.errno == Some(Errno::ENOENT as i32),
         });
     if !noticed {
         return None;
@@ -116,7 +168,9 @@ pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -
             None => Verdict::NotRun,
             Some(a) if a.absent => Verdict::Skipped,
             Some(Answer { errno: Some(0), .. }) => Verdict::Allowed,
-            Some(Answer { errno: Some(n), .. }) if attack.refusal.is_empty() || attack.refusal.contains(n) => {
+            Some(Answer { errno: Some(n), .. })
+                if attack.refusal.contains(n) || (attack.refusal.is_empty() && *n > 0) =>
+            {
                 Verdict::Refused
             }
             Some(_) => Verdict::Unexpected,
@@ -129,16 +183,24 @@ pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -
                 _ => a.said.clone(),
             },
         };
-        let expected = match (attack.refusal, program) {
-            ([], _) | (_, Program::Shell) => "a refusal".to_owned(),
-            (listed, _) => listed.iter().map(|n| name(*n)).collect::<Vec<_>>().join(" or "),
-        };
+        let expected = if program == Program::Shell { "a refusal".to_owned() } else { expected(attack) };
         Attempt { id: attack.id.to_owned(), tries: attack.tries.to_owned(), program, verdict, answer, expected }
     });
     Some(attempts.collect())
 }
 
+/// How an attack must be refused, in words.
+pub(super) fn expected(attack: &Attack) -> String {
+    match attack.refusal {
+        [] => "a refusal".to_owned(),
+        listed => listed.iter().map(|n| name(*n)).collect::<Vec<_>>().join(" or "),
+    }
+}
+
 fn name(errno: i32) -> String {
+    if errno < 0 {
+        return Signal::try_from(-errno).map_or_else(|_| format!("signal {}", -errno), |s| s.as_str().to_owned());
+    }
     match Errno::from_raw(errno) {
         Errno::UnknownErrno => format!("error {errno}"),
         known => format!("{known:?}"),
@@ -166,6 +228,7 @@ mod tests {
         for (errno, verdict) in [
             (Some(0), Verdict::Allowed),
             (Some(Errno::EFAULT as i32), Verdict::Unexpected),
+            (Some(-9), Verdict::Unexpected),
             (None, Verdict::Unexpected),
         ] {
             let mut other = answers.clone();
@@ -174,5 +237,27 @@ mod tests {
         }
         answers.remove(at);
         assert_eq!(judged(&answers)[at].verdict, Verdict::NotRun);
+    }
+
+    #[test]
+    fn a_program_that_died_was_not_refused_unless_that_is_how() {
+        let attacks = attacks_of(Program::Static, Profile::Standard);
+        let any = attacks.iter().position(|a| a.refusal.is_empty()).unwrap();
+        let mut answers: Vec<_> =
+            attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(-11)))).collect();
+        answers.extend([answer(CONTROLS[0], Some(0)), answer(CONTROLS[1], Some(Errno::ENOENT as i32))]);
+        let judged = judge(Program::Static, &attacks, &answers).unwrap();
+        assert_eq!((judged[any].verdict, judged[any].answer.as_str()), (Verdict::Unexpected, "SIGSEGV"));
+        let legacy = judged.iter().find(|a| a.expected == "SIGSYS");
+        assert!(cfg!(not(target_arch = "x86_64")) || legacy.is_some_and(|a| a.verdict == Verdict::Refused));
+    }
+
+    #[test]
+    fn a_line_carries_what_a_task_holds() {
+        let call = |number, args, legacy| Call { number, args, legacy };
+        let open = vec![Value::Word(-100), Value::Text("/é".into()), Value::Bytes { bytes: vec![0, 255] }];
+        let calls = vec![call(257, open, false), call(26, vec![Value::Answer { answer: 0 }], true)];
+        let task = Task { id: "a.b".into(), code: None, calls };
+        assert_eq!(lines(&[task]), "a.b C257 W-100 T2fc3a9 T00ff L26 A0\n");
     }
 }

@@ -17,7 +17,7 @@ use super::{
     plan::{self, Answer, Task},
 };
 use crate::{
-    LaunchError, LaunchSpec, ReadOnlyMount, Root,
+    DriverSettings, LaunchError, LaunchSpec, ReadOnlyMount, Root,
     doctor::{self, Missing, ProbeError},
     launch,
     spec::UID_SLOTS,
@@ -30,6 +30,10 @@ const SLOTS: u32 = 512;
 
 const PYTHON: &str = "/usr/bin/python3";
 const DRIVER: &str = include_str!("driver.py");
+/// The static attacker (`attacker/`); empty where there is none for the architecture.
+const STATIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attacker"));
+/// Its tasks, inside.
+const LINES_FILE: &str = "attacks.txt";
 
 /// Why there is no report. None of them says that the sandbox holds.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +89,12 @@ pub async fn verify(exe: &Path, profile: Profile, directory: &Path) -> Result<Re
     let secret = directory.join("secret");
     fs::write(&secret, "a secret of the plane").map_err(files("the bait"))?;
     for program in Program::ALL {
-        if program == Program::Python && !Path::new(PYTHON).exists() {
+        let absent = match program {
+            Program::Python => !Path::new(PYTHON).exists(),
+            Program::Static => STATIC.is_empty(),
+            Program::Binary | Program::Shell => false,
+        };
+        if absent {
             report.absent.push(program);
             continue;
         }
@@ -137,7 +146,7 @@ async fn one(
         // What it has not said by now counts as not run.
         let _ = run.kill().await;
     }
-    while let Some(violation) = violations.as_mut().and_then(|v| v.try_recv().ok()) {
+    while let Some(violation) = violations.as_mut().and_then(crate::Reports::try_recv) {
         reported += violation.count;
     }
     let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
@@ -149,7 +158,7 @@ async fn one(
     Ok((attempts, reported))
 }
 
-async fn next(violations: &mut Option<tokio::sync::mpsc::Receiver<crate::Violation>>) -> Option<crate::Violation> {
+async fn next(violations: &mut Option<crate::Reports>) -> Option<crate::Violation> {
     match violations {
         Some(receiver) => receiver.recv().await,
         None => None,
@@ -176,6 +185,12 @@ fn spec(
             fs::copy(exe, &copy).and_then(|_| open(&copy)).map_err(files("the copy of this program"))?;
             &["/app/attacker", "supervise", inside::ATTACK_ROLE]
         }
+        Program::Static => {
+            given.push((LINES_FILE.to_owned(), plan::lines(&tasks).into_bytes()));
+            let file = package.join("attacker");
+            fs::write(&file, STATIC).and_then(|()| open(&file)).map_err(files("the static program"))?;
+            &["/app/attacker"]
+        }
         Program::Python => {
             given.push(("attacks.py".to_owned(), DRIVER.as_bytes().to_vec()));
             &[PYTHON, "-B", "/run/cogward/attacks.py"]
@@ -189,6 +204,7 @@ fn spec(
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
         profile,
+        driver: DriverSettings::Native,
         resources: Resources { memory_mib: 256, workspace_mib: 64, pids: 64, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: package, at: "/app".into() }],
@@ -201,6 +217,7 @@ fn spec(
         uid_slot: UID_SLOTS - 2 - std::process::id() % SLOTS,
         grace: Duration::from_secs(1),
         wall_clock: PROGRAM_MAX,
+        storage: crate::storage::Storage::default(),
     })
 }
 
@@ -232,7 +249,7 @@ fn answers(program: Program, said: &str) -> Vec<Answer> {
     said.lines()
         .filter_map(|line| match program {
             Program::Shell => of_shell(line),
-            Program::Binary | Program::Python => serde_json::from_str(line).ok(),
+            Program::Binary | Program::Static | Program::Python => serde_json::from_str(line).ok(),
         })
         .collect()
 }

@@ -52,13 +52,15 @@ pub struct Places {
     pub core: Option<PathBuf>,
     /// For the version 1 freezer.
     pub freezer: Option<PathBuf>,
+    /// For limits of what is read and written.
+    pub io: Option<PathBuf>,
 }
 
 impl Places {
     /// Each of them, some more than once.
     pub fn all(&self) -> impl Iterator<Item = &Path> {
         let required = [&self.memory, &self.pids, &self.cpu].into_iter();
-        required.chain(&self.core).chain(&self.freezer).map(PathBuf::as_path)
+        required.chain(&self.core).chain(&self.freezer).chain(&self.io).map(PathBuf::as_path)
     }
 }
 
@@ -100,7 +102,7 @@ impl Hosts {
                 }
                 "cgroup" => {
                     for controller in right.get(2).unwrap_or(&"").split(',') {
-                        if !matches!(controller, "memory" | "pids" | "cpu" | "freezer") {
+                        if !matches!(controller, "memory" | "pids" | "cpu" | "freezer" | "blkio") {
                             continue;
                         }
                         let path = own.lines().find_map(|l| {
@@ -156,12 +158,14 @@ impl Hosts {
         {
             let base = base_of(v2);
             delegate(&base, v2)?;
+            enable_io(&base);
             return Ok(Places {
                 memory: base.clone(),
                 pids: base.clone(),
                 cpu: base.clone(),
-                core: Some(base),
+                core: Some(base.clone()),
                 freezer: None,
+                io: Some(base),
             });
         }
         let usable = |controller: &str| match self.v1(controller) {
@@ -174,7 +178,8 @@ impl Hosts {
         };
         let core = self.v2.as_deref().map(base_of).filter(|base| writable(base));
         let freezer = if core.is_some() { None } else { Some(usable("freezer")?) };
-        Ok(Places { memory: usable("memory")?, pids: usable("pids")?, cpu: usable("cpu")?, core, freezer })
+        let io = usable("blkio").ok();
+        Ok(Places { memory: usable("memory")?, pids: usable("pids")?, cpu: usable("cpu")?, core, freezer, io })
     }
 }
 
@@ -213,6 +218,18 @@ fn delegate(base: &Path, own: &Path) -> Result<(), CgroupError> {
         }
     }
     fs::write(base.join("cgroup.subtree_control"), wanted).map_err(|e| failed("enabling limits below", e))
+}
+
+/// Lets children of `base` limit and count what is read and written, where this process was handed that. A run that
+/// has such a limit is refused where it was not.
+fn enable_io(base: &Path) {
+    let has = |file: &str| {
+        let text = fs::read_to_string(base.join(file)).unwrap_or_default();
+        text.split_whitespace().any(|controller| controller == "io")
+    };
+    if has("cgroup.controllers") && !has("cgroup.subtree_control") {
+        let _ = fs::write(base.join("cgroup.subtree_control"), "+io");
+    }
 }
 
 /// The place of `path` (in the hierarchy) when `root` of the hierarchy is mounted at `point`.

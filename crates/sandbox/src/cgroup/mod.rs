@@ -5,11 +5,12 @@
 //! Limits are not optional: a host where they cannot be set cannot run an agent.
 
 mod hosts;
+mod io;
+mod proof;
 mod tree;
 
 use std::{
     fs::File,
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,7 +24,10 @@ use rustix::{
 };
 
 pub use hosts::Hosts;
+pub use proof::not_as_asked;
 use tree::Directory;
+
+use crate::driver::Overhead;
 
 /// Why limits cannot be set here.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +41,7 @@ pub enum CgroupError {
         /// The operation.
         what: String,
         /// What the system answered.
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
@@ -60,6 +64,8 @@ pub struct Cgroup {
     /// Where version 2's core files are, if anywhere.
     core: Option<Directory>,
     freezer: Option<Directory>,
+    /// Where what is read and written is limited or counted: always with version 2, with version 1 where it is limited.
+    io: Option<Directory>,
     oom: Option<OwnedFd>,
     events: Vec<File>,
     frozen: bool,
@@ -81,10 +87,28 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError`] with what is missing; whatever was made before is removed again.
-    pub fn create(hosts: &Hosts, name: &str, limits: &Resources) -> Result<Self, CgroupError> {
-        let places = hosts.places()?;
+    pub fn create(hosts: &Hosts, name: &str, limits: &Resources, beside: Overhead) -> Result<Self, CgroupError> {
+        Self::create_for(hosts, name, limits, beside, &[])
+    }
+
+    /// As [`Cgroup::create`], for a run that reads and writes in these places; limits of input and output are set on
+    /// the disks that they are on.
+    ///
+    /// # Errors
+    /// [`CgroupError`] with what is missing; whatever was made before is removed again.
+    pub fn create_for(
+        hosts: &Hosts,
+        name: &str,
+        limits: &Resources,
+        beside: Overhead,
+        used: &[PathBuf],
+    ) -> Result<Self, CgroupError> {
+        let mut places = hosts.places()?;
+        if hosts.kind() != hosts::Kind::V2 && !io::is_limited(limits) {
+            places.io = None;
+        }
         let made = Self::make(hosts.kind(), &places, name).and_then(|mut group| {
-            group.limit(limits).and_then(|()| group.watch())?;
+            group.limit(limits, beside).and_then(|()| group.limit_io(limits, used)).and_then(|()| group.watch())?;
             Ok(group)
         });
         if made.is_err() {
@@ -103,17 +127,22 @@ impl Cgroup {
             cpu: make(&places.cpu)?,
             core: places.core.as_deref().map(make).transpose()?,
             freezer: places.freezer.as_deref().map(make).transpose()?,
+            io: places.io.as_deref().map(make).transpose()?,
             oom: None,
             events: Vec::new(),
             frozen: false,
         })
     }
 
-    fn limit(&self, limits: &Resources) -> Result<(), CgroupError> {
-        let memory = (u64::from(limits.memory_mib) * 1024 * 1024).to_string();
+    /// Sets the limits of the run, with room for what the driver needs beside the agent.
+    ///
+    /// # Errors
+    /// [`CgroupError::Failed`] when the kernel does not take one.
+    pub fn limit(&self, limits: &Resources, beside: Overhead) -> Result<(), CgroupError> {
+        let memory = (u64::from(limits.memory_mib) + u64::from(beside.memory_mib)) * 1024 * 1024;
+        let memory = memory.to_string();
         let sockets = (u64::from(limits.memory_mib / 4).clamp(4, 256) * 1024 * 1024).to_string();
-        // Init is one process of the run.
-        let pids = (limits.pids + 1).to_string();
+        let pids = (limits.pids + beside.pids).to_string();
         let quota = u64::from(limits.cpu_millis) * 100;
         self.pids.write("pids.max", &pids)?;
         match self.kind {
@@ -132,6 +161,21 @@ impl Cgroup {
                 self.cpu.write("cpu.cfs_period_us", "100000")?;
                 self.cpu.write("cpu.cfs_quota_us", &quota.to_string())
             }
+        }
+    }
+
+    fn limit_io(&self, limits: &Resources, used: &[PathBuf]) -> Result<(), CgroupError> {
+        if !io::is_limited(limits) {
+            return Ok(());
+        }
+        let disks = io::disks_of(used)?;
+        if disks.is_empty() {
+            return Err(CgroupError::Missing("no disk is named that could be limited".to_owned()));
+        }
+        match (self.kind, &self.io) {
+            (hosts::Kind::V2, Some(group)) => io::limit_v2(group, limits, &disks),
+            (hosts::Kind::V2, None) => io::limit_v2(&self.memory, limits, &disks),
+            (_, group) => io::limit_v1(group.as_ref(), limits, &disks),
         }
     }
 
@@ -154,7 +198,7 @@ impl Cgroup {
         }
         // The first read arms them: a poll reports changes since.
         for file in &mut files {
-            let _ = io::Read::read(file, &mut [0; 256]);
+            let _ = std::io::Read::read(file, &mut [0; 256]);
         }
         self.events = files;
         Ok(())
@@ -190,14 +234,21 @@ impl Cgroup {
     /// Every distinct group of the run.
     fn all(&self) -> impl Iterator<Item = &Directory> {
         let mut seen: Vec<&Path> = Vec::new();
-        [Some(&self.memory), Some(&self.pids), Some(&self.cpu), self.core.as_ref(), self.freezer.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(move |directory| {
-                let new = !seen.contains(&directory.path());
-                seen.push(directory.path());
-                new
-            })
+        [
+            Some(&self.memory),
+            Some(&self.pids),
+            Some(&self.cpu),
+            self.core.as_ref(),
+            self.freezer.as_ref(),
+            self.io.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(move |directory| {
+            let new = !seen.contains(&directory.path());
+            seen.push(directory.path());
+            new
+        })
     }
 
     /// Descriptors that a poll must watch, with the events that matter on them.
@@ -223,7 +274,7 @@ impl Cgroup {
         };
         for file in &mut self.events {
             // A poll compares with what this descriptor read last.
-            let _ = io::Seek::rewind(file).and_then(|()| io::Read::read(file, &mut [0; 256]));
+            let _ = std::io::Seek::rewind(file).and_then(|()| std::io::Read::read(file, &mut [0; 256]));
         }
         Counters {
             out_of_memory: out_of_memory.unwrap_or_default(),
@@ -241,6 +292,16 @@ impl Cgroup {
             _ => self.memory.number("memory.max_usage_in_bytes"),
         };
         (cpu, peak)
+    }
+
+    /// Bytes read from and written to disks, where this host counts them.
+    #[must_use]
+    pub fn io(&self) -> (Option<u64>, Option<u64>) {
+        match (&self.io, self.kind) {
+            (None, _) => (None, None),
+            (Some(group), hosts::Kind::V2) => io::counted_v2(group),
+            (Some(group), _) => io::counted_v1(group),
+        }
     }
 
     /// Freezes every process of the run and waits until they are.

@@ -4,7 +4,13 @@
 //! can be mounted in them, and a directory left by root once made a doctor call a host fit that was not. So each
 //! mechanism is exercised in a throw-away process with a time limit; one that hangs is missing.
 
+mod environment;
+mod kernels;
+mod limits;
+mod pod;
 mod probes;
+mod reasons;
+mod runner;
 
 use std::{
     io::{self, Read},
@@ -13,16 +19,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cogward_model::manifest::Profile;
+use cogward_model::manifest::{Medium, Profile, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+pub use self::{environment::Environment, kernels::KnownBad, pod::Pod};
+use self::{environment::Facts, runner::Probe};
 use crate::profile::{Controls, PROFILES};
 
 /// Argument that stands in the place of the run directory: `cogward supervise --probe`.
 pub const PROBE_ROLE: &str = "--probe";
-/// Time for all probes together.
-const PROBE_MAX: Duration = Duration::from_secs(10);
+/// Time for the process that probes. It bounds its probes itself, and well below this.
+const PROBE_MAX: Duration = Duration::from_secs(60);
+/// Profiles that need a driver of their own, and the mechanism by which each is probed.
+const DRIVERS: [&str; 3] = ["container", "gvisor", "microvm"];
 /// Largest report.
 const REPORT_BYTES_MAX: u64 = 256 * 1024;
 
@@ -37,6 +47,10 @@ pub struct HostReport {
     pub checks: Vec<Check>,
     /// Each profile.
     pub profiles: Vec<ProfileReport>,
+    /// What kind of place it is.
+    pub environment: Environment,
+    /// What would hold inside a restricted pod.
+    pub pod: Pod,
 }
 
 /// One mechanism.
@@ -102,26 +116,34 @@ impl HostReport {
         }
     }
 
-    fn new(checks: Vec<Check>) -> Self {
-        let missing = |profile| -> Vec<Missing> {
-            Controls::of(profile)
-                .needs
-                .iter()
-                .filter_map(|name| match checks.iter().find(|c| c.mechanism == *name) {
-                    Some(check) if check.ok => None,
-                    Some(check) => Some(Missing {
-                        mechanism: check.mechanism.clone(),
-                        why: check.detail.clone(),
-                        fix: check.fix.clone().unwrap_or_default(),
-                    }),
-                    None => Some(Missing {
-                        mechanism: (*name).to_owned(),
-                        why: "it was not probed".to_owned(),
-                        fix: "probe the host again".to_owned(),
-                    }),
-                })
-                .collect()
-        };
+    /// Whether the limits that a manifest asks for beyond its profile's can be enforced.
+    ///
+    /// # Errors
+    /// What is missing; also when the report does not speak of it.
+    pub fn require_limits(&self, resources: &Resources) -> Result<(), Vec<Missing>> {
+        let asked = [
+            (limits::IO_READ, resources.io_read_mib_per_second.is_some()),
+            (limits::IO_WRITE, resources.io_write_mib_per_second.is_some()),
+        ];
+        let missing: Vec<Missing> =
+            asked.into_iter().filter(|(_, asked)| *asked).filter_map(|(name, _)| missing(&self.checks, name)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    }
+
+    /// Whether a workspace can be where a manifest wants it.
+    ///
+    /// # Errors
+    /// What is missing; also when the report does not speak of it.
+    pub fn require_workspace(&self, medium: Medium) -> Result<(), Vec<Missing>> {
+        match medium {
+            Medium::Memory => Ok(()),
+            Medium::Disk => missing(&self.checks, probes::WORKSPACE_DISK).map_or(Ok(()), |m| Err(vec![m])),
+        }
+    }
+
+    fn new(checks: Vec<Check>, environment: Environment, pod: Pod) -> Self {
+        let needs = |profile| Controls::of(profile).needs.iter();
+        let missing = |profile| -> Vec<Missing> { needs(profile).filter_map(|name| missing(&checks, name)).collect() };
         let profiles = PROFILES.map(|profile| {
             let missing = missing(profile);
             ProfileReport { profile, enforceable: missing.is_empty(), missing }
@@ -131,22 +153,61 @@ impl HostReport {
             root: rustix::process::geteuid().is_root(),
             checks,
             profiles: profiles.to_vec(),
+            environment,
+            pod,
         }
     }
 }
 
+/// What is missing of a mechanism; a mechanism that was not probed is.
+fn missing(checks: &[Check], name: &str) -> Option<Missing> {
+    match checks.iter().find(|check| check.mechanism == name) {
+        Some(check) if check.ok => None,
+        Some(check) => Some(Missing {
+            mechanism: check.mechanism.clone(),
+            why: check.detail.clone(),
+            fix: check.fix.clone().unwrap_or_default(),
+        }),
+        None if DRIVERS.contains(&name) => Some(Missing {
+            mechanism: name.to_owned(),
+            why: format!("no driver is configured for profile `{name}`"),
+            fix: "name one in the file that `cogward serve --sandbox-config FILE` reads".to_owned(),
+        }),
+        None => Some(Missing {
+            mechanism: name.to_owned(),
+            why: "it was not probed".to_owned(),
+            fix: "probe the host again".to_owned(),
+        }),
+    }
+}
+
+/// Every probe. Profiles say by name which of them they need; those of another driver are added here.
+fn table() -> Vec<Probe> {
+    [probes::PROBES.as_slice(), limits::PROBES.as_slice()].concat()
+}
+
 /// Probes the host in a process of its own, started as `exe supervise --probe` with an empty environment.
+///
+/// It asks for the disks of the root directory; see [`probe_at`].
+///
+/// # Errors
+/// As [`probe_at`].
+pub fn probe(exe: &Path) -> Result<HostReport, ProbeError> {
+    probe_at(exe, Path::new("/"))
+}
+
+/// As [`probe`], where runs read and write below `place`: limits of input and output are tried on its disk.
 ///
 /// Blocks for a few tenths of a second; an asynchronous caller gives it a thread that may block.
 ///
 /// # Errors
 /// [`ProbeError`] when the process could not be started, hung, or did not report.
-pub fn probe(exe: &Path) -> Result<HostReport, ProbeError> {
+pub fn probe_at(exe: &Path, place: &Path) -> Result<HostReport, ProbeError> {
     let failed = |what| move |source| ProbeError { what, source };
     let mut child = std::process::Command::new(exe)
         .args(["supervise", PROBE_ROLE])
         .env_clear()
-        .current_dir("/")
+        .current_dir(place)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -191,7 +252,31 @@ pub(crate) fn probe_main() -> ExitCode {
     if !crate::native::sys::is_single_threaded() {
         return ExitCode::FAILURE;
     }
-    let report = HostReport::new(probes::all());
+    report(table())
+}
+
+/// As the role does, with a mechanism whose probe never answers, for a test of the time limit.
+#[doc(hidden)]
+#[must_use]
+pub fn probe_main_that_hangs(mechanism: &str) -> ExitCode {
+    let hangs = |probe: Probe| match probe.mechanism == mechanism {
+        true => Probe {
+            most: Duration::from_millis(300),
+            run: || loop {
+                std::thread::sleep(Duration::from_secs(3_600));
+            },
+            ..probe
+        },
+        false => probe,
+    };
+    report(table().into_iter().map(hangs).collect())
+}
+
+fn report(probes: Vec<Probe>) -> ExitCode {
+    let facts = Facts::read();
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let checks = runner::all(probes, &facts);
+    let report = HostReport::new(checks, Environment::of(&facts, &release), Pod::tried(&facts));
     match serde_json::to_writer(io::stdout().lock(), &report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -206,13 +291,40 @@ mod tests {
         Check { mechanism: mechanism.into(), ok, detail: "why".into(), fix: Some("how".into()), micros: 1 }
     }
 
+    fn report_of(checks: Vec<Check>) -> HostReport {
+        HostReport::new(checks, Environment::default(), Pod::default())
+    }
+
+    #[test]
+    fn a_limit_that_was_asked_for_needs_its_mechanism_and_no_other() {
+        let asked = Resources { io_read_mib_per_second: Some(5), ..Resources::default() };
+        assert!(report_of(vec![]).require_limits(&Resources::default()).is_ok());
+        assert!(report_of(vec![check(limits::IO_READ, true)]).require_limits(&asked).is_ok());
+        for checks in [vec![], vec![check(limits::IO_READ, false), check(limits::IO_WRITE, true)]] {
+            let missing = report_of(checks).require_limits(&asked).unwrap_err();
+            assert_eq!(missing.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), [limits::IO_READ]);
+        }
+    }
+
+    #[test]
+    fn every_mechanism_is_probed_once_and_every_need_is_probed() {
+        let names: Vec<_> = table().iter().map(|probe| probe.mechanism).collect();
+        for name in &names {
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
+        }
+        for profile in [Profile::Standard, Profile::Hardened] {
+            assert!(Controls::of(profile).needs.iter().all(|need| names.contains(need)));
+        }
+        assert!(table().iter().all(|probe| !probe.fix.is_empty()));
+    }
+
     #[test]
     fn one_missing_mechanism_refuses_the_profile_and_names_it() {
         for profile in PROFILES {
             let needs = Controls::of(profile).needs;
             for missing in needs {
                 let checks = needs.iter().map(|name| check(name, name != missing)).collect();
-                let refused = HostReport::new(checks).require(profile).unwrap_err();
+                let refused = report_of(checks).require(profile).unwrap_err();
                 assert_eq!(refused.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), [*missing]);
             }
         }
@@ -222,16 +334,16 @@ mod tests {
     fn a_mechanism_that_was_not_probed_is_missing() {
         for profile in PROFILES {
             let needs = Controls::of(profile).needs;
-            assert_eq!(HostReport::new(vec![]).require(profile).unwrap_err().len(), needs.len());
+            assert_eq!(report_of(vec![]).require(profile).unwrap_err().len(), needs.len());
             let checks = needs.iter().map(|name| check(name, true)).collect();
-            assert!(HostReport::new(checks).require(profile).is_ok());
+            assert!(report_of(checks).require(profile).is_ok());
         }
     }
 
     #[test]
     fn what_only_hardened_needs_leaves_standard_alone() {
         let standard = Controls::of(Profile::Standard).needs;
-        let report = HostReport::new(standard.iter().map(|name| check(name, true)).collect());
+        let report = report_of(standard.iter().map(|name| check(name, true)).collect());
         assert!(report.require(Profile::Standard).is_ok());
         let missing = report.require(Profile::Hardened).unwrap_err();
         assert_eq!(missing.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), ["landlock-scopes"]);

@@ -1,133 +1,92 @@
-//! The probes themselves. Each runs in a forked process that may restrict itself for good.
+//! The probes of the native driver. Each runs in a forked process that may restrict itself for good.
 
 use std::{
-    io::{Read, Write},
     net::{Ipv4Addr, SocketAddrV4},
     os::{
         fd::AsFd,
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::{
+            fs::DirBuilderExt,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
     },
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use cogward_model::manifest::{Profile, Resources};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, connect, socket_with},
-    process::{Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid},
+    process::{Signal, WaitOptions, set_parent_process_death_signal},
 };
 
-use super::Check;
+use super::{kernels, runner::Probe};
 use crate::{
     cgroup::{Cgroup, Hosts},
-    native::{self, Uids, control, landlock, network, seccomp, sys, tree},
+    native::{self, Uids, control, disk, landlock, network, seccomp, sys, tree},
     profile::Controls,
 };
 
-/// Time for one probe. One that takes longer hangs, and counts as missing.
-const ONE_MAX: Duration = Duration::from_secs(2);
+/// The mechanism that a workspace on disk needs.
+pub const WORKSPACE_DISK: &str = "workspace-disk";
 
-type Probe = fn() -> Result<String, String>;
-
-const PROBES: [(&str, &str, Probe); 12] = [
-    ("kernel", "run Linux 6.7 or later", kernel),
-    (
+/// What profiles need, and some that none needs yet.
+pub const PROBES: [Probe; 13] = [
+    Probe::new("kernel", "run Linux 6.7 or later", kernel),
+    Probe::new(
         "namespaces",
         "allow user namespaces: user.max_user_namespaces above 0, and on Ubuntu an AppArmor profile for this program \
          with `userns,` (or kernel.apparmor_restrict_unprivileged_userns=0)",
         namespaces,
     ),
-    (
+    Probe::new(
         "mounts",
         "something strips the capabilities of user namespaces (AppArmor, SELinux or a container's seccomp profile): \
          allow mounts in the plane's user namespaces",
         mounts,
     ),
-    (
+    Probe::new(
         "proc",
         "run the plane on the host or in a container whose /proc is not masked (Docker: systempaths=unconfined)",
         proc,
     ),
-    ("loopback", "allow the configuration of network interfaces in the plane's user namespaces", loopback),
-    (
+    Probe::new("loopback", "allow the configuration of network interfaces in the plane's user namespaces", loopback),
+    Probe::new(
         "landlock",
         "boot with Landlock in the list of security modules (lsm=landlock,...), on Linux 6.7 or later",
         landlock_denies,
     ),
-    ("landlock-scopes", "needed by profile hardened: run Linux 6.12 or later", landlock_scopes),
-    (
+    Probe::new("landlock-scopes", "needed by profile hardened: run Linux 6.12 or later", landlock_scopes),
+    Probe::new(
         "seccomp",
         "use a kernel with CONFIG_SECCOMP_FILTER, and a container profile that permits user notification",
         seccomp_denies,
     ),
-    (
+    Probe::new(
         "cgroups",
         "run the plane as root, or delegate control groups to it: a systemd unit with Delegate=yes and \
          DelegateSubgroup=cogward-plane on cgroup version 2",
         cgroups,
     ),
-    ("overlayfs", "not needed by any profile yet", overlay),
-    ("runsc", "not needed by any profile yet", runsc),
-    ("kvm", "not needed by any profile yet", kvm),
+    Probe::new(
+        WORKSPACE_DISK,
+        "needed by manifests with `workspace: {medium: disk}`: run the plane as root, with e2fsprogs, ext4 and loop devices \
+         (in a container: /dev/loop-control and the devices)",
+        workspace_on_disk,
+    ),
+    Probe::new("overlayfs", "not needed by any profile yet", overlay),
+    Probe::new("runsc", "not needed by any profile yet", runsc),
+    Probe::new("kvm", "not needed by any profile yet", kvm),
 ];
-
-/// Does every probe, one after the other.
-pub fn all() -> Vec<Check> {
-    PROBES
-        .iter()
-        .map(|(name, fix, probe)| {
-            let begin = Instant::now();
-            let result = isolated(*probe);
-            let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-            let ok = result.is_ok();
-            let detail = result.unwrap_or_else(|why| why);
-            Check { mechanism: (*name).to_owned(), ok, detail, fix: (!ok).then(|| (*fix).to_owned()), micros }
-        })
-        .collect()
-}
-
-/// Runs a probe in a process of its own.
-fn isolated(probe: Probe) -> Result<String, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| text(&e))?;
-    let Some(child) = sys::fork().map_err(|e| text(&e))? else {
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        let result = std::panic::catch_unwind(probe).unwrap_or_else(|_| Err("the probe panicked".to_owned()));
-        let bytes = serde_json::to_vec(&result).unwrap_or_default();
-        let _ = std::fs::File::from(write).write_all(&bytes);
-        sys::exit_now(0);
-    };
-    drop(write);
-    let mut fds = [PollFd::new(&read, PollFlags::IN)];
-    let answered = poll(&mut fds, Timespec::try_from(ONE_MAX).ok().as_ref());
-    let pid = rustix::process::Pid::from_raw(child.as_raw());
-    let mut bytes = Vec::new();
-    if matches!(answered, Ok(1)) {
-        // The answer is one small write; more never follows.
-        let mut chunk = [0; 4096];
-        let n = std::fs::File::from(read).read(&mut chunk).unwrap_or_default();
-        bytes.extend_from_slice(chunk.get(..n).unwrap_or_default());
-    }
-    if let Some(pid) = pid {
-        let _ = kill_process(pid, Signal::KILL);
-        let _ = waitpid(Some(pid), WaitOptions::empty());
-    }
-    match answered {
-        Ok(1) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Err("the probe died".to_owned())),
-        _ => Err("the probe hung".to_owned()),
-    }
-}
 
 fn kernel() -> Result<String, String> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (6, 7) => Ok(format!("Linux {release}")),
+    match kernels::number(&release) {
+        Some(number) if number >= (6, 7, 0) => Ok(format!("Linux {release}")),
         _ => Err(format!("Linux {release} is older than 6.7")),
     }
 }
@@ -202,7 +161,7 @@ fn loopback() -> Result<String, String> {
     })
 }
 
-fn landlock_denies() -> Result<String, String> {
+pub fn landlock_denies() -> Result<String, String> {
     let abi = sys::landlock_abi().map_err(|e| format!("no Landlock: {e}"))?;
     let controls = Controls::of(Profile::Standard);
     if abi < controls.landlock_abi {
@@ -225,7 +184,7 @@ fn landlock_denies() -> Result<String, String> {
 }
 
 /// A socket and a process from before the rules cannot be reached by their names after them.
-fn landlock_scopes() -> Result<String, String> {
+pub fn landlock_scopes() -> Result<String, String> {
     let abi = sys::landlock_abi().map_err(|e| format!("no Landlock: {e}"))?;
     let controls = Controls::of(Profile::Hardened);
     if abi < controls.landlock_abi {
@@ -234,7 +193,17 @@ fn landlock_scopes() -> Result<String, String> {
     let name = SocketAddr::from_abstract_name(format!("cogward-probe-{}", std::process::id()));
     let name = name.map_err(|e| e.to_string())?;
     let _listener = UnixListener::bind_addr(&name).map_err(|e| format!("an abstract socket: {e}"))?;
-    let outside = rustix::process::getppid().ok_or("no parent")?;
+    // Made before the rules, so it is outside of them. It ends with this process, which holds the other end of a pipe:
+    // the signal of a parent's death does not leave the scope either, and would never come.
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
+    let outside = match sys::fork().map_err(|e| e.to_string())? {
+        Some(pid) => rustix::process::Pid::from_raw(pid.as_raw()).ok_or("no process")?,
+        None => {
+            drop(write);
+            let _ended = rustix::io::read(&read, &mut [0_u8; 1]);
+            sys::exit_now(0);
+        }
+    };
     rustix::process::test_kill_process(outside).map_err(|e| format!("a signal before the rules: {e}"))?;
     let grants = landlock::Grants { read: vec!["/usr".to_owned()], ..landlock::Grants::default() };
     landlock::restrict(&grants, &controls).map_err(|e| e.why)?;
@@ -248,7 +217,7 @@ fn landlock_scopes() -> Result<String, String> {
 }
 
 /// The whole round trip: a filtered process makes a refused call, its supervisor answers it.
-fn seccomp_denies() -> Result<String, String> {
+pub fn seccomp_denies() -> Result<String, String> {
     let text = |e: std::io::Error| e.to_string();
     let filter = seccomp::compile(&Controls::of(Profile::Hardened)).map_err(|e| e.why)?;
     let (ours, theirs) = control::pair().map_err(text)?;
@@ -258,13 +227,13 @@ fn seccomp_denies() -> Result<String, String> {
             rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string())?;
             sys::seccomp_install(&filter.clone3, false).map_err(text)?;
             let listener = sys::seccomp_install(&filter.list, true).map_err(text)?.ok_or("no listener")?;
-            control::send(theirs.as_fd(), &(), &[listener.as_fd()]).map_err(text)?;
-            let refused = nix::sched::unshare(nix::sched::CloneFlags::empty());
+            let begun = Ok::<_, String>(String::new());
+            control::send(theirs.as_fd(), &begun, &[listener.as_fd()]).map_err(text)?;
+            // Containers let this call through, so it is our filter that answers.
+            let refused = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).map(drop);
             let absent = sys::clone3_answer().raw_os_error();
             match (refused, absent) {
-                (Err(nix::errno::Errno::EPERM), Some(nix::libc::ENOSYS)) => {
-                    Ok("a call off the list was refused".to_owned())
-                }
+                (Err(Errno::PERM), Some(nix::libc::ENOSYS)) => Ok("a call off the list was refused".to_owned()),
                 other => Err(format!("calls off the list were not refused: {other:?}")),
             }
         })();
@@ -272,16 +241,25 @@ fn seccomp_denies() -> Result<String, String> {
         sys::exit_now(0);
     }
     drop(theirs);
-    let listener = match control::receive::<()>(ours.as_fd()) {
-        Ok(Some((_, descriptors))) => descriptors.into_iter().next().ok_or("no descriptor for refused calls")?,
+    let listener = match control::receive::<Result<String, String>>(ours.as_fd()) {
+        Ok(Some((Ok(_), descriptors))) => descriptors.into_iter().next().ok_or("no descriptor for refused calls")?,
+        Ok(Some((Err(why), _))) => return Err(why),
         _ => return Err("the filter was not taken".to_owned()),
     };
-    let refused = sys::seccomp_receive(listener.as_fd()).map_err(text)?.ok_or("no refused call was reported")?;
-    sys::seccomp_refuse(listener.as_fd(), refused).map_err(text)?;
-    match control::receive::<Result<String, String>>(ours.as_fd()) {
-        Ok(Some((result, _))) => {
+    // Whichever comes first: a filter that surrounds this one may answer in its place, and then nothing is reported.
+    let mut fds = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&ours, PollFlags::IN)];
+    poll(&mut fds, None).map_err(|e| e.to_string())?;
+    let reported = fds.first().is_some_and(|fd| fd.revents().contains(PollFlags::IN));
+    let reported = if reported { sys::seccomp_receive(listener.as_fd()).map_err(text)? } else { None };
+    if let Some(refused) = reported {
+        sys::seccomp_refuse(listener.as_fd(), refused).map_err(text)?;
+    }
+    match (control::receive::<Result<String, String>>(ours.as_fd()), reported) {
+        (Ok(Some((result, _))), Some(refused)) => {
             result.map(|what| format!("{what} and reported as `{}`", seccomp::name(refused.number)))
         }
+        (Ok(Some((Err(why), _))), None) => Err(why),
+        (Ok(Some((Ok(_), _))), None) => Err("a call was refused by another filter, and not reported".to_owned()),
         _ => Err("the filtered process died".to_owned()),
     }
 }
@@ -289,7 +267,8 @@ fn seccomp_denies() -> Result<String, String> {
 fn cgroups() -> Result<String, String> {
     let hosts = Hosts::read().map_err(|e| e.to_string())?;
     let name = format!("cogward-probe-{}", std::process::id());
-    let mut group = Cgroup::create(&hosts, &name, &Resources::default()).map_err(|e| e.to_string())?;
+    let beside = crate::driver::Overhead { memory_mib: 0, pids: 1 };
+    let mut group = Cgroup::create(&hosts, &name, &Resources::default(), beside).map_err(|e| e.to_string())?;
     let result = use_group(&mut group);
     group.kill(|| while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {});
     group.remove();
@@ -313,6 +292,17 @@ fn use_group(group: &mut Cgroup) -> Result<String, String> {
         (1, true) => Ok(format!("{}: limits set, a process attached, frozen, thawed and killed", group.kind())),
         other => Err(format!("a process in a group could not be killed: {other:?}")),
     }
+}
+
+/// A place for an image that every host has; the runs' own are in the plane's data directory.
+fn workspace_on_disk() -> Result<String, String> {
+    let name = format!("cogward-probe-{}", std::process::id());
+    let dir = ["/var/tmp", "/tmp", "/dev/shm"].map(|top| Path::new(top).join(&name));
+    let made = |dir: &&std::path::PathBuf| std::fs::DirBuilder::new().mode(0o700).create(dir).is_ok();
+    let dir = dir.iter().find(made).ok_or("no directory for temporary files can be written to")?;
+    let result = disk::probe(dir);
+    let _gone = std::fs::remove_dir_all(dir);
+    result
 }
 
 fn overlay() -> Result<String, String> {

@@ -17,6 +17,7 @@ use rustix::{
 use super::{
     AGENT_UID, At, Stage, Uids,
     control::{self, FromSandbox},
+    crash,
     init::{self, Ends},
     landlock, mounts,
     mounts::Built,
@@ -38,6 +39,7 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, filter: &Filter,
                 checks,
                 instructions: filter.list.len() + filter.clone3.len(),
                 allowed: filter.allowed,
+                filter: filter.digest(),
             },
             &[],
         )
@@ -88,6 +90,9 @@ fn restrict(
     if controls.landlock_holds() {
         landlock::restrict(&built.grants, controls)?;
     }
+    if controls.write_or_execute_holds() {
+        sys::refuse_execution_of_what_was_written().at("memory protection")?;
+    }
     // First the one that reports nothing: once the list is in place, `seccomp` itself is refused.
     sys::seccomp_install(&filter.clone3, false).at("seccomp")?;
     let refusals = sys::seccomp_install(&filter.list, true).at("seccomp")?;
@@ -100,7 +105,7 @@ fn restrict(
 fn limits(spec: &LaunchSpec) -> io::Result<()> {
     let bounds = [
         (Resource::Nofile, u64::from(spec.resources.open_files)),
-        (Resource::Core, 0),
+        (Resource::Core, crash::CORE_LIMIT),
         (Resource::Fsize, u64::from(spec.resources.workspace_mib) * 1024 * 1024),
         (Resource::Msgqueue, 64 * 1024),
         (Resource::Memlock, 1024 * 1024),
@@ -132,6 +137,13 @@ fn check(controls: &Controls) -> Result<Vec<String>, Stage> {
         ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].into_iter().all(empty),
         "no capabilities, bounding set empty",
     )?;
+    let most = getrlimit(Resource::Core).maximum;
+    must(most.is_some_and(|most| most <= crash::CORE_LIMIT), "a crash has the host execute nothing")?;
+    if controls.write_or_execute_holds() {
+        let refused =
+            |answer: &io::Result<()>| answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(nix::libc::EACCES));
+        must(sys::execution_of_what_was_written().iter().all(refused), "memory that was written cannot be executed")?;
+    }
     if controls.seccomp_holds() {
         must(sys::clone3_answer().raw_os_error() == Some(nix::libc::ENOSYS), "clone3 is not there")?;
         // Answered by the supervisor, so this also proves that it reports.

@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use cogward_model::Digest;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -38,7 +39,11 @@ pub enum FromSandbox {
         instructions: usize,
         /// System calls that it lets through.
         allowed: usize,
+        /// Digest of its programs, in the order in which the kernel was given them.
+        filter: Digest,
     },
+    /// Init has given up its privileges, for good.
+    Dropped,
     /// The program could not be executed.
     NotExecutable {
         /// What the system answered.

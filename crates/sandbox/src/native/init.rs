@@ -40,6 +40,8 @@ pub struct Ends<'a> {
     pub stdout: &'a OwnedFd,
     /// The agent's standard error.
     pub stderr: &'a OwnedFd,
+    /// The file system of a workspace on disk.
+    pub workspace: Option<BorrowedFd<'a>>,
 }
 
 /// Everything init does. Never returns: this is a copy of the supervisor's process.
@@ -60,8 +62,9 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>)
 
 fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
     // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
-    sys::close_all_but(&[ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()])
-        .at("descriptors")?;
+    let mut kept = vec![ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
+    kept.extend(ends.workspace);
+    sys::close_all_but(&kept).at("descriptors")?;
     rustix::process::setsid().at("session")?;
     // The supervisor's own umask closes what it writes on the host; what is made in here is for the agent to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -77,7 +80,7 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).at("death signal")?;
     rustix::system::sethostname(b"cogward").at("host name")?;
     let listeners = network::listeners().at("listeners")?;
-    let mut built = mounts::build(spec, sources)?;
+    let mut built = mounts::build(spec, sources, ends.workspace)?;
     let mut handed: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     handed.push(built.work.as_fd());
     handed.extend(built.late.iter().flatten().map(AsFd::as_fd));
@@ -98,6 +101,7 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     drop(built);
     drop_privileges().at("privileges of init")?;
     sys::close_all_but(&[ends.control]).at("descriptors")?;
+    control::send(ends.control, &FromSandbox::Dropped, &[]).at("control socket")?;
     Ok(pid)
 }
 

@@ -6,13 +6,17 @@
 
 mod agent;
 pub mod control;
+mod crash;
+pub mod disk;
 mod init;
 pub mod landlock;
+mod loop_device;
 mod mounts;
 pub mod network;
 pub mod seccomp;
 pub mod sys;
 pub mod syscalls;
+mod template;
 pub mod tree;
 
 use std::{
@@ -20,6 +24,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use cogward_model::manifest::Medium;
 use nix::libc;
 use rustix::process::Pid;
 
@@ -102,6 +107,15 @@ impl Uids {
         }
     }
 
+    /// The first uid on the host, and how many are the run's own.
+    #[must_use]
+    pub fn range(self) -> (u32, u32) {
+        match self {
+            Self::OwnRange { base } => (base, 0x1_0000),
+            Self::Single { uid, .. } => (uid, 1),
+        }
+    }
+
     /// The agent's uid and gid on the host.
     #[must_use]
     pub fn agent_on_host(self) -> (u32, u32) {
@@ -127,6 +141,8 @@ pub struct Begun {
     pub stdout: OwnedFd,
     /// The agent's standard error.
     pub stderr: OwnedFd,
+    /// Holds the size of a workspace on disk, for as long as the run lives; nobody reads it.
+    _ballast: Option<OwnedFd>,
 }
 
 /// Makes init in its namespaces, in `cgroup` from its first instruction, and writes its uid map.
@@ -138,6 +154,7 @@ pub fn begin(
     uids: Uids,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Begun, Stage> {
+    crash::prepare()?;
     let (control, init_control) = control::pair().at("control socket")?;
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
     let ((start_read, start), (stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?, pipe()?);
@@ -147,6 +164,15 @@ pub fn begin(
         let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
         rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
     }
+    let disk = match spec.storage.medium {
+        Medium::Memory => None,
+        Medium::Disk if matches!(uids, Uids::OwnRange { .. }) => {
+            let resources = &spec.resources;
+            Some(disk::workspace(&spec.run_dir, resources.workspace_mib, resources.inodes(), (uid, gid))?)
+        }
+        Medium::Disk => return Err(Stage::new("workspace on disk", &"the plane does not run as root")),
+    };
+    let (disk, ballast) = disk.unzip();
     match sys::clone_into(NAMESPACES, cgroup).at("namespaces")? {
         sys::Side::Child => {
             let ends = init::Ends {
@@ -154,6 +180,7 @@ pub fn begin(
                 start: &start_read,
                 stdout: &stdout_write,
                 stderr: &stderr_write,
+                workspace: disk.as_ref().map(AsFd::as_fd),
             };
             init::main(spec, controls, uids, &ends)
         }
@@ -161,7 +188,7 @@ pub fn begin(
             write_maps(pid, uids).at("uid map")?;
             // An init that has died already has said why, and that is read next.
             let _ = control::send(control.as_fd(), &control::ToInit::Mapped, &[]);
-            Ok(Begun { pid, pidfd, control, start, stdout, stderr })
+            Ok(Begun { pid, pidfd, control, start, stdout, stderr, _ballast: ballast })
         }
     }
 }
@@ -173,6 +200,20 @@ pub fn become_first_uid(uids: Uids) -> io::Result<()> {
         Uids::Single { .. } => Ok(()),
     }
 }
+
+/// Gives up whatever privilege this process has, for good: what is left is what a process in a restricted pod has.
+pub fn without_privileges() -> io::Result<()> {
+    // Without the capability for it the set stays, and gives nothing to a process that can never gain from it.
+    let _ = init::empty_bounding_set();
+    if rustix::process::geteuid().is_root() {
+        // A root that may not change its uid has no capability that would make it more than the uid it is.
+        let _ = init::become_uid(NOBODY);
+    }
+    Ok(init::empty_capabilities()?)
+}
+
+/// A uid that owns nothing.
+const NOBODY: u32 = 65_534;
 
 /// Maps the uids and gids of a process in a new user namespace.
 pub fn write_maps(pid: Pid, uids: Uids) -> io::Result<()> {

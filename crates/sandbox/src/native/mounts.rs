@@ -8,14 +8,14 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::Path,
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, FileType, Mode, OFlags},
     mount::{
         MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
     },
@@ -26,10 +26,13 @@ use cogward_model::limits::RUN_INPUT_BYTES_MAX;
 use super::{
     AGENT_UID, At, Stage, Uids,
     landlock::Grants,
-    network,
+    network, template,
     tree::{self, Tree},
 };
-use crate::spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root};
+use crate::{
+    spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
+    storage::{INPUTS, SKILLS},
+};
 
 /// A file whose only purpose is that Landlock must refuse it: everyone may read it as far as its mode goes.
 pub const PROBE_FILE: &str = "/run/landlock-probe";
@@ -50,6 +53,8 @@ pub struct Sources {
     devices: Vec<(String, OwnedFd)>,
     links: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
+    /// The directory that the workspace begins with.
+    template: Option<OwnedFd>,
     grants: Grants,
 }
 
@@ -64,6 +69,7 @@ impl Sources {
             devices: Vec::new(),
             links: Vec::new(),
             files: Vec::new(),
+            template: None,
             grants: Grants { connect: network::PORTS.to_vec(), ..Grants::default() },
         };
         match &spec.root {
@@ -73,6 +79,15 @@ impl Sources {
         for mount in &spec.mounts {
             readable(&mount.source, uids)?;
             sources.tree(&mount.source, mount.at.trim_start_matches('/'), true)?;
+        }
+        for input in &spec.storage.inputs {
+            sources.input(&input.source, &format!("{INPUTS}/{}", input.name), uids)?;
+        }
+        if let Some(from) = &spec.storage.from {
+            readable(from, uids)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let stage = format!("workspace from {}", from.display());
+            sources.template = Some(rustix::fs::open(from, flags, Mode::empty()).at(&stage)?);
         }
         for device in DEVICES {
             let fd = clone_tree(&Path::new("/dev").join(device)).at("device nodes")?;
@@ -94,6 +109,23 @@ impl Sources {
             self.grants.read.push(place)
         }
         self.trees.push((at.to_owned(), fd));
+        Ok(())
+    }
+
+    /// A file or a directory that the run is given: it can be read and nothing else.
+    fn input(&mut self, source: &Path, at: &str, uids: Uids) -> Result<(), Stage> {
+        let stage = format!("input {at}");
+        let found = std::fs::symlink_metadata(source).at(&stage)?;
+        if found.is_dir() {
+            readable(source, uids)?;
+        } else if !found.is_file() || (matches!(uids, Uids::OwnRange { .. }) && found.mode() & 0o004 == 0) {
+            return Err(Stage::new(stage, &"it is neither a file nor a directory that the agent could read"));
+        }
+        self.tree(source, at, false)?;
+        if let Some((_, fd)) = self.trees.last() {
+            let no_execution = MountAttrFlags::MOUNT_ATTR_NOEXEC.bits();
+            super::sys::mount_add_attributes(fd.as_fd(), no_execution.into(), true).at(&stage)?;
+        }
         Ok(())
     }
 
@@ -139,7 +171,8 @@ impl Sources {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let covered = spec.mounts.iter().any(|m| m.at.split('/').nth(1) == Some(name));
-            if ours.contains(&name) || covered {
+            let inputs = name == INPUTS && !spec.storage.inputs.is_empty();
+            if ours.contains(&name) || covered || inputs {
                 continue;
             }
             let kind = entry.file_type().at("image")?;
@@ -190,7 +223,7 @@ pub struct Built {
 }
 
 /// Builds the root and moves into it.
-pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
+pub fn build(spec: &LaunchSpec, sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
     let payload: usize = spec.files.iter().chain(&sources.files).map(|(_, bytes)| bytes.len()).sum();
@@ -207,9 +240,16 @@ pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
     for (at, fd) in &sources.trees {
         let stage = format!("mount at /{at}");
         if !tree.has(at) {
-            tree.directory(at).at(&stage)?;
+            place_for(&tree, at, fd).at(&stage)?;
         }
         tree.attach(fd.as_fd(), at).at(&stage)?;
+    }
+    for top in [INPUTS, SKILLS] {
+        // So that an agent can look what is there; the directory itself is ours and holds nothing else.
+        let inside = |at: &String| at.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
+        if sources.trees.iter().any(|(at, _)| inside(at)) {
+            grants.read.push(format!("/{top}"));
+        }
     }
     for (at, target) in &sources.links {
         if !tree.has(at) {
@@ -227,7 +267,7 @@ pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
     tree.file(PROBE_FILE.trim_start_matches('/'), b"").at("files of /run")?;
     grants.read.push("/run/cogward".to_owned());
 
-    let dev = workspaces(spec, &tree, &mut grants)?;
+    let dev = workspaces(spec, &tree, disk, &mut grants)?;
     devices(&tree, &sources.devices, &mut grants)?;
     let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
     super::sys::mount_add_attributes(dev.as_fd(), read_only.into(), false).at("device nodes")?;
@@ -241,6 +281,9 @@ pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
     let late_file = spec.late_input.then(|| writable(&tree, &format!("run/cogward/{INPUT_FILE}"))).transpose();
     let late = late_file.at("files of /run/cogward")?.zip(late_stdin).map(|(file, stdin)| [file, stdin]);
     let work = tree.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
+    if let Some(template) = &sources.template {
+        template::copy(template.as_fd(), work.as_fd()).at("workspace.from: copying it into the workspace")?;
+    }
     rustix::process::fchdir(tree.root()).at("move into the root")?;
     rustix::process::pivot_root(".", ".").at("move into the root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).at("move into the root")?;
@@ -249,9 +292,26 @@ pub fn build(spec: &LaunchSpec, sources: Sources) -> Result<Built, Stage> {
     Ok(Built { work, stdin, grants, late })
 }
 
-/// The bounded places that can be written to. All of them are memory of the run's cgroup.
+/// What a mount is attached to: something of its own kind.
+fn place_for(tree: &Tree, at: &str, mount: &OwnedFd) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode);
+    if kind == FileType::Directory {
+        return tree.directory(at);
+    }
+    if let Some((above, _)) = at.rsplit_once('/') {
+        tree.directory(above)?;
+    }
+    tree.file(at, b"")
+}
+
+/// The bounded places that can be written to. All but a workspace on disk are memory of the run's cgroup.
 /// Answers with `/dev`, which the caller fills and then makes read-only.
-fn workspaces(spec: &LaunchSpec, tree: &Tree, grants: &mut Grants) -> Result<OwnedFd, Stage> {
+fn workspaces(
+    spec: &LaunchSpec,
+    tree: &Tree,
+    disk: Option<BorrowedFd<'_>>,
+    grants: &mut Grants,
+) -> Result<OwnedFd, Stage> {
     let owner = AGENT_UID.to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mib = spec.resources.workspace_mib;
@@ -263,18 +323,24 @@ fn workspaces(spec: &LaunchSpec, tree: &Tree, grants: &mut Grants) -> Result<Own
     )
     .at("device nodes")?;
     tree.attach(dev.as_fd(), "dev").at("device nodes")?;
-    // One file of 4 KiB for each inode is generous for a workspace and keeps inodes from being a way around its size.
-    let inodes = (u64::from(mib) * 256).clamp(1024, 1_048_576).to_string();
     let small = mib.min(64);
-    for (at, mib, mode) in [("work", mib, "700"), ("tmp", small, "1777"), ("dev/shm", small, "1777")] {
-        let size = format!("{mib}m");
+    // The root of the workspace is an inode as well, and not one of the agent's.
+    let (inodes, few) = (spec.resources.inodes().saturating_add(1), (small * 256).max(1024));
+    for (at, mib, inodes, mode) in
+        [("work", mib, inodes, "700"), ("tmp", small, few, "1777"), ("dev/shm", small, few, "1777")]
+    {
+        tree.directory(at).at("workspace")?;
+        grants.write.push(format!("/{at}"));
+        if let (Some(disk), "work") = (disk, at) {
+            tree.attach(disk, at).at("workspace on disk")?;
+            continue;
+        }
+        let (size, inodes) = (format!("{mib}m"), inodes.to_string());
         let options =
             [("size", size.as_str()), ("nr_inodes", &inodes), ("mode", mode), ("uid", &owner), ("gid", &owner)];
         // Landlock grants no execution here; without this a loader (`ld.so program`) could still map code from it.
         let fd = tree::file_system("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_NOEXEC).at("workspace")?;
-        tree.directory(at).at("workspace")?;
         tree.attach(fd.as_fd(), at).at("workspace")?;
-        grants.write.push(format!("/{at}"));
     }
     Ok(dev)
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use cogward_model::Digest;
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
@@ -14,7 +15,7 @@ use seccompiler::{
 };
 
 use super::{Stage, sys::Instruction, syscalls};
-use crate::profile::Controls;
+use crate::{attest::sha256, profile::Controls};
 
 /// The two programs.
 #[derive(Debug)]
@@ -25,6 +26,17 @@ pub struct Filter {
     pub list: BpfProgram,
     /// Calls on the list.
     pub allowed: usize,
+}
+
+impl Filter {
+    /// The digest of both programs, byte for byte as the kernel is given them.
+    pub fn digest(&self) -> Digest {
+        let instructions = self.clone3.iter().chain(&self.list);
+        let bytes: Vec<u8> = instructions
+            .flat_map(|i| i.code.to_ne_bytes().into_iter().chain([i.jt, i.jf]).chain(i.k.to_ne_bytes()))
+            .collect();
+        sha256(&bytes)
+    }
 }
 
 /// The data of the placeholder that becomes a report.
@@ -133,10 +145,41 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
         ])?);
     }
     rules.insert(libc::SYS_socket, sockets);
-    // A connection that begins with its first data does not pass the check of a connection.
-    for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-        rules.insert(number, vec![when(&[(flags, Width::Dword, Op::MaskedEq(word(libc::MSG_FASTOPEN)), 0)])?]);
+    // A connection that begins with its first data does not pass the check of a connection. Urgent data of AF_UNIX is
+    // code of the kernel with a history, and no agent sends any.
+    let urgent = if controls.listed_operations { word(libc::MSG_OOB) } else { 0 };
+    let fast_open = word(libc::MSG_FASTOPEN);
+    for (number, arg, flags) in [
+        (libc::SYS_sendto, 3, fast_open | urgent),
+        (libc::SYS_sendmsg, 2, fast_open | urgent),
+        (libc::SYS_sendmmsg, 3, fast_open | urgent),
+        (libc::SYS_recvfrom, 3, urgent),
+        (libc::SYS_recvmsg, 2, urgent),
+    ] {
+        if flags != 0 {
+            rules.insert(number, vec![when(&[(arg, Width::Dword, Op::MaskedEq(flags), 0)])?]);
+        }
     }
+    // No programs on sockets, and no protocol of the kernel over TCP.
+    let level = |op: fn() -> Op, value: i32| (1, Width::Dword, op(), word(value));
+    let mut no_programs = vec![level(|| Op::Eq, libc::SOL_SOCKET)];
+    no_programs.extend(SOCKET_PROGRAMS.iter().map(|option| (2, Width::Dword, Op::Ne, word(*option))));
+    rules.insert(
+        libc::SYS_setsockopt,
+        vec![
+            when(&[level(|| Op::Ne, libc::SOL_SOCKET), level(|| Op::Ne, libc::IPPROTO_TCP)])?,
+            when(&no_programs)?,
+            when(&[level(|| Op::Eq, libc::IPPROTO_TCP), (2, Width::Dword, Op::Ne, word(libc::TCP_ULP))])?,
+        ],
+    );
+    // The limit of core files stays what it is: at any other value than 1 a host whose core files go to a program
+    // executes it, as root, for every agent that crashes.
+    let core = u64::from(libc::RLIMIT_CORE);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![when(&[(1, Width::Dword, Op::Ne, core)])?, when(&[(2, Width::Qword, Op::Eq, 0)])?],
+    );
+    rules.insert(libc::SYS_setrlimit, vec![when(&[(0, Width::Dword, Op::Ne, core)])?]);
     rules.insert(libc::SYS_socketpair, vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?]);
     // Pushing input into a terminal, and Linux console selection, which can do the same.
     rules.insert(
@@ -160,6 +203,8 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
         rules.insert(*number, kinds.collect::<Result<_, _>>()?);
     }
     if controls.listed_operations {
+        // Notices of what others open in a directory, which `inotify` would be refused for.
+        rules.insert(libc::SYS_fcntl, vec![when(&[(1, Width::Dword, Op::Ne, word(libc::F_NOTIFY))])?]);
         for (number, arg, operations) in [(libc::SYS_ioctl, 1, IOCTLS), (libc::SYS_prctl, 0, PRCTLS)] {
             let listed = operations.iter().map(|operation| when(&[(arg, Width::Dword, Op::Eq, *operation)]));
             rules.insert(number, listed.collect::<Result<_, _>>()?);
@@ -168,9 +213,16 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
     for number in controls.without {
         rules.remove(number);
     }
+    if controls.write_or_execute {
+        // A memory file is written by one mapping and executed by another.
+        rules.remove(&libc::SYS_memfd_create);
+    }
     Ok(rules)
 }
 
+/// Options of sockets that put a program into the kernel: a filter, a loaded one, and those that choose a listener.
+const SOCKET_PROGRAMS: &[i32] =
+    &[libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF];
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
 
@@ -193,10 +245,44 @@ pub fn name(number: i32) -> String {
         .map_or_else(|| format!("syscall_{number}"), |(_, name)| (*name).to_owned())
 }
 
+/// What a refused call was about: its name, and where the name says too little to judge it, what was asked for.
+pub fn object(number: i32, args: &[u64; 6]) -> String {
+    let word = |place: usize| args.get(place).map_or(0, |arg| *arg & 0xffff_ffff);
+    let is = |value: i32, word: u64| word == u64::from(value.unsigned_abs());
+    match i64::from(number) {
+        libc::SYS_socket | libc::SYS_socketpair => {
+            let kind = word(1) & 0xf;
+            let known = [
+                (libc::AF_UNIX, "unix"),
+                (libc::AF_ALG, "alg"),
+                (libc::AF_PACKET, "packet"),
+                (libc::AF_VSOCK, "vsock"),
+                (libc::AF_KEY, "key"),
+                (libc::AF_XDP, "xdp"),
+            ];
+            let ordinary = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT, libc::NETLINK_GENERIC];
+            let internet = is(libc::AF_INET, word(0)) || is(libc::AF_INET6, word(0));
+            let what = match known.iter().find(|(family, _)| is(*family, word(0))) {
+                Some((_, name)) => name,
+                None if is(libc::AF_NETLINK, word(0)) && ordinary.iter().any(|p| is(*p, word(2))) => "netlink",
+                None if is(libc::AF_NETLINK, word(0)) => "netlink-other",
+                None if is(libc::SOCK_RAW, kind) => "raw",
+                None if internet && is(libc::SOCK_DGRAM, kind) => "datagram",
+                None if internet && is(libc::IPPROTO_MPTCP, word(2)) => "mptcp",
+                None if internet => "stream",
+                None => "other",
+            };
+            format!("socket:{what}")
+        }
+        libc::SYS_ioctl if [TIOCSTI, TIOCLINUX].contains(&word(1)) => "ioctl:terminal-input".to_owned(),
+        _ => name(number),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::PROFILES;
+    use crate::profile::{NATIVE, PROFILES};
 
     #[test]
     fn nothing_dangerous_is_on_the_list() {
@@ -219,9 +305,34 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_named_by_what_it_would_be() {
+        let socket = i32::try_from(libc::SYS_socket).unwrap();
+        let int = |value: i32| u64::from(value.unsigned_abs());
+        for (family, kind, protocol, wanted) in [
+            (libc::AF_ALG, libc::SOCK_SEQPACKET, 0, "socket:alg"),
+            (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE, "socket:netlink"),
+            (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER, "socket:netlink-other"),
+            (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, "socket:raw"),
+            (libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0, "socket:datagram"),
+            (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP, "socket:mptcp"),
+            (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP, "socket:stream"),
+            (libc::AF_UNIX, libc::SOCK_STREAM, 0, "socket:unix"),
+            (libc::AF_BLUETOOTH, libc::SOCK_STREAM, 0, "socket:other"),
+        ] {
+            assert_eq!(object(socket, &[int(family), int(kind), int(protocol), 0, 0, 0]), wanted);
+        }
+        let ioctl = i32::try_from(libc::SYS_ioctl).unwrap();
+        // The kernel looks at 32 bits of the operation, whatever is above.
+        assert_eq!(object(ioctl, &[0, TIOCSTI | 1 << 40, 0, 0, 0, 0]), "ioctl:terminal-input");
+        assert_eq!(object(ioctl, &[0, 0x5402, 0, 0, 0, 0]), "ioctl");
+        assert_eq!(object(i32::try_from(libc::SYS_mount).unwrap(), &[0; 6]), "mount");
+    }
+
+    #[test]
     fn hardened_is_a_smaller_list() {
-        let [standard, hardened] = PROFILES.map(|p| rules(&Controls::of(p)).unwrap());
+        let [standard, hardened] = NATIVE.map(|p| rules(&Controls::of(p)).unwrap());
         assert!(hardened.keys().all(|number| standard.contains_key(number)));
-        assert_eq!(standard.len() - hardened.len(), syscalls::NOT_IN_HARDENED.len());
+        // And memory files.
+        assert_eq!(standard.len() - hardened.len(), syscalls::NOT_IN_HARDENED.len() + 1);
     }
 }

@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper covers, each with the proof that it is sound.
 //!
 //! Everything else in the launcher goes through `rustix` and `nix`.
-#![expect(unsafe_code, reason = "clone3, mount_setattr, seccomp and two ioctls have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone3, mount_setattr, seccomp, some prctls and ioctls have no safe wrapper")]
 
 use std::{
     io,
@@ -157,6 +157,8 @@ pub struct Refused {
     id: u64,
     /// The number of the system call.
     pub number: i32,
+    /// Its arguments as they were when it was refused. What a pointer points to is not looked at.
+    pub args: [u64; 6],
 }
 
 /// The next refused call, if one waits.
@@ -168,7 +170,7 @@ pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Option<Refused>> 
         libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, std::ptr::from_mut(&mut notice))
     };
     if done == 0 {
-        return Ok(Some(Refused { id: notice.id, number: notice.data.nr }));
+        return Ok(Some(Refused { id: notice.id, number: notice.data.nr, args: notice.data.args }));
     }
     match io::Error::last_os_error() {
         // The caller died, or a signal took it away, between the poll and now.
@@ -204,6 +206,41 @@ pub fn signals_to_default() {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
         };
     }
+}
+
+/// Has memory of this process, and of all that it forks and executes, never executed once it could be written. For good.
+pub fn refuse_execution_of_what_was_written() -> io::Result<()> {
+    let unused: libc::c_ulong = 0;
+    let gain = libc::c_ulong::from(libc::PR_MDWE_REFUSE_EXEC_GAIN);
+    // SAFETY: takes integers only, and changes nothing about memory that is mapped.
+    let done = unsafe { libc::prctl(libc::PR_SET_MDWE, gain, unused, unused, unused) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Tries to have memory executed that could be written, in both ways, and says what the kernel answered to each.
+pub fn execution_of_what_was_written() -> [io::Result<()>; 2] {
+    const LENGTH: usize = 4096;
+    let map = |protection| {
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory of ours.
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), LENGTH, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at) }
+    };
+    let unmap = |at| {
+        // SAFETY: exactly the mapping that was made above; nothing refers to it.
+        let _ = unsafe { libc::munmap(at, LENGTH) };
+    };
+    let (write, execute) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    let at_once = map(write | execute).map(unmap);
+    let later = map(write).and_then(|at| {
+        // SAFETY: exactly the mapping that was made above; nothing refers to it.
+        let done = unsafe { libc::mprotect(at, LENGTH, execute) };
+        let answer = if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        unmap(at);
+        answer
+    });
+    [at_once, later]
 }
 
 /// Calls `clone3` with arguments that can never make a process, and says what the kernel answered.
@@ -292,15 +329,35 @@ pub fn kvm_version(kvm: BorrowedFd<'_>) -> io::Result<i32> {
     if version >= 0 { Ok(version) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What became of a system call that was tried.
+/// What became of system calls that were tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempted {
-    /// It did what it was asked.
+    /// The last of them did what it was asked.
     Succeeded,
-    /// With this error.
+    /// One of them, and those after it were not made, with this error.
     Refused(i32),
-    /// The process that made it died of it, or hung.
-    Died,
+    /// The process that made them died of this signal.
+    Died(i32),
+    /// It did not come back.
+    Hung,
+}
+
+/// A system call to try.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its number.
+    pub number: i64,
+    /// Its arguments.
+    pub args: [Word; 6],
+}
+
+/// An argument of a system call to try.
+#[derive(Debug, Clone, Copy)]
+pub enum Word {
+    /// This value.
+    Value(i64),
+    /// What the call at this place, one before, answered.
+    Answer(usize),
 }
 
 /// The address of bytes, as an argument of [`attempt`].
@@ -308,17 +365,29 @@ pub fn address(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.as_ptr().addr()).unwrap_or_default()
 }
 
-/// Makes a system call in a process of its own, which then ends. For attacks, inside of a sandbox.
+/// Makes system calls, each only when the one before succeeded, in a process of its own, which then ends. For attacks,
+/// inside of a sandbox.
 ///
 /// The calling process must have a single thread.
-pub fn attempt(number: i64, args: [i64; 6]) -> io::Result<Attempted> {
+pub fn attempt(calls: &[Call]) -> io::Result<Attempted> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let Some(child) = fork()? else {
-        let [a, b, c, d, e, f] = args;
-        // SAFETY: whatever the call does, it does to this process, a copy that uses nothing afterwards but one
-        // descriptor and an integer, and ends.
-        let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-        let errno = if answer < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(-1) } else { 0 };
+        let mut answers = Vec::new();
+        let mut errno = 0;
+        for call in calls {
+            let [a, b, c, d, e, f] = call.args.map(|word| match word {
+                Word::Value(value) => value,
+                Word::Answer(of) => answers.get(of).copied().unwrap_or(-1),
+            });
+            // SAFETY: whatever the call does, it does to this process, a copy that uses nothing afterwards but one
+            // descriptor and integers, and ends.
+            let answer = unsafe { libc::syscall(call.number, a, b, c, d, e, f) };
+            if answer < 0 {
+                errno = io::Error::last_os_error().raw_os_error().unwrap_or(-1);
+                break;
+            }
+            answers.push(answer);
+        }
         let _ = rustix::io::write(&write, &errno.to_ne_bytes());
         exit_now(0);
     };
@@ -328,11 +397,14 @@ pub fn attempt(number: i64, args: [i64; 6]) -> io::Result<Attempted> {
     let ready = matches!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1));
     let mut errno = [0; 4];
     let said = ready && matches!(rustix::io::read(&read, &mut errno), Ok(4));
-    let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
-    let _ = nix::sys::wait::waitpid(child, None);
-    Ok(match (said, i32::from_ne_bytes(errno)) {
-        (false, _) => Attempted::Died,
-        (true, 0) => Attempted::Succeeded,
-        (true, errno) => Attempted::Refused(errno),
+    if !ready || said {
+        let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+    }
+    let ended = nix::sys::wait::waitpid(child, None);
+    Ok(match (said, i32::from_ne_bytes(errno), ended) {
+        (true, 0, _) => Attempted::Succeeded,
+        (true, errno, _) => Attempted::Refused(errno),
+        (false, _, Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _))) if ready => Attempted::Died(signal as i32),
+        (false, ..) => Attempted::Hung,
     })
 }

@@ -1,26 +1,15 @@
-//! The supervisor's side of making a sandbox.
+//! The supervisor's side of making a sandbox: the groups first, then whatever the driver puts into them.
 
-use std::{
-    net::TcpListener,
-    os::fd::{AsFd, OwnedFd},
-    time::{Duration, Instant},
-};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::path::PathBuf;
 
 use crate::{
+    attest::Attestation,
     cgroup::{self, Cgroup, Hosts},
-    native::{
-        self, Begun, Stage, Uids,
-        control::{self, FromSandbox, ToInit},
-        network, sys,
-    },
+    driver::{self, Carried, Order, Overhead},
+    native::{Stage, Uids},
     profile::Controls,
-    spec::{Enforcement, LaunchSpec, Root},
+    spec::{LaunchSpec, Root},
 };
-
-/// Time from the clone to the held agent, at most. Far above what a loaded host needs.
-const LAUNCH_MAX: Duration = Duration::from_secs(20);
 
 /// File of the run directory that names the run's control groups, for whoever has to clean up after a lost run.
 pub const GROUPS_FILE: &str = "cgroups.json";
@@ -28,40 +17,44 @@ pub const GROUPS_FILE: &str = "cgroups.json";
 /// A complete sandbox with a held agent.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// Its processes and descriptors.
-    pub begun: Begun,
+    /// What carries it.
+    pub carried: Box<dyn Carried>,
     /// Its limits.
     pub cgroup: Cgroup,
-    /// The three listeners, in the order of [`native::network::PORTS`].
-    pub listeners: Vec<TcpListener>,
-    /// The workspace.
-    pub work: OwnedFd,
-    /// Where refused system calls are reported.
-    pub refusals: OwnedFd,
-    /// Where an input that is still to come is written to: the file, and standard input.
-    pub late: Option<[OwnedFd; 2]>,
-    /// What is in force.
-    pub enforcement: Enforcement,
+    /// What was found in force when it was complete.
+    pub proof: Attestation,
 }
 
 /// Makes it, or says which step failed. Nothing is left behind then.
 pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> {
-    let hosts = Hosts::read().map_err(|e| Stage::new("cgroups", &e))?;
+    let failed = |e: &dyn std::fmt::Display| Stage::new("cgroups", e);
+    let hosts = Hosts::read().map_err(|e| failed(&e))?;
     let name = cgroup::name_of(spec.run);
-    let groups = hosts.groups(&name).map_err(|e| Stage::new("cgroups", &e))?;
-    let text = serde_json::to_vec(&groups).map_err(|e| Stage::new("cgroups", &e))?;
+    let groups = hosts.groups(&name).map_err(|e| failed(&e))?;
+    let text = serde_json::to_vec(&groups).map_err(|e| failed(&e))?;
     std::fs::write(spec.run_dir.join(GROUPS_FILE), text).map_err(|e| Stage::new("run directory", &e))?;
-    let mut cgroup = Cgroup::create(&hosts, &name, &spec.resources).map_err(|e| Stage::new("cgroups", &e))?;
-    match complete(spec, controls, &cgroup) {
-        Ok((begun, parts)) => Ok(Sandbox {
-            begun,
-            cgroup,
-            listeners: parts.listeners,
-            work: parts.work,
-            refusals: parts.refusals,
-            late: parts.late,
-            enforcement: parts.enforcement,
-        }),
+    let driver = driver::of(spec);
+    if spec.late_input && !driver.takes_late_input() {
+        let why = format!("driver `{}` makes no sandbox before its input is known", spec.driver.name());
+        return Err(Stage::new("late_input", &why));
+    }
+    let (at_launch, running) = (driver.overhead_of_launch(), driver.overhead());
+    let places = disk_places(spec);
+    let cgroup = Cgroup::create_for(&hosts, &name, &spec.resources, at_launch, &places);
+    let mut cgroup = cgroup.map_err(|e| failed(&e))?;
+    let order = Order { spec, controls, uids: Uids::of(spec.uid_slot), cgroup: &cgroup };
+    let made = driver.launch(&order).and_then(|carried| {
+        if at_launch != running {
+            cgroup.limit(&spec.resources, running).map_err(|e| failed(&e))?;
+        }
+        Ok(carried)
+    });
+    let made = made.and_then(|mut carried| {
+        let proof = prove(spec, &mut *carried, &cgroup, running)?;
+        Ok((carried, proof))
+    });
+    match made {
+        Ok((carried, proof)) => Ok(Sandbox { carried, cgroup, proof }),
         Err(stage) => {
             cgroup.kill(reap_all);
             cgroup.remove();
@@ -70,103 +63,33 @@ pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> 
     }
 }
 
-struct Parts {
-    listeners: Vec<TcpListener>,
-    work: OwnedFd,
-    refusals: OwnedFd,
-    late: Option<[OwnedFd; 2]>,
-    enforcement: Enforcement,
+/// The first look at a complete sandbox. What is not found in force ends the launch.
+fn prove(
+    spec: &LaunchSpec,
+    carried: &mut dyn Carried,
+    cgroup: &Cgroup,
+    running: Overhead,
+) -> Result<Attestation, Stage> {
+    let unproven = |why: &dyn std::fmt::Display| Stage::new("sandbox.attestation", why);
+    let proof = carried.attest(cgroup).ok_or_else(|| unproven(&"the sandbox ended while it was looked at"))?;
+    if let Some(check) = proof.gone() {
+        let detail = check.detail.as_deref().unwrap_or("no more is known");
+        return Err(unproven(&format!("not in force: {}: {detail}", check.name)));
+    }
+    match cgroup::not_as_asked(&proof.facts.limits, &spec.resources, running.memory_mib, running.pids) {
+        Some(wrong) => Err(unproven(&format!("not in force: {wrong}"))),
+        None => Ok(proof),
+    }
 }
 
-fn complete(spec: &LaunchSpec, controls: &Controls, cgroup: &Cgroup) -> Result<(Begun, Parts), Stage> {
-    let uids = Uids::of(spec.uid_slot);
-    let target = cgroup.clone_target().map_err(|e| Stage::new("cgroups", &e))?;
-    let begun = native::begin(spec, controls, uids, target.as_ref().map(AsFd::as_fd))?;
-    // Init builds its root meanwhile; it forks the agent only after this.
-    if let Err(error) = cgroup.attach(begun.pid) {
-        // Of an init that has died, the reason it gave is the better one.
-        let soon = Instant::now() + Duration::from_millis(100);
-        return Err(match next(&begun, None, soon) {
-            Ok((FromSandbox::Failed { stage, why }, _)) => Stage { stage, why },
-            _ => Stage::new("cgroups", &error),
-        });
-    }
-    let _ = control::send(begun.control.as_fd(), &ToInit::Limited, &[]);
-
-    let deadline = Instant::now() + LAUNCH_MAX;
-    let (mut listeners, mut work, mut refusals, mut late) = (Vec::new(), None, None::<OwnedFd>, None);
-    let (checks, instructions, allowed) = loop {
-        let (message, descriptors) = next(&begun, refusals.as_ref(), deadline)?;
-        match message {
-            FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
-            FromSandbox::Listeners => {
-                let mut descriptors = descriptors.into_iter();
-                listeners = descriptors.by_ref().take(network::PORTS.len()).map(TcpListener::from).collect();
-                work = descriptors.next();
-                late = descriptors.next().zip(descriptors.next()).map(|(file, stdin)| [file, stdin]);
-            }
-            FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
-            FromSandbox::Held { checks, instructions, allowed } => break (checks, instructions, allowed),
-            FromSandbox::NotExecutable { .. } | FromSandbox::AgentEnded { .. } => {
-                return Err(Stage::new("init", &"the agent's process ended before it was ready"));
-            }
-        }
+/// The places on disks that a run reads from.
+fn disk_places(spec: &LaunchSpec) -> Vec<PathBuf> {
+    let root = match &spec.root {
+        Root::HostUsr => PathBuf::from("/usr"),
+        Root::Image { dir } => dir.clone(),
     };
-    let (Some(work), Some(refusals), 3) = (work, refusals, listeners.len()) else {
-        return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
-    };
-    if spec.late_input != late.is_some() {
-        return Err(Stage::new("init", &"the sandbox did not say where its input goes"));
-    }
-    let (uids, uid_base) = uids.describe();
-    let enforcement = Enforcement {
-        profile: spec.profile,
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        namespaces: native::NAMESPACE_NAMES.map(str::to_owned).to_vec(),
-        uids: uids.to_owned(),
-        uid_base,
-        landlock_abi: controls.landlock_abi,
-        connect_ports: network::PORTS.to_vec(),
-        seccomp_instructions: instructions,
-        seccomp_allowed: allowed,
-        cgroup: cgroup.kind().to_owned(),
-        resources: spec.resources,
-        root: match spec.root {
-            Root::HostUsr => "host-usr",
-            Root::Image { .. } => "image",
-        }
-        .to_owned(),
-        self_checks: checks,
-    };
-    Ok((begun, Parts { listeners, work, refusals, late, enforcement }))
-}
-
-/// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
-fn next(begun: &Begun, refusals: Option<&OwnedFd>, deadline: Instant) -> Result<(FromSandbox, Vec<OwnedFd>), Stage> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut fds = vec![PollFd::new(&begun.control, PollFlags::IN)];
-        fds.extend(refusals.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-            Ok(0) => return Err(Stage::new("init", &"the sandbox was not ready in time")),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(Stage::new("init", &e)),
-        }
-        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
-            break;
-        }
-        if let Some(fd) = refusals {
-            let refused = sys::seccomp_receive(fd.as_fd()).map_err(|e| Stage::new("refused calls", &e))?;
-            if let Some(refused) = refused {
-                sys::seccomp_refuse(fd.as_fd(), refused).map_err(|e| Stage::new("refused calls", &e))?;
-            }
-        }
-    }
-    match control::receive(begun.control.as_fd()).map_err(|e| Stage::new("init", &e))? {
-        Some(message) => Ok(message),
-        None => Err(Stage::new("init", &"the sandbox's init died")),
-    }
+    let mounts = spec.mounts.iter().map(|mount| mount.source.clone());
+    mounts.chain([root]).collect()
 }
 
 /// Takes the status of every child that has ended.

@@ -4,6 +4,7 @@
 //! logs and writes down the end. It is the only parent the sandbox has: when it dies, the sandbox dies. It holds
 //! no secret and never reads what the agent writes as anything but bytes.
 
+mod artifacts;
 mod clients;
 mod launch;
 mod logs;

@@ -3,17 +3,16 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use cogward_model::limits;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::clients::Clients;
 use crate::{
     protocol::{Frame, Hello, LaunchFailure, PROTOCOL},
-    spec::{Exit, ExitCause, LATE_FILE_BYTES_MAX, LateInput, OUTPUT_BYTES_MAX, Usage},
+    spec::{Exit, ExitCause, LATE_FILE_BYTES_MAX, LateInput, Usage},
 };
 
 /// The end of a run, in its directory.
@@ -24,30 +23,6 @@ pub const OUTPUT_FILE: &str = "output";
 pub const LATE_INPUT_FILE: &str = "late-input.json";
 /// Largest of these files: base64 takes a third more.
 const LATE_INPUT_BYTES_MAX: u64 = 2 * (LATE_FILE_BYTES_MAX + limits::RUN_INPUT_BYTES_MAX) as u64;
-
-/// Reads the output file out of the workspace. Only once no process of the run is left, so nothing changes below.
-///
-/// The agent made this tree: no link of it is followed, no pipe or device of it is opened for good.
-pub fn collect(work: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let inside =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = match openat2(work, name, flags, Mode::empty(), inside) {
-        Ok(fd) => fd,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
-    if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::RegularFile {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let most = u64::try_from(OUTPUT_BYTES_MAX).unwrap_or(u64::MAX);
-    File::from(fd).take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > OUTPUT_BYTES_MAX {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(Some(bytes))
-}
 
 /// Writes the output and the end so that both survive a power cut. The end is last: where it is, all is there.
 pub fn write_exit(run_dir: &Path, exit: &Exit) -> io::Result<()> {
@@ -74,6 +49,9 @@ pub fn launch_failed(run_dir: &Path, clients: &mut Clients, failure: &LaunchFail
         cause: ExitCause::LaunchFailed,
         usage: Usage::default(),
         output: None,
+        output_refused: None,
+        artifacts: Vec::new(),
+        violations: Vec::new(),
         empty: true,
         detail: Some(failure.to_string()),
     };
@@ -85,6 +63,7 @@ pub fn launch_failed(run_dir: &Path, clients: &mut Clients, failure: &LaunchFail
         supervisor: std::process::id(),
         outcome: Err(failure.clone()),
         enforcement: None,
+        proof: None,
         listeners: false,
     };
     clients.accept();

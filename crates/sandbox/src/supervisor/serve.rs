@@ -1,19 +1,21 @@
 //! The life of a supervised run: one poll, one turn for whatever is ready, until the end.
 
 use std::{
-    fs::File,
-    io::Write,
-    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
+use cogward_model::{
+    content::{Artifact, NotKept},
+    manifest::Output,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::Signal,
 };
 
 use super::{
+    artifacts,
     clients::Clients,
     launch::{Sandbox, reap_all},
     logs::Log,
@@ -21,19 +23,18 @@ use super::{
     violations::Violations,
 };
 use crate::{
+    attest::Attestation,
     cgroup::Counters,
-    native::{
-        control::{self, FromSandbox},
-        seccomp, sys,
-    },
+    driver::Event,
     protocol::{Answer, Command, Frame, Hello, PROTOCOL, Phase, SOCKET},
-    spec::{Exit, ExitCause, KillReport, LaunchSpec, Usage},
+    spec::{Exit, ExitCause, KillReport, LaunchSpec, OUTPUT_BYTES_MAX, Usage},
 };
 
-/// Refused calls answered in one turn of the loop: commands must not wait behind a flood.
-const REFUSALS_PER_TURN: usize = 64;
 /// Time for the last frames to reach a plane that reads slowly.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// How often clients are looked at while outputs are kept.
+const ATTEND_EVERY: Duration = Duration::from_millis(20);
 
 /// How often limits are looked at that do not announce themselves.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -47,9 +48,8 @@ const UNCLAIMED_MAX: Duration = Duration::from_secs(600);
 /// A descriptor that was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ready {
-    Control,
-    Init,
-    Refusals,
+    /// One of the driver's, by its token.
+    Carried(u32),
     Limits,
     Stdout,
     Stderr,
@@ -69,7 +69,10 @@ struct Ended {
 pub struct Supervisor {
     run_dir: PathBuf,
     output_name: String,
+    outputs: Vec<Output>,
     grace: Duration,
+    /// The agent is not let go before its input has come.
+    awaits_input: bool,
     sandbox: Sandbox,
     clients: Clients,
     stdout: Option<Log>,
@@ -92,13 +95,16 @@ pub struct Supervisor {
 impl Supervisor {
     /// Takes over a complete sandbox.
     pub fn new(spec: &LaunchSpec, sandbox: Sandbox, clients: Clients) -> Self {
+        let [out, err] = sandbox.carried.streams();
         let log = |pipe, name: &str, last| Log::new(pipe, &spec.run_dir.join(name), last).ok();
         Self {
-            stdout: log(&sandbox.begun.stdout, "stdout.log", true),
-            stderr: log(&sandbox.begun.stderr, "stderr.log", false),
+            stdout: log(out, "stdout.log", true),
+            stderr: log(err, "stderr.log", false),
             run_dir: spec.run_dir.clone(),
             output_name: spec.output_name().to_owned(),
+            outputs: spec.storage.outputs.clone(),
             grace: spec.grace,
+            awaits_input: spec.late_input,
             sandbox,
             clients,
             violations: Violations::default(),
@@ -165,10 +171,13 @@ impl Supervisor {
             names.push(name);
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
-        let begun = &self.sandbox.begun;
-        add(Ready::Control, begun.control.as_fd(), PollFlags::IN);
-        add(Ready::Init, begun.pidfd.as_fd(), PollFlags::IN);
-        add(Ready::Refusals, self.sandbox.refusals.as_fd(), PollFlags::IN);
+        let mut deaf = Vec::new();
+        for watched in self.sandbox.carried.watched() {
+            add(Ready::Carried(watched.token), watched.fd, watched.flags);
+            if !watched.hang_up {
+                deaf.push((watched.token, watched.flags));
+            }
+        }
         for (fd, flags) in self.sandbox.cgroup.watched() {
             add(Ready::Limits, fd, flags);
         }
@@ -190,17 +199,16 @@ impl Supervisor {
         }
         let mut ready = Vec::new();
         for (name, fd) in names.iter().zip(&fds) {
-            // The filter's descriptor hangs up when nobody is under it any more; only its input matters.
-            let matters = match name {
-                Ready::Refusals => fd.revents().contains(PollFlags::IN),
-                _ => !fd.revents().is_empty(),
+            let matters = match deaf.iter().find(|(token, _)| *name == Ready::Carried(*token)) {
+                Some((_, flags)) => fd.revents().intersects(*flags),
+                None => !fd.revents().is_empty(),
             };
             if matters && !ready.contains(name) {
                 ready.push(*name);
             }
         }
         if ready.is_empty() && fds.iter().any(|fd| !fd.revents().is_empty()) {
-            // Only hang-ups that nothing follows from; the end of init is about to be reported.
+            // Only hang-ups that nothing follows from; the end of the sandbox is about to be reported.
             std::thread::sleep(Duration::from_millis(1));
         }
         ready
@@ -208,14 +216,11 @@ impl Supervisor {
 
     fn turn(&mut self, ready: Ready) {
         match ready {
-            Ready::Control => self.hear(),
-            Ready::Init => {
-                reap_all();
-                // What init said before it died still counts, such as how the agent ended.
-                self.hear();
-                self.ended.get_or_insert_default();
+            Ready::Carried(token) => {
+                let mut events = Vec::new();
+                self.sandbox.carried.turn(token, &mut events);
+                self.take(events);
             }
-            Ready::Refusals => self.refuse(),
             Ready::Limits => self.count_limits(),
             Ready::Stdout => self.stdout.iter_mut().for_each(Log::turn),
             Ready::Stderr => self.stderr.iter_mut().for_each(Log::turn),
@@ -239,52 +244,37 @@ impl Supervisor {
             protocol: PROTOCOL,
             supervisor: std::process::id(),
             outcome: Ok(self.phase),
-            enforcement: Some(self.sandbox.enforcement.clone()),
+            enforcement: Some(self.sandbox.carried.enforcement().clone()),
+            proof: Some(self.sandbox.proof.clone()),
             listeners: true,
         };
-        let listeners: Vec<_> = self.sandbox.listeners.iter().map(AsFd::as_fd).collect();
-        self.clients.greet(count, &Frame::Hello(Box::new(hello)), &listeners);
+        self.clients.greet(count, &Frame::Hello(Box::new(hello)), &self.sandbox.carried.listeners());
         self.report(false);
     }
 
-    /// One message of the sandbox, if there is one.
-    fn hear(&mut self) {
-        let mut fds = [PollFd::new(&self.sandbox.begun.control, PollFlags::IN)];
-        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-        while matches!(poll(&mut fds, Some(&nothing)), Ok(1)) {
-            match control::receive::<FromSandbox>(self.sandbox.begun.control.as_fd()) {
-                Ok(Some((FromSandbox::AgentEnded { code, signal }, _))) => self.ended = Some(Ended { code, signal }),
-                Ok(Some((FromSandbox::NotExecutable { why }, _))) => {
+    /// What the sandbox told.
+    fn take(&mut self, events: Vec<Event>) {
+        let mut refused = false;
+        for event in events {
+            match event {
+                Event::Ended { code, signal } => self.ended = Some(Ended { code, signal }),
+                Event::NotExecutable { why } => {
                     self.cause = Some(ExitCause::NotExecutable);
                     self.detail = Some(why);
                 }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => {
+                Event::Gone => {
+                    reap_all();
                     self.ended.get_or_insert_default();
-                    return;
+                }
+                Event::Refused { layer, object, count } => {
+                    self.violations.add(layer, "deny", &object, count);
+                    refused = true;
                 }
             }
         }
-    }
-
-    fn refuse(&mut self) {
-        let listener = self.sandbox.refusals.as_fd();
-        for _ in 0..REFUSALS_PER_TURN {
-            let mut fds = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-            let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-            if !matches!(poll(&mut fds, Some(&nothing)), Ok(1)) || !fds.iter().any(|f| f.revents() == PollFlags::IN) {
-                break;
-            }
-            match sys::seccomp_receive(listener) {
-                Ok(Some(refused)) => {
-                    let _ = sys::seccomp_refuse(listener, refused);
-                    self.violations.add("seccomp", "deny", &seccomp::name(refused.number), 1);
-                }
-                Ok(None) => {}
-                Err(_) => break,
-            }
+        if refused {
+            self.report(false);
         }
-        self.report(false);
     }
 
     fn count_limits(&mut self) {
@@ -317,26 +307,23 @@ impl Supervisor {
             return Answer::Refused("the run has ended".to_owned());
         }
         match (command, self.phase) {
-            (Command::TakeInput, Phase::Held) => match self.sandbox.late.take() {
-                Some(places) => self.take_input(places),
-                None => Answer::Refused("the agent has its input".to_owned()),
-            },
-            (Command::Start, Phase::Held) if self.sandbox.late.is_some() => {
+            (Command::TakeInput, Phase::Held) => self.take_input(),
+            (Command::Start, Phase::Held) if self.awaits_input => {
                 Answer::Refused("the agent has not been given its input".to_owned())
             }
-            (Command::Start, Phase::Held) => match rustix::io::write(&self.sandbox.begun.start, b"1") {
-                Ok(1) => {
+            (Command::Start, Phase::Held) => match self.sandbox.carried.start() {
+                Ok(()) => {
                     self.phase = Phase::Running;
                     self.started = Some(Instant::now());
                     self.expires = Instant::now().checked_add(self.wall_clock.saturating_add(PLANE_FIRST));
                     self.next_count = self.sandbox.cgroup.counts_silently().then(|| Instant::now() + COUNT_EVERY);
                     Answer::Done
                 }
-                _ => Answer::Refused("the agent's process is gone".to_owned()),
+                Err(e) => Answer::Refused(e.to_string()),
             },
             (Command::Suspend, Phase::Running) => {
                 let begin = Instant::now();
-                match self.sandbox.cgroup.freeze() {
+                match self.sandbox.carried.suspend(&mut self.sandbox.cgroup) {
                     Ok(()) => {
                         self.phase = Phase::Suspended;
                         Answer::Frozen(micros(begin))
@@ -344,7 +331,7 @@ impl Supervisor {
                     Err(e) => Answer::Refused(e.to_string()),
                 }
             }
-            (Command::Resume, Phase::Suspended) => match self.sandbox.cgroup.thaw() {
+            (Command::Resume, Phase::Suspended) => match self.sandbox.carried.resume(&mut self.sandbox.cgroup) {
                 Ok(()) => {
                     self.phase = Phase::Running;
                     Answer::Done
@@ -356,7 +343,7 @@ impl Supervisor {
                 self.phase = Phase::Stopping;
                 self.cause = Some(ExitCause::Terminated);
                 self.deadline = Some(Instant::now() + self.grace);
-                match self.sandbox.cgroup.signal_all(Signal::TERM, self.sandbox.begun.pid) {
+                match self.sandbox.carried.terminate(&mut self.sandbox.cgroup) {
                     Ok(()) => Answer::Done,
                     Err(e) => Answer::Refused(format!("{e}; it will be killed after its grace period")),
                 }
@@ -369,17 +356,25 @@ impl Supervisor {
                 Answer::Killed(self.kill())
             }
             (Command::Usage, _) => Answer::Usage(self.usage()),
+            (Command::Attest, _) => match self.sandbox.carried.attest(&self.sandbox.cgroup) {
+                Some(found) => {
+                    Answer::Attested(Box::new(Attestation { violations: self.violations.totals(), ..found }))
+                }
+                None => Answer::Refused("the run is at its end".to_owned()),
+            },
+            (Command::Unknown, _) => Answer::Refused("this supervisor does not know the command".to_owned()),
             (_, phase) => refused(phase),
         }
     }
 
-    /// Writes the input that was put into the run directory to where the agent will read it. Once: an agent whose
-    /// input is not whole is not let go any more.
-    fn take_input(&mut self, [file, stdin]: [OwnedFd; 2]) -> Answer {
-        let write = |to: OwnedFd, bytes: &[u8]| File::from(to).write_all(bytes);
-        let taken = record::late_input(&self.run_dir)
-            .and_then(|input| write(file, &input.file).and_then(|()| write(stdin, &input.stdin)));
-        let Err(error) = taken else { return Answer::Done };
+    /// Gives the agent the input that was put into the run directory. Once: an agent whose input is not whole is not
+    /// let go any more.
+    fn take_input(&mut self) -> Answer {
+        if !std::mem::take(&mut self.awaits_input) {
+            return Answer::Refused("the agent has its input".to_owned());
+        }
+        let given = record::late_input(&self.run_dir).and_then(|input| self.sandbox.carried.give_input(&input));
+        let Err(error) = given else { return Answer::Done };
         let why = format!("its input was not taken: {error}");
         self.cause = Some(ExitCause::LaunchFailed);
         self.detail = Some(why.clone());
@@ -393,20 +388,26 @@ impl Supervisor {
             return report;
         }
         let begin = Instant::now();
-        let (processes, empty) = self.sandbox.cgroup.kill(reap_all);
+        let Sandbox { carried, cgroup, .. } = &mut self.sandbox;
+        let (processes, empty) = carried.kill(cgroup, &mut reap_all);
         let report = KillReport { processes, micros: micros(begin), empty };
         self.killed = Some(report);
-        self.hear();
+        let mut events = Vec::new();
+        self.sandbox.carried.last_words(&mut events);
+        self.take(events);
         self.ended.get_or_insert(Ended { code: None, signal: Some(Signal::KILL.as_raw()) });
         report
     }
 
     fn usage(&self) -> Usage {
-        let (cpu, peak) = self.sandbox.cgroup.usage();
+        let (cpu, peak) = self.sandbox.carried.usage(&self.sandbox.cgroup);
+        let (io_read_bytes, io_write_bytes) = self.sandbox.cgroup.io();
         let logs = || [&self.stdout, &self.stderr].into_iter().flatten();
         Usage {
             cpu_micros: cpu.unwrap_or_default(),
             memory_peak_bytes: peak.unwrap_or_default(),
+            io_read_bytes,
+            io_write_bytes,
             wall_micros: self.started.map(micros).unwrap_or_default(),
             stdout_bytes: self.stdout.as_ref().map_or(0, |log| log.total),
             stderr_bytes: self.stderr.as_ref().map_or(0, |log| log.total),
@@ -427,15 +428,26 @@ impl Supervisor {
             _ => ExitCause::Signalled,
         });
         let mut detail = self.detail.take();
-        let from_file = record::collect(&self.sandbox.work, &self.output_name).unwrap_or_else(|error| {
-            detail.get_or_insert(format!("the output file was not taken: {error}"));
-            None
-        });
+        let taken = match self.sandbox.carried.workspace() {
+            Some(work) => artifacts::read_small(work, &self.output_name, OUTPUT_BYTES_MAX),
+            None => self.sandbox.carried.output().map_err(|error| {
+                detail.get_or_insert(format!("the output file was not taken: {error}"));
+                NotKept::Unreadable
+            }),
+        };
+        let (from_file, output_refused) = match taken {
+            Ok(output) => (output, None),
+            Err(reason) => (None, Some(reason)),
+        };
         let output = from_file.or_else(|| self.stdout.as_mut().and_then(Log::last_line));
-        let exit = Exit { code: ended.code, signal: ended.signal, cause, usage, output, empty: report.empty, detail };
+        let artifacts = self.collect();
+        let (code, signal, empty) = (ended.code, ended.signal, report.empty);
+        let violations = self.violations.totals();
+        let exit = Exit { code, signal, cause, usage, output, output_refused, artifacts, violations, empty, detail };
         if let Err(error) = record::write_exit(&self.run_dir, &exit) {
             eprintln!("cogward supervise: {}: {error}", record::EXIT_FILE);
         }
+        self.sandbox.carried.remove();
         self.sandbox.cgroup.remove();
         self.clients.accept();
         // An answer that waits, such as to the kill, is before this frame on the same connection.
@@ -443,6 +455,28 @@ impl Supervisor {
         self.clients.broadcast(&Frame::Exit(Box::new(exit)));
         self.farewell();
         let _ = std::fs::remove_file(self.run_dir.join(SOCKET));
+    }
+
+    /// Keeps the declared outputs, and goes on to answer: a large one takes a while.
+    fn collect(&mut self) -> Vec<Artifact> {
+        let (outputs, run_dir) = (std::mem::take(&mut self.outputs), self.run_dir.clone());
+        let work = self.sandbox.carried.workspace().and_then(|work| work.try_clone_to_owned().ok());
+        let Some(work) = work else { return artifacts::none(&outputs) };
+        let mut next = Instant::now();
+        artifacts::collect(&work, &outputs, &run_dir, &mut || {
+            if Instant::now() >= next {
+                self.attend();
+                next = Instant::now() + ATTEND_EVERY;
+            }
+        })
+    }
+
+    /// One turn for whoever asks while the run is over and not yet recorded.
+    fn attend(&mut self) {
+        self.turn(Ready::Connection);
+        self.turn(Ready::Client);
+        self.clients.flush();
+        self.clients.forget_gone();
     }
 
     fn farewell(&mut self) {

@@ -38,10 +38,13 @@ fn reported() {
         let run = rig.held().await;
         let mut violations = run.violations().unwrap();
         run.start().await.unwrap();
-        assert_eq!(run.wait().await.code, Some(0));
+        let exit = run.wait().await;
+        assert_eq!(exit.code, Some(0));
+        let told = |object: &str| exit.violations.iter().find(|v| v.object == object).map(|v| v.total);
+        assert_eq!((told("mount"), told("socket:alg"), told("syscall_999")), (Some(1000), Some(1), Some(1)));
         let seen = drain(&mut violations);
         let count = |object: &str| seen.iter().filter(|v| v.object == object).map(|v| v.count).sum::<u64>();
-        assert_eq!((count("mount"), count("socket"), count("syscall_999")), (1000, 1, 1), "{seen:?}");
+        assert_eq!((count("mount"), count("socket:alg"), count("syscall_999")), (1000, 1, 1), "{seen:?}");
         assert!(seen.len() < 100 && seen.iter().all(|v| v.layer == "seccomp" && v.action == "deny"));
     });
 }

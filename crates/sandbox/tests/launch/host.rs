@@ -15,6 +15,7 @@ use crate::rig::{Rig, exe, python, run};
 
 pub const TESTS: &[crate::Test] = &[
     ("the_doctor_proves_each_mechanism_in_under_a_second", doctor_here),
+    ("a_probe_that_hangs_is_missing_and_holds_up_nothing", doctor_hangs),
     ("without_control_groups_an_unprivileged_plane_is_refused", rootless_refused),
     ("with_delegated_control_groups_an_unprivileged_plane_runs_agents", rootless_delegated),
 ];
@@ -32,9 +33,29 @@ fn doctor_here() {
     }
     assert!(report.require(Profile::Standard).is_ok(), "{report:#?}");
     assert!(report.require(Profile::Hardened).is_ok(), "{report:#?}");
+    assert!(report.pod.checks.iter().all(|c| c.ok) && !report.pod.launchable, "{:#?}", report.pod);
+    assert_eq!(report.environment.root, report.root);
     assert!(took.as_millis() < 1_000, "{took:?}");
     let text = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<HostReport>(&text).unwrap(), report);
+}
+
+fn doctor_hangs() {
+    for mechanism in ["proc", "seccomp"] {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join(format!("hangs-at-{mechanism}"));
+        fs::copy(exe(), &program).unwrap();
+        let begin = Instant::now();
+        let report = doctor::probe(&program).unwrap();
+        assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+        for profile in [Profile::Standard, Profile::Hardened] {
+            let missing = report.require(profile).unwrap_err();
+            assert_eq!(missing.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), [mechanism]);
+            assert!(missing[0].why.contains("hung") && !missing[0].fix.is_empty(), "{missing:?}");
+        }
+        // The others were done all the same.
+        assert!(report.checks.iter().filter(|c| c.mechanism != mechanism).any(|c| c.ok));
+    }
 }
 
 /// This program where another uid can execute it, and a run directory of that uid's own.

@@ -139,6 +139,7 @@ fn listeners() {
         assert!(run.take_listeners().is_none());
         run.start().await.unwrap();
         for (listener, port) in [(taken.model, 28471), (taken.mcp, 28472), (taken.proxy, 3128)] {
+            let cogward_model::Listener::Tcp(listener) = listener else { panic!() };
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut bytes = [0; 64];
@@ -385,7 +386,7 @@ fn hostile_output() {
         ] {
             let exit = python(program).finished().await;
             assert_eq!((exit.code, &exit.output), (Some(0), &None), "{program}: {exit:?}");
-            assert!(exit.detail.is_some());
+            assert!(exit.output_refused.is_some());
         }
     });
 }

@@ -138,7 +138,7 @@ fn descriptors() {
             "import resource, os\nfds = []\ntry:\n while True: fds.append(os.open('/dev/null', 0))\nexcept OSError as e:\n os.close(fds.pop()); print(e.errno, len(fds), resource.getrlimit(resource.RLIMIT_CORE))",
         );
         rig.spec.resources.open_files = 64;
-        assert_eq!(rig.finished().await.output.as_deref(), Some(&b"24 60 (0, 0)"[..]));
+        assert_eq!(rig.finished().await.output.as_deref(), Some(&b"24 60 (1, 1)"[..]));
     });
 }
 

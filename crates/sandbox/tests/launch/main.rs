@@ -5,12 +5,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
 
 mod attacks;
+mod attest;
 mod battery;
+mod faults;
+mod files;
 mod hardened;
 mod host;
 mod late;
 mod lifecycle;
 mod limits;
+mod neighbours;
 mod rig;
 mod timing;
 
@@ -23,7 +27,9 @@ type Test = (&'static str, fn());
 fn tests() -> Vec<Test> {
     [
         attacks::TESTS,
+        attest::TESTS,
         battery::TESTS,
+        files::TESTS,
         hardened::TESTS,
         host::TESTS,
         late::TESTS,
@@ -32,6 +38,9 @@ fn tests() -> Vec<Test> {
         timing::TESTS,
     ]
     .concat()
+    .into_iter()
+    .chain([faults::TESTS, neighbours::TESTS].concat())
+    .collect()
 }
 
 fn main() -> ExitCode {
@@ -39,9 +48,16 @@ fn main() -> ExitCode {
     if let [role, dir] = args.as_slice()
         && role == "supervise"
     {
+        if dir == cogward_sandbox::doctor::PROBE_ROLE
+            && let Some(mechanism) =
+                std::env::args().next().and_then(|me| Some(me.split_once("hangs-at-")?.1.to_owned()))
+        {
+            return cogward_sandbox::doctor::probe_main_that_hangs(&mechanism);
+        }
         let run_dir = std::path::Path::new(dir);
         return match () {
             () if dir.contains("left-out-seccomp-") => supervisor_main_without(run_dir, LeftOut::Seccomp),
+            () if dir.contains("left-out-memory-") => supervisor_main_without(run_dir, LeftOut::Memory),
             () if dir.contains("left-out-landlock-") => supervisor_main_without(run_dir, LeftOut::Landlock),
             () => cogward_sandbox::supervisor_main(run_dir),
         };

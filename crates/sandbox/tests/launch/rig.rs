@@ -11,7 +11,7 @@ use cogward_model::{
     Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
-use cogward_sandbox::{Exit, LaunchSpec, ReadOnlyMount, Root, Supervised, Violation, launch};
+use cogward_sandbox::{DriverSettings, Exit, LaunchSpec, ReadOnlyMount, Root, Supervised, Violation, launch};
 
 /// Blocks on a test's future, with a bound: a sandbox that hangs is a failure, not a wait.
 pub fn run<F: Future<Output = ()>>(test: F) {
@@ -60,6 +60,7 @@ pub fn python(program: &str) -> Rig {
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
         profile: Profile::Standard,
+        driver: DriverSettings::Native,
         resources: Resources { memory_mib: 256, workspace_mib: 8, pids: 32, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: code, at: "/app".into() }],
@@ -72,6 +73,7 @@ pub fn python(program: &str) -> Rig {
         uid_slot: slot,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
+        storage: cogward_sandbox::storage::Storage::default(),
     };
     Rig { data, spec }
 }
@@ -130,6 +132,6 @@ impl Rig {
 }
 
 /// Everything that was reported so far.
-pub fn drain(violations: &mut tokio::sync::mpsc::Receiver<Violation>) -> Vec<Violation> {
-    std::iter::from_fn(|| violations.try_recv().ok()).collect()
+pub fn drain(violations: &mut cogward_sandbox::Reports) -> Vec<Violation> {
+    std::iter::from_fn(|| violations.try_recv()).collect()
 }

@@ -1,17 +1,25 @@
 //! The ledger as the engine and the gate see it.
 
-use cogward_engine::ports::{Ledger, LedgerHealth, Pending, Place, PortError};
+use std::sync::{Arc, OnceLock};
+
+use cogward_engine::{
+    SecurityWatch,
+    ports::{Ledger, LedgerHealth, Pending, Place, PortError},
+};
 use cogward_evidence::{Evidence, Health};
 use cogward_gateway::{Records, gate::Unrecorded};
 use cogward_model::{event::Event, id::EventId};
 use cogward_store::{Committed, Store};
 use tokio::sync::watch;
 
+use super::refusals::RefusedConnection;
+
 /// The evidence of the plane behind both ports.
 #[derive(Clone)]
 pub(crate) struct PlaneLedger {
     evidence: Evidence,
     health: watch::Receiver<LedgerHealth>,
+    security: Arc<OnceLock<SecurityWatch>>,
 }
 
 impl PlaneLedger {
@@ -24,7 +32,13 @@ impl PlaneLedger {
                 sender.send_replace(translated(&source.borrow_and_update()));
             }
         });
-        Self { evidence, health }
+        Self { evidence, health, security: Arc::default() }
+    }
+
+    /// From now on refused connections are told to the engine, which has to be made before.
+    pub(crate) fn watched_by(&self, security: SecurityWatch) {
+        // The first one stays; there is one engine in a plane.
+        let _ = self.security.set(security);
     }
 }
 
@@ -59,7 +73,14 @@ impl Ledger for PlaneLedger {
 
 impl Records for PlaneLedger {
     fn record(&self, event: Event) -> Pending<'_, Result<EventId, Unrecorded>> {
-        Box::pin(async move { self.evidence.record(event).await.map(|l| l.id).map_err(|e| Unrecorded(e.to_string())) })
+        let refused = RefusedConnection::of(&event);
+        Box::pin(async move {
+            let leaf = self.evidence.record(event).await.map_err(|e| Unrecorded(e.to_string()))?;
+            if let (Some(refused), Some(security)) = (refused, self.security.get()) {
+                security.connection_refused(refused.run, refused.action, &refused.object);
+            }
+            Ok(leaf.id)
+        })
     }
 
     fn note(&self, event: Event) -> Result<EventId, Unrecorded> {

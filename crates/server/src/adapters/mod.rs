@@ -2,6 +2,7 @@
 
 mod gateways;
 mod ledger;
+mod refusals;
 mod sandboxes;
 
 pub(crate) use gateways::RunGateways;

@@ -10,12 +10,19 @@ use std::{
 };
 
 use cogward_engine::ports::{
-    Exit, Found, KillReport, LaunchRequest, Listeners, Missing, Pending, PortError, Sandbox, Sandboxes, Usage,
-    Violation,
+    AttestError, Attestation, Exit, Found, KillReport, LaunchRequest, Listeners, Missing, Pending, PortError, Sandbox,
+    Sandboxes, Usage, Violation,
 };
-use cogward_model::manifest::Profile;
+use cogward_model::{
+    Digest,
+    content::{GivenInput, TreeLimits},
+    manifest::{self, Profile},
+};
+use cogward_registry::content;
+use cogward_sandbox::storage::{InputMount, Storage};
 use cogward_sandbox::{
-    Adopted, CommandError, ExitCause, LateInput, LaunchSpec, ReadOnlyMount, Root, Supervised, protocol::Phase,
+    Adopted, CommandError, DriverSettings, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root,
+    Supervised, protocol::Phase,
 };
 use tokio::sync::mpsc;
 
@@ -27,12 +34,19 @@ pub(crate) struct HostSandboxes {
     exe: PathBuf,
     packages: PathBuf,
     missing: HashMap<Profile, Vec<Missing>>,
+    report: Option<HostReport>,
 }
 
 impl HostSandboxes {
     /// `missing` is what the host lacks for each profile; one that it does not name cannot be enforced.
-    pub(crate) fn new(exe: PathBuf, packages: PathBuf, missing: HashMap<Profile, Vec<Missing>>) -> Self {
-        Self { exe, packages, missing }
+    /// `report` is what it can limit beyond that; without one, nothing.
+    pub(crate) fn new(
+        exe: PathBuf,
+        packages: PathBuf,
+        missing: HashMap<Profile, Vec<Missing>>,
+        report: Option<HostReport>,
+    ) -> Self {
+        Self { exe, packages, missing, report }
     }
 }
 
@@ -47,6 +61,14 @@ impl Sandboxes for HostSandboxes {
         })
     }
 
+    fn missing_limits(&self, sandbox: &manifest::Sandbox) -> Vec<Missing> {
+        // A host without a report has nothing that could be enforced, which its profiles say already.
+        let Some(report) = &self.report else { return Vec::new() };
+        let limits = report.require_limits(&sandbox.resources).err().unwrap_or_default();
+        let workspace = report.require_workspace(sandbox.workspace.medium).err().unwrap_or_default();
+        limits.into_iter().chain(workspace).map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix }).collect()
+    }
+
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>> {
         Box::pin(async move {
             // What runs is what was registered, byte for byte: a file that was changed since stops the run.
@@ -54,10 +76,18 @@ impl Sandboxes for HostSandboxes {
             let verified = tokio::task::spawn_blocking(move || cogward_registry::package::verify(&packages, package));
             let verified = verified.await.map_err(|e| PortError::from_error(&e))?;
             verified.map_err(|e| PortError::from_error(&e))?;
+            // So are its inputs what was recorded when it was asked for.
+            let given = request.inputs.clone();
+            let verified = tokio::task::spawn_blocking(move || unchanged(&given));
+            verified.await.map_err(|e| PortError::from_error(&e))??;
+            let (medium, from) = request.workspace;
+            let inputs = request.inputs.into_iter().map(|(input, source)| InputMount { name: input.name, source });
+            let storage = Storage { medium, from, inputs: inputs.collect(), outputs: request.outputs };
             let spec = LaunchSpec {
                 run: request.run,
                 run_dir: request.run_dir,
                 profile: request.profile,
+                driver: DriverSettings::Native,
                 resources: request.resources,
                 root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
                 mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),
@@ -69,6 +99,7 @@ impl Sandboxes for HostSandboxes {
                 late_input: request.late_input,
                 uid_slot: request.uid_slot,
                 grace: request.grace,
+                storage,
                 wall_clock: request.wall_clock,
             };
             let run = cogward_sandbox::launch(&self.exe, &spec).await.map_err(|e| PortError::from_error(&e))?;
@@ -124,6 +155,20 @@ impl Sandbox for HostSandbox {
         Box::pin(async move {
             let input = LateInput { file, stdin };
             self.run.give_input(&input).await.map_err(|e| PortError::from_error(&e))
+        })
+    }
+
+    fn proof(&self) -> Option<Attestation> {
+        self.run.proof().cloned().map(found)
+    }
+
+    fn attest(&self) -> Pending<'_, Result<Attestation, AttestError>> {
+        Box::pin(async move {
+            match self.run.attest().await {
+                Ok(Some(look)) => Ok(found(look)),
+                Ok(None) => Err(AttestError::Unsupported),
+                Err(error) => Err(PortError::from_error(&error).into()),
+            }
         })
     }
 
@@ -197,12 +242,6 @@ impl Sandbox for HostSandbox {
         let (sender, receiver) = mpsc::channel(VIOLATIONS_MAX);
         tokio::spawn(async move {
             while let Some(violation) = source.recv().await {
-                let violation = Violation {
-                    layer: violation.layer,
-                    action: violation.action,
-                    object: violation.object,
-                    count: violation.count,
-                };
                 if sender.send(violation).await.is_err() {
                     return;
                 }
@@ -210,6 +249,36 @@ impl Sandbox for HostSandbox {
         });
         Some(receiver)
     }
+}
+
+fn found(look: cogward_sandbox::Attestation) -> Attestation {
+    let facts = serde_json::to_value(&look.facts).unwrap_or_default();
+    Attestation {
+        proof: Digest::from_bytes(sha256(facts.to_string().as_bytes())),
+        facts,
+        checks: look.checks,
+        processes: look.processes,
+        took_us: look.took_us,
+        violations: look.violations,
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Whether every input still is what the run was recorded with.
+fn unchanged(given: &[(GivenInput, PathBuf)]) -> Result<(), PortError> {
+    for (input, source) in given {
+        let limits = TreeLimits { entries: input.content.entries, bytes: input.content.bytes };
+        let found = content::pack(source, limits, std::io::sink());
+        if !found.is_ok_and(|found| found == input.content) {
+            return Err(PortError(format!("the input `{}` is not what the run was recorded with", input.name)));
+        }
+    }
+    Ok(())
 }
 
 fn translated(exit: cogward_sandbox::Exit) -> Exit {
@@ -239,9 +308,14 @@ fn translated(exit: cogward_sandbox::Exit) -> Exit {
         usage: Usage {
             cpu_micros: exit.usage.cpu_micros,
             memory_peak_bytes: exit.usage.memory_peak_bytes,
+            io_read_bytes: exit.usage.io_read_bytes,
+            io_write_bytes: exit.usage.io_write_bytes,
             log_bytes: exit.usage.stdout_bytes.saturating_add(exit.usage.stderr_bytes),
             log_bytes_dropped: exit.usage.log_bytes_dropped,
         },
         output: exit.output,
+        output_refused: exit.output_refused,
+        artifacts: exit.artifacts,
+        violations: exit.violations,
     }
 }

@@ -58,17 +58,24 @@ impl Write for Pipe {
 
 /// The directory's files, with modes and without owners or times.
 pub(crate) fn stream(staging: Staging) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    written(move |pipe| {
+        let mut archive = tar::Builder::new(pipe);
+        archive.mode(tar::HeaderMode::Deterministic);
+        archive.follow_symlinks(false);
+        archive.append_dir_all("", staging.path())?;
+        archive.into_inner().map(drop)
+    })
+}
+
+/// Whatever is written, as it is written.
+pub(crate) fn written(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let failed = sender.clone();
-        let write = || {
-            let mut archive = tar::Builder::new(Pipe { sender, buffer: Vec::with_capacity(CHUNK * 2) });
-            archive.mode(tar::HeaderMode::Deterministic);
-            archive.follow_symlinks(false);
-            archive.append_dir_all("", staging.path())?;
-            archive.into_inner()?.flush()
-        };
-        if let Err(error) = write() {
+        let mut pipe = Pipe { sender, buffer: Vec::with_capacity(CHUNK * 2) };
+        if let Err(error) = write(&mut pipe).and_then(|()| pipe.flush()) {
             // The client sees a body that broke off, never one that looks whole.
             let _ = failed.blocking_send(Err(error));
         }

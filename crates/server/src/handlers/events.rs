@@ -106,6 +106,12 @@ fn message(entry: &Entry) -> String {
     let words = entry.kind.replace(['.', '_'], " ");
     let what = entry.run.map_or(words.clone(), |run| format!("{words} {run}"));
     let said = |key| entry.detail.get(key).and_then(serde_json::Value::as_str);
+    if entry.kind == "sandbox.violation" {
+        let told: Vec<&str> = ["layer", "action", "object"].into_iter().filter_map(said).collect();
+        let total = entry.detail.get("total").and_then(serde_json::Value::as_u64).unwrap_or_default();
+        let (severity, verdict) = (said("severity").unwrap_or_default(), said("verdict").unwrap_or_default());
+        return format!("{what}: {} ({severity}, {verdict}, {total} so far)", told.join(" "));
+    }
     match said("cause").or_else(|| said("rule")).or_else(|| said("state")) {
         Some(cause) => format!("{what}: {cause}"),
         None => what,

@@ -8,7 +8,7 @@ use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
 use cogward_model::{
     Digest, TenantName, UpstreamName,
-    event::{Attribution, EventType},
+    event::{Attribution, EventType, Value},
 };
 use cogward_registry::{
     Findings,
@@ -25,6 +25,11 @@ use crate::{
     plane::{App, Plane},
 };
 
+/// The rule of a profile below its floor.
+const TOO_WEAK: &str = "profile_too_weak";
+/// The rule of a sandbox that the host cannot enforce.
+const UNENFORCEABLE: &str = "profile_unenforceable";
+
 pub(crate) async fn register(
     app: &App,
     operator: &Operator,
@@ -38,6 +43,7 @@ pub(crate) async fn register(
             let mut findings = package::check(&parsed, staged.contents());
             if parsed.manifest.metadata.tenant == tenant {
                 findings.append(rules::check(&parsed, &known(app, &parsed).await?));
+                findings.append(sandbox_findings(app, &parsed).await?);
             } else {
                 let problem = format!("the manifest is of another tenant than `{tenant}`, to which it was sent");
                 let fix = format!("register it with `--tenant {}`, or correct it", parsed.manifest.metadata.tenant);
@@ -68,11 +74,14 @@ pub(crate) async fn register(
     if query.dry_run {
         return Ok(answer);
     }
+    let skills = package::skills(&parsed.manifest, staged.contents());
+    let skills = skills.map_err(|e| Failure::internal("the skills cannot be recorded", &e))?;
     // Kept before it is recorded: a version in the store always has its files.
     let kept = tokio::task::spawn_blocking(move || staged.keep()).await;
     kept.map_err(|e| Failure::internal("the package cannot be kept", &e))?
         .map_err(|e| Failure::internal("the package cannot be kept", &e))?;
-    match insert(app, operator, &parsed, manifest_json, package, digest, query.reason.as_deref()).await {
+    let identity = Identity { manifest_json, package, digest, skills };
+    match insert(app, operator, &parsed, identity, query.reason.as_deref()).await {
         Ok(()) => {}
         // Somebody else registered the label meanwhile; it may be the very same.
         Err(failure) if failure.code() == ProblemCode::AlreadyExists => {
@@ -112,13 +121,19 @@ async fn receive(app: &App, body: Body) -> Result<Staged, Failure> {
     })
 }
 
+/// What a version is, by its content.
+struct Identity {
+    manifest_json: String,
+    package: Digest,
+    digest: Digest,
+    skills: Vec<(String, Digest)>,
+}
+
 async fn insert(
     app: &Plane,
     operator: &Operator,
     parsed: &Parsed,
-    manifest_json: String,
-    package: Digest,
-    digest: Digest,
+    Identity { manifest_json, package, digest, skills }: Identity,
     reason: Option<&str>,
 ) -> Result<(), Failure> {
     let manifest = &parsed.manifest;
@@ -153,6 +168,7 @@ async fn insert(
         .public("policy", digest.to_string())
         .public("manifest", manifest_digest.to_string())
         .public("package", package.to_string())
+        .public("skills", skills.iter().map(skill).collect::<Vec<_>>())
         .public("autonomy", manifest.spec.autonomy.as_str())
         .public("tier", manifest.spec.tier.as_str())
         .personal("sponsor", metadata.sponsor.as_str())
@@ -163,6 +179,11 @@ async fn insert(
     };
     let committed = tx.commit(vec![event]).await?;
     app.publish(committed).await
+}
+
+fn skill((name, digest): &(String, Digest)) -> Value {
+    let digest = digest.to_string().into();
+    Value::Map(BTreeMap::from([("name".to_owned(), name.as_str().into()), ("digest".to_owned(), digest)]))
 }
 
 /// What the manifest can name, asked of the plane and of the tool servers that it names.
@@ -199,6 +220,41 @@ async fn known(app: &Plane, parsed: &Parsed) -> Result<Known, Failure> {
     Ok(known)
 }
 
+/// The sandbox that the manifest asks for, held against the floors and against what the host can enforce: the same
+/// checks as at every start, by the same code.
+async fn sandbox_findings(app: &Plane, parsed: &Parsed) -> Result<Findings, Failure> {
+    let mut findings = Findings::default();
+    let (manifest, places) = (&parsed.manifest, &parsed.places);
+    let (tier, sandbox) = (manifest.spec.tier, &manifest.spec.sandbox);
+    let floors = app.store.floors(Some(&manifest.metadata.tenant)).await?;
+    let (floor, _) = floors.effective(tier);
+    if !floor.admits(sandbox.profile) {
+        let (own, least) = (sandbox.profile.as_str(), floor.profile.as_str());
+        let problem = format!(
+            "the profile `{own}` is weaker than `{least}`, the weakest that is accepted for tier {}: {}",
+            tier.as_str(),
+            floors.told(tier)
+        );
+        let fix = format!("write `profile: {least}`, or have an operator lower it with `cogward floor set`");
+        findings.push(places.finding("spec.sandbox.profile", TOO_WEAK, problem, fix));
+    }
+    for missing in app.engine.missing(sandbox) {
+        let problem = format!("this host cannot enforce it: {}: {}", missing.what, missing.why);
+        findings.push(places.finding("spec.sandbox.profile", UNENFORCEABLE, problem, missing.fix));
+    }
+    Ok(findings)
+}
+
+/// The code of a refused registration: what only the sandbox's demands refuse has a word of its own.
+fn code_of(findings: &Findings) -> ProblemCode {
+    let all = |rules: &[&str]| findings.findings.iter().all(|f| rules.contains(&&*f.rule));
+    match () {
+        () if all(&[UNENFORCEABLE]) => ProblemCode::ProfileUnenforceable,
+        () if all(&[UNENFORCEABLE, TOO_WEAK]) => ProblemCode::ProfileTooWeak,
+        () => ProblemCode::ManifestInvalid,
+    }
+}
+
 async fn offered(app: &Plane, tenant: &TenantName, name: &UpstreamName) -> Option<BTreeSet<cogward_model::ToolName>> {
     let client = app.gateway.upstreams().tool_server(tenant, name)?;
     match client.tools().await {
@@ -217,7 +273,7 @@ async fn refuse(
     query: &RegisterQuery,
     findings: Findings,
 ) -> Failure {
-    let count = findings.len();
+    let (count, code) = (findings.len(), code_of(&findings));
     let mut rules: Vec<String> = findings.findings.iter().map(|f| f.rule.to_string()).collect();
     rules.sort();
     rules.dedup();
@@ -244,14 +300,14 @@ async fn refuse(
         message: f.problem,
         fix: f.fix,
     });
-    Failure::new(
-        ProblemCode::ManifestInvalid,
-        match count {
-            1 => "the manifest has 1 fault".to_owned(),
-            _ => format!("the manifest has {count} faults"),
-        },
-    )
-    .rule("registry")
-    .next_step("correct each finding and register again")
-    .findings(listed.collect())
+    let findings: Vec<Finding> = listed.collect();
+    let failure = match (code, findings.first()) {
+        (ProblemCode::ProfileTooWeak, Some(first)) => Failure::new(code, first.message.clone()).rule(TOO_WEAK),
+        (ProblemCode::ProfileUnenforceable, Some(_)) => {
+            Failure::new(code, "this host cannot enforce the sandbox that the manifest asks for").rule(UNENFORCEABLE)
+        }
+        _ if count == 1 => Failure::new(code, "the manifest has 1 fault").rule("registry"),
+        _ => Failure::new(code, format!("the manifest has {count} faults")).rule("registry"),
+    };
+    failure.next_step("correct each finding and register again").findings(findings)
 }

@@ -6,12 +6,15 @@ use cogward_api::{Run, RunLimits, RunUsage};
 use cogward_budget::Scope;
 use cogward_model::{
     AgentName, NanoUsd, TenantName, VersionLabel,
+    attestation::Attested,
     limits::RUN_INPUT_BYTES_MAX,
     manifest::{AutonomyClass, Manifest},
+    violation::ViolationTotal,
 };
 use cogward_store::RunRow;
 use serde::Deserialize;
 
+use super::files;
 use crate::{failure::Failure, plane::Plane};
 
 /// The output of a run has the bound of an input.
@@ -34,9 +37,18 @@ struct Kept {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+struct KeptSecurity {
+    violations: Vec<ViolationTotal>,
+    attested: Option<Attested>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct KeptSandbox {
     cpu_micros: Option<u64>,
     memory_peak_bytes: Option<u64>,
+    io_read_bytes: Option<u64>,
+    io_write_bytes: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -57,7 +69,7 @@ impl<'a> RunViews<'a> {
 
     pub(crate) async fn view(&mut self, row: RunRow) -> Result<Run, Failure> {
         let (autonomy, limits) = self.version(&row).await?;
-        let usage = self.usage(&row);
+        let (usage, security) = (self.usage(&row), self.security(&row));
         Ok(Run {
             id: row.id,
             tenant: row.tenant,
@@ -76,8 +88,13 @@ impl<'a> RunViews<'a> {
             exit_code: row.exit_code,
             fail_cause: row.fail_cause,
             output: None,
+            output_refused: None,
+            inputs: Vec::new(),
+            artifacts: Vec::new(),
             usage,
             limits,
+            violations: security.violations,
+            attested: security.attested,
         })
     }
 
@@ -89,7 +106,12 @@ impl<'a> RunViews<'a> {
         if ended {
             let read = tokio::task::spawn_blocking(move || bounded(&path)).await;
             run.output = read.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let left = files::left(self.plane, run.id).await;
+            (run.artifacts, run.output_refused) = (left.artifacts, left.output_refused);
         }
+        let (files, id) = (self.plane.files.clone(), run.id);
+        let given = tokio::task::spawn_blocking(move || files.inputs(id)).await;
+        run.inputs = given.ok().and_then(Result::ok).unwrap_or_default().into_iter().map(|(input, _)| input).collect();
         Ok(run)
     }
 
@@ -112,6 +134,15 @@ impl<'a> RunViews<'a> {
         Ok(*self.versions.entry(key).or_insert((manifest.spec.autonomy, limits)))
     }
 
+    /// Of a run that is not closed from the engine, of another from its row.
+    fn security(&self, row: &RunRow) -> KeptSecurity {
+        let kept = row.usage_json.as_ref().and_then(|text| serde_json::from_str(text).ok());
+        kept.unwrap_or_else(|| {
+            let (violations, attested) = self.plane.engine.security(row.id).unwrap_or_default();
+            KeptSecurity { violations, attested }
+        })
+    }
+
     fn usage(&self, row: &RunRow) -> RunUsage {
         if let Some(text) = &row.usage_json {
             let Kept { sandbox, used } = serde_json::from_str(text).unwrap_or_default();
@@ -124,6 +155,8 @@ impl<'a> RunViews<'a> {
                 refusals: used.refusals,
                 cpu_ms: sandbox.cpu_micros.map(|us| us / 1_000),
                 memory_peak_bytes: sandbox.memory_peak_bytes,
+                io_read_bytes: sandbox.io_read_bytes,
+                io_write_bytes: sandbox.io_write_bytes,
             };
         }
         let balance = self.plane.budgets.balance(&Scope::run(row.id));
@@ -138,6 +171,8 @@ impl<'a> RunViews<'a> {
             refusals: tally.refusals,
             cpu_ms: None,
             memory_peak_bytes: None,
+            io_read_bytes: None,
+            io_write_bytes: None,
         }
     }
 }

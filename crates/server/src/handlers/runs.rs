@@ -21,7 +21,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde::Deserialize;
 
 use super::{
-    bounded_reason, operations, page_of,
+    bounded_reason, files, operations, page_of,
     run_view::{RunViews, nofollow},
 };
 use crate::{
@@ -61,7 +61,7 @@ pub(crate) async fn start(
     body: Json<RunStart>,
 ) -> Result<impl IntoResponse, Failure> {
     let claim = idempotency::claim(&caller, &headers, &method, &uri, &body.bytes)?;
-    let RunStart { tenant, agent, version, input, as_user, reason } = body.value;
+    let RunStart { tenant, agent, version, input, inputs, as_user, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     if as_user.as_ref().is_some_and(|user| user.trim().is_empty() || user.chars().any(char::is_control)) {
         return Err(Failure::invalid("`as_user` has 1 to 256 bytes and no control characters"));
@@ -69,11 +69,13 @@ pub(crate) async fn start(
     let run = match idempotency::earlier_command(&app, claim.as_ref()).await? {
         Some(earlier) => earlier.run,
         None => {
+            let inputs = files::uploaded(&app, &tenant, &agent, inputs).await?;
             let request = StartRun {
                 tenant,
                 agent,
                 version,
                 input: input.unwrap_or_default().into_bytes(),
+                inputs,
                 as_user,
                 actor: caller.0.name.clone(),
                 reason,

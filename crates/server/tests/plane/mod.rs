@@ -53,6 +53,7 @@ impl Plane {
             data_dir: home.path().join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
             supervisor_exe: "/bin/false".into(),
+            attesting: cogward_server::Attesting::default(),
         };
         start(options).await.unwrap()
     }
@@ -78,6 +79,7 @@ impl Plane {
                     data_dir: home.path().join("data"),
                     listen: "127.0.0.1:0".parse().unwrap(),
                     supervisor_exe: "/bin/false".into(),
+                    attesting: cogward_server::Attesting::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,

@@ -291,7 +291,7 @@ impl Plane {
         add("script", json!({"kind": "scripted", "script": script}), json!({"demo": price}));
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         add("nowhere", json!({"kind": "open_ai", "base_url": format!("http://{closed}")}), json!({"nowhere": price}));
-        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into();
         let listeners = RunListeners { model: listen(), mcp: listen(), proxy: listen() };
         let model = listeners.model.local_addr().unwrap();
         let grant = RunGrant::new(run, &manifest, Digest::from_bytes([7; 32]), None, vec![scope.clone()]);

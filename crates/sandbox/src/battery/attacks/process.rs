@@ -27,7 +27,7 @@ pub const ATTACKS: &[Attack] = &[
     python("identity.groups", "become a member of groups", "os.setgroups([0])", DENIED),
     python("identity.saved", "become root by the saved uid", "os.setresuid(0, 0, 0)", DENIED),
     python("identity.open-files", "raise the number of open files", "call(302 if os.uname().machine == 'x86_64' else 261, 0, 7, struct.pack('QQ', 1 << 20, 1 << 20), 0)", &[libc::EPERM]),
-    python("identity.core", "allow core dumps", "call(160, 4, struct.pack('QQ', 1 << 20, 1 << 20)) if os.uname().machine == 'x86_64' else found(0)", DENIED),
+    python("identity.core", "allow core dumps", "call(302 if os.uname().machine == 'x86_64' else 261, 0, 4, struct.pack('QQ', 1 << 20, 1 << 20), 0)", DENIED),
     python("identity.capabilities", "hold a capability", "found([l for l in open('/proc/self/status') if l.startswith('Cap') and set(l.split()[1]) != {'0'}])", DENIED),
     python("identity.new-privileges", "be without no_new_privs", "found('NoNewPrivs:\\t1\\n' not in open('/proc/self/status').read())", DENIED),
     python("identity.no-filter", "be without a filter", "found('Seccomp:\\t2\\n' not in open('/proc/self/status').read())", DENIED),

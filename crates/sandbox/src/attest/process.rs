@@ -1,0 +1,154 @@
+//! One process or thread, as the host's `/proc` tells of it.
+
+use std::{
+    fs,
+    io::{self, Read},
+};
+
+/// Most bytes that are read of one file: `mountinfo` is the largest, and ours has some dozens of lines.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A bounded file of `/proc/<pid>`.
+pub fn read(pid: i32, file: &str) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(format!("/proc/{pid}/{file}"))?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The inode that names a namespace of a process.
+pub fn namespace(pid: i32, name: &str) -> io::Result<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/{name}"))?;
+    let number = link.to_str().and_then(|text| text.split_once(":[")?.1.strip_suffix(']')?.parse().ok());
+    number.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The processes of the host that can be seen.
+pub fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The threads of a process.
+pub fn threads(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process is there and has not ended.
+pub fn lives(pid: i32) -> bool {
+    read(pid, "status").is_ok_and(|text| Status::parse(&text).is_some_and(|status| !status.ended))
+}
+
+/// What `status` says that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// It has ended and waits to be taken note of.
+    pub ended: bool,
+    /// The real, effective, saved and file-system uid.
+    pub uids: Vec<u32>,
+    /// `no_new_privs` is set.
+    pub no_new_privs: bool,
+    /// The mode of its system-call filter; 2 is a program.
+    pub seccomp: u32,
+    /// How many programs.
+    pub filters: u32,
+    /// Inheritable, permitted, effective, bounding and ambient capabilities, together.
+    pub capabilities: u64,
+}
+
+impl Status {
+    /// Reads the file. `None` when a line is missing: what is not told is not proven.
+    pub fn parse(text: &str) -> Option<Self> {
+        let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let number = |name: &str| line(name)?.parse::<u32>().ok();
+        let mut capabilities = 0;
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            capabilities |= u64::from_str_radix(line(set)?, 16).ok()?;
+        }
+        let uids: Vec<u32> = line("Uid")?.split_whitespace().map_while(|uid| uid.parse().ok()).collect();
+        (uids.len() == 4).then_some(())?;
+        Some(Self {
+            ended: line("State")?.starts_with(['Z', 'X']),
+            uids,
+            no_new_privs: number("NoNewPrivs")? == 1,
+            seccomp: number("Seccomp")?,
+            filters: number("Seccomp_filters")?,
+            capabilities,
+        })
+    }
+
+    /// The status of a thread; `None` when it is gone or has ended.
+    pub fn of(pid: i32, thread: i32) -> Option<Result<Self, ()>> {
+        let text = read(pid, &format!("task/{thread}/status")).ok()?;
+        match Self::parse(&text) {
+            Some(status) if status.ended => None,
+            Some(status) => Some(Ok(status)),
+            None => Some(Err(())),
+        }
+    }
+}
+
+/// The interfaces of `net/dev`.
+pub fn interfaces(text: &str) -> Vec<String> {
+    text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// How many routes of `net/route` and `net/ipv6_route` leave by another interface than the loopback.
+pub fn routes_out(v4: &str, v6: &str) -> usize {
+    let v4 = v4.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let v6 = v6.lines().filter_map(|line| line.split_whitespace().last());
+    v4.chain(v6).filter(|interface| *interface != "lo").count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AGENT: &str = "Name:\tpython3\nState:\tS (sleeping)\nPid:\t7\nUid:\t1049576\t1049576\t1049576\t1049576\n\
+        CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n\
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t2\n";
+
+    #[test]
+    fn a_status_is_read_whole_or_not_at_all() {
+        let status = Status::parse(AGENT).unwrap();
+        assert_eq!(status.uids, [1_049_576; 4]);
+        assert!(status.no_new_privs && status.capabilities == 0 && !status.ended);
+        assert_eq!((status.seccomp, status.filters), (2, 2));
+        for line in AGENT.lines().skip(1).filter(|line| !line.starts_with("Pid")) {
+            assert_eq!(Status::parse(&AGENT.replace(line, "")), None, "{line}");
+        }
+        let ambient = AGENT.replace("CapAmb:\t0000000000000000", "CapAmb:\t0000000000000002");
+        assert_eq!(Status::parse(&ambient).unwrap().capabilities, 2);
+        assert!(Status::parse(&AGENT.replace("S (sleeping)", "Z (zombie)")).unwrap().ended);
+    }
+
+    #[test]
+    fn an_interface_and_a_route_that_leave_are_found() {
+        let dev = "Inter-|   Receive\n face |bytes\n    lo:  0 0\n  eth0: 12 3\n";
+        assert_eq!(interfaces(dev), ["lo", "eth0"]);
+        let v4 = "Iface\tDestination\tGateway\nlo\t0000007F\t0\neth0\t00000000\t0\n";
+        let v6 = "0000 01 0000 00 0000 00000000 00000001 00000000 00200200       lo\nfe80 40 0 0 0 0 0 0 0 veth0\n";
+        assert_eq!(routes_out(v4, v6), 2);
+        assert_eq!(routes_out("Iface\tDestination\n", ""), 0);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(lives(own) && all().contains(&own) && !threads(own).is_empty());
+        assert!(namespace(own, "net").unwrap() > 0);
+        assert!(Status::of(own, own).unwrap().is_ok());
+        assert!(interfaces(&read(own, "net/dev").unwrap()).contains(&"lo".to_owned()));
+    }
+
+    proptest! {
+        /// A name that an agent gives its process is on the first line and cannot pass for another one.
+        #[test]
+        fn no_text_is_taken_for_a_whole_status(text in ".{0,400}") {
+            prop_assert!(Status::parse(&text).is_none());
+            let _ = (interfaces(&text), routes_out(&text, &text));
+        }
+    }
+}

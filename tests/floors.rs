@@ -1,0 +1,199 @@
+//! Floors: the weakest sandbox profile that a tenant and a tier accept, at registration and at every start.
+
+use anyhow::{Context, Result};
+use cogward_testkit::{Agent, Plane};
+use serde_json::Value;
+
+fn plane() -> Result<Plane> {
+    Plane::start(env!("CARGO_BIN_EXE_cogward"))
+}
+
+const WAITS: &str = "import time\nprint('up', flush=True)\ntime.sleep(600)\n";
+
+fn agent<'a>(name: &'a str, changes: &'a [(&'a str, &'a str)]) -> Agent<'a> {
+    Agent { name, source: WAITS, permissions: "", changes }
+}
+
+const HARDENED: &[(&str, &str)] = &[("  sandbox:\n", "  sandbox:\n    profile: hardened\n")];
+const PRODUCTION: &[(&str, &str)] = &[("tier: development", "tier: production")];
+
+/// The leaves of the tenant's ledger with a type, as an auditor exports them.
+fn exported(plane: &Plane, kind: &str) -> Result<Vec<Value>> {
+    let pack = tempfile::tempdir_in(plane.scratch())?.path().join("pack");
+    plane.ok(["evidence", "export", &pack.to_string_lossy()])?;
+    let mut found = Vec::new();
+    let mut folders = vec![pack];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+            // Leaves are JSON texts, framed by the ledger.
+            for (at, _) in text.match_indices('{') {
+                let mut leaf = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Value>();
+                if let Some(Ok(leaf)) = leaf.next()
+                    && leaf["type"] == kind
+                {
+                    found.push(leaf);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_version_below_a_floor_is_neither_registered_nor_started_and_is_told_why() -> Result<()> {
+    let plane = plane()?;
+    plane.register(&agent("early", &[]))?;
+    let live = plane.start_run("early")?;
+    plane.said(&live, "up")?;
+    let set = ["floor", "set", "development", "hardened", "--reason", "finding 7 of the audit"];
+    let said = plane.cli(set)?;
+    assert_eq!(said.code(), 0, "{}", said.stderr);
+    assert!(said.stderr.contains("1 registered versions are below it"), "{}", said.stderr);
+
+    // Registered before: it does not start any more, and the refusal says the floor, who set it, why, and what to do.
+    let refused = plane.cli(["run", "start", "early", "--reason", "test"])?;
+    assert_eq!(refused.code(), 4, "{}", refused.stderr);
+    for part in
+        ["profile_too_weak", "`standard`", "`hardened`", "`operator`", "finding 7 of the audit", "cogward floor"]
+    {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let authorization = format!("Bearer {}", plane.token());
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    let body = br#"{"tenant":"default","agent":"early","reason":"test"}"#;
+    let (status, problem) = plane.http("POST", "/api/v1/runs", &headers, body)?;
+    let problem: Value = serde_json::from_str(&problem)?;
+    assert_eq!((status, &problem["code"]), (409, &Value::from("profile_too_weak")), "{problem:#}");
+    let leaves = exported(&plane, "run.refused")?;
+    assert_eq!(leaves.len(), 2, "{leaves:#?}");
+    assert!(leaves.iter().all(|leaf| leaf["rule"] == "profile_too_weak"), "{leaves:#?}");
+
+    // Registered now: refused at the line of the field, by a word of its own.
+    let manifest = plane.write_agent(&agent("late", &[]))?;
+    let refused = plane.cli(["agent", "register", "-f", &manifest.to_string_lossy()])?;
+    assert_eq!(refused.code(), 4);
+    for part in ["[profile_too_weak]", "agent.yaml", "`operator`", "finding 7 of the audit", "profile: hardened"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    assert!(!plane.ok(["agent", "list"])?.contains("late"));
+    let refusals = exported(&plane, "agent.registration_refused")?;
+    assert_eq!(refusals.first().context("a refusal")?["rules"][0], "profile_too_weak");
+
+    // What runs goes on, and is listed with its version.
+    let below = plane.json(["floor", "shortfalls"])?;
+    assert_eq!(below.as_array().map(Vec::len), Some(1), "{below:#}");
+    assert_eq!((&below[0]["agent"], &below[0]["live_runs"][0]), (&Value::from("early"), &Value::from(live.clone())));
+    assert_eq!(plane.run(&live)?["state"], "running");
+
+    // What meets the floor is registered and runs; and when the floor is taken back, the other one too.
+    let strong = plane.launch(&agent("strong", HARDENED))?;
+    plane.said(&strong, "up")?;
+    plane.ok(["floor", "clear", "development", "--reason", "the audit is over"])?;
+    plane.start_run("early")?;
+    assert_eq!(plane.json(["floor", "shortfalls"])?, Value::Array(Vec::new()));
+    let changes = exported(&plane, "floor.changed")?;
+    let of = |at: usize, field: &str| changes.get(at).map(|leaf| leaf[field].clone()).unwrap_or_default();
+    assert_eq!(changes.len(), 2, "{changes:#?}");
+    assert_eq!((of(0, "before"), of(0, "after")), ("standard".into(), "hardened".into()));
+    assert_eq!((of(1, "before"), of(1, "after")), ("hardened".into(), "standard".into()));
+    assert!(of(0, "operator").as_str().is_some_and(|id| id.starts_with("opr_")) && of(0, "scope") == "plane");
+    Ok(())
+}
+
+#[test]
+fn a_tenant_raises_what_the_plane_demands_and_never_lowers_it() -> Result<()> {
+    let plane = plane()?;
+    plane.ok(["tenant", "create", "retail", "--reason", "test"])?;
+    let floors = |tenant: &str| -> Result<Vec<String>> {
+        let list = plane.json(["floor", "list", "--tenant", tenant])?;
+        let word = |f: &Value| format!("{} {} {}", f["tier"], f["profile"], f["source"]).replace('"', "");
+        Ok(list.as_array().context("a list")?.iter().map(word).collect())
+    };
+    let usual = ["development standard default", "staging standard default", "production hardened default"];
+    assert_eq!(floors("retail")?, usual);
+    // Lower than the plane's is refused, and changes nothing.
+    let lower = ["floor", "set", "production", "standard", "--tenant", "retail", "--reason", "in a hurry"];
+    let refused = plane.cli(lower)?;
+    assert_eq!(refused.code(), 4, "{}", refused.stderr);
+    assert!(refused.stderr.contains("the plane demands `hardened`"), "{}", refused.stderr);
+    assert_eq!(floors("retail")?, usual);
+    // Higher holds in that tenant alone.
+    plane.ok(["floor", "set", "development", "hardened", "--tenant", "retail", "--reason", "customer data"])?;
+    assert_eq!(floors("retail")?[0], "development hardened tenant");
+    assert_eq!(floors("default")?, usual);
+    plane.register(&agent("here", &[]))?;
+    let manifest = plane.write_agent(&agent("there", &[("tenant: default", "tenant: retail")]))?;
+    let refused = plane.cli(["agent", "register", "-f", &manifest.to_string_lossy(), "--dry-run"])?;
+    assert!(refused.code() == 4 && refused.stderr.contains("tenant `retail`"), "{}", refused.stderr);
+    // The plane goes below what the tenant demands: the tenant's still holds.
+    plane.ok(["floor", "set", "production", "hardened", "--tenant", "retail", "--reason", "ours"])?;
+    plane.ok(["floor", "set", "production", "standard", "--reason", "a decision of the board"])?;
+    assert_eq!(floors("retail")?[2], "production hardened tenant");
+    assert_eq!(floors("default")?[2], "production standard plane");
+    Ok(())
+}
+
+#[test]
+fn production_is_hardened_unless_somebody_answers_for_less() -> Result<()> {
+    let plane = plane()?;
+    let manifest = plane.write_agent(&agent("weak", PRODUCTION))?;
+    // The command line would find before the plane does that production wants an image, so this is sent by hand.
+    let mut package = tar::Builder::new(Vec::new());
+    package.append_path_with_name(&manifest, "agent.yaml")?;
+    package.append_dir_all("code", manifest.with_file_name("code"))?;
+    let package = package.into_inner()?;
+    let authorization = format!("Bearer {}", plane.token());
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/x-tar")];
+    let rules = || -> Result<Vec<String>> {
+        let (status, said) = plane.http("POST", "/api/v1/tenants/default/agents", &headers, &package)?;
+        anyhow::ensure!(status == 422, "{said}");
+        let problem: Value = serde_json::from_str(&said)?;
+        let findings = problem["findings"].as_array().cloned().context("findings")?;
+        Ok(findings.iter().map(|f| format!("{} {}", f["rule"], f["message"])).collect())
+    };
+    let told = rules()?;
+    let weak = told.iter().find(|told| told.contains("profile_too_weak")).with_context(|| format!("{told:?}"))?;
+    assert!(weak.contains("`hardened`") && weak.contains("default of cogward"), "{weak}");
+    plane.ok(["floor", "set", "production", "standard", "--reason", "a decision of the board"])?;
+    let told = rules()?;
+    assert!(!told.is_empty() && !told.iter().any(|told| told.contains("profile_too_weak")), "{told:?}");
+    Ok(())
+}
+
+#[test]
+fn a_floor_is_changed_for_a_reason_by_whoever_may_and_by_nothing_else() -> Result<()> {
+    let plane = plane()?;
+    let authorization = format!("Bearer {}", plane.token());
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    let put = |path: &str, body: &str| plane.http("PUT", path, &headers, body.as_bytes());
+    let path = "/api/v1/floors/development";
+    for (body, status) in [
+        (r#"{"profile":"hardened"}"#, 400),
+        (r#"{"profile":"hardened","reason":" "}"#, 400),
+        (r#"{"reason":"x"}"#, 400),
+        (r#"{"profile":"unbreakable","reason":"x"}"#, 400),
+        (r#"{"profile":"pod","reason":"x"}"#, 400),
+        (r#"{"profile":"hardened","reason":"x","tier":"production"}"#, 400),
+    ] {
+        let (answered, said) = put(path, body)?;
+        assert_eq!(answered, status, "{body}: {said}");
+    }
+    assert_eq!(put("/api/v1/floors/test", r#"{"profile":"hardened","reason":"x"}"#)?.0, 400);
+    assert_eq!(put("/api/v1/tenants/nowhere/floors/staging", r#"{"profile":"hardened","reason":"x"}"#)?.0, 404);
+    assert_eq!(plane.http("PUT", path, &headers[1..], br#"{"profile":"hardened","reason":"x"}"#)?.0, 401);
+    assert_eq!(exported(&plane, "floor.changed")?.len(), 0);
+    assert_eq!(plane.json(["floor", "list"])?[0]["profile"], "standard");
+    // It is in the database, so it outlives the plane.
+    plane.ok(["floor", "set", "development", "hardened", "--reason", "x"])?;
+    let mut plane = plane;
+    plane.kill_9()?;
+    plane.up()?;
+    assert_eq!(plane.json(["floor", "list"])?[0]["profile"], "hardened");
+    Ok(())
+}
