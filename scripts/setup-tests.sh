@@ -71,7 +71,35 @@ else
   echo "$wanted" > "$servers/node_modules/.stamp"
 fi
 
+# Debian's stress-ng, which the sandbox is tested with.
 if [ "$purpose" = tests ]; then
+  if [ -x /usr/bin/stress-ng ]; then
+    say "stress-ng: there"
+  else
+    command -v apt-get > /dev/null || fail "stress-ng is missing: install it with the system's packages"
+    say "stress-ng: installing"
+    try 300 apt-get install --quiet --yes --no-install-recommends stress-ng > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends stress-ng > /dev/null; } \
+      || fail "stress-ng cannot be installed"
+  fi
+fi
+
+if [ "$purpose" = tests ]; then
+  # Containers that a doctor is put into, and units that systemd reads.
+  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux; do
+    tool=${pair%%:*} package=${pair##*:}
+    if command -v "$tool" > /dev/null; then
+      say "$tool: there"
+      continue
+    fi
+    command -v apt-get > /dev/null || fail "$tool is missing: install it with the system's packages"
+    say "$tool: installing $package"
+    try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends "$package" > /dev/null; } \
+      || fail "$package cannot be installed"
+  done
   scripts/install-tools.sh
   scripts/vendor-examples.sh
 fi

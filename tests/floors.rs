@@ -1,8 +1,10 @@
 //! Floors: the weakest sandbox profile that a tenant and a tier accept, at registration and at every start.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use cogward_testkit::{Agent, Plane};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn plane() -> Result<Plane> {
     Plane::start(env!("CARGO_BIN_EXE_cogward"))
@@ -15,7 +17,6 @@ fn agent<'a>(name: &'a str, changes: &'a [(&'a str, &'a str)]) -> Agent<'a> {
 }
 
 const HARDENED: &[(&str, &str)] = &[("  sandbox:\n", "  sandbox:\n    profile: hardened\n")];
-const PRODUCTION: &[(&str, &str)] = &[("tier: development", "tier: production")];
 
 /// The leaves of the tenant's ledger with a type, as an auditor exports them.
 fn exported(plane: &Plane, kind: &str) -> Result<Vec<Value>> {
@@ -139,30 +140,59 @@ fn a_tenant_raises_what_the_plane_demands_and_never_lowers_it() -> Result<()> {
     Ok(())
 }
 
+/// An image with one program, beside a manifest, as production demands it.
+fn image(beside: &Path) -> Result<()> {
+    let layout = beside.with_file_name("image");
+    std::fs::create_dir_all(layout.join("blobs/sha256"))?;
+    let blob = |bytes: &[u8], kind: &str| -> Result<Value> {
+        let digest = cogward_registry::manifest::sha256(bytes);
+        std::fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes)?;
+        Ok(json!({ "mediaType": kind, "digest": digest.to_string(), "size": bytes.len() }))
+    };
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(3);
+    let mut layer = tar::Builder::new(Vec::new());
+    layer.append_data(&mut header, "bin/agent", &b"run"[..])?;
+    let layer = blob(&layer.into_inner()?, "application/vnd.oci.image.layer.v1.tar")?;
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "layers": [layer] });
+    let mut found = blob(manifest.to_string().as_bytes(), kind)?;
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    found["platform"] = json!({ "architecture": architecture, "os": "linux" });
+    let index = json!({ "schemaVersion": 2, "manifests": [found] });
+    std::fs::write(layout.join("index.json"), index.to_string())?;
+    Ok(std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?)
+}
+
 #[test]
 fn production_is_hardened_unless_somebody_answers_for_less() -> Result<()> {
     let plane = plane()?;
-    let manifest = plane.write_agent(&agent("weak", PRODUCTION))?;
-    // The command line would find before the plane does that production wants an image, so this is sent by hand.
-    let mut package = tar::Builder::new(Vec::new());
-    package.append_path_with_name(&manifest, "agent.yaml")?;
-    package.append_dir_all("code", manifest.with_file_name("code"))?;
-    let package = package.into_inner()?;
-    let authorization = format!("Bearer {}", plane.token());
-    let headers = [("authorization", authorization.as_str()), ("content-type", "application/x-tar")];
-    let rules = || -> Result<Vec<String>> {
-        let (status, said) = plane.http("POST", "/api/v1/tenants/default/agents", &headers, &package)?;
-        anyhow::ensure!(status == 422, "{said}");
-        let problem: Value = serde_json::from_str(&said)?;
-        let findings = problem["findings"].as_array().cloned().context("findings")?;
-        Ok(findings.iter().map(|f| format!("{} {}", f["rule"], f["message"])).collect())
+    let of_image: [(&str, &str); 3] = [
+        ("tier: development", "tier: production"),
+        ("directory: code", "ociLayout: image"),
+        ("[python3, -u, agent.py]", "[/bin/agent]"),
+    ];
+    let register = |name: &str, changes: &[(&str, &str)]| {
+        let manifest = plane.write_agent(&agent(name, changes))?;
+        image(&manifest)?;
+        plane.cli(["agent", "register", "-f", &manifest.to_string_lossy()])
     };
-    let told = rules()?;
-    let weak = told.iter().find(|told| told.contains("profile_too_weak")).with_context(|| format!("{told:?}"))?;
-    assert!(weak.contains("`hardened`") && weak.contains("default of cogward"), "{weak}");
+    let refused = register("weak", &of_image)?;
+    assert_eq!(refused.code(), 4, "{}", refused.stderr);
+    for part in ["[profile_too_weak]", "`hardened`", "default of cogward", "tier production"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let strong = register("strong", &[&of_image[..], HARDENED].concat())?;
+    assert_eq!(strong.code(), 0, "{}", strong.stderr);
     plane.ok(["floor", "set", "production", "standard", "--reason", "a decision of the board"])?;
-    let told = rules()?;
-    assert!(!told.is_empty() && !told.iter().any(|told| told.contains("profile_too_weak")), "{told:?}");
+    let accepted = register("weak", &of_image)?;
+    assert_eq!(accepted.code(), 0, "{}", accepted.stderr);
+    // Taken back: what was registered meanwhile is listed, and does not start.
+    plane.ok(["floor", "clear", "production", "--reason", "the board decided again"])?;
+    assert_eq!(plane.json(["floor", "shortfalls"])?[0]["agent"], "weak");
+    let refused = plane.cli(["run", "start", "weak", "--reason", "test"])?;
+    assert!(refused.code() == 4 && refused.stderr.contains("profile_too_weak"), "{}", refused.stderr);
     Ok(())
 }
 

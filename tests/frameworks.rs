@@ -1,14 +1,33 @@
 //! Unmodified frameworks under governance: framework code that reads only the run contract, a scripted
 //! model and a real MCP server.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, ensure};
 use cogward_testkit::{Plane, count};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-fn governed(framework: &str) -> Result<()> {
+/// The example as it is, but for its profile.
+fn with_profile(scratch: &Path, framework: &str, profile: &str) -> Result<PathBuf> {
+    let folder = scratch.join("example");
+    fs::create_dir(&folder)?;
+    fs::copy(format!("{ROOT}/examples/{framework}/agent.py"), folder.join("agent.py"))?;
+    let manifest = fs::read_to_string(format!("{ROOT}/examples/{framework}/agent.yaml"))?;
+    ensure!(manifest.contains("profile: standard"), "the example says another profile");
+    // Directories are relative to the manifest.
+    let up = "../".repeat(folder.canonicalize()?.components().count() - 1);
+    let build = format!("{up}{}", Path::new(ROOT).canonicalize()?.join("build").display()).replace("//", "/");
+    let manifest = manifest.replace("../../build", &build).replace("profile: standard", &format!("profile: {profile}"));
+    let file = folder.join("agent.yaml");
+    fs::write(&file, manifest)?;
+    Ok(file)
+}
+
+fn governed(framework: &str, profile: &str) -> Result<()> {
     let vendored = format!("{ROOT}/build/examples/{framework}");
     ensure!(
         Path::new(&vendored).exists(),
@@ -20,7 +39,11 @@ fn governed(framework: &str) -> Result<()> {
     let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
     plane.add_stdio("files", &["/usr/bin/node", &server, &format!("{ROOT}/examples/quickstart/claims")])?;
     plane.add_scripted(&fs::read_to_string(format!("{ROOT}/examples/quickstart/script.json"))?)?;
-    plane.ok(["agent", "register", "-f", &format!("{ROOT}/examples/{framework}/agent.yaml")])?;
+    let file = match profile {
+        "standard" => Path::new(ROOT).join(format!("examples/{framework}/agent.yaml")),
+        other => with_profile(plane.scratch(), framework, other)?,
+    };
+    plane.ok(["agent", "register", "-f", &file.to_string_lossy()])?;
     let input = plane.scratch().join("task.json");
     fs::write(&input, r#"{"claim": "claim-17.txt"}"#)?;
     let agent = format!("claims-clerk-{framework}");
@@ -52,15 +75,31 @@ fn governed(framework: &str) -> Result<()> {
 
 #[test]
 fn langgraph_is_governed_unchanged() -> Result<()> {
-    governed("langgraph")
+    governed("langgraph", "standard")
 }
 
 #[test]
 fn the_openai_agents_sdk_is_governed_unchanged() -> Result<()> {
-    governed("openai-agents")
+    governed("openai-agents", "standard")
 }
 
 #[test]
 fn autogen_is_governed_unchanged() -> Result<()> {
-    governed("autogen")
+    governed("autogen", "standard")
+}
+
+/// Where no memory that was written is executed, and no socket but to the plane is made.
+#[test]
+fn langgraph_runs_in_hardened() -> Result<()> {
+    governed("langgraph", "hardened")
+}
+
+#[test]
+fn the_openai_agents_sdk_runs_in_hardened() -> Result<()> {
+    governed("openai-agents", "hardened")
+}
+
+#[test]
+fn autogen_runs_in_hardened() -> Result<()> {
+    governed("autogen", "hardened")
 }

@@ -157,7 +157,7 @@ pub enum LogFormat {
 
 /// `doctor`
 #[derive(Debug, Args)]
-#[command(after_help = "Exits 0 when the profile `standard` can be enforced, else 4.\n\n\
+#[command(after_help = "Exits 0 when `standard` or a stronger profile can be enforced, else 4.\n\n\
     Examples:\n  \
     cogward doctor\n  \
     cogward doctor --format json | jq '.checks[] | select(.status == \"missing\")'\n  \

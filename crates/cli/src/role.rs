@@ -8,10 +8,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 use crate::exit::Exit;
 
 /// Becomes the supervisor when the arguments say so. Must be called before any thread exists.
-pub fn supervise(
-    mut arguments: impl Iterator<Item = OsString>,
-    supervisor: fn(&Path) -> ExitCode,
-) -> Option<ExitCode> {
+pub fn supervise(mut arguments: impl Iterator<Item = OsString>, supervisor: fn(&Path) -> ExitCode) -> Option<ExitCode> {
     if arguments.next()? != "supervise" {
         return None;
     }

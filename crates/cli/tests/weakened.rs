@@ -60,7 +60,9 @@ fn forms() {
     let run = &log["runs"][0];
     let named: Vec<&str> = run["results"].as_array().unwrap().iter().filter_map(|r| r["ruleId"].as_str()).collect();
     assert!(named.contains(&"memory.writable-and-executable") && named.iter().all(|id| id.starts_with("memory.")));
-    assert!(run["tool"]["driver"]["rules"].as_array().unwrap().len() > 500 && run["properties"]["profile"] == "hardened");
+    assert!(
+        run["tool"]["driver"]["rules"].as_array().unwrap().len() > 500 && run["properties"]["profile"] == "hardened"
+    );
 
     let junit = verify("left-out-memory", "--profile hardened --format junit");
     let text = String::from_utf8_lossy(&junit.stdout);
@@ -90,7 +92,8 @@ fn main() -> ExitCode {
     }
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let mut failed = false;
-    for (name, test) in TESTS.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(*f))) {
+    for (name, test) in TESTS.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(*f)))
+    {
         let passed = std::panic::catch_unwind(test).is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed |= !passed;

@@ -3,6 +3,7 @@
 mod attest;
 mod crash;
 mod fakes;
+mod files;
 mod lifecycle;
 mod plane;
 mod races;

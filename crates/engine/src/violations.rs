@@ -156,7 +156,7 @@ impl Engine {
         }
         let severity = report.severity();
         let goal = *live.goal.borrow();
-        let (verdict, reacts) = live.watched(|watched| {
+        let (reaction, verdict, reacts) = live.watched(|watched| {
             let reaction = match severity {
                 Severity::High => watched.reaction.unwrap_or(Reaction::Deny),
                 Severity::Info | Severity::Warning => Reaction::Deny,
@@ -164,8 +164,12 @@ impl Engine {
             let verdict = verdict(reaction, goal, over);
             let reacts = verdict != Reaction::Deny && !over && !watched.reacting && !goal.is_final();
             watched.reacting |= reacts;
-            (verdict, reacts)
+            (reaction, verdict, reacts)
         });
+        if reaction == Reaction::Kill && !goal.is_final() {
+            // Should it end by itself before the kill reaches it, it has not done well.
+            live.set_cause(&cause(report));
+        }
         self.note(events::violation(live, report, severity, verdict));
         let mut detail = json!({
             "layer": report.layer, "action": report.action, "severity": severity, "verdict": verdict.verdict(),
@@ -201,15 +205,16 @@ impl Engine {
                 Err(error) => tracing::error!(run = %live.run, %error, "a run is not suspended after a violation"),
             },
             Reaction::Kill => {
-                let object = events::object(report).unwrap_or_default();
-                let cause = format!(
-                    "{ON_VIOLATION}: it tried what no agent needs: {} {} {object}",
-                    report.layer, report.action
-                );
-                self.end_by_rule(live, RunState::Killed, ON_VIOLATION, cause.trim_end()).await;
+                self.end_by_rule(live, RunState::Killed, ON_VIOLATION, &cause(report)).await;
             }
         }
     }
+}
+
+fn cause(report: &Violation) -> String {
+    let object = events::object(report).unwrap_or_default();
+    let cause = format!("{ON_VIOLATION}: it tried what no agent needs: {} {} {object}", report.layer, report.action);
+    cause.trim_end().to_owned()
 }
 
 /// What becomes of the run, as far as it can still become of it.

@@ -34,5 +34,7 @@ pub const CONTENTS_MAX: usize = 16;
 pub const CONTENT_MIB_MAX: u32 = 4_096;
 /// Files and directories of one input or output: beyond it, an archive serves everyone better.
 pub const CONTENT_ENTRIES_MAX: u64 = 10_000;
+/// Free space that files of runs leave on the plane's disk, in bytes: twice of what stops agents for the evidence's sake.
+pub const DISK_RESERVE_BYTES: u64 = 512 * 1024 * 1024;
 /// Skills of one package: each is a mount of its own.
 pub const SKILLS_MAX: usize = 64;

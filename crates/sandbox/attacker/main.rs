@@ -64,9 +64,7 @@ fn inside() -> bool {
     let mut names = [0_u8; 6 * 65];
     let named = call(number::UNAME, [address(&mut names), 0, 0, 0, 0, 0]) == 0 && names[65..].starts_with(b"cogward\0");
     let (get_no_new_privs, uid) = (39, 1000);
-    named
-        && call(number::GETUID, [0; 6]) == uid
-        && call(number::PRCTL, [get_no_new_privs, 0, 0, 0, 0, 0]) == 1
+    named && call(number::GETUID, [0; 6]) == uid && call(number::PRCTL, [get_no_new_privs, 0, 0, 0, 0, 0]) == 1
 }
 
 /// Carries one line out and says what became of it.

@@ -17,6 +17,8 @@ fn example(path: &str) -> String {
         .replace("{provider}", "openai")
         .replace("{run}", "run_01K00000000000000000000000")
         .replace("{operation}", "op_01K00000000000000000000000")
+        .replace("{input}", "claims.csv")
+        .replace("{artifact}", "report.pdf")
 }
 
 fn is_problem(answer: &Answer, status: u16, code: &str) -> Value {

@@ -60,9 +60,11 @@ pub enum Run {
         run: RunId,
     },
     /// Download an output of a run and check its digest
-    #[command(after_help = "A directory is unpacked. Nothing is overwritten, and what does not have the digest that the\n\
+    #[command(
+        after_help = "A directory is unpacked. Nothing is overwritten, and what does not have the digest that the\n\
         evidence has is not kept: then it exits 9.\n\n\
-        Example:\n  cogward run artifact RUN report --to report.pdf")]
+        Example:\n  cogward run artifact RUN report --to report.pdf"
+    )]
     Artifact {
         /// The run
         run: RunId,

@@ -22,7 +22,8 @@ impl Show for Artifact {
     const PLURAL: &'static str = "artifacts";
     const HEAD: &'static [&'static str] = &["NAME", "KEPT", "KIND", "BYTES", "ENTRIES", "DIGEST", "WHY NOT"];
     fn row(&self) -> Vec<Cell> {
-        let number = |of: fn(&Content) -> u64| self.content.as_ref().map(of).map_or_else(String::new, |n| n.to_string());
+        let number =
+            |of: fn(&Content) -> u64| self.content.as_ref().map(of).map_or_else(String::new, |n| n.to_string());
         let kept = match (&self.content, self.required) {
             (Some(_), _) => Cell::toned("yes", Tone::Good),
             (None, true) => Cell::toned("no", Tone::Bad),

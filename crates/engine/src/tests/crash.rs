@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Runs a plane until it hangs at `point`, then takes its runtime away: nothing of it goes on.
-fn crash(world: &Arc<World>, point: &'static str, life: impl AsyncFnOnce(Engine) + Send + 'static) {
+pub(super) fn crash(world: &Arc<World>, point: &'static str, life: impl AsyncFnOnce(Engine) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let engine = world.engine().await;
@@ -32,11 +32,11 @@ fn crash(world: &Arc<World>, point: &'static str, life: impl AsyncFnOnce(Engine)
     world.go_on();
 }
 
-fn next_life<T>(life: impl Future<Output = T>) -> T {
+pub(super) fn next_life<T>(life: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(life)
 }
 
-async fn only_run(engine: &Engine) -> RunId {
+pub(super) async fn only_run(engine: &Engine) -> RunId {
     let page = engine.with.store.runs(&Default::default(), &Default::default()).await.unwrap();
     assert_eq!(page.items.len(), 1);
     page.items[0].id

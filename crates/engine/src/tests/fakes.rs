@@ -14,8 +14,9 @@ use cogward_model::{
     AgentName, Digest, RunId, SystemClock, SystemEntropy, TenantName,
     action::Amounts,
     attestation::Check,
+    content::GivenInput,
     event::{Event, EventType},
-    manifest::{Manifest, Profile},
+    manifest::{self, Manifest, Profile},
     run::RunState,
     violation::Reaction,
 };
@@ -52,6 +53,8 @@ pub(super) struct World {
     pub(super) looks: Mutex<u32>,
     pub(super) doubled: Mutex<u32>,
     pub(super) launches: Mutex<u32>,
+    /// What the last launch was given.
+    pub(super) given: Mutex<Vec<(GivenInput, PathBuf)>>,
 }
 
 /// One fake sandbox.
@@ -88,6 +91,7 @@ impl World {
             looks: Mutex::default(),
             doubled: Mutex::default(),
             launches: Mutex::default(),
+            given: Mutex::default(),
         })
     }
 
@@ -276,6 +280,7 @@ impl Sandboxes for Fake {
                 exit: watch::Sender::new(None),
             });
             *self.0.launches.lock().unwrap() += 1;
+            *self.0.given.lock().unwrap() = request.inputs.clone();
             let before = self.0.boxes.lock().unwrap().insert(request.run_dir, Arc::clone(&made));
             if before.is_some_and(|b| b.exit.borrow().is_none()) {
                 *self.0.doubled.lock().unwrap() += 1;
@@ -426,6 +431,7 @@ async fn register(store: &Store) {
         ("hasty", "autonomous", 3, None),
         ("strict", "autonomous", 3_600, Some(Reaction::Kill)),
         ("careful", "autonomous", 3_600, Some(Reaction::Suspend)),
+        ("filer", "autonomous", 3_600, None),
     ] {
         let mut manifest: Manifest = serde_json::from_value(serde_json::json!({
             "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
@@ -439,6 +445,10 @@ async fn register(store: &Store) {
         }))
         .unwrap();
         manifest.spec.sandbox.on_violation = reaction;
+        if name == "filer" {
+            manifest.spec.sandbox.inputs =
+                vec![manifest::Input { name: "claims".parse().unwrap(), max_mib: 1, required: true }];
+        }
         let agent: AgentName = name.parse().unwrap();
         tx.agent_put(&AgentRow {
             tenant: tenant.clone(),

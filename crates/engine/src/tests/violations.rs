@@ -143,3 +143,14 @@ async fn refused_connections_are_events_of_the_same_kind_and_a_flood_is_few_leav
     watch.connection_refused(run, "undeclared", "late.example:443");
     assert_eq!(world.kinds(run).last(), Some(&EventType::RunClosed));
 }
+
+#[tokio::test]
+async fn an_agent_that_ends_before_it_can_be_killed_has_not_done_well() {
+    let (world, engine, run, sender) = watched("strict").await;
+    drop(sender);
+    world.sandbox(run).unwrap().end(Exit { code: Some(0), violations: vec![report("bpf", 0, 1)], ..Exit::default() });
+    let row = closed(&engine, run).await;
+    assert_eq!((row.state, row.exit_code), (RunState::Failed, Some(0)));
+    assert!(row.fail_cause.unwrap().starts_with("spec.sandbox.onViolation: "));
+    assert_eq!(field(&violations(&world, run)[0], "verdict"), &"deny".into(), "it was refused, and nothing was killed");
+}

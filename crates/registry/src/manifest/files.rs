@@ -58,7 +58,11 @@ fn workspace(field: &Field<'_>, sink: &mut Sink) -> Option<Workspace> {
 }
 
 /// What inputs and outputs share: the name, which is used once, and the bound.
-fn named(map: &mut Fields<'_>, names: &mut BTreeSet<ContentName>, sink: &mut Sink) -> (Option<ContentName>, Option<u32>, bool) {
+fn named(
+    map: &mut Fields<'_>,
+    names: &mut BTreeSet<ContentName>,
+    sink: &mut Sink,
+) -> (Option<ContentName>, Option<u32>, bool) {
     let name = map.required("name", NAME, sink);
     let path = name.as_ref().map(|f| f.path.clone());
     let name: Option<ContentName> = name.and_then(|f| f.typed("name", NAME, sink));

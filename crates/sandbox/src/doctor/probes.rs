@@ -100,6 +100,8 @@ fn in_namespaces(inside: fn() -> Result<String, String>) -> Result<String, Strin
         .map_err(failed("new user, mount, pid, ipc, uts and net namespaces"))?
     {
         sys::Side::Child => {
+            // The parent may have failed and gone before this asks for its death signal; then the wait below ends.
+            drop(ours);
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
             let result = match control::receive::<()>(theirs.as_fd()) {
                 Ok(Some(_)) => {
@@ -222,6 +224,7 @@ pub fn seccomp_denies() -> Result<String, String> {
     let filter = seccomp::compile(&Controls::of(Profile::Hardened)).map_err(|e| e.why)?;
     let (ours, theirs) = control::pair().map_err(text)?;
     if sys::fork().map_err(text)?.is_none() {
+        drop(ours);
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
         let result = (|| {
             rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string())?;

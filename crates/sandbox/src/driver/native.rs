@@ -287,10 +287,10 @@ impl Carried for Sandbox {
     }
 
     fn kill(&mut self, cgroup: &mut Cgroup, reap: &mut dyn FnMut()) -> (u32, bool) {
-        // Its end is the end of every process in its namespace, wherever somebody may have put one. And it is not seen
-        // to be dead before they are.
-        let _ = pidfd_send_signal(&self.begun.pidfd, Signal::KILL);
         let (processes, empty) = cgroup.kill(reap);
+        // Init may have been moved out of the groups, or another process. Its end is the end of every process in its
+        // namespace, wherever somebody may have put one, and it is not seen to be dead before they are.
+        let _ = pidfd_send_signal(&self.begun.pidfd, Signal::KILL);
         let mut fds = [PollFd::new(&self.begun.pidfd, PollFlags::IN)];
         let most = Timespec::try_from(INIT_END_MAX).ok();
         let gone = matches!(poll(&mut fds, most.as_ref()), Ok(1..));

@@ -16,6 +16,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use cogward_model::limits::DISK_RESERVE_BYTES;
 use rustix::{
     fs::{AtFlags, FallocateFlags, Mode, OFlags, fallocate, fstatvfs, openat, unlinkat},
     mount::MountAttrFlags,
@@ -29,6 +30,19 @@ const BLOCK: u64 = 4_096;
 const MIB: u64 = 1024 * 1024;
 const MKE2FS: [&str; 2] = ["/usr/sbin/mke2fs", "/sbin/mke2fs"];
 const STAGE: &str = "workspace on disk";
+
+/// The same for a run, unless the host's disk would have less than what belongs to the evidence.
+pub fn workspace_for(dir: &Path, mib: u32, inodes: u32, owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Stage> {
+    let disk = rustix::fs::statvfs(dir).at(STAGE)?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(image_size(mib, inodes));
+    if left < DISK_RESERVE_BYTES {
+        let why = format!(
+            "there is no room for {mib} MiB on the plane's disk, of which {DISK_RESERVE_BYTES} bytes stay free"
+        );
+        return Err(Stage::new(STAGE, &why));
+    }
+    workspace(dir, mib, inodes, owner)
+}
 
 /// A file system of `mib` MiB and `inodes` inodes that belongs to a uid of the host, mounted nowhere yet.
 ///
@@ -45,12 +59,7 @@ pub fn workspace(dir: &Path, mib: u32, inodes: u32, owner: (u32, u32)) -> Result
 
 fn make(path: &Path, mib: u32, inodes: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Stage> {
     let image = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).at(STAGE)?;
-    // The tables of the file system are beside what the agent may use: the inodes, two bitmaps for each 128 MiB,
-    // and what the kernel keeps back for its own metadata, at most a fiftieth or 16 MiB.
-    let wanted = u64::from(mib) * MIB;
-    let tables = u64::from(inodes).saturating_mul(288) + wanted / 1024 + (wanted / 40).min(20 * MIB) + 2 * MIB;
-    let size = (wanted + tables).next_multiple_of(BLOCK);
-    fallocate(&image, FallocateFlags::empty(), 0, size).at(STAGE)?;
+    fallocate(&image, FallocateFlags::empty(), 0, image_size(mib, inodes)).at(STAGE)?;
     let program = MKE2FS
         .iter()
         .find(|p| Path::new(p).is_file())
@@ -84,6 +93,14 @@ fn make(path: &Path, mib: u32, inodes: u32, (uid, gid): (u32, u32)) -> Result<Ow
     unlinkat(&root, "lost+found", AtFlags::REMOVEDIR).at(STAGE)?;
     rustix::fs::fchmod(&root, Mode::from_raw_mode(0o700)).at(STAGE)?;
     Ok(mount)
+}
+
+/// The tables of the file system are beside what the agent may use: the inodes, two bitmaps for each 128 MiB, and what
+/// the kernel keeps back for its own metadata, at most a fiftieth or 16 MiB.
+fn image_size(mib: u32, inodes: u32) -> u64 {
+    let wanted = u64::from(mib) * MIB;
+    let tables = u64::from(inodes) * 288 + wanted / 1024 + (wanted / 40).min(20 * MIB) + 2 * MIB;
+    (wanted + tables).next_multiple_of(BLOCK)
 }
 
 /// Takes away what the file system has beyond `blocks`, in a file without a name.

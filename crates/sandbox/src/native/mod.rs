@@ -168,7 +168,7 @@ pub fn begin(
         Medium::Memory => None,
         Medium::Disk if matches!(uids, Uids::OwnRange { .. }) => {
             let resources = &spec.resources;
-            Some(disk::workspace(&spec.run_dir, resources.workspace_mib, resources.inodes(), (uid, gid))?)
+            Some(disk::workspace_for(&spec.run_dir, resources.workspace_mib, resources.inodes(), (uid, gid))?)
         }
         Medium::Disk => return Err(Stage::new("workspace on disk", &"the plane does not run as root")),
     };

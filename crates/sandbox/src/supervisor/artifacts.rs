@@ -20,7 +20,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use cogward_model::{
     Digest,
     content::{Artifact, Content, ContentKind, NAME_BYTES_MAX, NotKept, Tree, TreeError, TreeLimits, shown},
-    limits::CONTENT_ENTRIES_MAX,
+    limits::{CONTENT_ENTRIES_MAX, DISK_RESERVE_BYTES},
     manifest::Output,
 };
 use rustix::{
@@ -209,6 +209,9 @@ impl Collector<'_> {
             // Also a file that is all holes: what it would be when it is read counts.
             return Err(Refused(NotKept::TooLarge, Some(format!("`{}` has {size} bytes", shown(path)))));
         }
+        if !has_room(target, size) {
+            return Err(Refused(NotKept::NoSpace, None));
+        }
         let executable = before.st_mode & 0o100 != 0;
         let mode = if executable { 0o700 } else { 0o600 };
         let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(target);
@@ -242,6 +245,13 @@ impl Collector<'_> {
         (self.meanwhile)();
         if Instant::now() >= self.deadline { Err(Refused(NotKept::TooSlow, None)) } else { Ok(()) }
     }
+}
+
+/// Whether the host's disk takes a file and leaves what belongs to the evidence.
+fn has_room(target: &Path, size: u64) -> bool {
+    let above = target.parent().unwrap_or(target);
+    rustix::fs::statvfs(above)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= size.saturating_add(DISK_RESERVE_BYTES))
 }
 
 /// Reads one small file of the workspace whole.

@@ -82,14 +82,16 @@ fn prove(
     }
 }
 
-/// The places on disks that a run reads from.
+/// The places on disks that a run reads from, and writes to.
 fn disk_places(spec: &LaunchSpec) -> Vec<PathBuf> {
     let root = match &spec.root {
         Root::HostUsr => PathBuf::from("/usr"),
         Root::Image { dir } => dir.clone(),
     };
     let mounts = spec.mounts.iter().map(|mount| mount.source.clone());
-    mounts.chain([root]).collect()
+    let inputs = spec.storage.inputs.iter().map(|input| input.source.clone());
+    let workspace = (spec.storage.medium == cogward_model::manifest::Medium::Disk).then(|| spec.run_dir.clone());
+    mounts.chain(inputs).chain([root]).chain(workspace).collect()
 }
 
 /// Takes the status of every child that has ended.

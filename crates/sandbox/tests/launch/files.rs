@@ -34,6 +34,7 @@ pub const TESTS: &[crate::Test] = &[
     ("nothing_of_a_workspace_on_disk_is_left", disk_gone),
     ("a_full_workspace_on_disk_is_no_others_concern", disk_neighbours),
     ("a_workspace_on_disk_that_the_host_has_no_room_for_is_refused", disk_room),
+    ("outputs_leave_the_room_that_the_evidence_needs", outputs_without_room),
     ("a_kill_is_answered_while_outputs_are_kept", kill_while_kept),
 ];
 
@@ -496,8 +497,29 @@ fn disk_room() {
         let left = rig.spec.run_dir.join("workspace.img").exists();
         let unmounted = std::process::Command::new("umount").arg("-l").arg(small.path()).status().unwrap();
         assert!(unmounted.success());
-        assert!(refused.contains("workspace on disk") && refused.contains("No space left"), "{refused}");
+        assert!(refused.contains("workspace on disk") && refused.contains("no room"), "{refused}");
         assert!(!left);
+    });
+}
+
+/// What the evidence needs of the plane's disk is not taken by what an agent leaves.
+fn outputs_without_room() {
+    run(async {
+        let small = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs"])
+            .arg(small.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success());
+        let mut rig = with_outputs("");
+        rig.spec.run_dir = small.path().join("run");
+        fs::create_dir(&rig.spec.run_dir).unwrap();
+        let exit = rig.finished().await;
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(small.path()).status().unwrap();
+        assert!(unmounted.success());
+        let reasons: Vec<_> = exit.artifacts.iter().map(|a| a.refused).collect();
+        assert_eq!(reasons, [Some(NotKept::NoSpace), Some(NotKept::NoSpace), Some(NotKept::Missing)]);
     });
 }
 

@@ -19,6 +19,8 @@ pub const TESTS: &[crate::Test] = &[
     ("open_files_and_core_dumps_are_bounded", descriptors),
     ("an_agent_cannot_use_more_processor_than_its_share", processor),
     ("a_flood_of_refused_calls_does_not_hold_up_a_kill", refusals),
+    ("an_agent_reads_from_disk_no_faster_than_its_limit_and_it_is_counted", reading),
+    ("a_limit_that_the_host_cannot_set_is_no_launch", writing),
 ];
 
 fn workspace() {
@@ -162,5 +164,66 @@ fn refusals() {
         run.resume().await.unwrap();
         let report = run.kill().await.unwrap();
         assert!(report.empty && report.micros < 2_000_000, "{report:?}");
+    });
+}
+
+/// Four MiB of the package that are on disk and not in memory.
+fn cold(rig: &crate::rig::Rig) {
+    let file = rig.data.path().join("code/data");
+    std::fs::write(&file, vec![7; 4 << 20]).unwrap();
+    let file = std::fs::File::open(file).unwrap();
+    file.sync_all().unwrap();
+    let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    nix::fcntl::posix_fadvise(&file, 0, 0, advice).unwrap();
+}
+
+const READS: &str = "import time\nbegin = time.monotonic()\nread = 0\n\
+    with open('data', 'rb', 0) as f:\n while True:\n  part = f.read(65536)\n  if not part: break\n  read += len(part)\n\
+    print(read, int((time.monotonic() - begin) * 1000))";
+
+/// Whether this host can limit that; the doctor must know.
+fn can(resources: &cogward_model::manifest::Resources) -> bool {
+    let report = cogward_sandbox::doctor::probe_at(&crate::rig::exe(), &std::env::temp_dir()).unwrap();
+    report.require_limits(resources).is_ok()
+}
+
+fn reading() {
+    run(async {
+        let mut rig = python(READS);
+        rig.spec.resources.io_read_mib_per_second = Some(2);
+        if !can(&rig.spec.resources) {
+            // A host that cannot is refused, which is as much a test of the limit.
+            assert!(cogward_sandbox::launch(&crate::rig::exe(), &rig.spec).await.is_err());
+            return;
+        }
+        cold(&rig);
+        let exit = rig.finished().await;
+        let said = String::from_utf8(exit.output.unwrap()).unwrap();
+        let (read, millis) = said.trim().split_once(' ').unwrap();
+        assert_eq!(read, "4194304");
+        // Two seconds at the limit; without it some milliseconds. The kernel lets a little more through at first.
+        let millis: u64 = millis.parse().unwrap();
+        assert!((1_000..20_000).contains(&millis), "{millis} ms");
+        assert!(exit.usage.io_read_bytes.is_some_and(|bytes| bytes >= 4 << 20), "{:?}", exit.usage);
+        assert!(rig.groups_left().is_empty());
+    });
+}
+
+fn writing() {
+    run(async {
+        let mut rig = python("print('ran')");
+        rig.spec.resources.io_write_mib_per_second = Some(2);
+        let launched = cogward_sandbox::launch(&crate::rig::exe(), &rig.spec).await;
+        match (launched, can(&rig.spec.resources)) {
+            (Ok(run), true) => {
+                let _killed = run.kill().await;
+            }
+            (Err(error), false) => {
+                let said = format!("{error:?}");
+                assert!(said.contains("version 1") || said.contains("controller"), "{said}");
+                assert!(rig.groups_left().is_empty());
+            }
+            (launched, can) => panic!("the doctor says {can}, the launch {:?}", launched.map(drop)),
+        }
     });
 }

@@ -175,7 +175,7 @@ fn swapped() {
             let exit = python(SWAPPING).finished().await;
             assert_eq!((exit.code, exit.empty), (Some(0), true), "{exit:?}");
             match exit.output.as_deref() {
-                None => assert!(exit.detail.is_some()),
+                None => assert!(exit.output_refused.is_some()),
                 Some(bytes) => {
                     assert_eq!(bytes, b"mine", "{}", String::from_utf8_lossy(bytes));
                     taken += 1;

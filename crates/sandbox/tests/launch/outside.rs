@@ -17,20 +17,22 @@ const PROGRAM: &str = "/usr/bin/stress-ng";
 const SECONDS: u32 = 12;
 
 /// Those that reach for the kernel's interfaces, its limits and the host; one process each, all at once.
+#[rustfmt::skip]
 const STRESSORS: &[&str] = &[
-    "af-alg", "bind-mount", "chroot", "clone", "dev", "enosys", "exec", "fanotify", "fork", "handle", "io-uring", "kcmp",
-    "key", "memfd", "mlockmany", "mmapfork", "netlink-proc", "netlink-task", "pidfd", "procfs", "ptrace", "rawdev",
-    "rawpkt", "rawsock", "rawudp", "sctp", "seccomp", "session", "shm-sysv", "sigsegv", "sockfd", "sysbadaddr", "sysfs",
-    "tun", "udp", "userfaultfd", "vforkmany", "vm",
+    "af-alg", "bind-mount", "chroot", "clone", "dev", "enosys", "exec", "fanotify", "fork", "handle", "io-uring",
+    "kcmp", "key", "memfd", "mlockmany", "mmapfork", "netlink-proc", "netlink-task", "pidfd", "procfs", "ptrace",
+    "rawdev", "rawpkt", "rawsock", "rawudp", "sctp", "seccomp", "session", "shm-sysv", "sigsegv", "sockfd",
+    "sysbadaddr", "sysfs", "tun", "udp", "userfaultfd", "vforkmany", "vm",
 ];
 
 /// Settings of the host that its administrator makes and nothing else changes.
+#[rustfmt::skip]
 const SETTINGS: &[&str] = &[
-    "fs/file-max", "fs/nr_open", "fs/pipe-max-size", "fs/protected_symlinks", "kernel/core_pattern", "kernel/domainname",
-    "kernel/hostname", "kernel/modprobe", "kernel/msgmax", "kernel/osrelease", "kernel/panic", "kernel/pid_max",
-    "kernel/printk", "kernel/randomize_va_space", "kernel/sched_rt_runtime_us", "kernel/sem", "kernel/shmmax",
-    "kernel/sysrq", "kernel/threads-max", "net/ipv4/ip_forward", "user/max_user_namespaces", "vm/max_map_count",
-    "vm/mmap_min_addr", "vm/overcommit_memory", "vm/panic_on_oom", "vm/swappiness",
+    "fs/file-max", "fs/nr_open", "fs/pipe-max-size", "fs/protected_symlinks", "kernel/core_pattern",
+    "kernel/domainname", "kernel/hostname", "kernel/modprobe", "kernel/msgmax", "kernel/osrelease", "kernel/panic",
+    "kernel/pid_max", "kernel/printk", "kernel/randomize_va_space", "kernel/sched_rt_runtime_us", "kernel/sem",
+    "kernel/shmmax", "kernel/sysrq", "kernel/threads-max", "net/ipv4/ip_forward", "user/max_user_namespaces",
+    "vm/max_map_count", "vm/mmap_min_addr", "vm/overcommit_memory", "vm/panic_on_oom", "vm/swappiness",
 ];
 
 /// What of the host must be the same afterwards.
@@ -115,7 +117,12 @@ fn stress_ng() {
             let (count, total) = counts.entry(kind).or_default();
             (*count, *total) = (*count + violation.count, (*total).max(violation.total));
         }
-        println!("{} stressors, {} refusals of {} kinds", STRESSORS.len(), counts.values().map(|c| c.0).sum::<u64>(), counts.len());
+        println!(
+            "{} stressors, {} refusals of {} kinds",
+            STRESSORS.len(),
+            counts.values().map(|c| c.0).sum::<u64>(),
+            counts.len()
+        );
         println!("  {counts:?}");
         assert!(counts.len() > 10 && counts.values().all(|(count, total)| count == total), "{counts:?}");
 

@@ -23,7 +23,7 @@ use cogward_model::{
     AgentName, ContentName, Id, RunId, TenantName,
     content::{Artifact, ContentKind, NotKept, TreeLimits},
     id::UploadId,
-    limits::CONTENT_ENTRIES_MAX,
+    limits::{CONTENT_ENTRIES_MAX, DISK_RESERVE_BYTES},
     manifest::Manifest,
 };
 use cogward_registry::content::{self, ReceiveError};
@@ -82,6 +82,11 @@ pub(crate) async fn receive(
     let stream = upload(body);
     let received = tokio::task::spawn_blocking(move || {
         make_room(&staging).map_err(Refused::Store)?;
+        let disk = rustix::fs::statvfs(&staging).map_err(|e| Refused::Store(e.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < limits.bytes.saturating_add(DISK_RESERVE_BYTES) {
+            return Err(Refused::Store(io::ErrorKind::StorageFull.into()));
+        }
         let directory = staging.join(id.to_string());
         DirBuilder::new().mode(0o700).create(&directory).map_err(Refused::Store)?;
         let mut unfinished = Unfinished(Some(directory.clone()));
@@ -120,6 +125,11 @@ impl From<Refused> for Failure {
                 Failure::new(ProblemCode::Throttled, format!("{WAITING_MAX} inputs wait for their runs already"))
                     .next_step("start the runs that they are for, or wait until they are dropped, within an hour")
             }
+            Refused::Store(error) if error.kind() == io::ErrorKind::StorageFull => Failure::new(
+                ProblemCode::EvidenceUnavailable,
+                "the plane's disk has no room for it beside the evidence",
+            )
+            .next_step("free space on the plane's disk, then look at `cogward plane show`"),
             Refused::Store(error) => Failure::internal("the input cannot be stored", &error),
             Refused::Stream(error) if error.is_too_large() => {
                 Failure::new(ProblemCode::PayloadTooLarge, error.to_string()).rule(RULE)
@@ -154,6 +164,11 @@ fn make_room(staging: &Path) -> io::Result<()> {
     for entry in fs::read_dir(staging)? {
         let entry = entry?;
         if entry.file_name().to_str().is_none_or(|name| name.parse::<UploadId>().is_err()) {
+            continue;
+        }
+        if !entry.path().join(DESCRIPTION).exists() {
+            // It is still arriving; whoever receives it removes what breaks off.
+            waiting += 1;
             continue;
         }
         let made = entry.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -252,4 +267,42 @@ pub(crate) async fn download(
         }
     };
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_model::{SystemClock, SystemEntropy};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_and_what_waited_too_long_is_dropped() {
+        let staging = tempfile::tempdir().unwrap();
+        let wait = |described: bool| {
+            let id: UploadId = Id::new(&SystemClock, &SystemEntropy);
+            let directory = staging.path().join(id.to_string());
+            fs::create_dir(&directory).unwrap();
+            if described {
+                fs::write(directory.join(DESCRIPTION), "{}").unwrap();
+            }
+            directory
+        };
+        let age = |directory: &Path| {
+            let long_ago = SystemTime::now() - KEPT_FOR - Duration::from_secs(60);
+            File::open(directory).unwrap().set_modified(long_ago).unwrap();
+        };
+        fs::create_dir(staging.path().join("something-else")).unwrap();
+        let old = wait(true);
+        age(&old);
+        // One that arrives slowly is not taken away under whoever receives it.
+        let arriving = wait(false);
+        age(&arriving);
+        for _ in 2..WAITING_MAX {
+            wait(true);
+        }
+        make_room(staging.path()).unwrap();
+        assert!(!old.exists() && arriving.exists() && staging.path().join("something-else").exists());
+        wait(true);
+        assert_eq!(make_room(staging.path()).unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+    }
 }
