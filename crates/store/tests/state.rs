@@ -15,7 +15,7 @@ use cogward_store::{
     AgentRow, IdempotencyRow, Noun, OpenError, OperationRow, OperationState, OperatorRow, PageRequest, Role, RunFilter,
     RunRow, SecretRow, Store, StoreError, TenantRow, Tx, VersionRow,
 };
-use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
 fn at(micros: u64) -> Timestamp {
     Timestamp::from_unix_micros(micros)

@@ -43,7 +43,9 @@ async fn a_run_takes_the_spare_whose_id_it_has_and_another_is_made() {
     assert_eq!(sandbox.input.lock().unwrap().as_deref(), Some(&b"the question"[..]));
     let row = row_when(&engine, run, |_| *sandbox.started.lock().unwrap()).await;
     assert!(row.uid_slot.unwrap() >= 8, "its host identity is apart from those of runs without a spare");
-    assert_eq!(world.kinds(run), [EventType::RunRequested, EventType::RunStarted]);
+    // Proven when it was made, and again for this run.
+    assert_eq!(world.kinds(run), [EventType::RunRequested, EventType::SandboxAttested, EventType::RunStarted]);
+    assert_eq!(*world.looks.lock().unwrap(), 1);
     ready(&engine, 2).await;
     assert_eq!((world.alive(), world.sandbox_runs_started()), (3, 1));
     sandbox.end(Exit { code: Some(0), ..Exit::default() });
