@@ -71,6 +71,23 @@ else
   echo "$wanted" > "$servers/node_modules/.stamp"
 fi
 
+# The runtimes of containers that profiles `gvisor` and `container` are tested with.
+if [ "$purpose" = tests ]; then
+  missing=
+  for runtime in runsc runc crun; do
+    PATH=$PATH:/usr/sbin command -v "$runtime" > /dev/null || missing="$missing $runtime"
+  done
+  if [ -z "$missing" ]; then
+    say "runtimes of containers: there"
+  else
+    command -v apt-get > /dev/null || fail "install with the system's packages:$missing"
+    say "runtimes of containers: installing$missing"
+    try 300 apt-get install -y -qq --no-install-recommends $missing > /dev/null \
+      || { try 120 apt-get update -qq && try 300 apt-get install -y -qq --no-install-recommends $missing > /dev/null; } \
+      || fail "cannot be installed with apt-get:$missing"
+  fi
+fi
+
 # Debian's stress-ng, which the sandbox is tested with.
 if [ "$purpose" = tests ]; then
   if [ -x /usr/bin/stress-ng ]; then

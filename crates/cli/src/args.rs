@@ -140,9 +140,20 @@ pub struct Serve {
     /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub drivers: DriversFlag,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,
+}
+
+/// What carries the profiles that the kernel's own means do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct DriversFlag {
+    /// What carries the profiles container, gvisor and microvm on this host, in YAML or JSON
+    /// [default: COGWARD_SANDBOX_CONFIG, or nothing: they are then refused]
+    #[arg(long, value_name = "FILE")]
+    pub sandbox_config: Option<PathBuf>,
 }
 
 /// The form of the log.
@@ -169,6 +180,8 @@ pub struct Doctor {
     /// The form of the report; `-o json` is the same as `--format json`
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub format: DoctorFormat,
+    #[command(flatten)]
+    pub drivers: DriversFlag,
 }
 
 /// `verify`
@@ -193,17 +206,25 @@ pub enum Verify {
         /// The form of the report; `-o json` is the same as `--format json`
         #[arg(long, value_enum, default_value_t, value_name = "FORM")]
         format: ReportFormat,
+        #[command(flatten)]
+        drivers: DriversFlag,
     },
 }
 
 /// A profile, as it is typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ProfileWord {
+    /// Profile `container`
+    Container,
     /// Profile `standard`
     #[default]
     Standard,
     /// Profile `hardened`
     Hardened,
+    /// Profile `gvisor`
+    Gvisor,
+    /// Profile `microvm`
+    Microvm,
 }
 
 impl ProfileWord {
@@ -216,8 +237,11 @@ impl ProfileWord {
 impl From<ProfileWord> for cogward_model::manifest::Profile {
     fn from(word: ProfileWord) -> Self {
         match word {
+            ProfileWord::Container => Self::Container,
             ProfileWord::Standard => Self::Standard,
             ProfileWord::Hardened => Self::Hardened,
+            ProfileWord::Gvisor => Self::Gvisor,
+            ProfileWord::Microvm => Self::Microvm,
         }
     }
 }

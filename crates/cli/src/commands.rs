@@ -50,7 +50,9 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
     match command {
         Command::Serve(serve) => serve::run(serve, session),
         Command::Doctor(doctor) => doctor::run(&doctor, session),
-        Command::Verify(args::Verify::Sandbox { profile, format }) => verify::sandbox(profile.into(), format, session),
+        Command::Verify(args::Verify::Sandbox { profile, format, drivers }) => {
+            verify::sandbox(profile.into(), format, &drivers, session)
+        }
         Command::Agent(agent) => agents::run(agent, session),
         Command::ToolServer(tool_server) => tool_servers::run(tool_server, session),
         Command::Provider(provider) => providers::run(provider, session),

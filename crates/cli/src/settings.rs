@@ -11,14 +11,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cogward_registry::manifest::document;
+use cogward_sandbox::SandboxConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    args::DriversFlag,
+    exit::{Exit, Failure},
+};
 
 /// Where `cogward serve` listens unless it is told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
 /// Longest credential that is read from a file, in bytes.
 const CREDENTIAL_BYTES_MAX: u64 = 16 * 1024;
+/// Largest file that says what carries the profiles.
+const SANDBOX_CONFIG_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads a variable of the environment.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -105,6 +112,29 @@ pub fn data_dir(variables: Variables<'_>) -> PathBuf {
         .or_else(|| path("XDG_DATA_HOME").map(|dir| dir.join("cogward")))
         .or_else(|| path("HOME").map(|dir| dir.join(".local/share/cogward")))
         .unwrap_or_else(|| PathBuf::from("/var/lib/cogward"))
+}
+
+/// What carries the profiles that the kernel's own means do not: what the file says, or nothing.
+pub fn sandbox_config(flag: &DriversFlag, variables: Variables<'_>) -> Result<SandboxConfig, Failure> {
+    let named = flag.sandbox_config.clone();
+    let named = named.or_else(|| variables("COGWARD_SANDBOX_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from));
+    let Some(path) = named else { return Ok(SandboxConfig::default()) };
+    let shown = path.display();
+    let file = fs::File::open(&path).map_err(|e| Failure::local(format!("cannot read {shown}"), e))?;
+    let mut bytes = Vec::new();
+    file.take(SANDBOX_CONFIG_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::local(format!("cannot read {shown}"), e))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > SANDBOX_CONFIG_BYTES_MAX {
+        return Err(Failure::new(Exit::Usage, format!("{shown} is larger than 64 KiB")));
+    }
+    let refused = |what: String| Failure::new(Exit::Usage, what).next("docs/operations.md says what it may hold");
+    // A file with nothing in it configures nothing.
+    if bytes.trim_ascii().is_empty() {
+        return Ok(SandboxConfig::default());
+    }
+    let value = document(&shown.to_string(), &bytes).map_err(|findings| refused(findings.to_string()))?;
+    SandboxConfig::from_value(value).map_err(|error| refused(format!("{shown}: {error}")))
 }
 
 /// The file that `cogward login` writes.

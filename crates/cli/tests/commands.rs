@@ -422,7 +422,9 @@ fn verify_attacks_real_sandboxes_without_a_plane() {
         assert!(report["profile"] == profile && report["attacks"].as_u64().unwrap() > 110, "{report}");
     }
     let refused = plane.cli("verify sandbox --profile gvisor");
-    assert_eq!(refused.status.code(), Some(2), "a profile that does not exist is never replaced by another");
+    assert_eq!(refused.status.code(), Some(4), "a profile that nothing carries is never replaced by another");
+    assert!(err(&refused).contains("--sandbox-config"), "{}", err(&refused));
+    assert_eq!(plane.cli("verify sandbox --profile bare").status.code(), Some(2));
     assert!(plane.asked().is_empty());
 }
 

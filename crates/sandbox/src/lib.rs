@@ -11,6 +11,7 @@
 pub mod attest;
 pub mod battery;
 mod cgroup;
+pub mod config;
 pub mod connect;
 pub mod doctor;
 mod driver;
@@ -24,13 +25,19 @@ pub mod storage;
 mod supervisor;
 
 pub use attest::Attestation;
+pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use reports::Reports;
 pub use spec::{
+<<<<<<< HEAD
     DriverSettings, Enforcement, Exit, ExitCause, KillReport, LateInput, LaunchSpec, ReadOnlyMount, Root, Usage,
     Violation,
+=======
+    DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LaunchSpec, ReadOnlyMount, Root,
+    RuntimeKind, Usage, Violation,
+>>>>>>> main
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

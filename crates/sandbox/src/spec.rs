@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::storage::Storage;
 
+pub use crate::driver::firecracker::FirecrackerSettings;
 pub use cogward_model::violation::Violation;
 
 /// Most arguments or variables of one agent.
@@ -123,6 +124,48 @@ pub enum DriverSettings {
     /// The supervisor itself, with the kernel's own means.
     #[default]
     Native,
+    /// A container runtime that is installed on the host.
+    Oci {
+        /// Its program.
+        runtime: PathBuf,
+        /// Which it is.
+        kind: RuntimeKind,
+        /// How it intercepts system calls, where that is a choice; its own default unless given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        platform: Option<String>,
+    },
+    /// A machine of its own, by Firecracker and its jailer.
+    Firecracker(FirecrackerSettings),
+}
+
+/// A container runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// gVisor: system calls are answered by a kernel in user space.
+    Runsc,
+    /// The reference runtime: namespaces of the host's kernel.
+    Runc,
+    /// The same in C.
+    Crun,
+}
+
+impl RuntimeKind {
+    /// Its usual name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runsc => "runsc",
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+        }
+    }
+
+    /// Whether the agent's system calls are answered by the host's kernel.
+    #[must_use]
+    pub fn shares_the_kernel(self) -> bool {
+        self != Self::Runsc
+    }
 }
 
 impl DriverSettings {
@@ -131,6 +174,8 @@ impl DriverSettings {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Oci { .. } => "oci",
+            Self::Firecracker(_) => "firecracker",
         }
     }
 
@@ -139,6 +184,9 @@ impl DriverSettings {
     pub fn carries(&self, profile: Profile) -> bool {
         match self {
             Self::Native => matches!(profile, Profile::Standard | Profile::Hardened),
+            Self::Oci { kind: RuntimeKind::Runsc, .. } => profile == Profile::Gvisor,
+            Self::Oci { .. } => profile == Profile::Container,
+            Self::Firecracker(_) => profile == Profile::Microvm,
         }
     }
 }
@@ -469,12 +517,12 @@ mod bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use cogward_model::{Id, SystemClock, SystemEntropy};
 
     use super::*;
 
-    fn spec() -> LaunchSpec {
+    pub(crate) fn spec() -> LaunchSpec {
         LaunchSpec {
             run: Id::new(&SystemClock, &SystemEntropy),
             run_dir: "/tmp/x".into(),

@@ -23,7 +23,7 @@ use cogward_model::{
     event::{Attribution, EventType},
     manifest::Profile,
 };
-use cogward_sandbox::{HostReport, doctor, profile::PROFILES};
+use cogward_sandbox::{HostReport, SandboxConfig, doctor, profile::PROFILES};
 use cogward_store::{PageRequest, Store, TenantRow};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -165,14 +165,20 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
     let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
     open_upstreams(&store, &secrets, &gateway).await?;
-    let (host, missing, report) = probe(&options.supervisor_exe, data.root()).await?;
+    let (host, missing, report) = probe(&options.supervisor_exe, data.root(), &options.sandboxes).await?;
     let files = RunFiles::new(data.join("runs"));
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
         store: store.clone(),
         ledger: ledger.clone(),
         journal: journal.clone(),
-        sandboxes: Arc::new(HostSandboxes::new(options.supervisor_exe, packages.clone(), missing, report)),
+        sandboxes: Arc::new(HostSandboxes::new(
+            options.supervisor_exe,
+            options.sandboxes,
+            packages.clone(),
+            missing,
+            report,
+        )),
         gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone(), earlier }),
         files: files.clone(),
         packages,
@@ -374,9 +380,10 @@ async fn open_upstreams_of(
 type Probed = (Doctor, HashMap<Profile, Vec<Missing>>, Option<HostReport>);
 
 /// What the host can enforce, asked once. A host that cannot be asked enforces nothing.
-async fn probe(exe: &Path, data: &Path) -> Result<Probed, ServeError> {
-    let (exe, data) = (exe.to_owned(), data.to_owned());
-    let report = match tokio::task::spawn_blocking(move || doctor::probe_at(&exe, &data)).await? {
+async fn probe(exe: &Path, data: &Path, config: &SandboxConfig) -> Result<Probed, ServeError> {
+    let (exe, data, config) = (exe.to_owned(), data.to_owned(), config.clone());
+    let probing = tokio::task::spawn_blocking(move || doctor::probe_with(&exe, &data, &config));
+    let report = match probing.await? {
         Ok(report) => report,
         Err(error) => {
             tracing::error!(%error, "the host cannot be probed, so no run is accepted");

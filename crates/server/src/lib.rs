@@ -26,6 +26,7 @@ mod witness;
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use cogward_engine::Attesting;
+use cogward_sandbox::SandboxConfig;
 
 pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
@@ -40,6 +41,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The program that is started as `<program> supervise <run dir>` for every run.
     pub supervisor_exe: PathBuf,
+    /// What carries the profiles that the kernel's own means do not.
+    pub sandboxes: SandboxConfig,
     /// How often the sandboxes of runs are examined.
     pub attesting: Attesting,
 }

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 /// Longest wait for anything that must happen. A test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What carries the profiles, in the home of a test's plane.
+const SANDBOX_CONFIG: &str = "sandbox.yaml";
+
 /// A running plane.
 pub struct Plane {
     exe: PathBuf,
@@ -83,6 +86,23 @@ impl Plane {
         Self::start_with(exe.as_ref(), home, data.to_owned(), &[])
     }
 
+    /// Starts a plane on a fresh data directory, with what carries the profiles that the native driver does not.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds what it printed.
+    pub fn start_carrying(exe: impl AsRef<Path>, sandbox_config: &str) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
+        fs::write(home.path().join(SANDBOX_CONFIG), sandbox_config)?;
+        let data = home.path().join("data");
+        Self::start_with(exe.as_ref(), home, data, &[])
+    }
+
+    /// The variable that names the sandbox configuration, where there is one.
+    fn sandbox_config(&self) -> Option<(&'static str, PathBuf)> {
+        let path = self.home.path().join(SANDBOX_CONFIG);
+        path.exists().then_some(("COGWARD_SANDBOX_CONFIG", path))
+    }
+
     fn start_with(exe: &Path, home: TempDir, data: PathBuf, options: &[&str]) -> Result<Self> {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let (url, token) = (String::new(), String::new());
@@ -141,6 +161,8 @@ impl Plane {
             .args(&self.options)
             .env_remove("COGWARD_URL")
             .env_remove("COGWARD_TOKEN")
+            .env_remove("COGWARD_SANDBOX_CONFIG")
+            .envs(self.sandbox_config())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -7,11 +7,12 @@ use crate::{
     args,
     exit::{Exit, Failure},
     output::{Cell, Format, Show, Tone},
+    settings,
 };
 
 /// Says what a host can enforce. Exits 4 when it is no profile from `standard` upwards.
 pub fn run(doctor: &args::Doctor, session: &mut Session<'_>) -> Result<Exit, Failure> {
-    let report: Doctor = if doctor.remote { session.client()?.get(paths::DOCTOR)? } else { local()? };
+    let report: Doctor = if doctor.remote { session.client()?.get(paths::DOCTOR)? } else { local(doctor, session)? };
     // What is weaker than `standard` is accepted nowhere unless an operator says so.
     let enforceable = report.profiles.iter().any(|profile| profile.enforceable && profile.profile != "container");
     if doctor.format == args::DoctorFormat::Json && session.output.format == Format::Table {
@@ -114,8 +115,10 @@ impl Show for ProfileReport {
 }
 
 /// This host, probed by this program in a process of its own.
-fn local() -> Result<Doctor, Failure> {
+fn local(doctor: &args::Doctor, session: &Session<'_>) -> Result<Doctor, Failure> {
+    let config = settings::sandbox_config(&doctor.drivers, session.variables)?;
     let exe = std::env::current_exe().map_err(|e| Failure::local("cannot find this program's own file", e))?;
-    let report = cogward_sandbox::doctor::probe(&exe).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    let report =
+        cogward_sandbox::doctor::probe_with(&exe, std::path::Path::new("/"), &config).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
     Ok(cogward_server::described(report))
 }

@@ -22,10 +22,12 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
         std::env::current_exe().map_err(|error| Failure::local("cannot find this program's own file", error))?;
+    let sandboxes = settings::sandbox_config(&serve.drivers, session.variables)?;
     let options = cogward_server::ServeOptions {
         data_dir,
         listen: serve.listen,
         supervisor_exe,
+        sandboxes,
         attesting: cogward_server::Attesting {
             every: Duration::from_secs(serve.attest_every.into()),
             ..cogward_server::Attesting::default()

@@ -7,20 +7,27 @@ use cogward_sandbox::battery::{self, Report, Verdict, VerifyError};
 
 use super::Session;
 use crate::{
-    args::ReportFormat,
+    args::{DriversFlag, ReportFormat},
     exit::{Exit, Failure},
     output::Format,
+    settings,
 };
 
 /// Attacks sandboxes of a profile. Exits 9 when one does not hold.
-pub fn sandbox(profile: Profile, format: ReportFormat, session: &mut Session<'_>) -> Result<Exit, Failure> {
+pub fn sandbox(
+    profile: Profile,
+    format: ReportFormat,
+    drivers: &DriversFlag,
+    session: &mut Session<'_>,
+) -> Result<Exit, Failure> {
+    let config = settings::sandbox_config(drivers, session.variables)?;
     let exe = std::env::current_exe().map_err(|e| Failure::local("cannot find this program's own file", e))?;
     // Its mode is 0700: what the sandboxes leave is nobody else's to read.
     let directory = tempfile::Builder::new().prefix("cogward-verify-").tempdir();
     let directory = directory.map_err(|e| Failure::local("cannot make a directory for the sandboxes", e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::local("cannot start", e))?;
-    let report = runtime.block_on(battery::verify(&exe, profile, directory.path())).map_err(failure)?;
+    let report = runtime.block_on(battery::verify(&exe, profile, &config, directory.path())).map_err(failure)?;
     match (format, session.output.format) {
         (ReportFormat::Junit, _) => session.output.data(report.junit().as_bytes())?,
         (ReportFormat::Sarif, _) => {

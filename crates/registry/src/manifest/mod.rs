@@ -7,6 +7,7 @@
 
 mod canonical;
 mod check;
+mod document;
 mod environment;
 mod fields;
 mod files;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use cogward_model::manifest::Manifest;
 
 pub use canonical::{canonical_json, digest as sha256};
+pub use document::document;
 pub use hosts::canonical_host;
 pub use schema::{SCHEMA_ID, schema_text};
 pub use template::template;

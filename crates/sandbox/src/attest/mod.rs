@@ -7,6 +7,7 @@
 //! Landlock is not looked for. The kernel shows a process's rules to nobody and lets nobody take them away; the agent's
 //! process has proved them from inside before its first instruction, and only its descendants have its filters.
 
+pub mod keeper;
 mod process;
 
 use std::{

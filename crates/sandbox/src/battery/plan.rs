@@ -151,7 +151,11 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 /// Judges what a program said. `None` when it did not notice its own controls: then nothing it says counts.
-pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -> Option<Vec<Attempt>> {
+pub(super) fn judge(
+    (program, profile): (Program, Profile),
+    attacks: &[&Attack],
+    answers: &[Answer],
+) -> Option<Vec<Attempt>> {
     let find = |id: &str| answers.iter().find(|a| a.id == id);
     let [succeeds, otherwise] = CONTROLS;
     let noticed = find(succeeds).is_some_and(|a| a.errno == Some(0))
@@ -164,13 +168,12 @@ pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -
     }
     let attempts = attacks.iter().map(|attack| {
         let answer = find(attack.id);
+        let refusal = attack.refusal_in(profile).unwrap_or_default();
         let verdict = match answer {
             None => Verdict::NotRun,
             Some(a) if a.absent => Verdict::Skipped,
             Some(Answer { errno: Some(0), .. }) => Verdict::Allowed,
-            Some(Answer { errno: Some(n), .. })
-                if attack.refusal.contains(n) || (attack.refusal.is_empty() && *n > 0) =>
-            {
+            Some(Answer { errno: Some(n), .. }) if refusal.contains(n) || (refusal.is_empty() && *n > 0) => {
                 Verdict::Refused
             }
             Some(_) => Verdict::Unexpected,
@@ -183,15 +186,15 @@ pub(super) fn judge(program: Program, attacks: &[&Attack], answers: &[Answer]) -
                 _ => a.said.clone(),
             },
         };
-        let expected = if program == Program::Shell { "a refusal".to_owned() } else { expected(attack) };
+        let expected = if program == Program::Shell { "a refusal".to_owned() } else { expected(&refusal) };
         Attempt { id: attack.id.to_owned(), tries: attack.tries.to_owned(), program, verdict, answer, expected }
     });
     Some(attempts.collect())
 }
 
 /// How an attack must be refused, in words.
-pub(super) fn expected(attack: &Attack) -> String {
-    match attack.refusal {
+pub(super) fn expected(refusal: &[i32]) -> String {
+    match refusal {
         [] => "a refusal".to_owned(),
         listed => listed.iter().map(|n| name(*n)).collect::<Vec<_>>().join(" or "),
     }
@@ -220,9 +223,13 @@ mod tests {
         let attacks = attacks_of(Program::Binary, Profile::Standard);
         let mut answers: Vec<_> =
             attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(1)))).collect();
-        assert_eq!(judge(Program::Binary, &attacks, &answers), None, "a program that is blind proves nothing");
+        assert_eq!(
+            judge((Program::Binary, Profile::Standard), &attacks, &answers),
+            None,
+            "a program that is blind proves nothing"
+        );
         answers.extend([answer(CONTROLS[0], Some(0)), answer(CONTROLS[1], Some(Errno::ENOENT as i32))]);
-        let judged = |answers: &[Answer]| judge(Program::Binary, &attacks, answers).unwrap();
+        let judged = |answers: &[Answer]| judge((Program::Binary, Profile::Standard), &attacks, answers).unwrap();
         assert!(judged(&answers).iter().all(|a| a.verdict == Verdict::Refused));
         let at = attacks.iter().position(|a| !a.refusal.is_empty()).unwrap();
         for (errno, verdict) in [
@@ -246,7 +253,7 @@ mod tests {
         let mut answers: Vec<_> =
             attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(-11)))).collect();
         answers.extend([answer(CONTROLS[0], Some(0)), answer(CONTROLS[1], Some(Errno::ENOENT as i32))]);
-        let judged = judge(Program::Static, &attacks, &answers).unwrap();
+        let judged = judge((Program::Static, Profile::Standard), &attacks, &answers).unwrap();
         assert_eq!((judged[any].verdict, judged[any].answer.as_str()), (Verdict::Unexpected, "SIGSEGV"));
         let legacy = judged.iter().find(|a| a.expected == "SIGSYS");
         assert!(cfg!(not(target_arch = "x86_64")) || legacy.is_some_and(|a| a.verdict == Verdict::Refused));

@@ -17,7 +17,7 @@ use super::{
     plan::{self, Answer, Task},
 };
 use crate::{
-    DriverSettings, LaunchError, LaunchSpec, ReadOnlyMount, Root,
+    DriverSettings, LaunchError, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
     doctor::{self, Missing, ProbeError},
     launch,
     spec::UID_SLOTS,
@@ -73,17 +73,25 @@ pub enum VerifyError {
 
 /// Carries every attack out that `profile` claims to refuse, in sandboxes of it.
 ///
-/// `exe` is this program; it is also the supervisor and, inside, one of the attackers. `directory` must exist, belong
+/// `exe` is this program; it is also the supervisor and, inside, one of the attackers. `config` says what carries the
+/// profile here. `directory` must exist, belong
 /// to the caller alone and be empty; what is made in it is the caller's to remove. Takes some seconds.
 ///
 /// # Errors
 /// [`VerifyError`] when the attacks could not be carried out. An attack that succeeds is no error; it is in the report.
-pub async fn verify(exe: &Path, profile: Profile, directory: &Path) -> Result<Report, VerifyError> {
-    let (probed, at) = (exe.to_owned(), "the probe of the host");
-    let report = tokio::task::spawn_blocking(move || doctor::probe(&probed)).await;
+pub async fn verify(
+    exe: &Path,
+    profile: Profile,
+    config: &SandboxConfig,
+    directory: &Path,
+) -> Result<Report, VerifyError> {
+    let (probed, configured, at) = (exe.to_owned(), config.clone(), "the probe of the host");
+    let report = tokio::task::spawn_blocking(move || doctor::probe_with(&probed, Path::new("/"), &configured)).await;
     let host = report.map_err(|e| files(at)(io::Error::other(e)))??;
     host.require(profile).map_err(|missing| VerifyError::Unenforceable { profile, missing })?;
 
+    // A profile that can be enforced has one.
+    let driver = config.driver(profile).unwrap_or_default();
     let mut report =
         Report { profile, kernel: host.kernel, attacks: 0, absent: Vec::new(), reported: 0, attempts: Vec::new() };
     let secret = directory.join("secret");
@@ -98,7 +106,7 @@ pub async fn verify(exe: &Path, profile: Profile, directory: &Path) -> Result<Re
             report.absent.push(program);
             continue;
         }
-        let (attempts, reported) = one(exe, profile, directory, program).await?;
+        let (attempts, reported) = one(exe, (profile, &driver), directory, program).await?;
         report.attempts.extend(attempts);
         report.reported += reported;
     }
@@ -115,7 +123,7 @@ fn files(what: &'static str) -> impl Fn(io::Error) -> VerifyError {
 
 async fn one(
     exe: &Path,
-    profile: Profile,
+    (profile, driver): (Profile, &DriverSettings),
     directory: &Path,
     program: Program,
 ) -> Result<(Vec<Attempt>, u64), VerifyError> {
@@ -124,7 +132,7 @@ async fn one(
     let run_dir = home.join("run");
     fs::create_dir_all(&run_dir).map_err(files("the run directory"))?;
     fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700)).map_err(files("the run directory"))?;
-    let spec = spec(exe, profile, program, &home, run_dir, plan::tasks(program, &attacks, directory))?;
+    let spec = spec(exe, (profile, driver), program, &home, run_dir, plan::tasks(program, &attacks, directory))?;
     let run = launch(exe, &spec).await?;
     let mut violations = run.violations();
     let mut reported = 0;
@@ -151,7 +159,7 @@ async fn one(
     }
     let said = fs::read(spec.run_dir.join("stdout.log")).map_err(files("what the program said"))?;
     let answers = answers(program, &String::from_utf8_lossy(&said));
-    let attempts = plan::judge(program, &attacks, &answers).ok_or_else(|| {
+    let attempts = plan::judge((program, profile), &attacks, &answers).ok_or_else(|| {
         let errors = fs::read(spec.run_dir.join("stderr.log")).unwrap_or_default();
         VerifyError::Blind { program, detail: String::from_utf8_lossy(&errors).chars().take(500).collect() }
     })?;
@@ -167,7 +175,7 @@ async fn next(violations: &mut Option<crate::Reports>) -> Option<crate::Violatio
 
 fn spec(
     exe: &Path,
-    profile: Profile,
+    (profile, driver): (Profile, &DriverSettings),
     program: Program,
     home: &Path,
     run_dir: PathBuf,
@@ -204,7 +212,7 @@ fn spec(
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
         profile,
-        driver: DriverSettings::Native,
+        driver: driver.clone(),
         resources: Resources { memory_mib: 256, workspace_mib: 64, pids: 64, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: package, at: "/app".into() }],

@@ -45,7 +45,7 @@ pub(super) fn write(report: &Report) -> Value {
             "tool": { "driver": {
                 "name": "cogward verify sandbox",
                 "version": env!("CARGO_PKG_VERSION"),
-                "rules": tried.into_iter().map(rule).collect::<Vec<_>>(),
+                "rules": tried.into_iter().map(|attack| rule(attack, report)).collect::<Vec<_>>(),
             } },
             "invocations": [{ "executionSuccessful": true }],
             "columnKind": "unicodeCodePoints",
@@ -67,13 +67,14 @@ pub(super) fn write(report: &Report) -> Value {
     })
 }
 
-fn rule(attack: &Attack) -> Value {
+fn rule(attack: &Attack, report: &Report) -> Value {
+    let refusal = attack.refusal_in(report.profile).unwrap_or_default();
     let help = attacks::help(attack.technique());
     json!({
         "id": attack.id,
         "shortDescription": { "text": attack.tries },
         "fullDescription": { "text": help },
-        "help": { "text": format!("Must be refused with {}. {help}", plan::expected(attack)) },
+        "help": { "text": format!("Must be refused with {}. {help}", plan::expected(&refusal)) },
         "defaultConfiguration": { "level": "error" },
         "properties": { "tags": ["sandbox", attack.technique()] },
     })

@@ -4,6 +4,7 @@
 //! can be mounted in them, and a directory left by root once made a doctor call a host fit that was not. So each
 //! mechanism is exercised in a throw-away process with a time limit; one that hangs is missing.
 
+mod drivers;
 mod environment;
 mod kernels;
 mod limits;
@@ -13,7 +14,7 @@ mod reasons;
 mod runner;
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
@@ -25,12 +26,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{environment::Environment, kernels::KnownBad, pod::Pod};
 use self::{environment::Facts, runner::Probe};
-use crate::profile::{Controls, PROFILES};
+use crate::{
+    config::SandboxConfig,
+    profile::{Controls, PROFILES},
+};
 
 /// Argument that stands in the place of the run directory: `cogward supervise --probe`.
 pub const PROBE_ROLE: &str = "--probe";
 /// Time for the process that probes. It bounds its probes itself, and well below this.
-const PROBE_MAX: Duration = Duration::from_secs(60);
+const PROBE_MAX: Duration = Duration::from_secs(120);
 /// Profiles that need a driver of their own, and the mechanism by which each is probed.
 const DRIVERS: [&str; 3] = ["container", "gvisor", "microvm"];
 /// Largest report.
@@ -203,22 +207,43 @@ pub fn probe(exe: &Path) -> Result<HostReport, ProbeError> {
 /// # Errors
 /// [`ProbeError`] when the process could not be started, hung, or did not report.
 pub fn probe_at(exe: &Path, place: &Path) -> Result<HostReport, ProbeError> {
+    probe_with(exe, place, &SandboxConfig::default())
+}
+
+/// As [`probe_at`], and every driver that is configured: each by a sandbox of it, which takes up to a second.
+///
+/// # Errors
+/// As [`probe_at`].
+pub fn probe_with(exe: &Path, place: &Path, config: &SandboxConfig) -> Result<HostReport, ProbeError> {
     let failed = |what| move |source| ProbeError { what, source };
     let mut child = std::process::Command::new(exe)
         .args(["supervise", PROBE_ROLE])
         .env_clear()
         .current_dir(place)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed("the probe could not be started"))?;
-    let report = read_report(&mut child);
+    let report = configure(&mut child, config).and_then(|()| read_report(&mut child));
     if report.is_err() {
         let _ = child.kill();
     }
     let _ = child.wait();
     report.map_err(failed("the probe did not report"))
+}
+
+/// Tells the process which drivers there are; the end of its input is the end of that.
+fn configure(child: &mut std::process::Child, config: &SandboxConfig) -> io::Result<()> {
+    let mut stdin = child.stdin.take().ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    stdin.write_all(&serde_json::to_vec(config)?)
+}
+
+/// What the process is told; nothing is a host without drivers.
+fn configured() -> io::Result<SandboxConfig> {
+    let mut text = Vec::new();
+    io::stdin().lock().take(REPORT_BYTES_MAX).read_to_end(&mut text)?;
+    if text.is_empty() { Ok(SandboxConfig::default()) } else { Ok(serde_json::from_slice(&text)?) }
 }
 
 fn read_report(child: &mut std::process::Child) -> io::Result<HostReport> {
@@ -252,7 +277,8 @@ pub(crate) fn probe_main() -> ExitCode {
     if !crate::native::sys::is_single_threaded() {
         return ExitCode::FAILURE;
     }
-    report(table())
+    let Ok(config) = configured() else { return ExitCode::FAILURE };
+    report(table(), &config)
 }
 
 /// As the role does, with a mechanism whose probe never answers, for a test of the time limit.
@@ -269,13 +295,14 @@ pub fn probe_main_that_hangs(mechanism: &str) -> ExitCode {
         },
         false => probe,
     };
-    report(table().into_iter().map(hangs).collect())
+    report(table().into_iter().map(hangs).collect(), &SandboxConfig::default())
 }
 
-fn report(probes: Vec<Probe>) -> ExitCode {
+fn report(probes: Vec<Probe>, config: &SandboxConfig) -> ExitCode {
     let facts = Facts::read();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let checks = runner::all(probes, &facts);
+    let mut checks = runner::all(probes, &facts);
+    checks.extend(drivers::all(config));
     let report = HostReport::new(checks, Environment::of(&facts, &release), Pod::tried(&facts));
     match serde_json::to_writer(io::stdout().lock(), &report) {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,10 @@
 //!
 //! Synchronous and of one thread: a driver hands out descriptors to be polled and is given a turn when one is ready.
 
+pub mod firecracker;
+pub mod guest;
 pub mod native;
+pub mod oci;
 
 use std::{
     fmt, io,
@@ -70,8 +73,12 @@ pub trait Driver: fmt::Debug {
 
 /// The driver that a launch names.
 pub fn of(spec: &LaunchSpec) -> Box<dyn Driver> {
-    match spec.driver {
+    match &spec.driver {
         DriverSettings::Native => Box::new(native::Native),
+        DriverSettings::Oci { runtime, kind, platform } => {
+            Box::new(oci::Oci { runtime: runtime.clone(), kind: *kind, platform: platform.clone() })
+        }
+        DriverSettings::Firecracker(settings) => Box::new(firecracker::Firecracker::new(settings.clone())),
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Ends<'a> {
 pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> ! {
     let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let agent = prepare(spec, controls, uids, ends)?;
-        serve(agent, ends.control)
+        serve(agent, ends.control, false)
     }));
     let stage = match attempt {
         Ok(Ok(())) => sys::exit_now(0),
@@ -106,7 +106,7 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
 }
 
 /// Waits for one message of the supervisor. Its death ends init, and with init everything.
-fn expect(control: BorrowedFd<'_>, wanted: impl Fn(&ToInit) -> bool) -> Result<(), Stage> {
+pub fn expect(control: BorrowedFd<'_>, wanted: impl Fn(&ToInit) -> bool) -> Result<(), Stage> {
     match control::receive::<ToInit>(control).at("control socket")? {
         Some((message, _)) if wanted(&message) => Ok(()),
         Some(_) => Err(Stage::new("control socket", &"an unexpected message")),
@@ -145,20 +145,24 @@ pub fn empty_capabilities() -> rustix::io::Result<()> {
     set_no_new_privs(true)
 }
 
-fn drop_privileges() -> rustix::io::Result<()> {
+/// Gives up everything that this process may, for good.
+pub fn drop_privileges() -> rustix::io::Result<()> {
     empty_bounding_set()?;
     empty_capabilities()
 }
 
-/// Reaps until the supervisor is gone. The supervisor ends the sandbox; init never decides to.
-fn serve(agent: Pid, control: BorrowedFd<'_>) -> Result<(), Stage> {
+/// Reaps until the supervisor is gone, and says how `first` ended. The supervisor ends the sandbox; init never decides
+/// to, unless it is nothing `without` its first process.
+pub fn serve(first: Pid, control: BorrowedFd<'_>, without: bool) -> Result<(), Stage> {
     let children = SigSet::from(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).at("signals of init")?;
     let ended =
         SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).at("signals of init")?;
     loop {
         // Before the first poll as well: a child may have ended before its signal was blocked.
-        reap(agent, control);
+        if reap(first, control) && without {
+            return Ok(());
+        }
         let mut fds = [PollFd::new(&control, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -173,16 +177,19 @@ fn serve(agent: Pid, control: BorrowedFd<'_>) -> Result<(), Stage> {
     }
 }
 
-fn reap(agent: Pid, control: BorrowedFd<'_>) {
+/// Whether the first process was among those that have ended.
+fn reap(first: Pid, control: BorrowedFd<'_>) -> bool {
+    let mut ended = false;
     loop {
         let (pid, code, signal) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => (pid, Some(code), None),
             Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal as i32)),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return ended,
             Ok(_) | Err(Errno::EINTR) => continue,
-            Err(_) => return,
+            Err(_) => return ended,
         };
-        if pid == agent {
+        if pid == first {
+            ended = true;
             let _ = control::send(control, &FromSandbox::AgentEnded { code, signal }, &[]);
         }
     }

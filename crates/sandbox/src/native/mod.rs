@@ -8,10 +8,10 @@ mod agent;
 pub mod control;
 mod crash;
 pub mod disk;
-mod init;
+pub mod init;
 pub mod landlock;
 mod loop_device;
-mod mounts;
+pub mod mounts;
 pub mod network;
 pub mod seccomp;
 pub mod sys;
@@ -145,6 +145,19 @@ pub struct Begun {
     _ballast: Option<OwnedFd>,
 }
 
+/// The file system of a workspace on disk and what holds its size, where the run has one.
+pub fn disk_of(spec: &LaunchSpec, uids: Uids) -> Result<Option<(OwnedFd, OwnedFd)>, Stage> {
+    match spec.storage.medium {
+        Medium::Memory => Ok(None),
+        Medium::Disk if matches!(uids, Uids::OwnRange { .. }) => {
+            let resources = &spec.resources;
+            let (mib, inodes) = (resources.workspace_mib, resources.inodes());
+            disk::workspace_for(&spec.run_dir, mib, inodes, uids.agent_on_host()).map(Some)
+        }
+        Medium::Disk => Err(Stage::new("workspace on disk", &"the plane does not run as root")),
+    }
+}
+
 /// Makes init in its namespaces, in `cgroup` from its first instruction, and writes its uid map.
 ///
 /// The caller puts it in the other cgroups, says [`control::ToInit::Limited`], and reads what it says.
@@ -164,15 +177,7 @@ pub fn begin(
         let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
         rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
     }
-    let disk = match spec.storage.medium {
-        Medium::Memory => None,
-        Medium::Disk if matches!(uids, Uids::OwnRange { .. }) => {
-            let resources = &spec.resources;
-            Some(disk::workspace_for(&spec.run_dir, resources.workspace_mib, resources.inodes(), (uid, gid))?)
-        }
-        Medium::Disk => return Err(Stage::new("workspace on disk", &"the plane does not run as root")),
-    };
-    let (disk, ballast) = disk.unzip();
+    let (disk, ballast) = disk_of(spec, uids)?.unzip();
     match sys::clone_into(NAMESPACES, cgroup).at("namespaces")? {
         sys::Side::Child => {
             let ends = init::Ends {

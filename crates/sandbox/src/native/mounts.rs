@@ -187,8 +187,56 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The run's directory, on which the new root is mounted while it is built.
+    pub fn run_dir(&self) -> &OwnedFd {
+        &self.run_dir
+    }
+
+    /// Bytes of the files that [`Sources::furnish`] writes.
+    pub fn payload(&self, spec: &LaunchSpec) -> usize {
+        spec.files.iter().chain(&self.files).map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Fills a root with what comes from the host and with the files of the run.
+    pub fn furnish(&self, spec: &LaunchSpec, tree: &Tree) -> Result<(), Stage> {
+        for (at, fd) in &self.trees {
+            let stage = format!("mount at /{at}");
+            if !tree.has(at) {
+                place_for(tree, at, fd).at(&stage)?;
+            }
+            tree.attach(fd.as_fd(), at).at(&stage)?;
+        }
+        for (at, target) in &self.links {
+            if !tree.has(at) {
+                tree.link(at, target).at("links of the root")?;
+            }
+        }
+        tree.directory("etc").at("files of /etc")?;
+        for (at, bytes) in &self.files {
+            tree.file(at, bytes).at("files of /etc")?;
+        }
+        tree.directory("run/cogward").at("files of /run/cogward")?;
+        for (name, bytes) in &spec.files {
+            tree.file(&format!("run/cogward/{name}"), bytes).at("files of /run/cogward")?;
+        }
+        Ok(())
+    }
+
+    /// Copies what the workspace begins with, if there is something.
+    pub fn copy_template(&self, work: BorrowedFd<'_>) -> Result<(), Stage> {
+        let stage = "workspace.from: copying it into the workspace";
+        self.template.as_ref().map_or(Ok(()), |from| template::copy(from.as_fd(), work).at(stage))
+    }
+
+    /// Attaches the device nodes below `/dev` of a tree.
+    pub fn attach_devices(&self, tree: &Tree) -> Result<(), Stage> {
+        devices(tree, &self.devices, &mut Grants::default())
+    }
+}
+
 /// A detached copy of the mounts at `source`.
-fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+pub fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, source, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?)
 }
@@ -223,46 +271,31 @@ pub struct Built {
 }
 
 /// Builds the root and moves into it.
-pub fn build(spec: &LaunchSpec, sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
+pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
+<<<<<<< HEAD
     let payload: usize = spec.files.iter().chain(&sources.files).map(|(_, bytes)| bytes.len()).sum();
     let late = if spec.late_input { LATE_FILE_BYTES_MAX + RUN_INPUT_BYTES_MAX } else { 0 };
     let size = (payload + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
+=======
+    let size = (sources.payload(spec) + spec.stdin.len() + 4 * 1024 * 1024).to_string();
+>>>>>>> main
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "2048"), ("mode", "755")], plain)
         .at("root file system")?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&root, "", &sources.run_dir, "", flags).at("root file system")?;
     let tree = Tree::new(root);
-    let mut grants = sources.grants;
 
-    for (at, fd) in &sources.trees {
-        let stage = format!("mount at /{at}");
-        if !tree.has(at) {
-            place_for(&tree, at, fd).at(&stage)?;
-        }
-        tree.attach(fd.as_fd(), at).at(&stage)?;
-    }
+    sources.furnish(spec, &tree)?;
+    let mut grants = std::mem::take(&mut sources.grants);
     for top in [INPUTS, SKILLS] {
         // So that an agent can look what is there; the directory itself is ours and holds nothing else.
         let inside = |at: &String| at.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
         if sources.trees.iter().any(|(at, _)| inside(at)) {
             grants.read.push(format!("/{top}"));
         }
-    }
-    for (at, target) in &sources.links {
-        if !tree.has(at) {
-            tree.link(at, target).at("links of the root")?;
-        }
-    }
-    tree.directory("etc").at("files of /etc")?;
-    for (at, bytes) in &sources.files {
-        tree.file(at, bytes).at("files of /etc")?;
-    }
-    tree.directory("run/cogward").at("files of /run/cogward")?;
-    for (name, bytes) in &spec.files {
-        tree.file(&format!("run/cogward/{name}"), bytes).at("files of /run/cogward")?;
     }
     tree.file(PROBE_FILE.trim_start_matches('/'), b"").at("files of /run")?;
     grants.read.push("/run/cogward".to_owned());
@@ -281,9 +314,7 @@ pub fn build(spec: &LaunchSpec, sources: Sources, disk: Option<BorrowedFd<'_>>) 
     let late_file = spec.late_input.then(|| writable(&tree, &format!("run/cogward/{INPUT_FILE}"))).transpose();
     let late = late_file.at("files of /run/cogward")?.zip(late_stdin).map(|(file, stdin)| [file, stdin]);
     let work = tree.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
-    if let Some(template) = &sources.template {
-        template::copy(template.as_fd(), work.as_fd()).at("workspace.from: copying it into the workspace")?;
-    }
+    sources.copy_template(work.as_fd())?;
     rustix::process::fchdir(tree.root()).at("move into the root")?;
     rustix::process::pivot_root(".", ".").at("move into the root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).at("move into the root")?;
@@ -363,9 +394,14 @@ fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Res
     Ok(())
 }
 
+<<<<<<< HEAD
 /// The input as a file that has no name and lies on a file system that becomes read-only; and, when it comes late,
 /// what it will be written through.
 fn standard_input(tree: &Tree, bytes: &[u8], late: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+=======
+/// The input as a file that has no name and lies on a file system that becomes read-only.
+pub fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
+>>>>>>> main
     let name = "run/stdin";
     tree.file(name, bytes)?;
     let fd = tree.open(name, OFlags::RDONLY)?;

@@ -228,7 +228,7 @@ const TIOCLINUX: u64 = 0x541C;
 
 /// Operations on descriptors that `hardened` lets through: whether it is a terminal and how large, what waits to be
 /// read, without blocking, close on execution.
-const IOCTLS: &[u64] = &[0x5401, 0x802c_542a, 0x5413, 0x540f, 0x541b, 0x5421, 0x5450, 0x5451];
+pub const IOCTLS: &[u64] = &[0x5401, 0x802c_542a, 0x5413, 0x540f, 0x541b, 0x5421, 0x5450, 0x5451];
 /// Operations on itself that `hardened` lets a process do: death signal, dumpable, name, seccomp state, bounding set,
 /// timer slack, subreaper, no_new_privs, transparent huge pages, names of mappings.
 const PRCTLS: &[u64] = &[1, 2, 3, 4, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x5356_4d41];

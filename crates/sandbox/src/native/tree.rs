@@ -64,6 +64,13 @@ impl Tree {
         std::fs::File::from(fd).write_all(bytes)
     }
 
+    /// Writes a program that everyone can execute.
+    pub fn program(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.file(path, bytes)?;
+        let fd = self.open(path, OFlags::RDONLY)?;
+        Ok(rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o555))?)
+    }
+
     /// Makes a symbolic link.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;

@@ -1,6 +1,7 @@
 //! The battery as a product: nothing gets through where all controls hold, and what is left out is found.
 
 use cogward_model::manifest::Profile;
+use cogward_sandbox::SandboxConfig;
 use cogward_sandbox::battery::{Program, Report, Verdict, verify};
 
 use crate::rig::{exe, run};
@@ -17,7 +18,7 @@ pub const TESTS: &[crate::Test] = &[
 /// A directory whose name may say that a control is to be left out: see `main`.
 async fn report(profile: Profile, marker: &str) -> Report {
     let data = tempfile::Builder::new().prefix(marker).tempdir().unwrap();
-    verify(&exe(), profile, data.path()).await.unwrap()
+    verify(&exe(), profile, &SandboxConfig::default(), data.path()).await.unwrap()
 }
 
 fn whole(profile: Profile) {

@@ -21,8 +21,13 @@ use cogward_model::{
 use cogward_registry::content;
 use cogward_sandbox::storage::{InputMount, Storage};
 use cogward_sandbox::{
+<<<<<<< HEAD
     Adopted, CommandError, DriverSettings, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root,
     Supervised, protocol::Phase,
+=======
+    Adopted, CommandError, ExitCause, HostReport, LaunchSpec, ReadOnlyMount, Root, SandboxConfig, Supervised,
+    protocol::Phase,
+>>>>>>> main
 };
 use tokio::sync::mpsc;
 
@@ -32,6 +37,7 @@ const VIOLATIONS_MAX: usize = 256;
 /// Launches and adopts through `<exe> supervise`.
 pub(crate) struct HostSandboxes {
     exe: PathBuf,
+    config: SandboxConfig,
     packages: PathBuf,
     missing: HashMap<Profile, Vec<Missing>>,
     report: Option<HostReport>,
@@ -42,11 +48,12 @@ impl HostSandboxes {
     /// `report` is what it can limit beyond that; without one, nothing.
     pub(crate) fn new(
         exe: PathBuf,
+        config: SandboxConfig,
         packages: PathBuf,
         missing: HashMap<Profile, Vec<Missing>>,
         report: Option<HostReport>,
     ) -> Self {
-        Self { exe, packages, missing, report }
+        Self { exe, config, packages, missing, report }
     }
 }
 
@@ -83,11 +90,15 @@ impl Sandboxes for HostSandboxes {
             let (medium, from) = request.workspace;
             let inputs = request.inputs.into_iter().map(|(input, source)| InputMount { name: input.name, source });
             let storage = Storage { medium, from, inputs: inputs.collect(), outputs: request.outputs };
+            // A run is accepted only when its profile can be enforced; this is the last look.
+            let driver = self.config.driver(request.profile);
+            let driver =
+                driver.ok_or_else(|| PortError(format!("no driver carries `{}`", request.profile.as_str())))?;
             let spec = LaunchSpec {
                 run: request.run,
                 run_dir: request.run_dir,
                 profile: request.profile,
-                driver: DriverSettings::Native,
+                driver,
                 resources: request.resources,
                 root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
                 mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),

@@ -1,5 +1,6 @@
 //! The attacks, as data.
 
+mod boundaries;
 mod calls;
 mod escapes;
 mod files;
@@ -35,12 +36,13 @@ impl Attack {
     /// Whether a profile claims to refuse it.
     #[must_use]
     pub fn holds_in(&self, profile: Profile) -> bool {
-        match profile {
-            Profile::Standard => !self.hardened_only,
-            Profile::Hardened => true,
-            // Another boundary answers there, with other words.
-            Profile::Container | Profile::Gvisor | Profile::Microvm => false,
-        }
+        self.refusal_in(profile).is_some()
+    }
+
+    /// The errors with which a profile must refuse it, any when there are none; `None` when it does not claim to.
+    #[must_use]
+    pub fn refusal_in(&self, profile: Profile) -> Option<Vec<i32>> {
+        boundaries::refusal(self, profile)
     }
 
     /// The technique: what stands before the dot.

@@ -32,7 +32,7 @@ pub const ATTACKS: &[Attack] = &[
     python("identity.new-privileges", "be without no_new_privs", "found('NoNewPrivs:\\t1\\n' not in open('/proc/self/status').read())", DENIED),
     python("identity.no-filter", "be without a filter", "found('Seccomp:\\t2\\n' not in open('/proc/self/status').read())", DENIED),
     python("identity.uid", "be anyone but the agent", "found(os.getuid() != 1000 or os.getgroups())", DENIED),
-    python("identity.oom", "outlive the plane when memory ends", "open('/proc/self/oom_score_adj', 'w').write('-1000')", &[]),
+    python("identity.oom", "outlive the plane when memory ends", "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')", &[]),
     python("identity.environment", "find a secret in the environment", "found([k for k in os.environ if k not in ('PATH', 'HOME', 'LC_CTYPE')])", DENIED),
     python("identity.descriptors", "find a descriptor of the plane", "found([f for f in os.listdir('/proc/self/fd') if int(f) > 2 and os.path.exists('/proc/self/fd/' + f) and not os.readlink('/proc/self/fd/' + f).startswith(('pipe:', '/run/cogward/', '/proc/'))])", DENIED),
     python("process.others", "see a process of another", "found([p for p in os.listdir('/proc') if p.isdigit() and int(p) not in (os.getpid(), os.getppid())])", DENIED),

@@ -1,0 +1,292 @@
+//! The drives of a machine: read-only ones made once of a directory and kept, the workspace made for each run, and
+//! the archive that the kernel begins with.
+//!
+//! Nothing here is ever attached on the host. What a machine has written, its kernel has written: to mount it would
+//! hand the host's file system code to the agent.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::native::{At, Stage};
+
+/// The file system of every drive: what each kernel that is made for small machines has.
+pub const KIND: &str = "ext4";
+/// Programs that make one are looked for here, and nowhere else.
+const MAKERS: [&str; 4] = ["/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs", "/bin/mke2fs"];
+/// Most entries of a directory that becomes a drive.
+const ENTRIES_MAX: u64 = 2_000_000;
+/// Most bytes of one.
+const BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+const BLOCK: u64 = 4096;
+/// Nothing that a small kernel may lack, and no journal: a machine's end is the end of its drives.
+const FEATURES: &str = "^has_journal,^resize_inode,^metadata_csum,uninit_bg";
+
+/// Where the maker of file systems is.
+pub fn maker() -> io::Result<&'static Path> {
+    let found = MAKERS.iter().map(Path::new).find(|path| path.is_file());
+    found.ok_or_else(|| io::Error::other("mke2fs is not installed (package e2fsprogs)"))
+}
+
+/// The drive of a directory, out of `kept` or made anew. The directory must not change: packages never do.
+pub fn of_directory(source: &Path, kept: &Path) -> Result<PathBuf, Stage> {
+    let stage = format!("drive of {}", source.display());
+    let found = fs::symlink_metadata(source).at(&stage)?;
+    if !found.is_dir() {
+        return Err(Stage::new(stage, &"it is not a directory"));
+    }
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(kept).at(&stage)?;
+    // One file for each directory: its place, and what tells it from another that was at the same place.
+    let mut place = DefaultHasher::new();
+    source.hash(&mut place);
+    let name = format!(
+        "{:016x}-{}-{}-{}.{:09}.{KIND}",
+        place.finish(),
+        found.dev(),
+        found.ino(),
+        found.mtime(),
+        found.mtime_nsec()
+    );
+    let image = kept.join(name);
+    if image.is_file() {
+        return Ok(image);
+    }
+    // Whole or not at all, also when two runs make the same.
+    let temporary = kept.join(format!(".{}.new", std::process::id()));
+    let made = make(source, &temporary).and_then(|()| {
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444))?;
+        fs::rename(&temporary, &image)
+    });
+    if made.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    made.at(&stage)?;
+    Ok(image)
+}
+
+fn make(source: &Path, image: &Path) -> io::Result<()> {
+    let Size { bytes, entries } = size(source)?;
+    // Tables of inodes and of blocks, and room for directories.
+    let inodes = entries + entries / 8 + 64;
+    let total = bytes + bytes / 16 + inodes * 512 + 8 * 1024 * 1024;
+    make_ext4(image, total, inodes, None, Some(source))
+}
+
+/// An empty workspace of so many MiB, which belongs to the agent.
+pub fn workspace(image: &Path, mebibytes: u32, owner: u32) -> Result<(), Stage> {
+    let bytes = u64::from(mebibytes) * 1024 * 1024;
+    // As in a workspace of memory: one file for each 4 KiB, so that inodes are no way around the size.
+    let inodes = (u64::from(mebibytes) * 256).clamp(1024, 1_048_576);
+    // What the file system keeps for itself comes on top of what was promised.
+    let own = inodes * 256 + bytes / 64 + 2 * 1024 * 1024;
+    make_ext4(image, bytes + own, inodes, Some(owner), None).at("drive of the workspace")
+}
+
+fn make_ext4(image: &Path, bytes: u64, inodes: u64, owner: Option<u32>, content: Option<&Path>) -> io::Result<()> {
+    let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(image)?;
+    file.set_len(bytes.div_ceil(BLOCK) * BLOCK)?;
+    drop(file);
+    let done = Command::new(maker()?)
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", FEATURES, "-E"])
+        // The file is new, so what is not written is zero already.
+        .arg(format!(
+            "lazy_itable_init=1,nodiscard{}",
+            owner.map(|id| format!(",root_owner={id}:{id}")).unwrap_or_default()
+        ))
+        .args(["-m", "0", "-N"])
+        .arg(inodes.to_string())
+        .args(content.into_iter().flat_map(|source| [Path::new("-d"), source]))
+        .arg(image)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
+    Err(io::Error::other(format!("mke2fs: {}", line.trim().chars().take(300).collect::<String>())))
+}
+
+#[derive(Debug, Default)]
+struct Size {
+    bytes: u64,
+    entries: u64,
+}
+
+fn size(directory: &Path) -> io::Result<Size> {
+    let mut size = Size::default();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            size.entries += 1;
+            size.bytes += if found.is_dir() { BLOCK } else { found.len().div_ceil(BLOCK) * BLOCK };
+            if found.is_dir() {
+                open.push(entry.path());
+            }
+            if size.entries > ENTRIES_MAX || size.bytes > BYTES_MAX {
+                return Err(io::Error::other("it has more than 2,000,000 entries or 64 GiB"));
+            }
+        }
+    }
+    Ok(size)
+}
+
+/// A file that is kept beside the drives, so that each run can link to it: links do not reach other file systems.
+pub fn keep(source: &Path, kept: &Path) -> Result<PathBuf, Stage> {
+    let stage = format!("copy of {}", source.display());
+    let source = source.canonicalize().at(&stage)?;
+    let found = source.metadata().at(&stage)?;
+    if !found.is_file() {
+        return Err(Stage::new(stage, &"it is not a file"));
+    }
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(kept).at(&stage)?;
+    let name = format!("{}-{}-{}-{}.{:09}", found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+    let copy = kept.join(name);
+    if !copy.is_file() {
+        let temporary = kept.join(format!(".{}.new", std::process::id()));
+        let made = fs::copy(&source, &temporary)
+            .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444)))
+            .and_then(|()| fs::rename(&temporary, &copy));
+        if made.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        made.at(&stage)?;
+    }
+    Ok(copy)
+}
+
+/// The archive that the kernel unpacks: the guest as `/machine`, `/dev/null`, and nothing else.
+pub fn archive(guest: &[u8]) -> Vec<u8> {
+    let mut archive = Archive { bytes: Vec::with_capacity(guest.len() + 2048), number: 1 };
+    archive.add("dev", 0o040_755, (0, 0), &[]);
+    archive.add("dev/null", 0o020_666, (1, 3), &[]);
+    archive.add("dev/console", 0o020_600, (5, 1), &[]);
+    archive.add("machine", 0o100_755, (0, 0), guest);
+    archive.add("TRAILER!!!", 0, (0, 0), &[]);
+    archive.bytes
+}
+
+/// The `newc` form of cpio, as the kernel documents it (`buffer-format.rst`).
+struct Archive {
+    bytes: Vec<u8>,
+    number: u32,
+}
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
+        let length = u32::try_from(content.len()).unwrap_or_default();
+        let name_length = u32::try_from(name.len() + 1).unwrap_or_default();
+        let fields = [self.number, mode, 0, 0, 1, 0, length, 0, 0, device.0, device.1, name_length, 0]
+            .map(|n| format!("{n:08x}"));
+        self.number += 1;
+        self.bytes.extend_from_slice(b"070701");
+        self.bytes.extend_from_slice(fields.concat().as_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.align();
+        self.bytes.extend_from_slice(content);
+        self.align();
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What e2fsprogs' own reader finds in an image.
+    fn listed(image: &Path, request: &str) -> String {
+        let output = Command::new("/usr/sbin/debugfs").args(["-R", request]).arg(image).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_directory_becomes_a_drive_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, kept) = (dir.path().join("source"), dir.path().join("kept"));
+        fs::create_dir_all(source.join("usr/bin")).unwrap();
+        fs::write(source.join("usr/bin/program"), vec![7; 3_000_000]).unwrap();
+        for n in 0..500 {
+            fs::write(source.join(format!("usr/{n}")), b"small").unwrap();
+        }
+        std::os::unix::fs::symlink("usr/bin", source.join("bin")).unwrap();
+        let image = of_directory(&source, &kept).unwrap();
+        assert_eq!(image.metadata().unwrap().mode() & 0o777, 0o444);
+        assert!(listed(&image, "stat /usr/bin/program").contains("Size: 3000000"));
+        assert!(listed(&image, "stat /bin").contains("symlink"));
+        let made = image.metadata().unwrap().modified().unwrap();
+        assert_eq!(of_directory(&source, &kept).unwrap(), image);
+        assert_eq!(image.metadata().unwrap().modified().unwrap(), made, "it was not made again");
+        fs::write(source.join("more"), b"").unwrap();
+        assert_ne!(of_directory(&source, &kept).unwrap(), image, "another directory is another drive");
+        assert!(fs::read_dir(&kept).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with('.')));
+    }
+
+    #[test]
+    fn what_is_no_directory_becomes_no_drive_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("link")).unwrap();
+        for name in ["file", "link", "none"] {
+            of_directory(&dir.path().join(name), &kept).unwrap_err();
+        }
+        assert!(!kept.exists());
+    }
+
+    #[test]
+    fn a_workspace_has_the_room_that_was_promised_and_belongs_to_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        for mebibytes in [1, 8, 64] {
+            let image = dir.path().join(format!("{mebibytes}.ext4"));
+            workspace(&image, mebibytes, 1000).unwrap();
+            let statistics = listed(&image, "stats");
+            let number = |name: &str| -> u64 {
+                let line = statistics.lines().find(|l| l.starts_with(name)).unwrap();
+                line.rsplit(' ').next().unwrap().parse().unwrap()
+            };
+            assert!(number("Free blocks:") * BLOCK >= u64::from(mebibytes) * 1024 * 1024, "{mebibytes}: {statistics}");
+            assert!(listed(&image, "stat /").contains("User:  1000"));
+        }
+    }
+
+    #[test]
+    fn the_archive_has_the_form_that_the_kernel_documents() {
+        let archive = archive(b"#!guest");
+        let (mut at, mut entries) = (0, Vec::new());
+        while at < archive.len() {
+            assert_eq!(archive[at..at + 6], *b"070701");
+            let field = |n: usize| {
+                let digits = std::str::from_utf8(&archive[at + 6 + n * 8..at + 14 + n * 8]).unwrap();
+                usize::from_str_radix(digits, 16).unwrap()
+            };
+            let (mode, length, device, name_length) = (field(1), field(6), (field(9), field(10)), field(11));
+            let name = std::str::from_utf8(&archive[at + 110..at + 110 + name_length]).unwrap().trim_end_matches('\0');
+            let content = (at + 110 + name_length).next_multiple_of(4);
+            entries.push((name.to_owned(), mode, device, archive[content..content + length].to_vec()));
+            at = (content + length).next_multiple_of(4);
+        }
+        let expected = [
+            ("dev", 0o040_755, (0, 0), &b""[..]),
+            ("dev/null", 0o020_666, (1, 3), b""),
+            ("dev/console", 0o020_600, (5, 1), b""),
+            ("machine", 0o100_755, (0, 0), b"#!guest"),
+            ("TRAILER!!!", 0, (0, 0), b""),
+        ];
+        let expected = expected.map(|(name, mode, device, content)| (name.to_owned(), mode, device, content.to_vec()));
+        assert_eq!(entries, expected);
+    }
+}
