@@ -274,13 +274,8 @@ pub struct Built {
 pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
-<<<<<<< HEAD
-    let payload: usize = spec.files.iter().chain(&sources.files).map(|(_, bytes)| bytes.len()).sum();
     let late = if spec.late_input { LATE_FILE_BYTES_MAX + RUN_INPUT_BYTES_MAX } else { 0 };
-    let size = (payload + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
-=======
-    let size = (sources.payload(spec) + spec.stdin.len() + 4 * 1024 * 1024).to_string();
->>>>>>> main
+    let size = (sources.payload(spec) + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "2048"), ("mode", "755")], plain)
         .at("root file system")?;
@@ -394,14 +389,9 @@ fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Res
     Ok(())
 }
 
-<<<<<<< HEAD
 /// The input as a file that has no name and lies on a file system that becomes read-only; and, when it comes late,
 /// what it will be written through.
-fn standard_input(tree: &Tree, bytes: &[u8], late: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-=======
-/// The input as a file that has no name and lies on a file system that becomes read-only.
-pub fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
->>>>>>> main
+pub fn standard_input(tree: &Tree, bytes: &[u8], late: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let name = "run/stdin";
     tree.file(name, bytes)?;
     let fd = tree.open(name, OFlags::RDONLY)?;

@@ -18,12 +18,8 @@ use cogward_model::manifest::Profile;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub use launch::GROUPS_FILE;
-<<<<<<< HEAD
-pub use record::{EXIT_FILE, LATE_INPUT_FILE, OUTPUT_FILE};
-=======
 pub(crate) use launch::{Sandbox, launch, reap_all};
-pub use record::{EXIT_FILE, OUTPUT_FILE};
->>>>>>> main
+pub use record::{EXIT_FILE, LATE_INPUT_FILE, OUTPUT_FILE};
 
 use crate::{
     native::sys,

@@ -26,11 +26,22 @@ use cogward_sandbox::{profile::LeftOut, supervisor_main_without};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, attest::TESTS, battery::TESTS, files::TESTS, hardened::TESTS, host::TESTS, late::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
-        .concat()
-        .into_iter()
-        .chain([faults::TESTS, neighbours::TESTS, outside::TESTS].concat())
-        .collect()
+    [
+        attacks::TESTS,
+        attest::TESTS,
+        battery::TESTS,
+        files::TESTS,
+        hardened::TESTS,
+        host::TESTS,
+        late::TESTS,
+        lifecycle::TESTS,
+        limits::TESTS,
+        timing::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .chain([faults::TESTS, neighbours::TESTS, outside::TESTS].concat())
+    .collect()
 }
 
 fn main() -> ExitCode {

@@ -21,13 +21,8 @@ use cogward_model::{
 use cogward_registry::content;
 use cogward_sandbox::storage::{InputMount, Storage};
 use cogward_sandbox::{
-<<<<<<< HEAD
-    Adopted, CommandError, DriverSettings, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root,
+    Adopted, CommandError, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
     Supervised, protocol::Phase,
-=======
-    Adopted, CommandError, ExitCause, HostReport, LaunchSpec, ReadOnlyMount, Root, SandboxConfig, Supervised,
-    protocol::Phase,
->>>>>>> main
 };
 use tokio::sync::mpsc;
 

@@ -80,12 +80,8 @@ impl Plane {
                     data_dir: home.path().join("data"),
                     listen: "127.0.0.1:0".parse().unwrap(),
                     supervisor_exe: "/bin/false".into(),
-<<<<<<< HEAD
-                    attesting: cogward_server::Attesting::default(),
-=======
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
-            attesting: cogward_server::Attesting::default(),
->>>>>>> main
+                    attesting: cogward_server::Attesting::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,
