@@ -147,7 +147,7 @@ impl Gateway {
         if grant.inspected_hosts().is_empty() {
             return Ok(None);
         }
-        let authority = self.inner.egress.inspection.authority(grant)?;
+        let authority = self.inner.egress.inspection.derive(grant)?;
         authority.certificate_pem(self.inner.gate.now()).map(Some)
     }
 

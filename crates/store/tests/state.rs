@@ -15,6 +15,7 @@ use cogward_store::{
     AgentRow, IdempotencyRow, Noun, OpenError, OperationRow, OperationState, OperatorRow, PageRequest, Role, RunFilter,
     RunRow, SecretRow, Store, StoreError, TenantRow, Tx, VersionRow,
 };
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
 fn at(micros: u64) -> Timestamp {
     Timestamp::from_unix_micros(micros)
@@ -122,7 +123,6 @@ async fn the_schema_is_made_once_and_the_file_is_private() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_plane_is_refused() {
-    use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).await.close().await;
     let options = SqliteConnectOptions::new().filename(dir.path().join("state.db"));

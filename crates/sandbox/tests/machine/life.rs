@@ -93,9 +93,13 @@ while True: time.sleep(1)
                 listener.set_nonblocking(false).unwrap();
                 listener
             });
-            for (listener, expected) in
-                [(&model, "port 28471"), (&mcp, "port 28472"), (&proxy, "port 3128"), (&model, "half"), (&model, "gone")]
-            {
+            for (listener, expected) in [
+                (&model, "port 28471"),
+                (&mcp, "port 28472"),
+                (&proxy, "port 3128"),
+                (&model, "half"),
+                (&model, "gone"),
+            ] {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut said = vec![0; expected.len()];
                 stream.read_exact(&mut said).unwrap();

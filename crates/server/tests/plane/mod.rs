@@ -83,7 +83,7 @@ impl Plane {
                     supervisor_exe: "/bin/false".into(),
                     egress_hosts: std::collections::HashMap::new(),
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
-            attesting: cogward_server::Attesting::default(),
+                    attesting: cogward_server::Attesting::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,

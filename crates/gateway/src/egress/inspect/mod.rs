@@ -83,10 +83,15 @@ impl Inspection {
         if let Some(known) = self.authorities.read().unwrap_or_else(PoisonError::into_inner).get(&grant.run) {
             return Ok(Arc::clone(known));
         }
-        let key = self.key.as_ref().ok_or(AuthorityError::NoKey)?;
-        let derived = Authority::derive(key, grant.run, &grant.inspected_hosts(), grant.wall_clock)?;
+        let derived = self.derive(grant)?;
         let mut known = self.authorities.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(known.entry(grant.run).or_insert_with(|| Arc::new(derived))))
+    }
+
+    /// The authority of a run that may never be opened; nothing is kept of it.
+    pub(crate) fn derive(&self, grant: &RunGrant) -> Result<Authority, AuthorityError> {
+        let key = self.key.as_ref().ok_or(AuthorityError::NoKey)?;
+        Authority::derive(key, grant.run, &grant.inspected_hosts(), grant.wall_clock)
     }
 
     /// The run is over, and so is whatever was signed for it.

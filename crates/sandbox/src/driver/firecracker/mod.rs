@@ -193,7 +193,19 @@ struct Parts {
 impl Parts {
     fn into_machine(self, keeper: Keeper, jail: Jail, uids: Uids) -> Machine {
         let Self { link, client, listeners, streams, enforcement } = self;
-        Machine { link, keeper, client, listeners, streams, ended: None, paused: false, enforcement, jail, uids, first: None }
+        Machine {
+            link,
+            keeper,
+            client,
+            listeners,
+            streams,
+            ended: None,
+            paused: false,
+            enforcement,
+            jail,
+            uids,
+            first: None,
+        }
     }
 }
 
