@@ -10,10 +10,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Doctor, EgressCredential, EgressCredentialPut, Event, EventQuery, EvidenceLeaf, Floor, FloorPut, LogQuery, Operation,
-        Operator, OperatorRotate, Page, PageQuery, Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery,
-        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, Tenant,
-        TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Doctor, EgressCredential, EgressCredentialPut, Event, EventQuery,
+        EvidenceLeaf, Floor, FloorPut, LogQuery, Operation, Operator, OperatorRotate, Page, PageQuery, Plane, Provider,
+        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
+        Shortfall, ShortfallQuery, Tenant, TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 

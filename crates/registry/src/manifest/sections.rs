@@ -278,13 +278,23 @@ fn sandbox(field: &Field<'_>, sink: &mut Sink) -> Option<Sandbox> {
         None => Some(Sandbox::default().grace_seconds),
     };
     let on_violation = match map.optional("onViolation", sink) {
-        Some(f) => f.word(&[Reaction::Deny, Reaction::Suspend, Reaction::Kill].map(|r| (r.as_str(), r)), sink).map(Some),
+        Some(f) => {
+            f.word(&[Reaction::Deny, Reaction::Suspend, Reaction::Kill].map(|r| (r.as_str(), r)), sink).map(Some)
+        }
         None => Some(None),
     };
     let files = files::files(&mut map, sink);
     map.finish(sink);
     let (workspace, inputs, outputs) = files?;
-    Some(Sandbox { profile: profile?, resources: resources?, grace_seconds: grace?, on_violation: on_violation?, workspace, inputs, outputs })
+    Some(Sandbox {
+        profile: profile?,
+        resources: resources?,
+        grace_seconds: grace?,
+        on_violation: on_violation?,
+        workspace,
+        inputs,
+        outputs,
+    })
 }
 
 fn resources(field: &Field<'_>, sink: &mut Sink) -> Option<Resources> {
