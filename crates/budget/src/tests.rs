@@ -1,6 +1,5 @@
 use std::{sync::Arc, thread};
 
-use cogward_model::NanoUsd;
 use proptest::prelude::*;
 
 use super::*;
