@@ -388,7 +388,7 @@ pub enum Agent {
     },
     /// Keep sandboxes of a version ready, so that its runs begin at once; or show how many there are
     #[command(
-        after_help = "Each is complete, proven and held before the agent's first instruction; a run uses one, once, \n\
+        after_help = "Each is complete, proven and held before the agent's first instruction; a run uses one, once,\n\
         and only its input is added. Each holds its memory until then.\n\n\
         Examples:\n  cogward agent warm claims-triage --count 4 --reason \"morning peak\"\n  \
         cogward agent warm claims-triage"

@@ -259,6 +259,7 @@ fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
+/// Deepest nesting of what a sandbox says is in force, as far as evidence takes it.
 const DEPTH_MAX: u32 = 8;
 
 /// JSON in the ledger's profile: what it cannot hold (a float, a number beyond 2^53, a deep tree) as text.

@@ -19,6 +19,7 @@ const STORES: [&str; 5] = [
     "etc/ssl/ca-bundle.pem",
     "etc/ssl/cert.pem",
 ];
+/// Largest trust store of an image that is read.
 const STORE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";

@@ -20,6 +20,7 @@ use crate::kek::{self, KekError};
 const SCHEME: &str = "v1.";
 /// A secret is a key or a token, not a document.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Longest name of a sealed secret.
 const NAME_BYTES_MAX: usize = 256;
 
 /// Why a secret cannot be kept or read.

@@ -9,6 +9,7 @@ use std::{fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Longest pattern of paths.
 const PATTERN_BYTES_MAX: usize = 1_024;
 
 /// A pattern of paths: segments as they are, `*` for exactly one segment, `/*` at the end for everything below.

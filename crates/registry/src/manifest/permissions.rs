@@ -14,9 +14,13 @@ use super::{
     sections::texts,
 };
 
+/// Entries of each list under `spec.permissions`.
 const GRANTS_MAX: usize = 256;
+/// Methods of one inspected host.
 const METHODS_MAX: usize = 16;
+/// Path patterns of one inspected host.
 const PATHS_MAX: usize = 256;
+/// Tools of one server that a manifest may permit.
 const TOOLS_MAX: usize = 1_024;
 const OUTPUT_TOKENS_DEFAULT: u32 = 4_096;
 const NAME: &str = "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter";

@@ -24,6 +24,7 @@ use super::{
 const LINE: RangeInclusive<usize> = 1..=200;
 const PROSE: RangeInclusive<usize> = 1..=2_000;
 const PATH: RangeInclusive<usize> = 1..=1_024;
+/// Entries of each list under `spec.package`.
 const LISTED_MAX: usize = 256;
 const TOKENS: RangeInclusive<u64> = 0..=1_000_000_000_000;
 const CALLS: RangeInclusive<u64> = 0..=1_000_000_000;

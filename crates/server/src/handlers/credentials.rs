@@ -28,6 +28,7 @@ use crate::{
 
 /// A shorter one could not be told from other text in an answer.
 const SECRET_BYTES_MIN: usize = 8;
+/// Longest credential for an inspected host.
 const SECRET_BYTES_MAX: usize = 8 * 1024;
 /// Headers that the plane makes itself, or that say where a request goes.
 const NOT_FOR_SECRETS: [HeaderName; 9] = [
