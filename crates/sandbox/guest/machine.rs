@@ -66,6 +66,10 @@ pub fn build(config: &Config) -> Result<OwnedFd, Failed> {
                 let place = directory(at)?;
                 sys::attach(&node(device), &place, kind, plain | MOUNT_READ_ONLY, "").at("drive of a package")?;
             }
+            Mount::Input { device, kind, at } => {
+                let (place, flags) = (directory(at)?, plain | MOUNT_READ_ONLY | NO_EXECUTION);
+                sys::attach(&node(device), &place, kind, flags, "").at("drive of an input")?;
+            }
             Mount::Work { device, kind } => {
                 let place = directory("/work")?;
                 sys::attach(&node(device), &place, kind, plain | NO_EXECUTION, "").at("drive of the workspace")?;
@@ -121,7 +125,7 @@ fn image(config: &Config, device: &str, kind: &str) -> Result<(), Failed> {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         let covered = config.mounts.iter().any(|mount| match mount {
-            Mount::Package { at, .. } => at.split('/').nth(1) == Some(name),
+            Mount::Package { at, .. } | Mount::Input { at, .. } => at.split('/').nth(1) == Some(name),
             _ => false,
         });
         if OURS.contains(&name) || covered || name == "lost+found" {

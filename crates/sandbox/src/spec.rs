@@ -246,8 +246,18 @@ impl LaunchSpec {
         if let Some(fault) = self.storage.fault() {
             return refuse("storage", fault);
         }
-        if self.driver != DriverSettings::Native && self.storage != Storage::default() {
-            return refuse("storage", "is not carried by this driver: inputs, outputs and workspaces need the native one");
+        match &self.driver {
+            DriverSettings::Native => {}
+            // What a machine has written, the host does not attach.
+            DriverSettings::Firecracker(_) if self.storage.outputs.is_empty() => {}
+            DriverSettings::Firecracker(_) => {
+                return refuse("storage", "has outputs, and a machine leaves its output file and no other");
+            }
+            DriverSettings::Oci { .. } if self.storage == Storage::default() => {}
+            DriverSettings::Oci { .. } => {
+                let why = "is not carried by this driver: inputs, outputs and workspaces need the native one";
+                return refuse("storage", why);
+            }
         }
         let r = &self.resources;
         let within = (50..=64_000).contains(&r.cpu_millis)

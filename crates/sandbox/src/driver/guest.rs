@@ -158,6 +158,8 @@ pub enum Mount {
     Root(Drive),
     /// The drive of a package, read-only, and its place.
     Package(Drive, String),
+    /// The drive of an input, read-only and without execution, and its place.
+    Input(Drive, String),
     /// The drive of the workspace.
     Work(Drive),
     /// Memory of so many MiB that can be written to, and its place.
@@ -221,6 +223,7 @@ impl Config {
             let text = match mount {
                 Mount::Root(Drive { device, kind }) => format!("root {device} {kind}"),
                 Mount::Package(Drive { device, kind }, at) => format!("package {device} {kind} {at}"),
+                Mount::Input(Drive { device, kind }, at) => format!("input {device} {kind} {at}"),
                 Mount::Work(Drive { device, kind }) => format!("work {device} {kind}"),
                 Mount::Memory(mebibytes, at) => format!("memory {mebibytes} {at}"),
             };
