@@ -198,3 +198,60 @@ fn a_run_ends_at_its_wall_clock_limit() -> Result<()> {
     assert!(run["fail_cause"].as_str().unwrap_or_default().contains("wallClockSeconds"), "{run}");
     Ok(())
 }
+
+/// Prints its input and its own id, and stays.
+const READER: &str = "import json, os, sys, time\n\
+    print(os.environ['COGWARD_RUN_ID'], open('/run/cogward/token').read(), flush=True)\n\
+    print(json.load(open('/run/cogward/input.json')), sys.stdin.read(), flush=True)\ntime.sleep(600)\n";
+
+#[test]
+fn runs_begin_in_sandboxes_that_were_made_before_and_each_is_used_once() -> Result<()> {
+    let mut plane = plane()?;
+    plane.register(&Agent { name: "reader", source: READER, permissions: "", changes: &[] })?;
+    let warm = plane.json(["agent", "warm", "reader", "--count", "2", "--reason", "a peak"])?;
+    assert_eq!(warm["count"], 2, "{warm}");
+    let ready = |plane: &Plane, wanted: u64| -> Result<()> {
+        for _ in 0..600 {
+            if plane.json(["agent", "warm", "reader"])?["ready"] == wanted {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        anyhow::bail!("there are never {wanted} ready: {}", plane.log())
+    };
+    ready(&plane, 2)?;
+    assert_eq!(plane.json(["run", "list"])?.as_array().map(Vec::len), Some(0), "a spare is no run");
+    let made: Vec<_> = std::fs::read_dir(plane.data_dir().join("runs"))?.flatten().map(|d| d.file_name()).collect();
+    let mut used = Vec::new();
+    for input in ["{\"n\": 1}", "{\"n\": 2}"] {
+        let file = plane.scratch().join("input.json");
+        std::fs::write(&file, input)?;
+        let file = file.to_string_lossy().into_owned();
+        let run = plane.json(["run", "start", "reader", "--input", file.as_str()])?;
+        let run = run["id"].as_str().unwrap_or_default().to_owned();
+        let n = &input[6..7];
+        plane.said(&run, &format!("{run} {run}\n{{'n': {n}}} {input}\n"))?;
+        assert_eq!(count(&plane.leaves(&run)?, "run.started", None), 1);
+        used.push(run);
+    }
+    assert!(made.iter().all(|name| used.iter().any(|run| name.to_str() == Some(run))), "{made:?} {used:?}");
+    ready(&plane, 2)?;
+    // A killed plane's spares are of no use to the next: they are ended, and made anew.
+    let of = |plane: &Plane| -> Result<Vec<_>> {
+        let all = std::fs::read_dir(plane.data_dir().join("runs"))?.flatten().map(|d| d.file_name());
+        Ok(all.filter(|name| !used.iter().any(|run| name.to_str() == Some(run))).collect())
+    };
+    let before = of(&plane)?;
+    plane.kill_9()?;
+    plane.up()?;
+    ready(&plane, 2)?;
+    assert!(of(&plane)?.iter().all(|name| !before.contains(name)));
+    plane.ok(["agent", "warm", "reader", "--count", "0"])?;
+    ready(&plane, 0)?;
+    for run in &used {
+        plane.ok(["run", "kill", run, "--reason", "enough"])?;
+    }
+    assert_eq!(plane.cli(["agent", "warm", "reader", "--count", "33"])?.code(), 2);
+    assert_eq!(plane.cli(["agent", "warm", "nobody", "--count", "1"])?.code(), 3);
+    Ok(())
+}

@@ -161,6 +161,34 @@ fn ten_thousand_refused_calls_are_counted_exactly_in_a_few_leaves() -> Result<()
     Ok(())
 }
 
+/// When the plane dies and comes back makes no difference to the count, nor does what it had heard by then.
+#[test]
+fn counts_outlive_the_plane() -> Result<()> {
+    let mut plane = plane()?;
+    let run = plane.launch(&Agent {
+        name: "patient",
+        source: "import ctypes, time\ncall = ctypes.CDLL(None).syscall\nfor _ in range(5): call(165, 0, 0, 0, 0, 0)\n\
+                 print('five', flush=True)\ntime.sleep(1)\nfor _ in range(200): call(165, 0, 0, 0, 0, 0)\n\
+                 print('all', flush=True)\ntime.sleep(600)\n",
+        permissions: "",
+        changes: &[],
+    })?;
+    plane.said(&run, "five")?;
+    plane.kill_9()?;
+    plane.up()?;
+    plane.said(&run, "all")?;
+    plane.run_until(&run, |r| r["violations"][0]["total"].as_u64().is_some_and(|total| total >= 5))?;
+    plane.ok(["run", "kill", &run, "--reason", "enough"])?;
+    plane.run_until(&run, |r| r["ended"].is_string())?;
+    let leaves = plane.leaves(&run)?;
+    let closed = leaves.last().context("a last leaf")?;
+    assert_eq!((&closed["type"], &closed["violations_total"]), (&"run.closed".into(), &205.into()));
+    let adopted =
+        leaves.iter().find(|l| l["occasion"] == "adopted").context("a look at the run that was taken over")?;
+    assert_eq!((&adopted["unchanged"], &adopted["proof"]), (&true.into(), &leaves[1]["proof"]));
+    Ok(())
+}
+
 #[test]
 fn asking_the_proxy_for_metadata_is_a_grave_violation_and_an_undeclared_host_is_not() -> Result<()> {
     let plane = plane()?;
@@ -254,6 +282,12 @@ fn the_proof_of_a_run_is_its_first_leaf_and_is_looked_for_again() -> Result<()> 
         proof["checks"].as_array().is_some_and(|c| c.len() > 8 && c.iter().all(|c| c["holds"] == true)),
         "{proof:#}"
     );
+    // Anybody can compute it from the leaf.
+    let text = plane.scratch().join("facts.json");
+    fs::write(&text, facts.to_string())?;
+    let sum = std::process::Command::new("sha256sum").arg(&text).output()?.stdout;
+    let sum = String::from_utf8_lossy(&sum).split(' ').next().unwrap_or_default().to_owned();
+    assert_eq!(proof["proof"], format!("sha256:{sum}"));
     let again = leaves.iter().skip(3).find(|l| l["type"] == "sandbox.attested").context("a second look")?;
     assert_eq!((&again["unchanged"], &again["proof"], &again["facts"]), (&true.into(), &proof["proof"], &Value::Null));
 

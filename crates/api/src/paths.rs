@@ -73,6 +73,12 @@ pub fn version(tenant: &TenantName, agent: &AgentName, version: &VersionLabel) -
     format!("{TENANTS}/{tenant}/agents/{agent}/versions/{version}")
 }
 
+/// The sandboxes of a version that are ready.
+#[must_use]
+pub fn warm(tenant: &TenantName, agent: &AgentName, version: &VersionLabel) -> String {
+    format!("{TENANTS}/{tenant}/agents/{agent}/versions/{version}/warm")
+}
+
 /// A tenant's tool servers.
 #[must_use]
 pub fn tool_servers(tenant: &TenantName) -> String {
@@ -265,6 +271,7 @@ mod tests {
             agent(&tenant, &name),
             versions(&tenant, &name),
             version(&tenant, &name, &label),
+            warm(&tenant, &name, &label),
             tool_servers(&tenant),
             tool_server(&tenant, &upstream),
             providers(&tenant),

@@ -13,7 +13,7 @@ use crate::{
         Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, Floor, FloorPut, LogQuery, Operation,
         Operator, OperatorRotate, Page, PageQuery, Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery,
         RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, Tenant,
-        TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, WhoAmI,
+        TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -277,6 +277,12 @@ routes! {
     GET_VERSION = Route::new("get_version", "agents", Get,
         "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}", "Read a version with its manifest")
         .gives(of::<AgentVersion>);
+    GET_WARM = Route::new("get_warm", "agents", Get,
+        "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}/warm", "Read how many sandboxes are ready")
+        .gives(of::<Warm>);
+    PUT_WARM = Route::new("put_warm", "agents", Put,
+        "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}/warm", "Say how many sandboxes are to be ready")
+        .takes(of::<WarmPut>).gives(of::<Warm>);
 
     LIST_TOOL_SERVERS = Route::new("list_tool_servers", "tool-servers", Get, "/api/v1/tenants/{tenant}/tool-servers",
         "List a tenant's tool servers")

@@ -369,6 +369,27 @@ pub enum Agent {
         #[command(flatten)]
         tenant: TenantFlag,
     },
+    /// Keep sandboxes of a version ready, so that its runs begin at once; or show how many there are
+    #[command(
+        after_help = "Each is complete, proven and held before the agent's first instruction; a run uses one, once, \n\
+        and only its input is added. Each holds its memory until then.\n\n\
+        Examples:\n  cogward agent warm claims-triage --count 4 --reason \"morning peak\"\n  \
+        cogward agent warm claims-triage"
+    )]
+    Warm {
+        /// The agent
+        name: AgentName,
+        /// The version; the latest when not given
+        #[arg(long, value_name = "VERSION")]
+        version: Option<VersionLabel>,
+        /// How many are to be ready, at most 32; 0 keeps none
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonMaybe,
+    },
 }
 
 /// `evidence`

@@ -245,12 +245,13 @@ mod tests {
              budget_exceeded          7\n\
              forbidden                4\n\
              run_refused              4\n\
-             not_enforceable          4\n\
              not_found                3\n\
              route_not_found          3\n\
              method_not_allowed       1\n\
              already_exists           5\n\
              bad_transition           5\n\
+             profile_unenforceable    4\n\
+             profile_too_weak         4\n\
              in_use                   5\n\
              idempotency_conflict     5\n\
              cursor_expired           3\n\

@@ -2,7 +2,7 @@
 
 use cogward_api::{
     Agent, AgentVersion, Event, EvidenceHealth, EvidenceLeaf, Operation, OperationState, Plane, Provider, Registration,
-    Run, Tenant, ToolServer, WhoAmI,
+    Run, Tenant, ToolServer, Warm, WhoAmI,
 };
 use cogward_model::{
     Timestamp,
@@ -135,6 +135,22 @@ impl Show for AgentVersion {
         );
         all.push(("BUDGET", text.into()));
         all
+    }
+}
+
+impl Show for Warm {
+    const PLURAL: &'static str = "versions";
+    const HEAD: &'static [&'static str] = &["AGENT", "VERSION", "WANTED", "READY"];
+    fn row(&self) -> Vec<Cell> {
+        vec![
+            Cell::from(&self.agent),
+            Cell::from(&self.version),
+            self.count.to_string().into(),
+            self.ready.to_string().into(),
+        ]
+    }
+    fn name(&self) -> String {
+        format!("{}@{}", self.agent, self.version)
     }
 }
 

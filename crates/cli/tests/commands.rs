@@ -46,6 +46,7 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             401 | 403 => 4,
             402 | 429 => 7,
             404 | 410 => 3,
+            409 if matches!(code, ProblemCode::ProfileTooWeak | ProblemCode::ProfileUnenforceable) => 4,
             409 | 412 => 5,
             422 if matches!(code, ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid) => 4,
             503 if *code == ProblemCode::NotReady => 8,

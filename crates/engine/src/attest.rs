@@ -86,8 +86,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`PortError`] names the control that is not proven; the run must not begin.
-    pub(crate) fn proven(&self, live: &Live, sandbox: &dyn Sandbox) -> Result<Event, PortError> {
-        let found = sandbox.proof().ok_or_else(|| PortError(format!("{ATTESTATION}: its sandbox gave no proof")))?;
+    pub(crate) fn proven(&self, live: &Live, proof: Option<Attestation>) -> Result<Event, PortError> {
+        let found = proof.ok_or_else(|| PortError(format!("{ATTESTATION}: its sandbox gave no proof")))?;
         self.keep(live, &found);
         match gone(&found) {
             None => Ok(events::attested(live, Occasion::Launch, &found, false)),

@@ -67,6 +67,7 @@ pub(crate) fn launch_request(
             ("token".to_owned(), row.id.to_string().into_bytes()),
         ],
         stdin: input,
+        late_input: false,
         uid_slot: row.uid_slot.unwrap_or(0),
         grace: Duration::from_secs(spec.sandbox.grace_seconds.min(LONGEST_GRACE).into()),
         wall_clock: Duration::from_secs(spec.budgets.run.wall_clock_seconds),
@@ -74,7 +75,7 @@ pub(crate) fn launch_request(
 }
 
 /// Input that is JSON is the file as it is; any other input is one JSON string.
-fn input_json(input: &[u8]) -> Vec<u8> {
+pub(crate) fn input_json(input: &[u8]) -> Vec<u8> {
     if input.is_empty() {
         return b"null".to_vec();
     }

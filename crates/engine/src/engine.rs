@@ -27,6 +27,7 @@ use crate::{
     plan::fence_of,
     ports::{Fence, Gateways, Ledger, LedgerHealth, Missing, Place, PortError, Sandboxes},
     receipt::Stopwatch,
+    warm::Spares,
 };
 
 /// What an engine works with.
@@ -64,6 +65,7 @@ pub struct Engine(Arc<Inner>);
 pub struct Inner {
     pub(crate) with: EngineOptions,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
+    pub(crate) spares: Spares,
     stopping: watch::Sender<bool>,
     /// Evidence cannot be written: every run is held.
     holding: AtomicBool,
@@ -115,6 +117,7 @@ impl Engine {
         Self(Arc::new(Inner {
             with: options,
             live: Mutex::default(),
+            spares: Spares::default(),
             stopping: watch::Sender::new(false),
             holding: AtomicBool::new(holding),
         }))

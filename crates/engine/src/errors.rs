@@ -138,6 +138,33 @@ pub enum CommandError {
     Store(#[from] StoreError),
 }
 
+/// Why spare sandboxes are not kept as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WarmError {
+    /// More than one version may have.
+    #[error("at most {max} sandboxes of a version can be kept ready")]
+    TooMany {
+        /// The most.
+        max: u32,
+    },
+    /// Its runs are given files, which are mounted when the sandbox is made.
+    #[error("the version declares `spec.sandbox.inputs`: its sandboxes cannot be made before their files are there")]
+    Inputs,
+    /// Its sandboxes are made by something else than the plane itself.
+    #[error("sandboxes of profile `{}` cannot be made before their input is known", .0.as_str())]
+    Profile(Profile),
+    /// The stored manifest cannot be read.
+    #[error("the stored manifest of `{0}` cannot be read")]
+    Manifest(AgentName, #[source] serde_json::Error),
+    /// The state database failed, or there is no such version.
+    #[error("it cannot be recorded")]
+    Store(#[from] StoreError),
+    /// It is set; its evidence follows when the ledger can be written.
+    #[error("evidence cannot be written: {0}")]
+    Evidence(PortError),
+}
+
 /// Why a plane cannot take its runs over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

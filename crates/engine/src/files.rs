@@ -48,6 +48,14 @@ impl RunFiles {
         sync_dir(&self.root)
     }
 
+    /// Puts the input of a run into the directory that its sandbox was made with, durable.
+    pub(crate) fn give_input(&self, run: RunId, input: &[u8]) -> io::Result<()> {
+        let path = self.dir(run).join("input");
+        let mut file = fs::OpenOptions::new().write(true).truncate(true).open(path)?;
+        file.write_all(input)?;
+        file.sync_all()
+    }
+
     /// The input of a run, as it was given.
     pub(crate) fn input(&self, run: RunId) -> io::Result<Vec<u8>> {
         fs::read(self.dir(run).join(INPUT))

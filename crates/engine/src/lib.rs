@@ -28,18 +28,20 @@ mod recover;
 mod run_task;
 mod start;
 mod violations;
+mod warm;
 
 pub use attest::Attesting;
 pub use command::{Command, Order};
 pub use contract::{MCP_PORT, MODEL_PORT, OUTPUT_FILE, PROXY_PORT};
 pub use engine::{Engine, EngineOptions};
-pub use errors::{CommandError, RecoverError, StartError};
+pub use errors::{CommandError, RecoverError, StartError, WarmError};
 pub use files::RunFiles;
 pub use given::{StartInput, UPLOADED};
 pub use receipt::{Receipt, Step};
 pub use recover::RecoveryReport;
 pub use start::{Claim, StartRun, Started};
 pub use violations::SecurityWatch;
+pub use warm::WARM_MAX;
 
 #[cfg(test)]
 mod tests;

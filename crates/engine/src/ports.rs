@@ -154,6 +154,8 @@ pub struct LaunchRequest {
     pub files: Vec<(String, Vec<u8>)>,
     /// What the agent reads on stdin.
     pub stdin: Vec<u8>,
+    /// The input comes later, by [`Sandbox::give_input`]; without it the agent is not let go.
+    pub late_input: bool,
     /// The host identity of its processes.
     pub uid_slot: u32,
     /// Between being asked to end and being killed.
@@ -290,6 +292,8 @@ pub trait Sandbox: Send + Sync {
     fn listeners(&self) -> Pending<'_, Result<Listeners, PortError>>;
     /// What is enforced, for the evidence.
     fn enforcement(&self) -> serde_json::Value;
+    /// Gives the input to a sandbox that was made with `late_input`: the file `input.json`, and standard input. Once.
+    fn give_input(&self, file: Vec<u8>, stdin: Vec<u8>) -> Pending<'_, Result<(), PortError>>;
     /// What was found in force when it was made; `None` from a supervisor that does not say.
     fn proof(&self) -> Option<Attestation>;
     /// Looks again, from outside, at what is in force.

@@ -56,6 +56,7 @@ impl Engine {
                 () = engine.clone().follow_health() => {}
             }
         });
+        tokio::spawn(self.clone().keep_warm());
         let engine = self.clone();
         tokio::spawn(async move {
             loop {
@@ -97,7 +98,7 @@ impl Engine {
         }
         for run in directories {
             let old = at_start || self.with.files.age(run).is_some_and(|age| age > ORPHAN_AGE);
-            if old && self.live(run).is_none() {
+            if old && self.live(run).is_none() && !self.spares.holds(run) {
                 self.end_orphan(run, at_start, &mut report).await?;
             }
         }
@@ -181,7 +182,7 @@ impl Engine {
         match self.with.files.reset(live.run) {
             Ok(()) => {
                 report.relaunched += 1;
-                Begin::Launch
+                Begin::Launch(None)
             }
             Err(error) => {
                 live.set_cause(&format!("lost: its input cannot be read: {error}"));
@@ -270,15 +271,23 @@ impl Engine {
         if row.as_ref().is_some_and(|row| row.uid_slot.is_some() || !row.state.is_final()) {
             return Ok(());
         }
-        if let Ok(Found::Alive(sandbox)) = self.with.sandboxes.adopt(&self.with.files.dir(run)).await {
+        let found = self.with.sandboxes.adopt(&self.with.files.dir(run)).await;
+        let alive = matches!(found, Ok(Found::Alive(_)));
+        if let Ok(Found::Alive(sandbox)) = found {
             report.orphans += 1;
             let killed = sandbox.kill().await;
             tracing::warn!(%run, ok = killed.is_ok(), "a supervisor without a run was killed");
+            if killed.is_ok() {
+                // It writes down its end before it goes.
+                sandbox.wait().await;
+            }
             self.with.journal.publish(
                 JournalEvent::plane("run.orphan_killed").severity(Severity::Warning).detail(json!({ "run": run })),
             );
-        } else if row.is_none() && at_start {
-            // A start that was never recorded: nothing ran, nobody was told that it would.
+        }
+        if row.is_none() && (at_start || alive) {
+            // A start that was never recorded, or a sandbox that waited for one: nothing ran, nobody was told that it
+            // would.
             if let Err(error) = self.with.files.remove(run) {
                 tracing::warn!(%run, %error, "the directory of a start that was never recorded stays");
             }

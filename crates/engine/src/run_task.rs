@@ -15,7 +15,7 @@ use crate::{
     engine::{Engine, Recorded, Version},
     events,
     live::Live,
-    ports::{Exit, Grant, Listeners, PortError, Sandbox},
+    ports::{Attestation, Exit, Grant, Listeners, PortError, Sandbox},
     receipt::Stopwatch,
 };
 
@@ -28,8 +28,8 @@ pub(crate) const GRACE: &str = "spec.sandbox.graceSeconds";
 
 /// Where a run's task begins.
 pub(crate) enum Begin {
-    /// Its sandbox has to be made.
-    Launch,
+    /// Its sandbox has to be made, or was made before it and lacks only the input.
+    Launch(Option<Arc<dyn Sandbox>>),
     /// Its sandbox is there; an earlier plane made it.
     Adopted(Arc<dyn Sandbox>),
     /// It ended while no plane was there.
@@ -47,7 +47,7 @@ impl Engine {
         tokio::spawn(async move {
             let mut forwarding = None;
             let exit = match begin {
-                Begin::Launch => match engine.launch(&live, &row, &version).await {
+                Begin::Launch(prepared) => match engine.launch(&live, &row, &version, prepared).await {
                     Ok((sandbox, started)) => {
                         forwarding = engine.forward_violations(&live, &*sandbox);
                         engine.spawn_attestations(&live, false);
@@ -68,6 +68,36 @@ impl Engine {
         });
     }
 
+    /// The sandbox of a run, the one that was prepared for it or a new one, and what was found in force in it now.
+    async fn sandbox_for(
+        &self,
+        row: &RunRow,
+        version: &Version,
+        prepared: Option<Arc<dyn Sandbox>>,
+    ) -> Result<(Arc<dyn Sandbox>, Option<Attestation>), String> {
+        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
+            .map_err(|e| format!("launch: its files cannot be read: {e}"))?;
+        if let Some(sandbox) = prepared {
+            let used = async {
+                sandbox.give_input(contract::input_json(&request.stdin), request.stdin.clone()).await?;
+                // What was proven when it was made is proven again for the run that begins in it.
+                sandbox.attest().await.map_err(|e| PortError::from_error(&e))
+            };
+            match used.await {
+                Ok(found) => return Ok((sandbox, Some(found))),
+                Err(error) => {
+                    tracing::warn!(run = %row.id, %error, "a prepared sandbox cannot be used; a new one is made");
+                    sandbox.kill().await.map_err(|e| format!("launch: {e}"))?;
+                    sandbox.wait().await;
+                    self.with.files.reset(row.id).map_err(|e| format!("launch: its files cannot be read: {e}"))?;
+                }
+            }
+        }
+        let sandbox = self.with.sandboxes.launch(request).await.map_err(|e| format!("launch: {e}"))?;
+        let proof = sandbox.proof();
+        Ok((sandbox, proof))
+    }
+
     /// Makes the sandbox, opens the gateways, records the start, and only then lets the agent run.
     /// On any failure nothing of it is left running.
     async fn launch(
@@ -75,23 +105,21 @@ impl Engine {
         live: &Arc<Live>,
         row: &RunRow,
         version: &Version,
+        prepared: Option<Arc<dyn Sandbox>>,
     ) -> Result<(Arc<dyn Sandbox>, Timestamp), Exit> {
         let refuse = |cause: String| {
             live.set_cause(&cause);
             tracing::warn!(run = %live.run, cause, "the run is not launched");
             Exit::default()
         };
-        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
-            .map_err(|e| refuse(format!("launch: its files cannot be read: {e}")))?;
-        let launched = self.with.sandboxes.launch(request).await;
-        let sandbox = launched.map_err(|e| refuse(format!("launch: {e}")))?;
+        let (sandbox, proof) = self.sandbox_for(row, version, prepared).await.map_err(refuse)?;
         let prepared = async {
             if !live.attach(&sandbox) {
                 return Err(PortError("it was ended before it began".to_owned()));
             }
             let listeners = sandbox.listeners().await?;
             self.open_gateways(live, row, version, listeners)?;
-            self.record_launch(live, version, &*sandbox).await
+            self.record_launch(live, version, &*sandbox, proof).await
         };
         let started = match prepared.await {
             Ok(started) => started,
@@ -134,9 +162,10 @@ impl Engine {
         live: &Live,
         version: &Version,
         sandbox: &dyn Sandbox,
+        proof: Option<Attestation>,
     ) -> Result<Timestamp, PortError> {
         let profile = version.manifest.spec.sandbox.profile.as_str();
-        let attested = self.proven(live, sandbox)?;
+        let attested = self.proven(live, proof)?;
         let proof = live.watched(|watched| watched.attested.as_ref().map(|attested| attested.proof));
         let event = events::started(live, profile, sandbox.enforcement(), proof);
         let _turn = live.commit.lock().await;

@@ -20,6 +20,7 @@ use crate::{
     given::{self, StartInput},
     ports::{LedgerHealth, PortError},
     run_task::Begin,
+    warm::Spare,
 };
 
 const USER_BYTES_MAX: usize = 256;
@@ -137,6 +138,10 @@ impl Engine {
             }
             LedgerHealth::Failed(why) => return Err(StartError::Evidence(PortError(why.clone()))),
         }
+        let key = (request.tenant.clone(), request.agent.clone(), version.0.clone());
+        if let Some(spare) = self.spares.take(&key) {
+            return self.start_with(spare, request, version).await;
+        }
         let run: RunId = Id::new(&*self.with.clock, &*self.with.entropy);
         self.with.files.create(run, &request.input).map_err(StartError::Directory)?;
         let taken = self.with.files.take_inputs(run, &request.inputs).map_err(|error| {
@@ -149,10 +154,34 @@ impl Engine {
                 _ => StartError::Directory(error),
             }
         })?;
-        match self.record_start(run, request, version, &taken).await {
+        match self.record_start(run, request, version, &taken, None).await {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.remove_files(run);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the run whose sandbox was made before it.
+    async fn start_with(
+        &self,
+        spare: Spare,
+        request: &StartRun,
+        version: (VersionLabel, Version),
+    ) -> Result<Started, StartError> {
+        let given = self.with.files.give_input(spare.run, &request.input).map_err(StartError::Directory);
+        let started = match given {
+            Ok(()) => self.record_start(spare.run, request, version, &[], Some(&spare)).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(started) => {
+                self.spares.release(spare.run);
+                Ok(started)
+            }
+            Err(error) => {
+                self.discard(spare).await;
                 Err(error)
             }
         }
@@ -191,6 +220,7 @@ impl Engine {
         request: &StartRun,
         (label, version): (VersionLabel, Version),
         inputs: &[GivenInput],
+        spare: Option<&Spare>,
     ) -> Result<Started, StartError> {
         let mut tx = self.with.store.begin().await?;
         // In the transaction of the start, so that no run begins after a floor that it does not meet was raised.
@@ -203,7 +233,10 @@ impl Engine {
             return Err(StartError::ProfileTooWeak { profile, floor: floor.profile, tier, told });
         }
         let slots = self.with.run_slots;
-        let slot = tx.run_free_slot(slots).await?.ok_or(StartError::TooManyRuns(slots))?;
+        let slot = match spare {
+            Some(spare) => spare.slot,
+            None => tx.run_free_slot(slots).await?.ok_or(StartError::TooManyRuns(slots))?,
+        };
         let row = RunRow {
             id: run,
             tenant: request.tenant.clone(),
@@ -248,7 +281,8 @@ impl Engine {
         );
         match recorded {
             Recorded::Yes(_) => {
-                self.spawn_run(Arc::clone(&live), row, version, Begin::Launch);
+                let prepared = spare.map(|spare| Arc::clone(&spare.sandbox));
+                self.spawn_run(Arc::clone(&live), row, version, Begin::Launch(prepared));
                 Ok(Started { run, operation: operation.id })
             }
             Recorded::No(error) => {

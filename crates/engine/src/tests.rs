@@ -8,3 +8,4 @@ mod lifecycle;
 mod plane;
 mod races;
 mod violations;
+mod warm;

@@ -65,6 +65,52 @@ async fn a_token_is_good_until_it_is_revoked_and_is_kept_nowhere() {
 }
 
 #[tokio::test]
+async fn a_replaced_token_is_good_for_its_overlap_and_a_revoked_operator_has_neither() {
+    use std::time::Duration;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let operators = operators(&store);
+    let mut tx = store.begin().await.unwrap();
+    let made = operators.create(&mut tx, "admin", Role::Operator, Attribution::plane()).await.unwrap();
+    let id = made.operator.id;
+    let _ = tx.commit(vec![made.event]).await.unwrap();
+    let rotate = async |overlap: u64| {
+        let mut tx = store.begin().await.unwrap();
+        let rotated = operators.rotate(&mut tx, id, Duration::from_secs(overlap), Attribution::plane()).await.unwrap();
+        let _ = tx.commit(vec![rotated.event.clone()]).await.unwrap();
+        rotated
+    };
+    let good = async |token: &str| operators.verify(token).await.is_ok();
+    // Dropped without a commit, it never happened.
+    let mut tx = store.begin().await.unwrap();
+    let lost = operators.rotate(&mut tx, id, Duration::ZERO, Attribution::plane()).await.unwrap();
+    drop(tx);
+    assert!(good(made.credential.expose()).await && !good(lost.credential.expose()).await);
+
+    let second = rotate(0).await;
+    assert!(second.previous_until.is_none());
+    assert!(!good(made.credential.expose()).await && good(second.credential.expose()).await);
+    let third = rotate(3_600).await;
+    assert!(third.previous_until.is_some());
+    assert!(good(second.credential.expose()).await && good(third.credential.expose()).await);
+    assert!(!format!("{third:?}").contains(third.credential.expose().get(31..).unwrap()));
+    // One that is replaced without an overlap takes the one that overlapped with it.
+    let fourth = rotate(0).await;
+    for dead in [&made.credential, &second.credential, &third.credential] {
+        assert!(!good(dead.expose()).await);
+    }
+    let fifth = rotate(3_600).await;
+    let mut tx = store.begin().await.unwrap();
+    let event = operators.revoke(&mut tx, id, Attribution::plane()).await.unwrap();
+    assert!(matches!(
+        operators.rotate(&mut tx, id, Duration::ZERO, Attribution::plane()).await,
+        Err(RevokeError::NotValid(_))
+    ));
+    let _ = tx.commit(vec![event]).await.unwrap();
+    assert!(!good(fourth.credential.expose()).await && !good(fifth.credential.expose()).await);
+}
+
+#[tokio::test]
 async fn a_secret_opens_only_under_its_name_and_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path()).await;

@@ -115,6 +115,8 @@ event_types! {
     FloorChanged = "floor.changed";
     /// An agent version was registered.
     AgentRegistered = "agent.registered";
+    /// How many sandboxes of a version are kept ready was changed.
+    AgentWarmSet = "agent.warm_set";
     /// A registration was refused.
     AgentRefused = "agent.registration_refused";
     /// A tool server was added or replaced.

@@ -150,6 +150,7 @@ async fn sandboxed(round: u32) -> Launch {
         cwd: "/app".into(),
         files: Vec::new(),
         stdin: Vec::new(),
+        late_input: false,
         uid_slot: (std::process::id() % 3_000) * 10 + round % 10,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),

@@ -29,8 +29,8 @@ use crate::{
     connect::{LaunchError, read_exit, supervisor_lives, sweep},
     protocol::{self, Answer, Command, Frame, Hello, LaunchFailure, Phase, Request},
     reports::{Reporter, Reports},
-    spec::{Enforcement, Exit, ExitCause, KillReport, Usage},
-    supervisor::OUTPUT_FILE,
+    spec::{Enforcement, Exit, ExitCause, KillReport, LateInput, Usage},
+    supervisor::{LATE_INPUT_FILE, OUTPUT_FILE},
 };
 
 /// Time for an answer to a command; the slowest is a kill that has to be given up.
@@ -310,6 +310,24 @@ impl Supervised {
             Answer::Refused(why) => Err(CommandError::Refused(why)),
             answer => Ok(answer),
         }
+    }
+
+    /// Gives the input to a run that was launched with [`crate::LaunchSpec::late_input`]; once.
+    ///
+    /// # Errors
+    /// [`CommandError`]; the run is of no use then.
+    pub async fn give_input(&self, input: &LateInput) -> Result<(), CommandError> {
+        let refused = |why: &dyn std::fmt::Display| CommandError::Refused(why.to_string());
+        input.validate().map_err(|e| refused(&e))?;
+        let path = self.run_dir().join(LATE_INPUT_FILE);
+        let bytes = serde_json::to_vec(input).map_err(|e| refused(&e))?;
+        let written = async {
+            let mut file = tokio::fs::File::options().create_new(true).write(true).mode(0o600).open(&path).await?;
+            file.write_all(&bytes).await?;
+            file.flush().await
+        };
+        written.await.map_err(|e: io::Error| refused(&e))?;
+        self.command(Command::TakeInput).await.map(drop)
     }
 
     /// Lets the agent execute.

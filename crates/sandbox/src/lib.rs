@@ -31,8 +31,8 @@ pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
 pub use reports::Reports;
 pub use spec::{
-    DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LaunchSpec, ReadOnlyMount, Root,
-    RuntimeKind, Usage, Violation,
+    DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LateInput, LaunchSpec,
+    ReadOnlyMount, Root, RuntimeKind, Usage, Violation,
 };
 pub use supervisor::supervisor_main;
 #[doc(hidden)]

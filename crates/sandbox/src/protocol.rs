@@ -71,6 +71,8 @@ pub struct LaunchFailure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// Take the input that the plane has put into the run directory.
+    TakeInput,
     /// Let the agent execute.
     Start,
     /// Freeze it.

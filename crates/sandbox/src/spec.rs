@@ -29,6 +29,10 @@ pub const MOUNTS_MAX: usize = 96;
 pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest output file that is taken from a run.
 pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// The file under `/run/cogward` that the input is in.
+pub const INPUT_FILE: &str = "input.json";
+/// Largest text of an input that comes late, in `input.json`: each byte of text that is not JSON may take six.
+pub const LATE_FILE_BYTES_MAX: usize = 6 * limits::RUN_INPUT_BYTES_MAX + 2;
 /// The uid slots that exist: each has 65,536 uids of the host to itself.
 pub const UID_SLOTS: u32 = 32_000;
 /// Port of the model listener inside the sandbox.
@@ -69,6 +73,10 @@ pub struct LaunchSpec {
     /// What the agent reads from its standard input.
     #[serde(with = "bytes::single")]
     pub stdin: Vec<u8>,
+    /// Whether the input comes later, by [`crate::Supervised::give_input`]: `input.json` of `files` and `stdin` are
+    /// empty until then, and the agent is not let go without.
+    #[serde(default)]
+    pub late_input: bool,
     /// Which uid range of the host the run has to itself (used as root only). No two live runs may share one.
     pub uid_slot: u32,
     /// Time between being asked to end and being killed.
@@ -78,6 +86,35 @@ pub struct LaunchSpec {
     pub storage: Storage,
     /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
     pub wall_clock: Duration,
+}
+
+/// An input that comes after the launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LateInput {
+    /// What is in `input.json` from then on.
+    #[serde(with = "bytes::single")]
+    pub file: Vec<u8>,
+    /// What the agent reads from its standard input.
+    #[serde(with = "bytes::single")]
+    pub stdin: Vec<u8>,
+}
+
+impl LateInput {
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the part that is too large.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let refuse = |field, why: &str| Err(SpecError { field, why: why.to_owned() });
+        if self.stdin.len() > limits::RUN_INPUT_BYTES_MAX {
+            return refuse("stdin", "is larger than 1 MiB");
+        }
+        if self.file.len() > LATE_FILE_BYTES_MAX {
+            return refuse("files", "have an input that is larger than 6 MiB");
+        }
+        Ok(())
+    }
 }
 
 /// What carries a sandbox, with its settings. They come from the plane's own configuration, never from a manifest.
@@ -231,6 +268,9 @@ impl LaunchSpec {
         if !self.files.iter().all(|(name, _)| is_file_name(name)) {
             return refuse("files", "has a name that is not of letters, digits, `.`, `_` and `-`");
         }
+        if self.late_input && !self.files.iter().any(|(name, _)| name == INPUT_FILE) {
+            return refuse("late_input", "needs a file `input.json` that it will be written to");
+        }
         if self.mounts.len() > MOUNTS_MAX {
             return refuse("mounts", "are more than 96");
         }
@@ -247,16 +287,12 @@ impl LaunchSpec {
             return refuse("storage", fault);
         }
         match &self.driver {
-            DriverSettings::Native => {}
+            // A container's workspace is the host's, as a native one is.
+            DriverSettings::Native | DriverSettings::Oci { .. } => {}
             // What a machine has written, the host does not attach.
             DriverSettings::Firecracker(_) if self.storage.outputs.is_empty() => {}
             DriverSettings::Firecracker(_) => {
                 return refuse("storage", "has outputs, and a machine leaves its output file and no other");
-            }
-            DriverSettings::Oci { .. } if self.storage == Storage::default() => {}
-            DriverSettings::Oci { .. } => {
-                let why = "is not carried by this driver: inputs, outputs and workspaces need the native one";
-                return refuse("storage", why);
             }
         }
         let r = &self.resources;
@@ -503,6 +539,7 @@ pub(crate) mod tests {
             cwd: "/app".into(),
             files: vec![("input.json".into(), b"\xff\0".to_vec())],
             stdin: vec![0, 255],
+            late_input: false,
             uid_slot: 0,
             grace: Duration::from_secs(1),
             wall_clock: Duration::from_secs(60),
@@ -520,6 +557,26 @@ pub(crate) mod tests {
         let mut old: serde_json::Value = serde_json::from_slice(&text).unwrap();
         old.as_object_mut().unwrap().remove("driver").unwrap();
         assert_eq!(serde_json::from_value::<LaunchSpec>(old).unwrap(), spec);
+    }
+
+    /// A launch that was written before there were files beside the package.
+    #[test]
+    fn a_launch_without_storage_has_none() {
+        let spec = spec();
+        let mut text = serde_json::to_value(&spec).unwrap();
+        text.as_object_mut().unwrap().remove("storage").unwrap();
+        assert_eq!(serde_json::from_value::<LaunchSpec>(text).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_mount_cannot_take_the_place_of_inputs() {
+        let mut spec = spec();
+        spec.mounts[0].at = "/inputs".into();
+        assert_eq!(spec.validate().unwrap_err().field, "mounts");
+        let mut spec = self::spec();
+        let source = "relative".into();
+        spec.storage.inputs.push(crate::storage::InputMount { name: "a".parse().unwrap(), source });
+        assert_eq!(spec.validate().unwrap_err().field, "storage");
     }
 
     #[test]

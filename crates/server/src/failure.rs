@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use cogward_api::{Finding, PROBLEM_JSON, Problem, ProblemCode};
-use cogward_engine::{CommandError, StartError};
+use cogward_engine::{CommandError, StartError, WarmError};
 use cogward_store::{Noun, StoreError};
 use http::{HeaderValue, StatusCode, header};
 
@@ -129,6 +129,25 @@ impl From<StartError> for Failure {
                 .next_step("free space on the plane's disk, then look at `cogward plane show`"),
             StartError::Store(error) => error.into(),
             other => Self::internal("the run cannot be started", &other),
+        }
+    }
+}
+
+impl From<WarmError> for Failure {
+    fn from(error: WarmError) -> Self {
+        let text = error.to_string();
+        match error {
+            WarmError::TooMany { max } => {
+                Self::invalid(text).rule("limits.warm").next_step(format!("ask for {max} or fewer"))
+            }
+            WarmError::Inputs | WarmError::Profile(_) => {
+                Self::invalid(text).rule("agent.warm").next_step("its runs are started without; nothing was changed")
+            }
+            WarmError::Evidence(_) => Self::new(ProblemCode::EvidenceUnavailable, text)
+                .rule("evidence.durable")
+                .next_step("free space on the plane's disk, then look at `cogward plane show`"),
+            WarmError::Store(error) => error.into(),
+            other => Self::internal("the sandboxes cannot be kept ready", &other),
         }
     }
 }

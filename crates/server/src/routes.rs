@@ -43,6 +43,8 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::GET_AGENT, get(agents::show)),
         (&table::LIST_VERSIONS, get(agents::versions)),
         (&table::GET_VERSION, get(agents::version)),
+        (&table::GET_WARM, get(agents::warm)),
+        (&table::PUT_WARM, put(agents::set_warm)),
         (&table::LIST_TOOL_SERVERS, get(tool_servers::list)),
         (&table::PUT_TOOL_SERVER, put(tool_servers::put)),
         (&table::GET_TOOL_SERVER, get(tool_servers::show)),

@@ -15,6 +15,8 @@ fn example(path: &str) -> String {
         .replace("{version}", "1.0.0")
         .replace("{tool_server}", "files")
         .replace("{provider}", "openai")
+        .replace("{tier}", "staging")
+        .replace("{operator}", "opr_01K00000000000000000000000")
         .replace("{run}", "run_01K00000000000000000000000")
         .replace("{operation}", "op_01K00000000000000000000000")
         .replace("{input}", "claims.csv")

@@ -27,6 +27,7 @@ mod tenants;
 mod tool_servers;
 mod tx;
 mod versions;
+mod warm;
 
 use std::{os::unix::fs::OpenOptionsExt, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 

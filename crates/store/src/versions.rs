@@ -30,7 +30,7 @@ pub struct VersionRow {
     pub created_by: String,
 }
 
-fn row(row: &SqliteRow) -> Result<VersionRow, StoreError> {
+pub(crate) fn row(row: &SqliteRow) -> Result<VersionRow, StoreError> {
     Ok(VersionRow {
         tenant: rows::typed(row, "tenant")?,
         agent: rows::typed(row, "agent")?,

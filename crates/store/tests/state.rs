@@ -15,6 +15,7 @@ use cogward_store::{
     AgentRow, IdempotencyRow, Noun, OpenError, OperationRow, OperationState, OperatorRow, PageRequest, Role, RunFilter,
     RunRow, SecretRow, Store, StoreError, TenantRow, Tx, VersionRow,
 };
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
 fn at(micros: u64) -> Timestamp {
     Timestamp::from_unix_micros(micros)
@@ -122,7 +123,6 @@ async fn the_schema_is_made_once_and_the_file_is_private() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_plane_is_refused() {
-    use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).await.close().await;
     let options = SqliteConnectOptions::new().filename(dir.path().join("state.db"));
@@ -447,6 +447,7 @@ async fn the_stricter_floor_holds_and_says_who_set_it() {
 
 #[tokio::test]
 async fn a_database_of_the_first_schema_is_brought_up_with_what_it_holds() {
+    use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     let mut old = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();

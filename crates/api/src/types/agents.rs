@@ -86,3 +86,29 @@ pub struct RegisterQuery {
 
 /// Which agents.
 pub type AgentQuery = super::PageQuery;
+
+/// Sandboxes of a version that are complete before a run asks for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Warm {
+    /// The agent.
+    pub agent: AgentName,
+    /// The version.
+    pub version: VersionLabel,
+    /// How many are to be ready.
+    pub count: u32,
+    /// How many are ready now; the rest is being made.
+    pub ready: u32,
+}
+
+/// How many sandboxes of a version are to be ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WarmPut {
+    /// The number, 0 to 32. Each holds memory and a host identity, and is made anew every ten minutes.
+    #[schemars(range(max = 32))]
+    pub count: u32,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    pub reason: Option<String>,
+}

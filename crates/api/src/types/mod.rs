@@ -14,7 +14,7 @@ pub mod runs;
 pub mod tenants;
 pub mod upstreams;
 
-pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary};
+pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
 pub use events::{Event, EventQuery};
 pub use evidence::{EvidenceLeaf, EvidenceRef};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};

@@ -1,6 +1,6 @@
 //! `cogward agent`.
 
-use cogward_api::{Agent, AgentQuery, AgentVersion, paths};
+use cogward_api::{Agent, AgentQuery, AgentVersion, Warm, WarmPut, paths};
 
 use super::{Session, packages};
 use crate::{
@@ -25,6 +25,19 @@ pub fn run(command: args::Agent, session: &mut Session<'_>) -> Result<Exit, Fail
             let path = paths::version(&tenant.tenant, &name, &label);
             let version: AgentVersion = session.client()?.get(&path)?;
             session.output.one(&version).map(|()| Exit::Done)
+        }
+        args::Agent::Warm { name, version, count, tenant, reason } => {
+            let client = session.client()?;
+            let version = match version {
+                Some(version) => version,
+                None => client.get::<Agent>(&paths::agent(&tenant.tenant, &name))?.latest,
+            };
+            let path = paths::warm(&tenant.tenant, &name, &version);
+            let warm: Warm = match count {
+                Some(count) => client.put(&path, &WarmPut { count, reason: reason.reason })?,
+                None => client.get(&path)?,
+            };
+            session.output.one(&warm).map(|()| Exit::Done)
         }
     }
 }

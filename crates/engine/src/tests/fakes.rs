@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     Attesting, Engine, EngineOptions, RunFiles, StartRun,
     ports::{
-        AttestError, Attestation, Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth, Listeners, Missing,
-        Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
+        AttestError, Attestation, Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth,
+        Listeners, Missing, Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
     },
 };
 
@@ -63,6 +63,8 @@ pub(super) struct Box {
     pub(super) started: Mutex<bool>,
     pub(super) frozen: Mutex<bool>,
     ignores_term: bool,
+    /// What the agent will read; none while it is still to come.
+    pub(super) input: Mutex<Option<Vec<u8>>>,
     pub(super) exit: watch::Sender<Option<Exit>>,
 }
 
@@ -121,6 +123,13 @@ impl World {
 
     pub(super) fn sandbox(&self, run: RunId) -> Option<Arc<Box>> {
         self.boxes.lock().unwrap().get(&self.dir.path().join("runs").join(run.to_string())).cloned()
+    }
+
+    /// The sandbox, of which there is one.
+    pub(super) fn only_sandbox(&self) -> Arc<Box> {
+        let boxes = self.boxes.lock().unwrap();
+        assert_eq!(boxes.len(), 1);
+        boxes.values().next().cloned().unwrap()
     }
 
     pub(super) fn alive(&self) -> usize {
@@ -267,6 +276,7 @@ impl Sandboxes for Fake {
                 started: Mutex::new(false),
                 frozen: Mutex::new(false),
                 ignores_term: request.stdin == b"stubborn",
+                input: Mutex::new((!request.late_input).then_some(request.stdin)),
                 exit: watch::Sender::new(None),
             });
             *self.0.launches.lock().unwrap() += 1;
@@ -338,6 +348,16 @@ impl Sandbox for Handle {
     fn enforcement(&self) -> serde_json::Value {
         serde_json::json!({ "profile": "standard", "ratio": 0.5 })
     }
+    fn give_input(&self, _file: Vec<u8>, stdin: Vec<u8>) -> Pending<'_, Result<(), PortError>> {
+        std::boxed::Box::pin(async move {
+            let mut input = self.made.input.lock().unwrap();
+            if input.is_some() || self.made.exit.borrow().is_some() {
+                return Err(PortError("no input is wanted".into()));
+            }
+            *input = Some(stdin);
+            Ok(())
+        })
+    }
     fn proof(&self) -> Option<Attestation> {
         Some(self.found())
     }
@@ -349,7 +369,10 @@ impl Sandbox for Handle {
         })
     }
     fn start(&self) -> Pending<'_, Result<(), PortError>> {
-        self.act("start", |b| *b.started.lock().unwrap() = true)
+        self.act("start", |b| {
+            assert!(b.input.lock().unwrap().is_some(), "an agent begins without its input");
+            *b.started.lock().unwrap() = true;
+        })
     }
     fn suspend(&self) -> Pending<'_, Result<(), PortError>> {
         self.act("suspend", |b| *b.frozen.lock().unwrap() = true)

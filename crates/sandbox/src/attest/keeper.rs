@@ -32,12 +32,8 @@ pub struct Kept<'a> {
 pub fn look(subject: &Kept<'_>) -> Option<Attestation> {
     let begun = Instant::now();
     let (namespaces, _) = namespaces_of(subject.keeper);
-    let mut facts = Facts {
-        uids: subject.uids.range(),
-        limits: subject.cgroup.limits_in_force(),
-        namespaces,
-        ..Facts::default()
-    };
+    let mut facts =
+        Facts { uids: subject.uids.range(), limits: subject.cgroup.limits_in_force(), namespaces, ..Facts::default() };
     let mut apart = Control::new("namespaces of its own");
     let host = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
     for name in subject.own {

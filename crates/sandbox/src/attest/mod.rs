@@ -142,11 +142,12 @@ pub fn look(subject: &Subject<'_>) -> Option<Attestation> {
         namespaces,
         ..Facts::default()
     };
-    let mut checks = Vec::new();
-    checks.push(own_namespaces(&facts, unreadable));
-    checks.push(network(subject.init, &mut facts));
-    checks.push(mounts(subject.init, &mut facts, subject.first));
-    checks.push(limits(&facts, subject.first));
+    let mut checks = vec![
+        own_namespaces(&facts, unreadable),
+        network(subject.init, &mut facts),
+        mounts(subject.init, &mut facts, subject.first),
+        limits(&facts, subject.first),
+    ];
     let inside = placed(subject, &facts, &mut checks);
     restricted(subject, &facts, &inside, &mut checks);
     process::lives(subject.init).then(|| Attestation {

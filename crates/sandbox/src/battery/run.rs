@@ -221,6 +221,7 @@ fn spec(
         cwd: "/app".into(),
         files: given,
         stdin: Vec::new(),
+        late_input: false,
         uid_slot: UID_SLOTS - 2 - std::process::id() % SLOTS,
         grace: Duration::from_secs(1),
         wall_clock: PROGRAM_MAX,

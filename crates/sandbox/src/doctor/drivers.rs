@@ -79,6 +79,7 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
         cwd: "/".to_owned(),
         files: Vec::new(),
         stdin: Vec::new(),
+        late_input: false,
         // The last one: a plane begins at the other end.
         uid_slot: UID_SLOTS - 1,
         grace: Duration::from_secs(1),

@@ -24,7 +24,7 @@ use crate::{
     cgroup::Cgroup,
     native::{Stage, Uids},
     profile::Controls,
-    spec::{DriverSettings, Enforcement, LaunchSpec},
+    spec::{DriverSettings, Enforcement, LateInput, LaunchSpec},
 };
 
 /// What is to be made.
@@ -57,6 +57,11 @@ pub trait Driver: fmt::Debug {
     /// What they need while the sandbox is made, when no code of the agent runs yet.
     fn overhead_of_launch(&self) -> Overhead {
         self.overhead()
+    }
+
+    /// Whether it makes sandboxes before their input is known.
+    fn takes_late_input(&self) -> bool {
+        false
     }
 
     /// Makes a sandbox whose agent waits before its first instruction, with its controls in force and checked.
@@ -143,6 +148,15 @@ pub trait Carried: fmt::Debug {
     /// Looks from outside at what is in force. The first look is taken when the sandbox is complete, and what it finds
     /// is what later ones are held against. `None` when the sandbox is at its end.
     fn attest(&mut self, cgroup: &Cgroup) -> Option<Attestation>;
+
+    /// Gives the input to a sandbox that was made before it was known. Once; an agent whose input is not whole is not
+    /// let go.
+    ///
+    /// # Errors
+    /// When it cannot be given, or this driver makes no sandboxes before their input.
+    fn give_input(&mut self, _input: &LateInput) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
 
     /// Lets the agent execute.
     ///

@@ -1,7 +1,8 @@
 //! The native driver: the supervisor is the parent of a sandbox that is made with the kernel's own means.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use crate::{
         control::{self, FromSandbox, ToInit},
         network, seccomp, sys,
     },
-    spec::{Enforcement, Root},
+    spec::{Enforcement, LateInput, Root},
 };
 
 /// Time from the clone to the held agent, at most. Far above what a loaded host needs.
@@ -49,6 +50,8 @@ struct Sandbox {
     listeners: [OwnedFd; 3],
     work: OwnedFd,
     refusals: OwnedFd,
+    /// Where an input that is still to come is written to: the file, and standard input.
+    late: Option<[OwnedFd; 2]>,
     enforcement: Enforcement,
     uids: Uids,
     /// Digest of the system-call filter, and of how many programs it is.
@@ -60,6 +63,10 @@ impl Driver for Native {
     fn overhead(&self) -> Overhead {
         // Init is one process of the run.
         Overhead { memory_mib: 0, pids: 1 }
+    }
+
+    fn takes_late_input(&self) -> bool {
+        true
     }
 
     fn launch(&self, order: &Order<'_>) -> Result<Box<dyn Carried>, Stage> {
@@ -81,7 +88,7 @@ impl Driver for Native {
 
 fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
     let deadline = Instant::now() + LAUNCH_MAX;
-    let (mut listeners, mut work, mut refusals) = (Vec::new(), None, None::<OwnedFd>);
+    let (mut listeners, mut work, mut refusals, mut late) = (Vec::new(), None, None::<OwnedFd>, None);
     let (mut held, mut dropped) = (None, false);
     let (checks, instructions, allowed, filter) = loop {
         if let Some(held) = held.take_if(|_| dropped) {
@@ -94,6 +101,7 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
                 let mut descriptors = descriptors.into_iter();
                 listeners = descriptors.by_ref().take(network::PORTS.len()).collect();
                 work = descriptors.next();
+                late = descriptors.next().zip(descriptors.next()).map(|(file, stdin)| [file, stdin]);
             }
             FromSandbox::Refusals => refusals = descriptors.into_iter().next(),
             FromSandbox::Held { checks, instructions, allowed, filter } => {
@@ -109,6 +117,9 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
     };
     let (spec, controls) = (order.spec, order.controls);
+    if spec.late_input != late.is_some() {
+        return Err(Stage::new("init", &"the sandbox did not say where its input goes"));
+    }
     let (uids, uid_base) = order.uids.describe();
     let enforcement = Enforcement {
         profile: spec.profile,
@@ -133,7 +144,7 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         self_checks: checks,
     };
     let filter = (filter, FILTERS);
-    Ok(Sandbox { begun, listeners, work, refusals, enforcement, uids: order.uids, filter, first: None })
+    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, uids: order.uids, filter, first: None })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
@@ -256,6 +267,12 @@ impl Carried for Sandbox {
         let found = attest::look(&subject)?;
         self.first.get_or_insert_with(|| found.facts.clone());
         Some(found)
+    }
+
+    fn give_input(&mut self, input: &LateInput) -> io::Result<()> {
+        let [file, stdin] = self.late.take().ok_or_else(|| io::Error::other("the agent has its input"))?;
+        File::from(file).write_all(&input.file)?;
+        File::from(stdin).write_all(&input.stdin)
     }
 
     fn start(&mut self) -> io::Result<()> {

@@ -140,13 +140,9 @@ fn check(controls: &Controls) -> Result<Vec<String>, Stage> {
     let most = getrlimit(Resource::Core).maximum;
     must(most.is_some_and(|most| most <= crash::CORE_LIMIT), "a crash has the host execute nothing")?;
     if controls.write_or_execute_holds() {
-        let refused = |answer: &io::Result<()>| {
-            answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(nix::libc::EACCES))
-        };
-        must(
-            sys::execution_of_what_was_written().iter().all(refused),
-            "memory that was written cannot be executed",
-        )?;
+        let refused =
+            |answer: &io::Result<()>| answer.as_ref().is_err_and(|e| e.raw_os_error() == Some(nix::libc::EACCES));
+        must(sys::execution_of_what_was_written().iter().all(refused), "memory that was written cannot be executed")?;
     }
     if controls.seccomp_holds() {
         must(sys::clone3_answer().raw_os_error() == Some(nix::libc::ENOSYS), "clone3 is not there")?;

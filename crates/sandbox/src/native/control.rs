@@ -27,7 +27,7 @@ pub enum FromSandbox {
         /// What the system answered.
         why: String,
     },
-    /// The three listeners and the workspace directory travel with this.
+    /// The three listeners and the workspace directory travel with this; and where a late input is written to.
     Listeners,
     /// The descriptor that refused system calls are reported on travels with this.
     Refusals,
@@ -69,7 +69,7 @@ pub enum ToInit {
 }
 
 /// Most descriptors in one message.
-const DESCRIPTORS_MAX: usize = 4;
+const DESCRIPTORS_MAX: usize = 6;
 const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// A connected pair; both ends are closed by `execve`.

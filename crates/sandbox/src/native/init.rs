@@ -80,12 +80,15 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).at("death signal")?;
     rustix::system::sethostname(b"cogward").at("host name")?;
     let listeners = network::listeners().at("listeners")?;
-    let built = mounts::build(spec, sources, ends.workspace)?;
+    let mut built = mounts::build(spec, sources, ends.workspace)?;
     let mut handed: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     handed.push(built.work.as_fd());
+    handed.extend(built.late.iter().flatten().map(AsFd::as_fd));
     control::send(ends.control, &FromSandbox::Listeners, &handed).at("control socket")?;
     drop(handed);
     drop(listeners);
+    // The supervisor's alone from here on: the agent's process never has them.
+    built.late = None;
     // While the supervisor puts this process into its cgroups, which takes the kernel longest.
     let filter = seccomp::compile(controls)?;
     expect(ends.control, |m| matches!(m, ToInit::Limited))?;

@@ -21,6 +21,8 @@ use rustix::{
     },
 };
 
+use cogward_model::limits::RUN_INPUT_BYTES_MAX;
+
 use super::{
     AGENT_UID, At, Stage, Uids,
     landlock::Grants,
@@ -28,7 +30,7 @@ use super::{
     tree::{self, Tree},
 };
 use crate::{
-    spec::{LaunchSpec, Root},
+    spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
     storage::{INPUTS, SKILLS},
 };
 
@@ -264,13 +266,16 @@ pub struct Built {
     pub stdin: OwnedFd,
     /// What Landlock grants.
     pub grants: Grants,
+    /// Where an input that comes late is written to: the file, and standard input.
+    pub late: Option<[OwnedFd; 2]>,
 }
 
 /// Builds the root and moves into it.
 pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).at("private mounts")?;
-    let size = (sources.payload(spec) + spec.stdin.len() + 4 * 1024 * 1024).to_string();
+    let late = if spec.late_input { LATE_FILE_BYTES_MAX + RUN_INPUT_BYTES_MAX } else { 0 };
+    let size = (sources.payload(spec) + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "2048"), ("mode", "755")], plain)
         .at("root file system")?;
@@ -300,7 +305,9 @@ pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_
     tree.attach(proc.as_fd(), "proc").at("proc")?;
     grants.read.push("/proc".to_owned());
 
-    let stdin = standard_input(&tree, &spec.stdin).at("standard input")?;
+    let (stdin, late_stdin) = standard_input(&tree, &spec.stdin, spec.late_input).at("standard input")?;
+    let late_file = spec.late_input.then(|| writable(&tree, &format!("run/cogward/{INPUT_FILE}"))).transpose();
+    let late = late_file.at("files of /run/cogward")?.zip(late_stdin).map(|(file, stdin)| [file, stdin]);
     let work = tree.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
     sources.copy_template(work.as_fd())?;
     rustix::process::fchdir(tree.root()).at("move into the root")?;
@@ -308,7 +315,7 @@ pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_
     rustix::mount::unmount(".", UnmountFlags::DETACH).at("move into the root")?;
     rustix::process::chdir("/").at("move into the root")?;
     tree::make_read_only(tree.root(), false).at("read-only root")?;
-    Ok(Built { work, stdin, grants })
+    Ok(Built { work, stdin, grants, late })
 }
 
 /// What a mount is attached to: something of its own kind.
@@ -382,12 +389,21 @@ fn devices(tree: &Tree, nodes: &[(String, OwnedFd)], grants: &mut Grants) -> Res
     Ok(())
 }
 
-/// The input as a file that has no name and lies on a file system that becomes read-only.
-pub fn standard_input(tree: &Tree, bytes: &[u8]) -> io::Result<OwnedFd> {
+/// The input as a file that has no name and lies on a file system that becomes read-only; and, when it comes late,
+/// what it will be written through.
+pub fn standard_input(tree: &Tree, bytes: &[u8], late: bool) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let name = "run/stdin";
     tree.file(name, bytes)?;
     let fd = tree.open(name, OFlags::RDONLY)?;
+    let late = late.then(|| writable(tree, name)).transpose()?;
     let run = tree.open("run", OFlags::PATH | OFlags::DIRECTORY)?;
     rustix::fs::unlinkat(&run, "stdin", rustix::fs::AtFlags::empty())?;
-    Ok(fd)
+    Ok((fd, late))
+}
+
+/// A file of the root, open for writing through a mount of its own that no process can reach by a path: the root
+/// becomes read-only, and a mount with a file that is open for writing could not.
+fn writable(tree: &Tree, path: &str) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Tree::new(open_tree(tree.root(), "", flags)?).open(path, OFlags::WRONLY)
 }

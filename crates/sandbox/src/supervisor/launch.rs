@@ -34,6 +34,10 @@ pub fn launch(spec: &LaunchSpec, controls: &Controls) -> Result<Sandbox, Stage> 
     let text = serde_json::to_vec(&groups).map_err(|e| failed(&e))?;
     std::fs::write(spec.run_dir.join(GROUPS_FILE), text).map_err(|e| Stage::new("run directory", &e))?;
     let driver = driver::of(spec);
+    if spec.late_input && !driver.takes_late_input() {
+        let why = format!("driver `{}` makes no sandbox before its input is known", spec.driver.name());
+        return Err(Stage::new("late_input", &why));
+    }
     let (at_launch, running) = (driver.overhead_of_launch(), driver.overhead());
     let places = disk_places(spec);
     let cgroup = Cgroup::create_for(&hosts, &name, &spec.resources, at_launch, &places);

@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub use launch::GROUPS_FILE;
 pub(crate) use launch::{Sandbox, launch, reap_all};
-pub use record::{EXIT_FILE, OUTPUT_FILE};
+pub use record::{EXIT_FILE, LATE_INPUT_FILE, OUTPUT_FILE};
 
 use crate::{
     native::sys,

@@ -71,6 +71,8 @@ pub struct Supervisor {
     output_name: String,
     outputs: Vec<Output>,
     grace: Duration,
+    /// The agent is not let go before its input has come.
+    awaits_input: bool,
     sandbox: Sandbox,
     clients: Clients,
     stdout: Option<Log>,
@@ -102,6 +104,7 @@ impl Supervisor {
             output_name: spec.output_name().to_owned(),
             outputs: spec.storage.outputs.clone(),
             grace: spec.grace,
+            awaits_input: spec.late_input,
             sandbox,
             clients,
             violations: Violations::default(),
@@ -304,6 +307,10 @@ impl Supervisor {
             return Answer::Refused("the run has ended".to_owned());
         }
         match (command, self.phase) {
+            (Command::TakeInput, Phase::Held) => self.take_input(),
+            (Command::Start, Phase::Held) if self.awaits_input => {
+                Answer::Refused("the agent has not been given its input".to_owned())
+            }
             (Command::Start, Phase::Held) => match self.sandbox.carried.start() {
                 Ok(()) => {
                     self.phase = Phase::Running;
@@ -358,6 +365,21 @@ impl Supervisor {
             (Command::Unknown, _) => Answer::Refused("this supervisor does not know the command".to_owned()),
             (_, phase) => refused(phase),
         }
+    }
+
+    /// Gives the agent the input that was put into the run directory. Once: an agent whose input is not whole is not
+    /// let go any more.
+    fn take_input(&mut self) -> Answer {
+        if !std::mem::take(&mut self.awaits_input) {
+            return Answer::Refused("the agent has its input".to_owned());
+        }
+        let given = record::late_input(&self.run_dir).and_then(|input| self.sandbox.carried.give_input(&input));
+        let Err(error) = given else { return Answer::Done };
+        let why = format!("its input was not taken: {error}");
+        self.cause = Some(ExitCause::LaunchFailed);
+        self.detail = Some(why.clone());
+        self.kill();
+        Answer::Refused(why)
     }
 
     /// Kills everything and proves it. Ends the loop.

@@ -11,6 +11,7 @@ mod faults;
 mod files;
 mod hardened;
 mod host;
+mod late;
 mod lifecycle;
 mod limits;
 mod neighbours;
@@ -25,11 +26,22 @@ use cogward_sandbox::{profile::LeftOut, supervisor_main_without};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [attacks::TESTS, attest::TESTS, battery::TESTS, files::TESTS, hardened::TESTS, host::TESTS, lifecycle::TESTS, limits::TESTS, timing::TESTS]
-        .concat()
-        .into_iter()
-        .chain([faults::TESTS, neighbours::TESTS, outside::TESTS].concat())
-        .collect()
+    [
+        attacks::TESTS,
+        attest::TESTS,
+        battery::TESTS,
+        files::TESTS,
+        hardened::TESTS,
+        host::TESTS,
+        late::TESTS,
+        lifecycle::TESTS,
+        limits::TESTS,
+        timing::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .chain([faults::TESTS, neighbours::TESTS, outside::TESTS].concat())
+    .collect()
 }
 
 fn main() -> ExitCode {
@@ -38,7 +50,8 @@ fn main() -> ExitCode {
         && role == "supervise"
     {
         if dir == cogward_sandbox::doctor::PROBE_ROLE
-            && let Some(mechanism) = std::env::args().next().and_then(|me| Some(me.split_once("hangs-at-")?.1.to_owned()))
+            && let Some(mechanism) =
+                std::env::args().next().and_then(|me| Some(me.split_once("hangs-at-")?.1.to_owned()))
         {
             return cogward_sandbox::doctor::probe_main_that_hangs(&mechanism);
         }

@@ -69,6 +69,7 @@ pub fn python(program: &str) -> Rig {
         cwd: "/app".into(),
         files: vec![("input.json".into(), b"{\"n\":1}".to_vec())],
         stdin: b"from stdin".to_vec(),
+        late_input: false,
         uid_slot: slot,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),

@@ -21,8 +21,8 @@ use cogward_model::{
 use cogward_registry::content;
 use cogward_sandbox::storage::{InputMount, Storage};
 use cogward_sandbox::{
-    Adopted, CommandError, ExitCause, HostReport, LaunchSpec, ReadOnlyMount, Root, SandboxConfig, Supervised,
-    protocol::Phase,
+    Adopted, CommandError, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
+    Supervised, protocol::Phase,
 };
 use tokio::sync::mpsc;
 
@@ -102,6 +102,7 @@ impl Sandboxes for HostSandboxes {
                 cwd: request.cwd,
                 files: request.files,
                 stdin: request.stdin,
+                late_input: request.late_input,
                 uid_slot: request.uid_slot,
                 grace: request.grace,
                 storage,
@@ -154,6 +155,13 @@ impl Sandbox for HostSandbox {
 
     fn enforcement(&self) -> serde_json::Value {
         serde_json::to_value(self.run.enforcement()).unwrap_or_default()
+    }
+
+    fn give_input(&self, file: Vec<u8>, stdin: Vec<u8>) -> Pending<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            let input = LateInput { file, stdin };
+            self.run.give_input(&input).await.map_err(|e| PortError::from_error(&e))
+        })
     }
 
     fn proof(&self) -> Option<Attestation> {

@@ -6,14 +6,16 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use cogward_api::{Agent, AgentVersion, Page, PageQuery, ProblemCode, RegisterQuery, TAR, VersionSummary};
+use cogward_api::{
+    Agent, AgentVersion, Page, PageQuery, ProblemCode, RegisterQuery, TAR, VersionSummary, Warm, WarmPut,
+};
 use cogward_model::{AgentName, TenantName, VersionLabel, manifest::Manifest};
 use cogward_store::{AgentRow, PageRequest, VersionRow};
 use http::{HeaderMap, StatusCode, header};
 
 use super::{bounded_reason, known_tenant, page_of, registration};
 use crate::{
-    extract::{Asked, Caller, Params},
+    extract::{Asked, Caller, Json, Params},
     failure::Failure,
     plane::{App, Plane},
 };
@@ -150,4 +152,35 @@ pub(crate) async fn register(
     let registered = registration::register(&app, &caller.0, tenant, query, body).await?;
     let status = if registered.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Answer(registered)).into_response())
+}
+
+async fn warm_view(
+    plane: &Plane,
+    (tenant, agent, version): (TenantName, AgentName, VersionLabel),
+) -> Result<Answer<Warm>, Failure> {
+    let (count, ready) = plane.engine.warm(&tenant, &agent, &version).await?;
+    Ok(Answer(Warm { agent, version, count, ready }))
+}
+
+pub(crate) async fn warm(
+    State(app): State<App>,
+    Params(of): Params<(TenantName, AgentName, VersionLabel)>,
+) -> Result<Answer<Warm>, Failure> {
+    let row = app.store.version(&of.0, &of.1, &of.2).await?;
+    row.ok_or_else(|| Failure::missing("version", &of.2))?;
+    warm_view(&app, of).await
+}
+
+pub(crate) async fn set_warm(
+    State(app): State<App>,
+    caller: Caller,
+    Params(of): Params<(TenantName, AgentName, VersionLabel)>,
+    body: Json<WarmPut>,
+) -> Result<Answer<Warm>, Failure> {
+    let WarmPut { count, reason } = body.value;
+    bounded_reason(reason.as_deref())?;
+    let row = app.store.version(&of.0, &of.1, &of.2).await?;
+    row.ok_or_else(|| Failure::missing("version", &of.2))?;
+    app.engine.set_warm((&of.0, &of.1, &of.2), count, &caller.0.name, reason.as_deref()).await?;
+    warm_view(&app, of).await
 }

@@ -81,7 +81,7 @@ impl Plane {
                     listen: "127.0.0.1:0".parse().unwrap(),
                     supervisor_exe: "/bin/false".into(),
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
-            attesting: cogward_server::Attesting::default(),
+                    attesting: cogward_server::Attesting::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,

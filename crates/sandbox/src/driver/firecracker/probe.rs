@@ -83,6 +83,7 @@ fn machine(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Resu
         cwd: "/".to_owned(),
         files: Vec::new(),
         stdin: Vec::new(),
+        late_input: false,
         uid_slot: crate::spec::UID_SLOTS - 1,
         grace: Duration::ZERO,
         wall_clock: BOOT_MAX,

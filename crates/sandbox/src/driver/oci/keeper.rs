@@ -207,7 +207,7 @@ fn build(
     }
     let work = outer.open("work", OFlags::RDONLY | OFlags::DIRECTORY).at("workspace")?;
     sources.copy_template(work.as_fd())?;
-    let stdin = mounts::standard_input(&outer, &spec.stdin).at("standard input")?;
+    let stdin = mounts::standard_input(&outer, &spec.stdin, false).at("standard input")?.0;
     rustix::process::fchdir(outer.root()).at("move into the root")?;
     rustix::process::pivot_root(".", ".").at("move into the root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).at("move into the root")?;
