@@ -75,6 +75,7 @@ pub fn build(config: &Config) -> Result<OwnedFd, Failed> {
                 sys::attach(&node(device), &place, kind, plain | NO_EXECUTION, "").at("drive of the workspace")?;
                 let _ = fs::remove_dir(format!("{place}/lost+found"));
                 chown(&place, Some(AGENT_UID), Some(AGENT_UID)).at("drive of the workspace")?;
+                fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).at("drive of the workspace")?;
             }
             Mount::Memory { .. } => {}
         }

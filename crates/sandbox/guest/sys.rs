@@ -434,7 +434,8 @@ pub fn limit(resource: c_int, wanted: u64) -> io::Result<()> {
     unsafe {
         done(getrlimit(resource, &raw mut now))?;
         let [_, most] = now;
-        done(setrlimit(resource, &raw const *&[wanted.min(most); 2]))
+        let bound = [wanted.min(most); 2];
+        done(setrlimit(resource, &raw const bound))
     }
 }
 

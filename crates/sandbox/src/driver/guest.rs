@@ -525,7 +525,8 @@ mod tests {
         let start = |link: &mut Link| link.start().unwrap();
         let wait = |_: &mut Link| ();
         let twice = |name: &str| [encode(name, b"x"), encode(name, b"x")].concat();
-        let cases: [(&str, fn(&mut Link), Vec<u8>); 12] = [
+        type Case = (&'static str, fn(&mut Link), Vec<u8>);
+        let cases: [Case; 12] = [
             ("held again", start, encode("held", b"x")),
             ("failed after all", start, encode("failed", b"x\0y")),
             ("an execution before the start", wait, encode("not-executable", b"x")),

@@ -222,9 +222,13 @@ fn moved(carrier: &Carrier) {
         let rig = carrier.python(DAEMONS);
         let run = rig.started().await;
         rig.until("up").await;
-        let all: Vec<i32> = processes(&rig).iter().map(|pid| pid.parse().unwrap()).collect();
-        // The last one that was made, which is one of the agent's where they are processes of the host.
-        let last = all.iter().max().unwrap().to_string();
+        let mut all: Vec<i32> = processes(&rig).iter().map(|pid| pid.parse().unwrap()).collect();
+        all.sort_unstable();
+        all.dedup();
+        // The last one that was made, which is one of the agent's where they are processes of the host; of a machine
+        // its monitor, which is the one after the keeper.
+        let last = if carrier.is_machine() { all.iter().copied().nth(1) } else { all.iter().copied().max() };
+        let last = last.unwrap().to_string();
         for group in rig.groups_left() {
             std::fs::write(group.parent().unwrap().join("cgroup.procs"), &last).unwrap();
         }

@@ -43,9 +43,10 @@ impl Carrier {
         rig
     }
 
-    /// Whether the end of one direction of a connection is carried on. The vsock of a machine monitor knows no halves.
-    pub fn carries_halves(&self) -> bool {
-        self.profile != Profile::Microvm
+    /// Whether it is a machine of its own: its vsock knows the end of whole connections only, and its workspace is not
+    /// read from outside.
+    pub fn is_machine(&self) -> bool {
+        self.profile == Profile::Microvm
     }
 
     /// Whether the agent's system calls are answered by the host's kernel.

@@ -125,11 +125,17 @@ fn versions() {
 
 fn not_there() {
     run(async {
-        let missing: [(fn(&mut FirecrackerSettings), &str); 4] = [
-            (|s| s.jailer.set_file_name("none"), "version of the jailer"),
-            (|s| s.kernel.set_file_name("none"), "none: No such file"),
-            (|s| s.firecracker.set_file_name("firecracker-none"), "jailer"),
-            (|s| s.firecracker.set_file_name("vmm"), "without `firecracker` in it"),
+        let open = |path: &std::path::Path| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o775)).unwrap();
+        };
+        type Change<'a> = &'a dyn Fn(&mut FirecrackerSettings);
+        let missing: [(Change<'_>, &str); 6] = [
+            (&|s| s.jailer.set_file_name("none"), "none: No such file"),
+            (&|s| s.kernel.set_file_name("none"), "none: No such file"),
+            (&|s| s.firecracker.set_file_name("firecracker-none"), "firecracker-none: No such file"),
+            (&|s| s.firecracker.set_file_name("vmm"), "without `firecracker` in it"),
+            (&|s| open(&s.jailer), "jailer must be a file that belongs to root and is writable by nobody else"),
+            (&|s| open(&s.kernel), "vmlinux must be a file that belongs to root"),
         ];
         for (change, expected) in missing {
             let mut rig = machine("", WELL_IN_TESTS);
@@ -193,5 +199,6 @@ fn doctor() {
         "firecracker is of version 1.16.0 and its jailer of version 1.16.1",
     );
     let report = probe_with(&exe(), std::path::Path::new("/"), &SandboxConfig::default()).unwrap();
-    assert!(report.require(Profile::Microvm).unwrap_err()[0].why.contains("no driver is configured"));
+    let missing = report.require(Profile::Microvm).unwrap_err();
+    assert!(missing.len() == 1 && missing[0].mechanism == "microvm", "{missing:?}");
 }

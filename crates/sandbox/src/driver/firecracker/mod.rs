@@ -17,7 +17,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -105,6 +105,18 @@ impl FirecrackerSettings {
         let named = self.firecracker.file_name().is_some_and(|n| n.to_string_lossy().contains("firecracker"));
         if named { Ok(()) } else { Err("microvm.firecracker has a file name without `firecracker` in it".to_owned()) }
     }
+
+    /// Whether what is named is there and nobody but root can change it: it is what every machine relies on.
+    fn are_roots(&self) -> Result<(), String> {
+        for path in [&self.firecracker, &self.jailer, &self.kernel] {
+            let found = path.metadata().map_err(|e| format!("{}: {e}", path.display()))?;
+            if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+                let must = "must be a file that belongs to root and is writable by nobody else";
+                return Err(format!("{} {must}", path.display()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Makes machines.
@@ -156,7 +168,8 @@ impl Driver for Firecracker {
 
     fn launch(&self, order: &Order<'_>) -> Result<Box<dyn Carried>, Stage> {
         let spec = order.spec;
-        self.settings.validate().map_err(|why| Stage::new("configuration", &why))?;
+        let fit = self.settings.validate().and_then(|()| self.settings.are_roots());
+        fit.map_err(|why| Stage::new("configuration", &why))?;
         let Uids::OwnRange { base: uid } = order.uids else {
             return Err(Stage::new("jailer", &"only root can start it"));
         };
