@@ -13,7 +13,7 @@ PYTHON := $(HOME)/.cache/cogward/venvs/tests/bin/python
 export COGWARD_TEST_PYTHON := $(PYTHON)
 export COGWARD_PYTHON := $(PYTHON)
 
-.PHONY: help demo build test setup lint fmt bench clean-demo own-target
+.PHONY: help demo build test setup lint fmt fuzz bench clean-demo own-target
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ lint: own-target ## formatting, layers, tidiness, licences, lints, scripts
 
 fmt: ## format the code
 	cargo fmt --all
+
+fuzz: own-target ## hostile bytes against whatever reads what agents send (FUZZ_SECONDS=60 each, FUZZ_SEED=1)
+	COGWARD_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) COGWARD_FUZZ_SEED=$(or $(FUZZ_SEED),1) \
+	  cargo test --release --locked -p cogward-gateway --lib fuzz:: -- --nocapture --test-threads=1
 
 bench: own-target ## what evidence, gate and sandbox cost, as ratios (docs/performance.md)
 	cargo bench --locked -p cogward-evidence --bench append

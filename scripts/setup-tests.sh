@@ -29,7 +29,7 @@ try() {
   return 1
 }
 
-for tool in cargo python3 node npm curl flock timeout sha256sum ip nsenter; do
+for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
 for tool in mke2fs debugfs; do
@@ -37,6 +37,8 @@ for tool in mke2fs debugfs; do
 done
 [ -x /usr/bin/python3 ] || fail "/usr/bin/python3 is missing: example agents run on the system's Python"
 [ "$(uname -s)" = Linux ] || fail "sandboxes need Linux"
+[ -x /usr/sbin/mke2fs ] || [ -x /sbin/mke2fs ] || fail "mke2fs is missing: install e2fsprogs, for workspaces on disk"
+[ -e /dev/loop-control ] || fail "/dev/loop-control is missing: load the module loop, for workspaces on disk"
 
 # One setup at a time; the tree and the cache are shared.
 cache=$HOME/.cache/cogward

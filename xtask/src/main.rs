@@ -3,6 +3,7 @@
 
 mod layers;
 mod licences;
+mod limits;
 mod metadata;
 mod tidy;
 
@@ -12,6 +13,7 @@ const HELP: &str = "\
 cargo xtask layers     each crate uses only what its layer may
 cargo xtask tidy       names, sizes, module docs, leftovers, in the tracked files
 cargo xtask licences   licences, sources and bans of all dependencies, as deny.toml says
+cargo xtask limits     docs/limits.md has every bound as the code has it; `--write` writes it
 cargo xtask check      all of these";
 
 /// A check gives a line for each thing to mend.
@@ -19,7 +21,20 @@ type Check = fn() -> anyhow::Result<Vec<String>>;
 
 fn main() -> ExitCode {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let checks: &[(&str, Check)] = &[("layers", layers::check), ("tidy", tidy::check), ("licences", licences::check)];
+    let checks: &[(&str, Check)] =
+        &[("layers", layers::check), ("tidy", tidy::check), ("licences", licences::check), ("limits", limits::check)];
+    if let [name, flag] = asked.as_slice()
+        && name == "limits"
+        && flag == "--write"
+    {
+        return match limits::write() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("limits: cannot be written: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let chosen: Vec<_> = match asked.as_slice() {
         [one] if one == "check" => checks.iter().collect(),
         [one] => checks.iter().filter(|(name, _)| name == one).collect(),

@@ -126,6 +126,7 @@ fn success(route: &Route, status: u16, generator: &mut SchemaGenerator) -> Value
         ResponseBody::None => None,
         ResponseBody::Json(of) => Some(json!({ "application/json": { "schema": of(generator).to_value() } })),
         ResponseBody::Text => Some(json!({ "text/plain": { "schema": { "type": "string" } } })),
+        ResponseBody::Lines => Some(json!({ "application/x-ndjson": { "schema": { "type": "string" } } })),
         ResponseBody::Tar => Some(json!({ TAR: {} })),
         ResponseBody::Content => Some(json!({ BYTES: {}, TAR: {} })),
         // OpenAPI 3.1 has no word for the items of a stream; the schema is that of each event's `data`.
@@ -185,7 +186,7 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
         "tenant" => generator.subschema_for::<TenantName>(),
         "agent" => generator.subschema_for::<AgentName>(),
         "version" => generator.subschema_for::<VersionLabel>(),
-        "tool_server" | "provider" => generator.subschema_for::<UpstreamName>(),
+        "tool_server" | "provider" | "credential" => generator.subschema_for::<UpstreamName>(),
         "run" => generator.subschema_for::<RunId>(),
         "operation" => generator.subschema_for::<OperationId>(),
         "input" | "artifact" => generator.subschema_for::<ContentName>(),

@@ -103,6 +103,18 @@ pub fn provider(tenant: &TenantName, name: &UpstreamName) -> String {
     format!("{TENANTS}/{tenant}/providers/{name}")
 }
 
+/// A tenant's credentials for inspected hosts.
+#[must_use]
+pub fn credentials(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/credentials")
+}
+
+/// A credential for an inspected host.
+#[must_use]
+pub fn credential(tenant: &TenantName, name: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/credentials/{name}")
+}
+
 /// An input of an agent, for an upload.
 #[must_use]
 pub fn input(tenant: &TenantName, agent: &AgentName, input: &ContentName) -> String {
@@ -119,6 +131,12 @@ pub fn run(run: RunId) -> String {
 #[must_use]
 pub fn run_logs(run: RunId) -> String {
     format!("{RUNS}/{run}/logs")
+}
+
+/// What a run's telemetry is.
+#[must_use]
+pub fn run_telemetry(run: RunId) -> String {
+    format!("{RUNS}/{run}/telemetry")
 }
 
 /// What a run has left.
@@ -276,8 +294,11 @@ mod tests {
             tool_server(&tenant, &upstream),
             providers(&tenant),
             provider(&tenant, &upstream),
+            credentials(&tenant),
+            credential(&tenant, &upstream),
             run(id),
             run_logs(id),
+            run_telemetry(id),
             run_evidence(id),
             run_artifacts(id),
             run_artifact(id, &content),

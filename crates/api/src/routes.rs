@@ -10,10 +10,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Doctor, Event, EventQuery, EvidenceLeaf, Floor, FloorPut, LogQuery, Operation,
-        Operator, OperatorRotate, Page, PageQuery, Plane, Provider, ProviderPut, Ready, Reason, ReasonQuery,
-        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, Tenant,
-        TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Doctor, EgressCredential, EgressCredentialPut, Event, EventQuery,
+        EvidenceLeaf, Floor, FloorPut, LogQuery, Operation, Operator, OperatorRotate, Page, PageQuery, Plane, Provider,
+        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
+        Shortfall, ShortfallQuery, Tenant, TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -72,6 +73,8 @@ pub enum ResponseBody {
     Json(SchemaOf),
     /// Bytes as text: the output of a run, a signed note.
     Text,
+    /// One JSON object a line.
+    Lines,
     /// A tar stream.
     Tar,
     /// A file as it is, or a directory as a tar stream.
@@ -308,6 +311,20 @@ routes! {
         "Read a model provider")
         .gives(of::<Provider>).etag();
 
+    LIST_CREDENTIALS = Route::new("list_credentials", "credentials", Get, "/api/v1/tenants/{tenant}/credentials",
+        "List a tenant's credentials for inspected hosts")
+        .query(of::<PageQuery>).gives(of::<Page<EgressCredential>>);
+    PUT_CREDENTIAL = Route::new("put_credential", "credentials", Put,
+        "/api/v1/tenants/{tenant}/credentials/{credential}", "Store or replace a credential for an inspected host")
+        .takes(of::<EgressCredentialPut>).gives(of::<EgressCredential>).success(&[200, 201])
+        .refuses(&[PreconditionFailed]).etag();
+    GET_CREDENTIAL = Route::new("get_credential", "credentials", Get,
+        "/api/v1/tenants/{tenant}/credentials/{credential}", "Read where a credential belongs; never the secret")
+        .gives(of::<EgressCredential>).etag();
+    DELETE_CREDENTIAL = Route::new("delete_credential", "credentials", Delete,
+        "/api/v1/tenants/{tenant}/credentials/{credential}", "Forget a credential; the next request does not have it")
+        .query(of::<ReasonQuery>).success(&[204]).reasoned();
+
     LIST_RUNS = Route::new("list_runs", "runs", Get, "/api/v1/runs", "List runs, newest first")
         .query(of::<RunQuery>).gives(of::<Page<Run>>);
     START_RUN = Route::new("start_run", "runs", Post, "/api/v1/runs", "Start a run of a registered version")
@@ -327,6 +344,9 @@ routes! {
         .gives_raw(ResponseBody::Content);
     GET_RUN_LOGS = Route::new("get_run_logs", "runs", Get, "/api/v1/runs/{run}/logs", "Read what a run has printed")
         .query(of::<LogQuery>).gives_raw(ResponseBody::Text);
+    GET_RUN_TELEMETRY = Route::new("get_run_telemetry", "runs", Get, "/api/v1/runs/{run}/telemetry",
+        "Read the OpenTelemetry exports of a run, one a line")
+        .gives_raw(ResponseBody::Lines);
     SUSPEND_RUN = Route::new("suspend_run", "runs", Post, "/api/v1/runs/{run}/suspend",
         "Freeze a run and hold its calls")
         .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();

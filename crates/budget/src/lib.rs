@@ -69,6 +69,10 @@ pub enum Part {
     Cost,
     /// Tool calls.
     ToolCalls,
+    /// Connections to hosts outside.
+    Connections,
+    /// Bytes to and from hosts outside.
+    EgressBytes,
 }
 
 impl Part {
@@ -79,6 +83,8 @@ impl Part {
             Self::Tokens => "tokens",
             Self::Cost => "costUsd",
             Self::ToolCalls => "toolCalls",
+            Self::Connections => "connections",
+            Self::EgressBytes => "egressMib",
         }
     }
 
@@ -87,13 +93,16 @@ impl Part {
             Self::Tokens => amounts.tokens,
             Self::Cost => amounts.cost.nanos(),
             Self::ToolCalls => amounts.tool_calls,
+            Self::Connections => amounts.connections,
+            Self::EgressBytes => amounts.egress_bytes,
         }
     }
 
     fn show(self, value: u64) -> String {
         match self {
             Self::Cost => format!("${}", cogward_model::NanoUsd::from_nanos(value)),
-            Self::Tokens | Self::ToolCalls => value.to_string(),
+            Self::EgressBytes => format!("{value} bytes"),
+            Self::Tokens | Self::ToolCalls | Self::Connections => value.to_string(),
         }
     }
 }
@@ -210,14 +219,25 @@ impl Budgets {
 
     /// Holds `worst` on every scope, or on none.
     ///
+    /// Of bytes outside it holds what is left where that is less, as long as there is any: how many a
+    /// connection will carry nobody knows beforehand, so they are asked for in instalments.
+    ///
     /// # Errors
     /// [`ReserveError`] with the first limit that is in the way.
     pub fn reserve(&self, scopes: &Arc<[Scope]>, worst: Amounts) -> Result<Reservation, ReserveError> {
         let mut accounts = self.accounts();
+        let left = |scope: &Scope| {
+            let account = accounts.get(scope).copied().unwrap_or_default();
+            let counted = account.used.saturating_add(account.held);
+            account.limit.unwrap_or_default().saturating_sub(counted).egress_bytes
+        };
+        let least = scopes.iter().map(left).min().unwrap_or(0);
+        let egress_bytes = if least > 0 { worst.egress_bytes.min(least) } else { worst.egress_bytes };
+        let worst = Amounts { egress_bytes, ..worst };
         for scope in scopes.iter() {
             let account = accounts.get(scope).copied().unwrap_or_default();
             let limit = account.limit.ok_or_else(|| ReserveError::UnknownScope(scope.clone()))?;
-            for part in [Part::ToolCalls, Part::Tokens, Part::Cost] {
+            for part in [Part::ToolCalls, Part::Connections, Part::EgressBytes, Part::Tokens, Part::Cost] {
                 let (used, held, asked) = (part.of(account.used), part.of(account.held), part.of(worst));
                 // A call that asks for nothing of a part is not stopped by that part's limit.
                 if asked > 0 && used.saturating_add(held).saturating_add(asked) > part.of(limit) {

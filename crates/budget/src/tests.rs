@@ -1,6 +1,5 @@
 use std::{sync::Arc, thread};
 
-use cogward_model::NanoUsd;
 use proptest::prelude::*;
 
 use super::*;
@@ -39,7 +38,7 @@ fn a_scope_without_a_limit_refuses() {
 fn an_exhausted_part_does_not_stop_calls_that_do_not_use_it() {
     let budgets = Budgets::new();
     let scope = scopes(&["run:a"]);
-    budgets.open(scope[0].clone(), Amounts { tokens: 5, cost: NanoUsd::ZERO, tool_calls: 1 });
+    budgets.open(scope[0].clone(), Amounts { tokens: 5, tool_calls: 1, ..Amounts::default() });
     let held = budgets.reserve(&scope, tokens(5)).unwrap();
     budgets.settle(held, tokens(5));
     assert!(budgets.reserve(&scope, Amounts { tool_calls: 1, ..Amounts::default() }).is_ok());

@@ -14,7 +14,9 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 pub use self::{
     floors::{Floor, Operator},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
-    upstreams::{CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd},
+    upstreams::{
+        Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd,
+    },
 };
 use crate::{
     output::{ColorWhen, Format},
@@ -82,6 +84,9 @@ pub enum Command {
     /// Connect model providers whose models agents may be given
     #[command(subcommand)]
     Provider(Provider),
+    /// Store credentials for inspected hosts
+    #[command(subcommand)]
+    Credential(Credential),
     /// Start runs, look at them, stop them
     #[command(subcommand)]
     Run(Run),
@@ -134,6 +139,10 @@ pub struct Serve {
     /// Address and port of the API; port 0 takes a free one and writes it to DIR/plane.json
     #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::settings::DEFAULT_LISTEN)]
     pub listen: SocketAddr,
+    /// A host that manifests may declare is dialled at exactly this address: a service of yours inside, which
+    /// agents cannot reach by a look-up; may be repeated
+    #[arg(long, value_name = "HOST=ADDRESS:PORT", value_parser = egress_host)]
+    pub egress_host: Vec<(String, SocketAddr)>,
     /// Seconds between two looks at the sandbox of a run; a control that is gone ends the run
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub attest_every: u32,
@@ -309,6 +318,14 @@ impl LimitFlag {
     }
 }
 
+/// `HOST=ADDRESS:PORT`.
+fn egress_host(text: &str) -> Result<(String, SocketAddr), String> {
+    let (host, address) = text.split_once('=').ok_or("expected HOST=ADDRESS:PORT")?;
+    let host = cogward_registry::manifest::canonical_host(host).map_err(str::to_owned)?;
+    let address = address.parse().map_err(|_| format!("`{address}` is not an address and a port"))?;
+    Ok((host, address))
+}
+
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -371,7 +388,7 @@ pub enum Agent {
     },
     /// Keep sandboxes of a version ready, so that its runs begin at once; or show how many there are
     #[command(
-        after_help = "Each is complete, proven and held before the agent's first instruction; a run uses one, once, \n\
+        after_help = "Each is complete, proven and held before the agent's first instruction; a run uses one, once,\n\
         and only its input is added. Each holds its memory until then.\n\n\
         Examples:\n  cogward agent warm claims-triage --count 4 --reason \"morning peak\"\n  \
         cogward agent warm claims-triage"

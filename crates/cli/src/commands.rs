@@ -2,6 +2,7 @@
 //! anything that the plane should decide.
 
 mod agents;
+mod credentials;
 mod doctor;
 mod events;
 mod evidence;
@@ -56,6 +57,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         Command::Agent(agent) => agents::run(agent, session),
         Command::ToolServer(tool_server) => tool_servers::run(tool_server, session),
         Command::Provider(provider) => providers::run(provider, session),
+        Command::Credential(credential) => credentials::run(credential, session),
         Command::Run(run) => runs::run(run, session),
         Command::Evidence(evidence) => evidence::run(evidence, session),
         Command::Event(args::Event::Watch { tenant, run, cursor, limit }) => {

@@ -1,8 +1,8 @@
 //! How each noun of the API looks in a table.
 
 use cogward_api::{
-    Agent, AgentVersion, Event, EvidenceHealth, EvidenceLeaf, Operation, OperationState, Plane, Provider, Registration,
-    Run, Tenant, ToolServer, Warm, WhoAmI,
+    Agent, AgentVersion, EgressCredential, Event, EvidenceHealth, EvidenceLeaf, Operation, OperationState, Plane,
+    Provider, Registration, Run, Tenant, ToolServer, Warm, WhoAmI,
 };
 use cogward_model::{
     Timestamp,
@@ -37,6 +37,12 @@ fn state(state: RunState) -> Cell {
         RunState::Failed | RunState::Killed => Tone::Bad,
     };
     Cell::toned(state.as_str(), tone)
+}
+
+/// Bytes to and from hosts outside, and the limit if there is one.
+fn outside(bytes: u64, mib: Option<u64>) -> String {
+    let used = bytes.div_ceil(1024 * 1024);
+    mib.map_or_else(|| format!("{used} MiB"), |limit| format!("{used} of {limit} MiB"))
 }
 
 fn yes(yes: bool) -> &'static str {
@@ -126,12 +132,17 @@ impl Show for AgentVersion {
             all.push(("MODEL", format!("{}/{}", grant.provider, grant.name).into()));
         }
         for grant in &spec.permissions.egress {
-            all.push(("EGRESS", format!("{}:{}", grant.host, grant.port).into()));
+            let mut text = format!("{}:{}", grant.host, grant.port);
+            if let Some(inspect) = &grant.inspect {
+                let paths = inspect.paths.iter().map(|path| path.as_str()).collect::<Vec<_>>().join(", ");
+                text.push_str(&format!(": {} of {paths}", inspect.methods.join(", ")));
+            }
+            all.push(("EGRESS", text.into()));
         }
         let budget = &spec.budgets.run;
         let text = format!(
-            "{} tokens, ${}, {} tool calls, {} s of each run",
-            budget.tokens, budget.cost_usd, budget.tool_calls, budget.wall_clock_seconds
+            "{} tokens, ${}, {} tool calls, {} connections, {} s of each run",
+            budget.tokens, budget.cost_usd, budget.tool_calls, budget.connections, budget.wall_clock_seconds
         );
         all.push(("BUDGET", text.into()));
         all
@@ -181,6 +192,24 @@ impl Show for ToolServer {
             kind.into(),
             at.into(),
             yes(self.has_credential).into(),
+            time(self.updated),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for EgressCredential {
+    const PLURAL: &'static str = "credentials";
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "HOST", "HEADER", "PLACEHOLDER", "UPDATED"];
+    fn row(&self) -> Vec<Cell> {
+        vec![
+            Cell::from(&self.name),
+            Cell::from(&self.tenant),
+            format!("{}:{}", self.host, self.port).into(),
+            self.header.as_str().into(),
+            self.placeholder.as_str().into(),
             time(self.updated),
         ]
     }
@@ -261,7 +290,8 @@ impl Show for Run {
             ("COST", format!("${} of ${}", usage.cost_usd, limits.cost_usd).into()),
             ("TOOL CALLS", format!("{} of {}", usage.tool_calls, limits.tool_calls).into()),
             ("MODEL CALLS", usage.model_calls.into()),
-            ("CONNECTIONS", usage.connections.into()),
+            ("CONNECTIONS", format!("{} of {}", usage.connections, limits.connections).into()),
+            ("OUTSIDE", outside(usage.egress_bytes, limits.egress_mib).into()),
             ("REFUSALS", usage.refusals.into()),
             ("CPU", usage.cpu_ms.map(|ms| span(ms.saturating_mul(1_000))).unwrap_or_default().into()),
             ("MEMORY PEAK", usage.memory_peak_bytes.map(mib).unwrap_or_default().into()),

@@ -17,7 +17,7 @@ fn run(state: &str) -> Value {
         "id": RUN, "tenant": "default", "agent": "claims", "version": "1", "digest": DIGEST, "state": state,
         "autonomy": "supervised", "goal": "g", "created": "2026-11-23T02:00:00.000000Z",
         "usage": { "tokens": 12, "cost_usd": "0.000125" },
-        "limits": { "tokens": 100, "cost_usd": "1.00", "tool_calls": 5, "wall_clock_seconds": 60 },
+        "limits": { "tokens": 100, "cost_usd": "1.00", "tool_calls": 5, "connections": 9, "wall_clock_seconds": 60 },
         "output": "{\"done\": true}",
     })
 }

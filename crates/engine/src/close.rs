@@ -68,6 +68,7 @@ impl Engine {
             "used": {
                 "tokens": used.amounts.tokens, "cost_usd": used.amounts.cost, "tool_calls": used.amounts.tool_calls,
                 "model_calls": used.model_calls, "connections": used.connections, "refusals": used.refusals,
+                "egress_bytes": used.amounts.egress_bytes,
             },
         });
         row.usage_json = Some(usage.to_string());

@@ -3,10 +3,15 @@
 
 use std::{io, path::Path, time::Duration};
 
-use cogward_model::manifest::skill_name;
+use cogward_model::manifest::{Telemetry, skill_name};
 use cogward_store::RunRow;
 
-use crate::{engine::Version, files::RunFiles, ports::LaunchRequest};
+use crate::{
+    engine::Version,
+    files::RunFiles,
+    ports::LaunchRequest,
+    trust::{self, Trust},
+};
 
 /// Port of the model base URLs inside the sandbox.
 pub const MODEL_PORT: u16 = 28_471;
@@ -30,6 +35,7 @@ pub(crate) fn launch_request(
     version: &Version,
     files: &RunFiles,
     packages: &Path,
+    authority: Option<&str>,
 ) -> io::Result<LaunchRequest> {
     let spec = &version.manifest.spec;
     let input = files.input(row.id)?;
@@ -46,26 +52,31 @@ pub(crate) fn launch_request(
     for skill in &spec.package.skills {
         mounts.push((own.join(skill.trim_end_matches('/')), format!("{SKILLS_DIR}/{}", skill_name(skill))));
     }
+    let root_image = spec.package.oci_layout.is_some().then(|| package.join("root"));
+    let trust = authority.map(|authority| trust::store(authority, root_image.as_deref()));
+    let mut contract_files = vec![
+        ("input.json".to_owned(), input_json(&input)),
+        ("mcp.json".to_owned(), mcp_json()),
+        // A label without power: who the run is, its listeners say.
+        ("token".to_owned(), row.id.to_string().into_bytes()),
+    ];
+    let env = environment(row, version, trust.as_ref());
+    contract_files.extend(trust.into_iter().flat_map(|trust| trust.files));
     Ok(LaunchRequest {
         run: row.id,
         run_dir: files.dir(row.id),
         profile: spec.sandbox.profile,
         resources: spec.sandbox.resources,
-        root_image: spec.package.oci_layout.is_some().then(|| package.join("root")),
+        root_image,
         package: version.package,
         mounts,
         workspace: (spec.sandbox.workspace.medium, spec.sandbox.workspace.from.as_ref().map(|from| own.join(from))),
         inputs: files.inputs(row.id)?,
         outputs: spec.sandbox.outputs.clone(),
         argv: spec.package.entrypoint.clone(),
-        env: environment(row, version),
+        env,
         cwd: if spec.package.directory.is_some() { "/app" } else { "/work" }.to_owned(),
-        files: vec![
-            ("input.json".to_owned(), input_json(&input)),
-            ("mcp.json".to_owned(), mcp_json()),
-            // A label without power: who the run is, its listeners say.
-            ("token".to_owned(), row.id.to_string().into_bytes()),
-        ],
+        files: contract_files,
         stdin: input,
         late_input: false,
         uid_slot: row.uid_slot.unwrap_or(0),
@@ -90,7 +101,7 @@ fn mcp_json() -> Vec<u8> {
     serde_json::json!({ "mcpServers": { "cogward": { "type": "http", "url": url } } }).to_string().into_bytes()
 }
 
-fn environment(row: &RunRow, version: &Version) -> Vec<(String, String)> {
+fn environment(row: &RunRow, version: &Version, trust: Option<&Trust>) -> Vec<(String, String)> {
     let manifest = &version.manifest;
     let run = row.id.to_string();
     let model_base = format!("http://127.0.0.1:{MODEL_PORT}");
@@ -125,7 +136,6 @@ fn environment(row: &RunRow, version: &Version) -> Vec<(String, String)> {
         ("AUTOGEN_DISABLE_RUNTIME_TRACING", "true".into()),
         ("CREWAI_DISABLE_TELEMETRY", "true".into()),
         ("ANONYMIZED_TELEMETRY", "false".into()),
-        ("OTEL_SDK_DISABLED", "true".into()),
         ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".into()),
         ("DO_NOT_TRACK", "1".into()),
         // The same input must be able to give the same run.
@@ -133,6 +143,14 @@ fn environment(row: &RunRow, version: &Version) -> Vec<(String, String)> {
         ("PYTHONUNBUFFERED", "1".into()),
         ("PYTHONDONTWRITEBYTECODE", "1".into()),
     ];
+    match manifest.spec.telemetry {
+        Telemetry::Refuse => contract.push(("OTEL_SDK_DISABLED", "true".into())),
+        Telemetry::Accept => {
+            contract.push(("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{MODEL_PORT}/otlp")));
+            contract.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".into()));
+            contract.push(("OTEL_SERVICE_NAME", row.agent.to_string()));
+        }
+    }
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
         contract.push((name, proxy.clone()));
     }
@@ -149,6 +167,14 @@ fn environment(row: &RunRow, version: &Version) -> Vec<(String, String)> {
         contract.push(("OPENAI_MODEL", model.name.clone()));
         contract.push(("OPENAI_DEFAULT_MODEL", model.name.clone()));
         contract.push(("ANTHROPIC_MODEL", model.name.clone()));
+    }
+    contract.extend(trust.into_iter().flat_map(|trust| trust.env.iter().cloned()));
+    let inspected = manifest.spec.permissions.egress.iter().filter_map(|grant| grant.inspect.as_ref());
+    let credentials: Vec<_> = inspected.filter_map(|inspect| inspect.credential.as_ref()).collect();
+    for credential in &credentials {
+        if let Some(name) = credential.env.as_deref().filter(|env| !contract.iter().any(|(n, _)| n == env)) {
+            contract.push((name, credential.placeholder()));
+        }
     }
     // The contract wins: a manifest cannot point an SDK past the gateways. It may extend the path to
     // programs, which is not part of the boundary.

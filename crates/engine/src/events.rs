@@ -189,6 +189,9 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed, violations: &[Vio
         ("log_bytes_dropped".to_owned(), exit.usage.log_bytes_dropped.into()),
     ]);
     let (started, ended) = (row.started, row.ended.unwrap_or_default());
+    let telemetry = used.telemetry.map(|(exports, items)| {
+        Value::Map(BTreeMap::from([("exports".to_owned(), exports.into()), ("items".to_owned(), items.into())]))
+    });
     Event::new(EventType::RunClosed, row.tenant.clone(), by)
         .run(row.id)
         .public("basis", vec!["sandbox"])
@@ -201,6 +204,7 @@ pub(crate) fn closed(row: &RunRow, exit: &Exit, used: RunUsed, violations: &[Vio
         .public("model_calls", used.model_calls)
         .public("connections", used.connections)
         .public("refusals", used.refusals)
+        .public("telemetry", telemetry)
         .public("artifacts", Value::List(exit.artifacts.iter().map(artifact).collect()))
         .public("output_refused", exit.output_refused.map(|reason| reason.as_str()))
         .public("violations", totals(violations))
@@ -224,7 +228,9 @@ fn artifact(artifact: &Artifact) -> Value {
 
 pub(crate) fn amounts(amounts: Amounts) -> Value {
     Value::Map(BTreeMap::from([
+        ("connections".to_owned(), amounts.connections.into()),
         ("cost_nano".to_owned(), amounts.cost.nanos().into()),
+        ("egress_bytes".to_owned(), amounts.egress_bytes.into()),
         ("tokens".to_owned(), amounts.tokens.into()),
         ("tool_calls".to_owned(), amounts.tool_calls.into()),
     ]))
@@ -253,6 +259,7 @@ fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
+/// Deepest nesting of what a sandbox says is in force, as far as evidence takes it.
 const DEPTH_MAX: u32 = 8;
 
 /// JSON in the ledger's profile: what it cannot hold (a float, a number beyond 2^53, a deep tree) as text.

@@ -27,6 +27,7 @@ mod receipt;
 mod recover;
 mod run_task;
 mod start;
+mod trust;
 mod violations;
 mod warm;
 

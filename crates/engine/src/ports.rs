@@ -84,6 +84,14 @@ impl PortError {
 
 /// The gateways of the plane.
 pub trait Gateways: Send + Sync {
+    /// The certificate of the authority that the run's programs must trust, as PEM; `None` when they need none.
+    ///
+    /// # Errors
+    /// [`PortError`] when there must be one and cannot be.
+    fn authority(&self, grant: &Grant) -> Result<Option<String>, PortError> {
+        let _ = grant;
+        Ok(None)
+    }
     /// Serves a run on its listeners; its fence starts closed.
     ///
     /// # Errors
@@ -108,6 +116,8 @@ pub struct RunUsed {
     pub connections: u64,
     /// Calls and connections that were refused.
     pub refusals: u64,
+    /// Telemetry exports, and the spans, metrics and log records in them, if its manifest accepts any.
+    pub telemetry: Option<(u64, u64)>,
 }
 
 /// Where an event is in the ledger.

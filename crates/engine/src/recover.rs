@@ -210,7 +210,7 @@ impl Engine {
         }
         let reopened = async {
             let listeners = sandbox.listeners().await?;
-            self.open_gateways(live, row, version, listeners)?;
+            self.open_gateways(row, version, listeners)?;
             let tx = self.with.store.begin().await.map_err(|e| PortError::from_error(&e))?;
             let event = events::adopted(live, row.state);
             let committed = tx.commit(vec![event]).await.map_err(|e| PortError::from_error(&e))?;

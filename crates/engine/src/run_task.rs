@@ -15,7 +15,7 @@ use crate::{
     engine::{Engine, Recorded, Version},
     events,
     live::Live,
-    ports::{Attestation, Exit, Grant, Listeners, PortError, Sandbox},
+    ports::{Attestation, Exit, Grant, LaunchRequest, Listeners, PortError, Sandbox},
     receipt::Stopwatch,
 };
 
@@ -68,6 +68,14 @@ impl Engine {
         });
     }
 
+    /// What the sandbox of a run is made from, with the authority that its programs must trust.
+    pub(crate) fn launch_request(&self, row: &RunRow, version: &Version) -> Result<LaunchRequest, PortError> {
+        let authority = self.with.gateways.authority(&grant(row, version))?;
+        let (files, packages) = (&self.with.files, &self.with.packages);
+        contract::launch_request(row, version, files, packages, authority.as_deref())
+            .map_err(|e| PortError(format!("its files cannot be read: {e}")))
+    }
+
     /// The sandbox of a run, the one that was prepared for it or a new one, and what was found in force in it now.
     async fn sandbox_for(
         &self,
@@ -75,8 +83,7 @@ impl Engine {
         version: &Version,
         prepared: Option<Arc<dyn Sandbox>>,
     ) -> Result<(Arc<dyn Sandbox>, Option<Attestation>), String> {
-        let request = contract::launch_request(row, version, &self.with.files, &self.with.packages)
-            .map_err(|e| format!("launch: its files cannot be read: {e}"))?;
+        let request = self.launch_request(row, version).map_err(|e| format!("launch: {e}"))?;
         if let Some(sandbox) = prepared {
             let used = async {
                 sandbox.give_input(contract::input_json(&request.stdin), request.stdin.clone()).await?;
@@ -118,7 +125,7 @@ impl Engine {
                 return Err(PortError("it was ended before it began".to_owned()));
             }
             let listeners = sandbox.listeners().await?;
-            self.open_gateways(live, row, version, listeners)?;
+            self.open_gateways(row, version, listeners)?;
             self.record_launch(live, version, &*sandbox, proof).await
         };
         let started = match prepared.await {
@@ -141,20 +148,8 @@ impl Engine {
         Ok((sandbox, started))
     }
 
-    pub(crate) fn open_gateways(
-        &self,
-        live: &Live,
-        row: &RunRow,
-        version: &Version,
-        listeners: Listeners,
-    ) -> Result<(), PortError> {
-        let grant = Grant {
-            run: live.run,
-            manifest: Arc::clone(&version.manifest),
-            version_digest: version.digest,
-            subject: row.subject.clone(),
-        };
-        self.with.gateways.open_run(grant, listeners)
+    pub(crate) fn open_gateways(&self, row: &RunRow, version: &Version, listeners: Listeners) -> Result<(), PortError> {
+        self.with.gateways.open_run(grant(row, version), listeners)
     }
 
     async fn record_launch(
@@ -253,6 +248,15 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+fn grant(row: &RunRow, version: &Version) -> Grant {
+    Grant {
+        run: row.id,
+        manifest: Arc::clone(&version.manifest),
+        version_digest: version.digest,
+        subject: row.subject.clone(),
     }
 }
 

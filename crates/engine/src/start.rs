@@ -23,6 +23,7 @@ use crate::{
     warm::Spare,
 };
 
+/// Longest name of a user that a run acts for.
 const USER_BYTES_MAX: usize = 256;
 
 /// A run that is asked for.

@@ -25,7 +25,6 @@ use cogward_store::{RunRow, StoreError, VersionRow};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    contract,
     engine::{Engine, Inner, Recorded, Version},
     errors::WarmError,
     ports::{PortError, Sandbox},
@@ -235,8 +234,7 @@ impl Engine {
         let row = blank(run, slot, version_row, &version, self.with.clock.now());
         let made = async {
             self.with.files.create(run, b"").map_err(|e| PortError::from_error(&e))?;
-            let mut request = contract::launch_request(&row, &version, &self.with.files, &self.with.packages)
-                .map_err(|e| PortError::from_error(&e))?;
+            let mut request = self.launch_request(&row, &version)?;
             request.late_input = true;
             self.with.sandboxes.launch(request).await
         };

@@ -183,12 +183,16 @@ struct BudgetAmounts {
     cost_nano: u64,
     #[serde(default)]
     tool_calls: u64,
+    #[serde(default)]
+    connections: u64,
+    #[serde(default)]
+    egress_bytes: u64,
 }
 
 impl From<BudgetAmounts> for Amounts {
     fn from(amounts: BudgetAmounts) -> Self {
-        let BudgetAmounts { tokens, cost_nano, tool_calls } = amounts;
-        Self { tokens, cost: NanoUsd::from_nanos(cost_nano), tool_calls }
+        let BudgetAmounts { tokens, cost_nano, tool_calls, connections, egress_bytes } = amounts;
+        Self { tokens, cost: NanoUsd::from_nanos(cost_nano), tool_calls, connections, egress_bytes }
     }
 }
 

@@ -267,7 +267,10 @@ fn main() {
         .expect("a provider");
     let run: RunId = Id::new(&SystemClock, &SystemEntropy);
     let scope = Scope::run(run);
-    budgets.open(scope.clone(), Amounts { tokens: u64::MAX, cost: NanoUsd::MAX, tool_calls: u64::MAX });
+    budgets.open(
+        scope.clone(),
+        Amounts { tokens: u64::MAX, cost: NanoUsd::MAX, tool_calls: u64::MAX, ..Amounts::default() },
+    );
     let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind").into();
     let listeners = RunListeners { model: bind(), mcp: bind(), proxy: bind() };
     let (model, mcp) =

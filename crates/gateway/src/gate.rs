@@ -92,7 +92,7 @@ struct Ticket {
     kind: EventType,
     reservation: Option<Reservation>,
     admitted: Timestamp,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A reservation whose decision is not yet on disk.
@@ -147,8 +147,39 @@ impl Gate {
     /// # Errors
     /// The refusal, already in the ledger, unless the ledger itself is what fails.
     pub async fn admit<A: Governed>(&self, run: &Arc<RunContext>, call: Call<A>) -> Result<Admitted<A>, Refusal> {
+        self.take(run, call, None).await
+    }
+
+    /// Takes more for a call that goes on. It is decided, reserved, recorded and settled like a call of its own, and
+    /// runs in the slot of the `first`.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub async fn admit_more<A: Governed>(
+        &self,
+        run: &Arc<RunContext>,
+        first: EventId,
+        call: Call<A>,
+    ) -> Result<Admitted<A>, Refusal> {
+        self.take(run, call, Some(first)).await
+    }
+
+    /// Whether a budget of the run limits the bytes that it exchanges with hosts outside.
+    #[must_use]
+    pub fn limits_egress_bytes(&self, run: &RunContext) -> bool {
+        let limited = |scope| self.budgets.balance(scope).limit.is_none_or(|limit| limit.egress_bytes != u64::MAX);
+        run.grant.budgets.iter().any(limited)
+    }
+
+    async fn take<A: Governed>(
+        &self,
+        run: &Arc<RunContext>,
+        mut call: Call<A>,
+        first: Option<EventId>,
+    ) -> Result<Admitted<A>, Refusal> {
         let action = call.target.action();
-        let decided = self.decide(run, &action, call.worst, call.objection).await;
+        call.fields.extend(first.map(|first| public("refs", vec![first.to_string()])));
+        let decided = self.decide(run, &action, call.worst, call.objection, first.is_none()).await;
         let (reservation, rule, slot) = match decided {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.refuse(run, &action, refusal, call.fields).await),
@@ -164,7 +195,9 @@ impl Gate {
         let decision = self.records.record(event).await.map_err(|error| unrecorded(&error))?;
         let reservation = held.keep();
         run.calls_in_flight.fetch_add(1, Ordering::AcqRel);
-        run.counters.admitted(&action);
+        if first.is_none() {
+            run.counters.admitted(&action);
+        }
         let admitted = Admitted {
             ticket: Ticket {
                 gate: Arc::new(Settlement {
@@ -202,7 +235,8 @@ impl Gate {
         action: &Action,
         worst: Amounts,
         objection: Option<Refusal>,
-    ) -> Result<(Reservation, &'static str, OwnedSemaphorePermit), Refusal> {
+        takes_slot: bool,
+    ) -> Result<(Reservation, &'static str, Option<OwnedSemaphorePermit>), Refusal> {
         self.plane.pass().await?;
         run.fence.pass().await?;
         if let Some(why) = self.records.stopped() {
@@ -217,17 +251,7 @@ impl Gate {
         if let Some(refusal) = objection {
             return Err(refusal);
         }
-        let slot = tokio::time::timeout(SLOT_WAIT, Arc::clone(&run.calls).acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else {
-            let mut refusal = Refusal::new(
-                RefusalCode::Throttled,
-                "limits.callsInFlight",
-                "the run has too many calls in flight",
-                "Wait for some of them to end",
-            );
-            refusal.retry_after = Some(Duration::from_secs(1));
-            return Err(refusal);
-        };
+        let slot = if takes_slot { Some(slot(run).await?) } else { None };
         // A suspend may have come while the call waited for its slot.
         run.fence.pass().await?;
         let reservation = self.budgets.reserve(&run.grant.budgets, worst).map_err(|error| over_budget(&error))?;
@@ -280,6 +304,12 @@ impl Gate {
                 .public("wire", wire.as_str())
                 .public("streaming", *streaming),
             Action::Egress { host, port } => event.public("host", bounded(host)).public("port", u64::from(*port)),
+            // A path may name persons and business: committed, not shown.
+            Action::Request { host, port, method, path } => event
+                .public("host", bounded(host))
+                .public("port", u64::from(*port))
+                .public("method", bounded(method))
+                .confidential("path", bounded(path)),
         }
     }
 }
@@ -376,6 +406,22 @@ impl Settles for Settlement {
     }
 }
 
+/// One of the slots for calls in flight.
+async fn slot(run: &RunContext) -> Result<OwnedSemaphorePermit, Refusal> {
+    let slot = tokio::time::timeout(SLOT_WAIT, Arc::clone(&run.calls).acquire_owned()).await;
+    if let Ok(Ok(slot)) = slot {
+        return Ok(slot);
+    }
+    let mut refusal = Refusal::new(
+        RefusalCode::Throttled,
+        "limits.callsInFlight",
+        "the run has too many calls in flight",
+        "Wait for some of them to end",
+    );
+    refusal.retry_after = Some(Duration::from_secs(1));
+    Err(refusal)
+}
+
 /// A field of the customer's business.
 #[must_use]
 pub fn confidential(name: &'static str, value: impl Into<Value>) -> Field {
@@ -390,7 +436,9 @@ pub fn public(name: &'static str, value: impl Into<Value>) -> Field {
 
 fn amounts(amounts: Amounts) -> Value {
     Value::Map(BTreeMap::from([
+        ("connections".to_owned(), amounts.connections.into()),
         ("cost_nano".to_owned(), amounts.cost.nanos().into()),
+        ("egress_bytes".to_owned(), amounts.egress_bytes.into()),
         ("tokens".to_owned(), amounts.tokens.into()),
         ("tool_calls".to_owned(), amounts.tool_calls.into()),
     ]))

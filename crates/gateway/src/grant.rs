@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use cogward_budget::Scope;
@@ -11,7 +13,7 @@ use cogward_model::{
     action::Action,
     decision::{Refusal, RefusalCode},
     event::Attribution,
-    manifest::{AutonomyClass, EgressProtocol, EvidenceNeeds, Manifest, ModelGrant, Tier},
+    manifest::{AutonomyClass, EgressGrant, EgressProtocol, EvidenceNeeds, Inspect, Manifest, ModelGrant, Tier},
 };
 
 /// A run's authority. Made once when the run starts; nothing widens it.
@@ -35,11 +37,15 @@ pub struct RunGrant {
     pub tier: Tier,
     /// What must be recorded.
     pub evidence: EvidenceNeeds,
+    /// The file that its telemetry is kept in, if it is accepted.
+    pub telemetry: Option<PathBuf>,
     /// The budgets that its calls count against.
     pub budgets: Arc<[Scope]>,
+    /// How long it may take altogether.
+    pub wall_clock: Duration,
     tools: BTreeMap<UpstreamName, BTreeSet<ToolName>>,
     models: HashMap<String, ModelGrant>,
-    egress: HashMap<(String, u16), EgressProtocol>,
+    egress: HashMap<(String, u16), EgressGrant>,
 }
 
 impl RunGrant {
@@ -66,11 +72,20 @@ impl RunGrant {
             autonomy: manifest.spec.autonomy,
             tier: manifest.spec.tier,
             evidence: manifest.spec.evidence,
+            telemetry: None,
             budgets: budgets.into(),
+            wall_clock: Duration::from_secs(manifest.spec.budgets.run.wall_clock_seconds),
             tools,
             models: permissions.models.iter().map(|m| (m.name.clone(), m.clone())).collect(),
-            egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.protocol)).collect(),
+            egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.clone())).collect(),
         }
+    }
+
+    /// Keeps the run's telemetry at `path`.
+    #[must_use]
+    pub fn with_telemetry(mut self, path: PathBuf) -> Self {
+        self.telemetry = Some(path);
+        self
     }
 
     /// The tools that may be listed and called, by server, in a stable order.
@@ -96,7 +111,25 @@ impl RunGrant {
     /// What may be spoken with a host, if it is declared.
     #[must_use]
     pub fn egress(&self, host: &str, port: u16) -> Option<EgressProtocol> {
-        self.egress.get(&(host.to_owned(), port)).copied()
+        self.grant_of(host, port).map(|grant| grant.protocol)
+    }
+
+    /// The requests that may be made to a host, if it is one whose requests are decided by themselves.
+    #[must_use]
+    pub fn inspect(&self, host: &str, port: u16) -> Option<&Inspect> {
+        self.grant_of(host, port)?.inspect.as_ref()
+    }
+
+    /// The hosts whose requests are decided by themselves, sorted.
+    #[must_use]
+    pub fn inspected_hosts(&self) -> Vec<&str> {
+        let inspected = self.egress.values().filter(|grant| grant.inspect.is_some());
+        let hosts: BTreeSet<&str> = inspected.map(|grant| grant.host.as_str()).collect();
+        hosts.into_iter().collect()
+    }
+
+    fn grant_of(&self, host: &str, port: u16) -> Option<&EgressGrant> {
+        self.egress.get(&(host.to_owned(), port))
     }
 
     /// Who acts, for whom.
@@ -117,7 +150,14 @@ impl RunGrant {
             Action::ModelCall { provider, model, .. } => {
                 (self.models.get(model).is_some_and(|grant| grant.provider == *provider), "permissions.models")
             }
-            Action::Egress { host, port } => (self.egress(host, *port).is_some(), "permissions.egress"),
+            // Nothing but single requests goes to an inspected host.
+            Action::Egress { host, port } => {
+                (self.grant_of(host, *port).is_some_and(|grant| grant.inspect.is_none()), "permissions.egress")
+            }
+            Action::Request { host, port, method, path } => {
+                let inside = |i: &Inspect| i.methods.contains(method) && i.paths.iter().any(|p| p.holds(path));
+                (self.inspect(host, *port).is_some_and(inside), "permissions.egress.inspect")
+            }
         };
         if allowed {
             return Ok(rule);

@@ -12,14 +12,19 @@
 pub mod body;
 pub mod egress;
 pub mod fence;
+#[cfg(test)]
+mod fuzz;
 pub mod gate;
 pub mod grant;
 pub mod json;
 pub mod mcp;
 pub mod model;
 mod pace;
+mod rooms;
 mod run;
 mod serve;
+mod stall;
+pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod upstreams;
@@ -32,13 +37,18 @@ use std::{
 
 use cogward_budget::Budgets;
 use cogward_model::{Clock, RunId};
+use tokio::sync::Semaphore;
 
-pub use egress::EgressOptions;
+pub use egress::{
+    EgressOptions,
+    inspect::{AuthorityError, InspectionKey, Notice, NoticeKind, Notices},
+};
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
 pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;
+pub use telemetry::TelemetryCount;
 pub use upstreams::{Credential, Upstreams};
 
 /// The gateways of one plane.
@@ -55,6 +65,8 @@ pub struct Inner {
     pub upstreams: Upstreams,
     /// Hosts outside.
     pub egress: egress::Egress,
+    rooms: rooms::Rooms,
+    exports: Arc<Semaphore>,
     runs: RwLock<HashMap<RunId, Arc<RunContext>>>,
 }
 
@@ -93,6 +105,8 @@ impl Gateway {
                 gate: gate::Gate::new(records, budgets, clock),
                 upstreams: Upstreams::new(),
                 egress: egress::Egress::new(options),
+                rooms: rooms::Rooms::default(),
+                exports: Arc::new(Semaphore::new(telemetry::READ_AT_ONCE)),
                 runs: RwLock::default(),
             }),
         }
@@ -110,7 +124,7 @@ impl Gateway {
     /// [`OpenRunError`]; nothing is served then.
     pub fn open_run(&self, grant: RunGrant, listeners: RunListeners) -> Result<(), OpenRunError> {
         let run = grant.run;
-        let context = Arc::new(RunContext::new(grant));
+        let context = Arc::new(RunContext::within(grant, &self.inner.rooms));
         {
             let mut runs = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner);
             if runs.contains_key(&run) {
@@ -122,6 +136,19 @@ impl Gateway {
             self.close_run(run);
             OpenRunError::Listener { run, source }
         })
+    }
+
+    /// The certificate of the authority that a run must trust to reach its inspected hosts, as PEM; `None` when
+    /// it has none. Valid from now for the time of the run.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when the run has inspected hosts and there can be no authority for them.
+    pub fn authority_pem(&self, grant: &RunGrant) -> Result<Option<String>, AuthorityError> {
+        if grant.inspected_hosts().is_empty() {
+            return Ok(None);
+        }
+        let authority = self.inner.egress.inspection.derive(grant)?;
+        authority.certificate_pem(self.inner.gate.now()).map(Some)
     }
 
     /// Sets the fence of a run; the next call sees it. False when the run is not open here.
@@ -145,6 +172,7 @@ impl Gateway {
     /// Cuts a run and forgets it.
     pub fn close_run(&self, run: RunId) -> CutReport {
         let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+        self.inner.egress.inspection.forget(run);
         context.map(|context| context.cut()).unwrap_or_default()
     }
 
@@ -159,6 +187,12 @@ impl Gateway {
         if let Some(context) = self.context(run) {
             context.counters.earlier(tally);
         }
+    }
+
+    /// What was received of a run's telemetry; nothing where its manifest does not accept any.
+    #[must_use]
+    pub fn telemetry(&self, run: RunId) -> Option<TelemetryCount> {
+        self.context(run)?.telemetry.as_ref().map(telemetry::Telemetry::count)
     }
 
     /// What a run has been let do, and not, since it was opened here and as far as earlier planes are counted in.

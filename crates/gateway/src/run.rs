@@ -9,19 +9,17 @@ use cogward_model::{
     action::Action,
     limits::{REQUEST_BYTES_MAX, RUN_CALLS_IN_FLIGHT_MAX, RUN_CONNECTIONS_MAX},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     fence::{Fence, FenceState},
     grant::RunGrant,
     mcp::RunMcp,
-    pace::Pace,
+    pace::{Pace, Turns},
+    rooms::{Held, Room, Rooms},
+    telemetry::Telemetry,
 };
-
-/// Request bodies of one run's model calls that are held at once, in KiB: eight of the largest, or two hundred of
-/// a long conversation.
-const RUN_BODIES_KIB_MAX: usize = 8 * REQUEST_BYTES_MAX / 1024;
 
 /// What a cut broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,7 +54,7 @@ impl Counters {
         let counter = match action {
             Action::ToolCall { .. } => &self.tool_calls,
             Action::ModelCall { .. } => &self.model_calls,
-            Action::Egress { .. } => &self.connections,
+            Action::Egress { .. } | Action::Request { .. } => &self.connections,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -87,17 +85,31 @@ pub struct RunContext {
     pub(crate) calls_in_flight: AtomicUsize,
     pub(crate) counters: Counters,
     pub(crate) refusals: Pace,
-    /// Room for the request bodies that the plane holds for this run, in KiB.
-    pub(crate) bodies: Arc<Semaphore>,
+    /// Turns to open connections outside.
+    pub(crate) dials: Turns,
+    /// Room for the request bodies that the plane holds for this run.
+    pub(crate) bodies: Room,
+    /// Room for the answers that it has not read.
+    pub(crate) answers: Room,
     pub(crate) mcp: RunMcp,
+    /// Where its telemetry goes, if it is accepted.
+    pub(crate) telemetry: Option<Telemetry>,
     cut: CancellationToken,
 }
 
 impl RunContext {
-    /// A run whose fence is closed.
+    /// A run whose fence is closed, alone in its plane.
     #[must_use]
     pub fn new(grant: RunGrant) -> Self {
+        Self::within(grant, &Rooms::default())
+    }
+
+    /// A run whose fence is closed, in the memory that it shares with others.
+    pub(crate) fn within(grant: RunGrant, rooms: &Rooms) -> Self {
         Self {
+            bodies: rooms.bodies.of(&grant.tenant),
+            answers: rooms.answers.of(&grant.tenant),
+            telemetry: grant.telemetry.clone().map(Telemetry::new),
             grant,
             fence: Fence::closed("run"),
             connections: Arc::new(Semaphore::new(RUN_CONNECTIONS_MAX)),
@@ -105,7 +117,7 @@ impl RunContext {
             calls_in_flight: AtomicUsize::new(0),
             counters: Counters::default(),
             refusals: Pace::default(),
-            bodies: Arc::new(Semaphore::new(RUN_BODIES_KIB_MAX)),
+            dials: Turns::default(),
             mcp: RunMcp::default(),
             cut: CancellationToken::new(),
         }
@@ -137,10 +149,9 @@ impl RunContext {
 
     /// Waits until there is room for a request body that says that it has at most `bytes`; one that does not say
     /// takes the room of the largest. An agent cannot make the plane hold all that its connections can send.
-    pub(crate) async fn room(&self, bytes: Option<u64>) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn room(&self, bytes: Option<u64>) -> Option<Held> {
         let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(REQUEST_BYTES_MAX);
-        let kib = u32::try_from(bytes.min(REQUEST_BYTES_MAX).div_ceil(1024)).unwrap_or(u32::MAX);
-        Arc::clone(&self.bodies).acquire_many_owned(kib).await.ok()
+        self.bodies.take(bytes.min(REQUEST_BYTES_MAX)).await
     }
 
     pub(crate) fn cut(&self) -> CutReport {

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
-use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext};
+use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext, stall::Patient};
 
 /// The listeners that only one run's sandbox can connect to.
 #[derive(Debug)]
@@ -112,6 +112,7 @@ async fn accept(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, listener: A
 
 async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream: Box<dyn Stream>) {
     let name = run.grant.run;
+    let stream = Patient::new(stream, Arc::clone(&run));
     let service = service_fn(move |request: Request<Incoming>| {
         let (inner, run) = (Arc::clone(&inner), Arc::clone(&run));
         answer(async move {

@@ -1,6 +1,10 @@
-//! What the tests of this crate share: one small manifest.
+//! What the tests of this crate share: one small manifest, and a ledger without a memory.
 
-use cogward_model::manifest::Manifest;
+use std::{future::Future, pin::Pin};
+
+use cogward_model::{Id, SystemClock, SystemEntropy, event::Event, id::EventId, manifest::Manifest};
+
+use crate::gate::Unrecorded;
 
 /// An agent with two read tools, one model and one host.
 pub fn manifest() -> Manifest {
@@ -19,4 +23,19 @@ pub fn manifest() -> Manifest {
         }
     }))
     .unwrap()
+}
+
+/// A ledger that takes everything.
+pub struct Nowhere;
+
+impl crate::Records for Nowhere {
+    fn record(&self, event: Event) -> Pin<Box<dyn Future<Output = Result<EventId, Unrecorded>> + Send + '_>> {
+        Box::pin(async move { self.note(event) })
+    }
+    fn note(&self, _: Event) -> Result<EventId, Unrecorded> {
+        Ok(Id::new(&SystemClock, &SystemEntropy))
+    }
+    fn stopped(&self) -> Option<String> {
+        None
+    }
 }

@@ -12,6 +12,7 @@ use cogward_model::{TenantName, UpstreamName, upstream};
 use zeroize::Zeroizing;
 
 use crate::{
+    egress::inspect::echo::Forms,
     mcp::upstream::{Timeouts, ToolServerClient},
     model::provider::{ProviderClient, ProviderTimeouts},
 };
@@ -40,6 +41,17 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// A credential for one inspected host, with what its answers are watched for.
+#[derive(Debug)]
+pub struct StoredCredential {
+    /// Where it belongs.
+    pub config: upstream::EgressCredential,
+    /// The secret.
+    pub(crate) secret: Credential,
+    /// The forms in which it could come back.
+    pub(crate) forms: Arc<Forms>,
+}
+
 type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 
 /// All upstreams of a plane.
@@ -47,6 +59,7 @@ type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 pub struct Upstreams {
     tool_servers: Named<ToolServerClient>,
     providers: Named<ProviderClient>,
+    credentials: Named<StoredCredential>,
 }
 
 impl Upstreams {
@@ -112,6 +125,27 @@ impl Upstreams {
         let client = Arc::new(ProviderClient::new(provider, credential, timeouts)?);
         self.providers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
         Ok(())
+    }
+
+    /// Adds or replaces a credential for an inspected host.
+    pub fn put_egress_credential(&self, config: upstream::EgressCredential, secret: Credential) {
+        let key = (config.tenant.clone(), config.name.clone());
+        let forms = Arc::new(Forms::of(secret.expose()));
+        let stored = Arc::new(StoredCredential { config, secret, forms });
+        self.credentials.write().unwrap_or_else(PoisonError::into_inner).insert(key, stored);
+    }
+
+    /// Removes a credential; the next request does not find it. False when there is none.
+    pub fn remove_egress_credential(&self, tenant: &TenantName, name: &UpstreamName) -> bool {
+        let key = (tenant.clone(), name.clone());
+        self.credentials.write().unwrap_or_else(PoisonError::into_inner).remove(&key).is_some()
+    }
+
+    /// A credential for an inspected host.
+    #[must_use]
+    pub fn egress_credential(&self, tenant: &TenantName, name: &UpstreamName) -> Option<Arc<StoredCredential>> {
+        let key = (tenant.clone(), name.clone());
+        self.credentials.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
     /// A provider.

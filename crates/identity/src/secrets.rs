@@ -5,7 +5,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hkdf::{HKDF_SHA256, Salt},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cogward_model::Entropy;
 use cogward_store::{SecretRow, Store, StoreError, Tx};
@@ -17,6 +20,7 @@ use crate::kek::{self, KekError};
 const SCHEME: &str = "v1.";
 /// A secret is a key or a token, not a document.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Longest name of a sealed secret.
 const NAME_BYTES_MAX: usize = 256;
 
 /// Why a secret cannot be kept or read.
@@ -48,12 +52,22 @@ pub enum SecretError {
 pub struct Secrets {
     store: Store,
     key: Arc<RandomizedNonceKey>,
+    /// What other keys of the plane are derived from; the sealing key itself is used for nothing else.
+    derivation: Arc<Zeroizing<[u8; 32]>>,
 }
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Secrets").finish_non_exhaustive()
     }
+}
+
+/// HKDF-SHA256 (RFC 5869) with a label of ours as salt.
+fn derive(from: &[u8], purpose: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let mut out = Zeroizing::new([0_u8; 32]);
+    let whole = Salt::new(HKDF_SHA256, b"cogward plane key").extract(from);
+    whole.expand(&[purpose], HKDF_SHA256).and_then(|okm| okm.fill(out.as_mut_slice())).ok()?;
+    Some(out)
 }
 
 fn aad(name: &str) -> Aad<Vec<u8>> {
@@ -77,9 +91,19 @@ impl Secrets {
     /// [`KekError`] when the key is missing although something is sealed, others can read it, or it is damaged.
     pub async fn open(keys: &Path, store: Store, entropy: &dyn Entropy) -> Result<Self, KekError> {
         let key = kek::load(keys, store.secrets_exist().await?, entropy)?;
+        let damaged = || KekError::Damaged { path: keys.join("kek") };
+        let derivation = derive(key.as_slice(), b"derivation").ok_or_else(damaged)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, key.as_ref())
             .map_err(|_| KekError::Damaged { path: keys.join("kek") })?;
-        Ok(Self { store, key: Arc::new(key) })
+        Ok(Self { store, key: Arc::new(key), derivation: Arc::new(derivation) })
+    }
+
+    /// A key of the plane for one purpose: the same after every start, and worth nothing for another purpose.
+    ///
+    /// # Errors
+    /// [`SecretError::Seal`] when the cipher refused.
+    pub fn derived(&self, purpose: &'static str) -> Result<Zeroizing<[u8; 32]>, SecretError> {
+        derive(self.derivation.as_slice(), purpose.as_bytes()).ok_or(SecretError::Seal)
     }
 
     /// Seals a secret into the transaction, in place of the one of the same name.

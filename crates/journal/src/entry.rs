@@ -10,6 +10,7 @@ use crate::Cursor;
 
 /// Longest detail of one event, as JSON text; more is replaced by a note that says so.
 pub const DETAIL_BYTES_MAX: usize = 8 * 1024;
+/// Longest kind of an event.
 const KIND_BYTES_MAX: usize = 64;
 
 /// How much attention an event deserves.

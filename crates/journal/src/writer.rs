@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{Cursor, Entry, JournalEvent, JournalOptions, Severity, table::Table};
 
+/// Events that are written at once.
 const BATCH_MAX: usize = 512;
 /// Rows between two looks at the retention bounds.
 const PRUNE_EVERY: u64 = 4_096;

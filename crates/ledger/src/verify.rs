@@ -27,6 +27,7 @@ pub const KEY_FILE: &str = "log.vkey";
 /// The name of the file with the signed checkpoint.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
+/// Largest entry bundle: a full one of the longest entries.
 const BUNDLE_BYTES_MAX: usize = TILE_WIDTH * (2 + 65_535);
 
 /// Which rule a log breaks.

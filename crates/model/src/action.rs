@@ -33,6 +33,17 @@ pub enum Action {
         /// TCP port.
         port: u16,
     },
+    /// One request to an inspected host.
+    Request {
+        /// Canonical lower-case host name, already through the strict parser.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// The method as it was sent.
+        method: String,
+        /// The path as it was sent, without the query.
+        path: String,
+    },
 }
 
 impl Action {
@@ -42,17 +53,19 @@ impl Action {
         match self {
             Self::ToolCall { .. } => "tool.call",
             Self::ModelCall { .. } => "model.call",
-            Self::Egress { .. } => "egress",
+            Self::Egress { .. } | Self::Request { .. } => "egress",
         }
     }
 
-    /// What the action is on, for a person: `files/read_text_file`, `scripted/demo-model`, `host:443`.
+    /// What the action is on, for a person: `files/read_text_file`, `scripted/demo-model`, `host:443`,
+    /// `GET host:443/v1/models`.
     #[must_use]
     pub fn object(&self) -> String {
         match self {
             Self::ToolCall { server, tool } => format!("{server}/{tool}"),
             Self::ModelCall { provider, model, .. } => format!("{provider}/{model}"),
             Self::Egress { host, port } => format!("{host}:{port}"),
+            Self::Request { host, port, method, path } => format!("{method} {host}:{port}{path}"),
         }
     }
 }
@@ -89,6 +102,10 @@ pub struct Amounts {
     pub cost: NanoUsd,
     /// Tool calls.
     pub tool_calls: u64,
+    /// Connections to hosts outside.
+    pub connections: u64,
+    /// Bytes to and from hosts outside.
+    pub egress_bytes: u64,
 }
 
 impl Amounts {
@@ -99,6 +116,8 @@ impl Amounts {
             tokens: self.tokens.saturating_add(other.tokens),
             cost: self.cost.saturating_add(other.cost),
             tool_calls: self.tool_calls.saturating_add(other.tool_calls),
+            connections: self.connections.saturating_add(other.connections),
+            egress_bytes: self.egress_bytes.saturating_add(other.egress_bytes),
         }
     }
 
@@ -109,6 +128,8 @@ impl Amounts {
             tokens: self.tokens.saturating_sub(other.tokens),
             cost: self.cost.saturating_sub(other.cost),
             tool_calls: self.tool_calls.saturating_sub(other.tool_calls),
+            connections: self.connections.saturating_sub(other.connections),
+            egress_bytes: self.egress_bytes.saturating_sub(other.egress_bytes),
         }
     }
 }

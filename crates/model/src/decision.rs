@@ -21,6 +21,8 @@ pub enum RefusalCode {
     Throttled,
     /// An address that no agent may reach: private, link-local, metadata, or one that hides its target.
     AddressRefused,
+    /// The placeholder of a credential where it does not belong.
+    CredentialMisused,
     /// The decision cannot be recorded, so it cannot take effect.
     EvidenceUnavailable,
     /// The upstream is not there or does not answer.
@@ -38,6 +40,7 @@ impl RefusalCode {
             Self::BudgetExceeded => "budget_exceeded",
             Self::Throttled => "throttled",
             Self::AddressRefused => "address_refused",
+            Self::CredentialMisused => "credential_misused",
             Self::EvidenceUnavailable => "evidence_unavailable",
             Self::UpstreamUnavailable => "upstream_unavailable",
         }
@@ -47,7 +50,7 @@ impl RefusalCode {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::LifecycleFence | Self::NotDeclared | Self::AddressRefused => 403,
+            Self::LifecycleFence | Self::NotDeclared | Self::AddressRefused | Self::CredentialMisused => 403,
             Self::InvalidRequest => 400,
             Self::BudgetExceeded => 402,
             Self::Throttled => 429,

@@ -125,6 +125,10 @@ event_types! {
     ToolServerRemoved = "tool_server.removed";
     /// A model provider was added or replaced.
     ProviderAdded = "provider.added";
+    /// A credential for an inspected host was stored or replaced.
+    CredentialAdded = "credential.added";
+    /// A credential for an inspected host was removed and forgotten.
+    CredentialRemoved = "credential.removed";
     /// A run was asked for and accepted.
     RunRequested = "run.requested";
     /// A run was asked for and refused.
@@ -161,6 +165,8 @@ event_types! {
     EgressCompleted = "egress.completed";
     /// The sandbox stopped something.
     SandboxViolation = "sandbox.violation";
+    /// Something that somebody should look into: an attempt on a credential.
+    SecurityFinding = "security.finding";
     /// Evidence was exported.
     EvidenceExported = "evidence.exported";
     /// Evidence was read.
@@ -182,7 +188,7 @@ impl EventType {
         match action {
             crate::action::Action::ToolCall { .. } => Self::ToolCallDecided,
             crate::action::Action::ModelCall { .. } => Self::ModelCallDecided,
-            crate::action::Action::Egress { .. } => Self::EgressDecided,
+            crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressDecided,
         }
     }
 
@@ -192,7 +198,7 @@ impl EventType {
         match action {
             crate::action::Action::ToolCall { .. } => Self::ToolCallCompleted,
             crate::action::Action::ModelCall { .. } => Self::ModelCallCompleted,
-            crate::action::Action::Egress { .. } => Self::EgressCompleted,
+            crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressCompleted,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod decision;
 pub mod digest;
 pub mod event;
 pub mod floor;
+pub mod http_scope;
 pub mod id;
 pub mod limits;
 pub mod listener;

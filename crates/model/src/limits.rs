@@ -16,6 +16,43 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const RUN_CONNECTIONS_MAX: usize = 256;
 /// Governed calls that one run may have in flight at once.
 pub const RUN_CALLS_IN_FLIGHT_MAX: usize = 64;
+/// Request bodies that are held for one run at once, in bytes: four of the largest, or a hundred of a long
+/// conversation. What a call sends on is held until the call has ended.
+pub const RUN_BODY_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
+/// Request bodies that are held for the whole plane at once, in bytes; less where memory is small. One tenant takes
+/// at most half of it.
+pub const PLANE_BODY_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Answers that are held for one run until its agent has read them, in bytes: two of the largest.
+pub const RUN_ANSWER_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
+/// Answers that are held for the whole plane, in bytes; less where memory is small. One tenant takes at most half of it.
+pub const PLANE_ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Bodies and answers may each take one part in so many of the memory that the plane has.
+pub const MEMORY_SHARE: usize = 8;
+/// An answer up to this length, in bytes, is read before room is taken for it; calls in flight are counted.
+pub const FREE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Pieces of one streamed answer that wait for its agent, in bytes.
+pub const STREAM_WAITING_BYTES_MAX: usize = 64 * 1024;
+/// How long an agent that may run is waited for to take more of an answer, in milliseconds.
+pub const AGENT_STALL_MS_MAX: u64 = 120_000;
+/// Connections that a run may open outside at once, after a time without any.
+pub const CONNECT_BURST: u32 = 50;
+/// Time for each connection outside after that, in milliseconds: 20 a second. It delays, it does not refuse, and
+/// never longer than [`RUN_CONNECTIONS_MAX`] of them take.
+pub const CONNECT_INTERVAL_MS: u64 = 50;
+/// Bytes outside that a connection reserves first where they are limited; doubled with each further instalment.
+pub const EGRESS_INSTALMENT_BYTES_MIN: u64 = 256 * 1024;
+/// The largest instalment.
+pub const EGRESS_INSTALMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Largest telemetry export, in bytes as it is sent.
+pub const TELEMETRY_REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Largest telemetry export, in bytes when it is unpacked.
+pub const TELEMETRY_INFLATED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What is kept of a run's telemetry, in bytes; the rest is counted and dropped.
+pub const RUN_TELEMETRY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Telemetry exports of a run that are taken at once, after a time without any.
+pub const TELEMETRY_BURST: u32 = 64;
+/// Time for each telemetry export after that, in milliseconds.
+pub const TELEMETRY_INTERVAL_MS: u64 = 125;
 /// Time an agent has to send the head of a request, in milliseconds.
 pub const REQUEST_HEAD_MS_MAX: u64 = 10_000;
 /// Time an agent has to send the body of a request, in milliseconds.

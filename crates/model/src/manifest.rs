@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel, violation::Reaction};
+use crate::{
+    AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel, action::Amounts, http_scope::PathPattern,
+    violation::Reaction,
+};
 
 mod files;
 
@@ -74,6 +77,9 @@ pub struct Spec {
     pub sandbox: Sandbox,
     /// What it may use up.
     pub budgets: Budgets,
+    /// Whether its OpenTelemetry exports are taken.
+    #[serde(default)]
+    pub telemetry: Telemetry,
     /// What must be recorded, and for how long it is kept.
     #[serde(default)]
     pub evidence: EvidenceNeeds,
@@ -261,6 +267,44 @@ pub struct EgressGrant {
     /// Whether the connection must be TLS to that very host (the default), or may be anything.
     #[serde(default)]
     pub protocol: EgressProtocol,
+    /// With it, the plane ends the agent's TLS and decides each request by itself; only with `protocol: tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspect: Option<Inspect>,
+}
+
+/// The requests that may be made to an inspected host; every other one is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inspect {
+    /// The methods, in upper case.
+    pub methods: Vec<String>,
+    /// The paths: `/v1/models`, `/repos/*/issues`, `/v1/*`.
+    pub paths: Vec<PathPattern>,
+    /// The credential whose placeholder the plane replaces in requests to this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialGrant>,
+}
+
+/// A stored credential that requests may use. The agent only ever holds its placeholder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialGrant {
+    /// Its name, as the operator stored it for the tenant.
+    pub name: UpstreamName,
+    /// The variable in which the agent finds the placeholder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+}
+
+/// What stands for a credential in the agent's requests, followed by its name.
+pub const PLACEHOLDER_PREFIX: &str = "cogward-placeholder:";
+
+impl CredentialGrant {
+    /// What the agent writes where the credential belongs.
+    #[must_use]
+    pub fn placeholder(&self) -> String {
+        format!("{PLACEHOLDER_PREFIX}{}", self.name)
+    }
 }
 
 /// What may be spoken on a permitted connection.
@@ -440,8 +484,35 @@ pub struct RunBudget {
     pub cost_usd: NanoUsd,
     /// Tool calls.
     pub tool_calls: u64,
+    /// Connections to declared hosts; each request of plain HTTP is one.
+    #[serde(default = "default_connections")]
+    pub connections: u64,
+    /// MiB to and from declared hosts together; without it only connections are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_mib: Option<u64>,
     /// Seconds from start to end; time suspended counts.
     pub wall_clock_seconds: u64,
+}
+
+/// Connections of a run whose manifest does not say.
+pub const DEFAULT_RUN_CONNECTIONS: u64 = 10_000;
+
+fn default_connections() -> u64 {
+    DEFAULT_RUN_CONNECTIONS
+}
+
+impl RunBudget {
+    /// The limits as amounts.
+    #[must_use]
+    pub fn limits(&self) -> Amounts {
+        Amounts {
+            tokens: self.tokens,
+            cost: self.cost_usd,
+            tool_calls: self.tool_calls,
+            connections: self.connections,
+            egress_bytes: bytes_of(self.egress_mib),
+        }
+    }
 }
 
 /// What all runs of an agent may use up together.
@@ -454,6 +525,53 @@ pub struct AgentBudget {
     pub cost_usd: NanoUsd,
     /// Tool calls.
     pub tool_calls: u64,
+    /// Connections to declared hosts; without it only those of each run are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// MiB to and from declared hosts together; without it only those of each run are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_mib: Option<u64>,
+}
+
+impl AgentBudget {
+    /// The limits as amounts.
+    #[must_use]
+    pub fn limits(&self) -> Amounts {
+        Amounts {
+            tokens: self.tokens,
+            cost: self.cost_usd,
+            tool_calls: self.tool_calls,
+            connections: self.connections.unwrap_or(u64::MAX),
+            egress_bytes: bytes_of(self.egress_mib),
+        }
+    }
+}
+
+/// What is not limited has a limit that cannot be reached.
+fn bytes_of(mib: Option<u64>) -> u64 {
+    mib.map_or(u64::MAX, |mib| mib.saturating_mul(1024 * 1024))
+}
+
+/// What happens to the OpenTelemetry signals (traces, metrics, logs) of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Telemetry {
+    /// The SDK in the agent is turned off, and there is nothing to export to.
+    #[default]
+    Refuse,
+    /// They are kept with the run, within bounds, as operational data.
+    Accept,
+}
+
+impl Telemetry {
+    /// The word used in the manifest.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Accept => "accept",
+        }
+    }
 }
 
 /// What must be recorded, and for how long it is kept.

@@ -48,6 +48,23 @@ pub enum ToolTransport {
     },
 }
 
+/// A credential for one inspected host. The plane keeps the secret sealed and puts it in the place of its
+/// placeholder, in one header of requests to that host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EgressCredential {
+    /// The tenant whose agents may use it.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.egress[].inspect.credential.name`.
+    pub name: UpstreamName,
+    /// The one host that it is sent to, in canonical form.
+    pub host: String,
+    /// The port of it.
+    pub port: u16,
+    /// The one header in which the placeholder may stand, in lower case.
+    pub header: String,
+}
+
 /// A registered model provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -16,6 +16,8 @@ pub struct Known {
     pub tool_servers: BTreeMap<UpstreamName, Option<BTreeSet<ToolName>>>,
     /// The providers of the tenant, each with the models that have a price.
     pub providers: BTreeMap<UpstreamName, BTreeSet<String>>,
+    /// The credentials of the tenant, each with the host and port that it belongs to.
+    pub credentials: BTreeMap<UpstreamName, (String, u16)>,
 }
 
 /// Everything in a manifest that the plane does not have. Empty when it can be registered.
@@ -79,6 +81,22 @@ pub fn check(parsed: &Parsed, known: &Known) -> Findings {
             }
             Some(_) => {}
         }
+    }
+    for (n, grant) in manifest.spec.permissions.egress.iter().enumerate() {
+        let Some(name) = grant.inspect.as_ref().and_then(|i| i.credential.as_ref()).map(|c| &c.name) else { continue };
+        let path = format!("spec.permissions.egress[{n}].inspect.credential.name");
+        let (problem, fix) = match known.credentials.get(name) {
+            None => (
+                format!("tenant `{tenant}` has no credential `{name}`"),
+                format!("store it with `cogward credential add {name} --host {} --credential-file FILE`", grant.host),
+            ),
+            Some((host, port)) if (host, port) != (&grant.host, &grant.port) => (
+                format!("the credential `{name}` does not belong to `{}:{}`", grant.host, grant.port),
+                "name the credential of this host; a credential is sent to the one host that it was stored for".into(),
+            ),
+            Some(_) => continue,
+        };
+        findings.push(places.finding(&path, "unknown-credential", problem, fix));
     }
     findings
 }

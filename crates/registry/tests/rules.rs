@@ -23,6 +23,7 @@ fn known() -> Known {
         tenants: ["default".parse().unwrap()].into(),
         tool_servers: BTreeMap::from([("files".parse().unwrap(), Some(tools))]),
         providers: BTreeMap::from([("scripted".parse().unwrap(), BTreeSet::from(["demo-model".to_owned()]))]),
+        ..Known::default()
     }
 }
 

@@ -1,15 +1,17 @@
-//! What it costs to start and to end an agent: the same shell directly, under bubblewrap, and under profile
-//! `standard` with its probes, control groups, filters and listeners, in turns and in one run.
+//! What it costs to start and to end an agent: the same shell directly, under bubblewrap, and under each profile with its
+//! probes, control groups, filters and listeners, in turns and in one run; from a sandbox that was made before; and what
+//! many idle ones hold.
 //!
-//! `cargo bench -p cogward-sandbox`. The executable is its own supervisor: `supervise <run_dir>` is the role, as
-//! in the product. Launches are 60 ms apart, because a kernel that has just made namespaces makes them faster.
+//! Profiles that another runtime carries are measured where that runtime is (runc, crun, runsc), through the same
+//! supervisor. `cargo bench -p cogward-sandbox`. The executable is its own supervisor: `supervise <run_dir>` is the role,
+//! as in the product. Launches are 60 ms apart, because a kernel that has just made namespaces makes them faster.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a measurement, not the product")]
 
 use std::{
     fs,
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -18,7 +20,7 @@ use cogward_model::{
     Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
-use cogward_sandbox::{DriverSettings, LaunchSpec, ReadOnlyMount, Root, launch};
+use cogward_sandbox::{DriverSettings, LateInput, LaunchSpec, ReadOnlyMount, Root, RuntimeKind, launch};
 
 const ROUNDS: u32 = 40;
 const APART: Duration = Duration::from_millis(60);
@@ -59,11 +61,53 @@ const BWRAP: [&str; 29] = [
 ];
 
 /// What one launch took.
+#[derive(Clone, Copy)]
 struct Launch {
     held: Duration,
     first_byte: Duration,
     kill: Duration,
     kill_seen: Duration,
+}
+
+/// How a launch is made.
+#[derive(Clone)]
+struct Kind {
+    name: String,
+    profile: Profile,
+    driver: DriverSettings,
+    /// Made before, and only given its input in time that counts.
+    warm: bool,
+}
+
+fn kinds() -> Vec<Kind> {
+    let native = |name: &str, profile, warm| Kind { name: name.into(), profile, driver: DriverSettings::Native, warm };
+    let mut kinds = vec![
+        native("standard", Profile::Standard, false),
+        native("hardened", Profile::Hardened, false),
+        native("standard, made before", Profile::Standard, true),
+        native("hardened, made before", Profile::Hardened, true),
+    ];
+    for (program, kind, profile) in [
+        ("crun", RuntimeKind::Crun, Profile::Container),
+        ("runc", RuntimeKind::Runc, Profile::Container),
+        ("runsc", RuntimeKind::Runsc, Profile::Gvisor),
+    ] {
+        match installed(program) {
+            Some(runtime) => kinds.push(Kind {
+                name: format!("{} by {program}", profile.as_str()),
+                profile,
+                driver: DriverSettings::Oci { runtime, kind, platform: None },
+                warm: false,
+            }),
+            None => println!("!! {program} is not here (apt-get install {program}): not measured"),
+        }
+    }
+    kinds
+}
+
+fn installed(program: &str) -> Option<PathBuf> {
+    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin"];
+    places.iter().map(|place| Path::new(place).join(program)).find(|path| path.is_file())
 }
 
 fn main() -> ExitCode {
@@ -78,7 +122,8 @@ fn main() -> ExitCode {
         println!("!! bubblewrap is not here or cannot make namespaces (apt-get install bubblewrap): not compared");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (mut plain, mut wrapped, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    let kinds = kinds();
+    let (mut plain, mut wrapped, mut ours) = (Vec::new(), Vec::new(), vec![Vec::new(); kinds.len()]);
     for round in 0..ROUNDS {
         std::thread::sleep(APART);
         plain.push(spawned(Command::new(AGENT[0]).args(&AGENT[1..])));
@@ -86,8 +131,10 @@ fn main() -> ExitCode {
             std::thread::sleep(APART);
             wrapped.push(spawned(Command::new("bwrap").args(BWRAP).args(AGENT)));
         }
-        std::thread::sleep(APART);
-        ours.push(runtime.block_on(sandboxed(round)));
+        for (kind, took) in kinds.iter().zip(&mut ours) {
+            std::thread::sleep(APART);
+            took.push(runtime.block_on(sandboxed(kind, round)));
+        }
     }
     println!("{:<44} {:>9} {:>9} {:>9}", format!("{ROUNDS} launches, 60 ms apart"), "p50 ms", "p99 ms", "x bwrap");
     let reference = (!wrapped.is_empty()).then(|| at(&mut wrapped.clone(), 50));
@@ -95,13 +142,80 @@ fn main() -> ExitCode {
     if bwrap {
         row("agent's first byte, bwrap", wrapped, reference);
     }
-    let part = |f: fn(&Launch) -> Duration| ours.iter().map(f).collect::<Vec<_>>();
-    row("agent's first byte, standard", part(|l| l.first_byte), reference);
-    row("  launch until held, probes passed", part(|l| l.held), None);
-    row("  start until first byte", part(|l| l.first_byte.saturating_sub(l.held)), None);
-    row("kill, command to no process left", part(|l| l.kill), None);
-    row("kill, as the plane sees it", part(|l| l.kill_seen), None);
+    for (kind, took) in kinds.iter().zip(&ours) {
+        let part = |f: fn(&Launch) -> Duration| took.iter().map(f).collect::<Vec<_>>();
+        row(&format!("agent's first byte, {}", kind.name), part(|l| l.first_byte), reference);
+        if !kind.warm {
+            row("  launch until held, probes passed", part(|l| l.held), None);
+            row("  kill, as the plane sees it", part(|l| l.kill_seen), None);
+        }
+    }
+    let standard = ours.first().map(|took| took.iter().map(|l| l.kill).collect::<Vec<_>>()).unwrap_or_default();
+    row("kill in standard, command to none left", standard, None);
+    runtime.block_on(density());
     ExitCode::SUCCESS
+}
+
+/// Sandboxes that are there at once.
+const MANY: u32 = 200;
+/// Of them, made at a time.
+const AT_A_TIME: usize = 8;
+
+/// What many idle agents hold, each in a sandbox of its own: in its control groups, and in its supervisor.
+async fn density() {
+    let begin = Instant::now();
+    let mut making = tokio::task::JoinSet::new();
+    let mut runs = Vec::new();
+    for slot in 0..MANY {
+        if making.len() >= AT_A_TIME {
+            runs.extend(making.join_next().await.map(Result::unwrap));
+        }
+        making.spawn(async move {
+            let (data, spec) = spec(Profile::Standard, DriverSettings::Native, 5_000 + slot);
+            let run = launch(&std::env::current_exe().unwrap(), &spec).await.unwrap();
+            run.start().await.unwrap();
+            (data, run)
+        });
+    }
+    while let Some(made) = making.join_next().await {
+        runs.push(made.unwrap());
+    }
+    let made = begin.elapsed();
+    let (mut peaks, mut supervisors) = (Vec::new(), Vec::new());
+    for (_, run) in &runs {
+        peaks.push(run.usage().await.unwrap().memory_peak_bytes / 1024);
+        supervisors.push(private_kib(run.supervisor()));
+    }
+    let begin = Instant::now();
+    let mut ending = tokio::task::JoinSet::new();
+    for (_, run) in &runs {
+        let run = run.clone();
+        ending.spawn(async move { run.kill().await.unwrap().empty });
+    }
+    while let Some(empty) = ending.join_next().await {
+        assert!(empty.unwrap());
+    }
+    let ended = begin.elapsed();
+    println!("\n{MANY} sandboxes of profile standard at once, an idle shell in each");
+    println!("{:<44} {:>9.1} ms each", "made and started, 8 at a time", millis(made) / f64::from(MANY));
+    println!("{:<44} {:>9.1} ms all", "killed, every group seen empty", millis(ended));
+    println!("{:<44} {:>9} KiB p50", "memory of a run's groups, at its peak", middle(peaks));
+    println!("{:<44} {:>9} KiB p50", "private memory of a run's supervisor", middle(supervisors));
+}
+
+fn middle(mut all: Vec<u64>) -> u64 {
+    all.sort_unstable();
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+/// What a process holds that it shares with nobody, in KiB.
+fn private_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    of("Private_Clean:") + of("Private_Dirty:")
 }
 
 fn row(what: &str, mut times: Vec<Duration>, reference: Option<Duration>) {
@@ -130,35 +244,48 @@ fn spawned(command: &mut Command) -> Duration {
     took
 }
 
-async fn sandboxed(round: u32) -> Launch {
+/// A launch of the agent, and the directory that it lives in.
+fn spec(profile: Profile, driver: DriverSettings, slot: u32) -> (tempfile::TempDir, LaunchSpec) {
     let data = tempfile::tempdir().unwrap();
     let (run_dir, code) = (data.path().join("run"), data.path().join("code"));
     for dir in [&run_dir, &code] {
         fs::create_dir(dir).unwrap();
     }
-    let log = run_dir.join("stdout.log");
     let spec = LaunchSpec {
         run: Id::new(&SystemClock, &SystemEntropy),
         run_dir,
-        profile: Profile::Standard,
-        driver: DriverSettings::Native,
+        profile,
+        driver,
         resources: Resources { memory_mib: 256, workspace_mib: 8, pids: 32, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: code, at: "/app".into() }],
         argv: AGENT.map(str::to_owned).to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: "/app".into(),
-        files: Vec::new(),
+        files: vec![("input.json".into(), Vec::new())],
         stdin: Vec::new(),
         late_input: false,
-        uid_slot: (std::process::id() % 3_000) * 10 + round % 10,
+        uid_slot: slot,
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
         storage: cogward_sandbox::storage::Storage::default(),
     };
+    (data, spec)
+}
+
+async fn sandboxed(kind: &Kind, round: u32) -> Launch {
+    let slot = (std::process::id() % 400) * 10 + round % 10;
+    let (_data, mut spec) = spec(kind.profile, kind.driver.clone(), slot);
+    spec.late_input = kind.warm;
+    let log = spec.run_dir.join("stdout.log");
     let begin = Instant::now();
     let run = launch(&std::env::current_exe().unwrap(), &spec).await.unwrap();
     let held = begin.elapsed();
+    let begin = if kind.warm { Instant::now() } else { begin };
+    if kind.warm {
+        run.give_input(&LateInput { file: b"null".to_vec(), stdin: Vec::new() }).await.unwrap();
+        assert!(run.attest().await.unwrap().is_some());
+    }
     run.start().await.unwrap();
     while fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
         assert!(begin.elapsed() < Duration::from_secs(20), "the agent said nothing");

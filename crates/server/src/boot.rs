@@ -15,7 +15,7 @@ use cogward_api::{Doctor, ProfileReport};
 use cogward_budget::Budgets;
 use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_gateway::{Credential as UpstreamCredential, FenceState, Gateway, Tally};
+use cogward_gateway::{Credential as UpstreamCredential, EgressOptions, FenceState, Gateway, InspectionKey, Tally};
 use cogward_identity::{Credential, Operators, Role, Secrets};
 use cogward_journal::{Journal, JournalEvent, JournalOptions};
 use cogward_model::{
@@ -32,12 +32,12 @@ use zeroize::Zeroizing;
 pub use crate::http::ListenError;
 use crate::{
     ServeOptions,
-    adapters::{HostSandboxes, PlaneLedger, RunGateways},
+    adapters::{HostSandboxes, JournalNotices, PlaneLedger, RunGateways},
     budgets,
     data_dir::{DataDir, DataDirError},
     described::described,
     events::by_plane,
-    handlers::{providers, tool_servers},
+    handlers::{credentials, providers, tool_servers},
     http,
     plane::{App, Plane},
     routes, witness,
@@ -163,7 +163,13 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let budgets = Arc::new(Budgets::new());
     let earlier = Mutex::new(restore_budgets(&store, &evidence, &budgets).await?);
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
-    let gateway = Gateway::new(ledger.clone(), budgets.clone(), clock.clone());
+    let egress = EgressOptions {
+        static_hosts: options.egress_hosts,
+        inspection_key: Some(InspectionKey::new(secrets.derived("inspection")?)),
+        notices: Some(Arc::new(JournalNotices(journal.clone()))),
+        ..EgressOptions::default()
+    };
+    let gateway = Gateway::with_egress(ledger.clone(), budgets.clone(), clock.clone(), egress);
     open_upstreams(&store, &secrets, &gateway).await?;
     let (host, missing, report) = probe(&options.supervisor_exe, data.root(), &options.sandboxes).await?;
     let files = RunFiles::new(data.join("runs"));
@@ -179,7 +185,12 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
             missing,
             report,
         )),
-        gateways: Arc::new(RunGateways { gateway: gateway.clone(), budgets: budgets.clone(), earlier }),
+        gateways: Arc::new(RunGateways {
+            gateway: gateway.clone(),
+            budgets: budgets.clone(),
+            files: files.clone(),
+            earlier,
+        }),
         files: files.clone(),
         packages,
         clock: clock.clone(),
@@ -368,6 +379,21 @@ async fn open_upstreams_of(
             let credential = secret(secrets, &providers::secret_name(tenant, &name)).await?;
             if let Err(error) = gateway.upstreams().put_provider(row.config, credential) {
                 tracing::error!(%tenant, provider = %name, %error, "a provider cannot be used");
+            }
+        }
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => break,
+        }
+    }
+    let mut page = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = store.credentials(tenant, &page).await?;
+        for row in found.items {
+            let name = row.config.name.clone();
+            match secret(secrets, &credentials::secret_name(tenant, &name)).await? {
+                Some(secret) => gateway.upstreams().put_egress_credential(row.config, secret),
+                None => tracing::error!(%tenant, credential = %name, "a credential has no secret"),
             }
         }
         match found.next {

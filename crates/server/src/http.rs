@@ -12,6 +12,8 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::linger::Lingering;
+
 /// Connections at once; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 1_024;
 /// Headers of one request.
@@ -77,6 +79,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, closing: Cancel
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let closing = closing.clone();
+        let stream = Lingering::new(stream, closing.clone());
         connections.spawn(async move {
             let _slot = slot;
             let connection = http1::Builder::new()

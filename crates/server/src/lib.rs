@@ -19,11 +19,12 @@ mod failure;
 mod handlers;
 mod http;
 mod idempotency;
+mod linger;
 mod plane;
 mod routes;
 mod witness;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
 pub use cogward_engine::Attesting;
 use cogward_sandbox::SandboxConfig;
@@ -41,6 +42,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The program that is started as `<program> supervise <run dir>` for every run.
     pub supervisor_exe: PathBuf,
+    /// Hosts that are dialled at exactly these addresses, without a look-up and without the check of addresses.
+    pub egress_hosts: HashMap<String, Vec<SocketAddr>>,
     /// What carries the profiles that the kernel's own means do not.
     pub sandboxes: SandboxConfig,
     /// How often the sandboxes of runs are examined.

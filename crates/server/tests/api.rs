@@ -15,6 +15,7 @@ fn example(path: &str) -> String {
         .replace("{version}", "1.0.0")
         .replace("{tool_server}", "files")
         .replace("{provider}", "openai")
+        .replace("{credential}", "github")
         .replace("{tier}", "staging")
         .replace("{operator}", "opr_01K00000000000000000000000")
         .replace("{run}", "run_01K00000000000000000000000")
@@ -88,6 +89,28 @@ async fn malformed_bodies_are_refused_alike_everywhere() {
         let large = format!("{{\"reason\": \"{}\"}}", "x".repeat(9 << 20));
         let answer = plane.ask(method, &path, &[json_type], large.as_bytes()).await;
         is_problem(&answer, 413, "payload_too_large");
+    }
+}
+
+/// Clients that read an answer only when they have sent everything.
+#[tokio::test]
+async fn a_client_that_sends_to_the_end_is_told_that_it_was_too_much() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let plane = Plane::start().await;
+    for (credential, wanted) in [(plane.credential(), 413), ("cwo_nonsense".to_owned(), 401)] {
+        let mut stream = tokio::net::TcpStream::connect(plane.address()).await.unwrap();
+        let body = vec![b'x'; 40 << 20];
+        let head = format!(
+            "POST /api/v1/runs HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {credential}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            plane.address(),
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{answer}");
     }
 }
 

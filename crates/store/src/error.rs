@@ -18,6 +18,8 @@ pub enum Noun {
     ToolServer,
     /// A model provider.
     Provider,
+    /// A credential for an inspected host.
+    Credential,
     /// A sealed secret.
     Secret,
     /// A floor of sandbox profiles.
@@ -39,6 +41,7 @@ impl fmt::Display for Noun {
             Self::Version => "version",
             Self::ToolServer => "tool server",
             Self::Provider => "provider",
+            Self::Credential => "credential",
             Self::Secret => "secret",
             Self::Floor => "floor",
             Self::Run => "run",

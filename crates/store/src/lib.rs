@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod agents;
+mod credentials;
 mod error;
 mod floors;
 mod idempotency;
@@ -40,6 +41,7 @@ use sqlx::{
 use tokio::sync::Mutex;
 
 pub use agents::AgentRow;
+pub use credentials::CredentialRow;
 pub use error::{Noun, OpenError, StoreError};
 pub use floors::{FloorRow, FloorRows};
 pub use idempotency::IdempotencyRow;

@@ -11,6 +11,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0002_floors", include_str!("../migrations/0002_floors.sql")),
     ("0003_operator_rotation", include_str!("../migrations/0003_operator_rotation.sql")),
     ("0004_warm", include_str!("../migrations/0004_warm.sql")),
+    ("0005_credentials", include_str!("../migrations/0005_credentials.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

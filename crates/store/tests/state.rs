@@ -447,7 +447,6 @@ async fn the_stricter_floor_holds_and_says_who_set_it() {
 
 #[tokio::test]
 async fn a_database_of_the_first_schema_is_brought_up_with_what_it_holds() {
-    use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     let mut old = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();

@@ -35,6 +35,7 @@ pub struct Plane {
     options: Vec<String>,
     url: String,
     token: String,
+    env: Vec<(String, String)>,
 }
 
 /// What a command printed and how it ended.
@@ -64,7 +65,7 @@ impl Plane {
     pub fn start(exe: impl AsRef<Path>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data, &[])
+        Self::start_with(exe.as_ref(), home, data, &[], &[])
     }
 
     /// Starts a plane on a fresh data directory with more options of `serve`.
@@ -72,9 +73,17 @@ impl Plane {
     /// # Errors
     /// When it does not come up; the error holds what it printed.
     pub fn start_serving(exe: impl AsRef<Path>, options: &[&str]) -> Result<Self> {
+        Self::start_configured(exe, options, &[])
+    }
+
+    /// Starts a plane on a fresh data directory with more options of `serve` and variables of its own.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds what it printed.
+    pub fn start_configured(exe: impl AsRef<Path>, options: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data, options)
+        Self::start_with(exe.as_ref(), home, data, options, env)
     }
 
     /// Starts a plane on a data directory that the test chose, for its disk.
@@ -83,7 +92,7 @@ impl Plane {
     /// When it does not come up; the error holds what it printed.
     pub fn start_in(exe: impl AsRef<Path>, data: &Path) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
-        Self::start_with(exe.as_ref(), home, data.to_owned(), &[])
+        Self::start_with(exe.as_ref(), home, data.to_owned(), &[], &[])
     }
 
     /// Starts a plane on a fresh data directory, with what carries the profiles that the native driver does not.
@@ -94,7 +103,7 @@ impl Plane {
         let home = tempfile::Builder::new().prefix("cogward-test").tempdir()?;
         fs::write(home.path().join(SANDBOX_CONFIG), sandbox_config)?;
         let data = home.path().join("data");
-        Self::start_with(exe.as_ref(), home, data, &[])
+        Self::start_with(exe.as_ref(), home, data, &[], &[])
     }
 
     /// The variable that names the sandbox configuration, where there is one.
@@ -103,10 +112,11 @@ impl Plane {
         path.exists().then_some(("COGWARD_SANDBOX_CONFIG", path))
     }
 
-    fn start_with(exe: &Path, home: TempDir, data: PathBuf, options: &[&str]) -> Result<Self> {
+    fn start_with(exe: &Path, home: TempDir, data: PathBuf, options: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (url, token) = (String::new(), String::new());
-        let mut plane = Self { exe: exe.into(), home, data, child: None, options, url, token };
+        let mut plane = Self { exe: exe.into(), home, data, child: None, options, env, url, token };
         plane.up()?;
         ensure!(!plane.token.is_empty(), "the first start printed no operator credential");
         Ok(plane)
@@ -159,6 +169,7 @@ impl Plane {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
             .args(&self.options)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("COGWARD_URL")
             .env_remove("COGWARD_TOKEN")
             .env_remove("COGWARD_SANDBOX_CONFIG")

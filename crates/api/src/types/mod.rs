@@ -27,4 +27,6 @@ pub use plane::{
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};
-pub use upstreams::{Credential, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut};
+pub use upstreams::{
+    Credential, EgressCredential, EgressCredentialPut, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut,
+};

@@ -121,6 +121,8 @@ pub struct RunUsage {
     pub model_calls: u64,
     /// Connections that were opened.
     pub connections: u64,
+    /// Bytes to and from hosts outside.
+    pub egress_bytes: u64,
     /// Calls and connections that were refused.
     pub refusals: u64,
     /// Processor time of all its processes, in milliseconds.
@@ -146,6 +148,11 @@ pub struct RunLimits {
     pub cost_usd: NanoUsd,
     /// Tool calls.
     pub tool_calls: u64,
+    /// Connections to declared hosts.
+    pub connections: u64,
+    /// MiB to and from declared hosts together, if they are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_mib: Option<u64>,
     /// Seconds from start to end.
     pub wall_clock_seconds: u64,
 }

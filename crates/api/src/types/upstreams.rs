@@ -107,6 +107,55 @@ pub struct ProviderPut {
     pub reason: Option<String>,
 }
 
+/// A credential for one inspected host. The secret never comes out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EgressCredential {
+    /// The tenant whose agents may use it.
+    pub tenant: TenantName,
+    /// Its name in manifests, `permissions.egress[].inspect.credential.name`.
+    pub name: UpstreamName,
+    /// The one host that it is sent to.
+    pub host: String,
+    /// The port of it.
+    pub port: u16,
+    /// The one header in which its placeholder is replaced.
+    pub header: String,
+    /// What an agent writes in its place.
+    pub placeholder: String,
+    /// When it was stored or last replaced.
+    pub updated: Timestamp,
+}
+
+/// A credential to be stored or replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EgressCredentialPut {
+    /// The one host that it is sent to: an exact name, as manifests declare it.
+    pub host: String,
+    /// The port of it.
+    #[serde(default = "https")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// The one header in which its placeholder is replaced.
+    #[serde(default = "authorization")]
+    pub header: String,
+    /// The secret that the plane is to keep sealed: what stands in the placeholder's place.
+    #[schemars(extend("writeOnly" = true))]
+    pub credential: Credential,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000))]
+    pub reason: Option<String>,
+}
+
+fn https() -> u16 {
+    443
+}
+
+fn authorization() -> String {
+    "authorization".to_owned()
+}
+
 /// The reason of a command without a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

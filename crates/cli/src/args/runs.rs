@@ -54,6 +54,12 @@ pub enum Run {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Print the OpenTelemetry exports of a run, one JSON object a line
+    #[command(after_help = "Example:\n  cogward run telemetry RUN | jq .items")]
+    Telemetry {
+        /// The run
+        run: RunId,
+    },
     /// List what became of a run's declared outputs
     Artifacts {
         /// The run

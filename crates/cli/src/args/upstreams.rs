@@ -1,4 +1,4 @@
-//! `cogward tool-server` and `cogward provider`.
+//! `cogward tool-server`, `cogward provider` and `cogward credential`.
 
 use std::path::PathBuf;
 
@@ -182,4 +182,66 @@ fn price(text: &str) -> Result<(String, Price), String> {
     let output_per_million =
         output.parse().map_err(|error: cogward_model::money::ParseMoneyError| error.to_string())?;
     Ok((model.to_owned(), Price { input_per_million, output_per_million }))
+}
+
+/// `credential`
+#[derive(Debug, Subcommand)]
+pub enum Credential {
+    /// Store or replace a credential for one inspected host
+    #[command(
+        after_help = "The plane keeps the secret sealed. An agent whose manifest names it holds only the placeholder\n\
+        `cogward-placeholder:NAME`, which the plane replaces in the one header of requests to the one host.\n\n\
+        Examples:\n  \
+        cogward credential add github --host api.github.com --credential-file token.txt\n  \
+        cogward credential add search --host api.search.example --header x-api-key --credential-file key.txt\n  \
+        vault read -field=token kv/github | cogward credential add github --host api.github.com --credential-file -"
+    )]
+    Add(CredentialAdd),
+    /// List credentials and the hosts that they belong to
+    List {
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        limit: LimitFlag,
+    },
+    /// Show where a credential belongs; the secret is never shown
+    Show {
+        /// Its name
+        name: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+    /// Forget a credential; the next request does not have it
+    #[command(after_help = "Example:\n  cogward credential remove github --reason \"the token leaked\"")]
+    Remove {
+        /// Its name
+        name: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+}
+
+/// `credential add`
+#[derive(Debug, Args)]
+pub struct CredentialAdd {
+    /// Its name in manifests, `permissions.egress[].inspect.credential.name`
+    pub name: UpstreamName,
+    /// The one host that it is sent to
+    #[arg(long, value_name = "HOST")]
+    pub host: String,
+    /// The port of the host
+    #[arg(long, value_name = "PORT", default_value_t = 443, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The one header in which the placeholder is replaced
+    #[arg(long, value_name = "HEADER", default_value = "authorization")]
+    pub header: String,
+    /// A file with the secret alone, without `Bearer`; `-` reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    pub credential_file: PathBuf,
+    #[command(flatten)]
+    pub tenant: TenantFlag,
+    #[command(flatten)]
+    pub reason: ReasonMaybe,
 }

@@ -118,7 +118,7 @@ impl Show for ProfileReport {
 fn local(doctor: &args::Doctor, session: &Session<'_>) -> Result<Doctor, Failure> {
     let config = settings::sandbox_config(&doctor.drivers, session.variables)?;
     let exe = std::env::current_exe().map_err(|e| Failure::local("cannot find this program's own file", e))?;
-    let report =
-        cogward_sandbox::doctor::probe_with(&exe, std::path::Path::new("/"), &config).map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    let report = cogward_sandbox::doctor::probe_with(&exe, std::path::Path::new("/"), &config)
+        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
     Ok(cogward_server::described(report))
 }

@@ -31,6 +31,7 @@ pub fn run(command: args::Run, session: &mut Session<'_>) -> Result<Exit, Failur
             let run: Run = session.client()?.get(&paths::run(run))?;
             session.output.one(&run).map(|()| Exit::Done)
         }
+        args::Run::Telemetry { run } => telemetry(run, session),
         args::Run::Logs { run, stream, follow } => logs(run, stream, follow, session),
         args::Run::Artifacts { run } => files::list(run, session),
         args::Run::Artifact { run, name, to } => files::fetch(run, &name, to, session),
@@ -114,6 +115,21 @@ fn data(session: &mut Session<'_>, bytes: &[u8]) -> Result<(), Failure> {
         session.output.data(printable(&String::from_utf8_lossy(bytes)).as_bytes())
     } else {
         session.output.data(bytes)
+    }
+}
+
+fn telemetry(run: RunId, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let mut lines = client.read(&paths::run_telemetry(run), "application/x-ndjson")?;
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let read = lines
+            .read(&mut chunk)
+            .map_err(|error| Failure::new(Exit::Unreachable, format!("the plane broke off: {error}")))?;
+        if read == 0 {
+            return Ok(Exit::Done);
+        }
+        data(session, chunk.get(..read).unwrap_or_default())?;
     }
 }
 

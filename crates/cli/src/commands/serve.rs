@@ -1,6 +1,6 @@
 //! `cogward serve`: the plane, in this process.
 
-use std::time::Duration;
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,11 +22,16 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
         std::env::current_exe().map_err(|error| Failure::local("cannot find this program's own file", error))?;
+    let mut egress_hosts: HashMap<String, Vec<SocketAddr>> = HashMap::new();
+    for (host, address) in serve.egress_host {
+        egress_hosts.entry(host).or_default().push(address);
+    }
     let sandboxes = settings::sandbox_config(&serve.drivers, session.variables)?;
     let options = cogward_server::ServeOptions {
         data_dir,
         listen: serve.listen,
         supervisor_exe,
+        egress_hosts,
         sandboxes,
         attesting: cogward_server::Attesting {
             every: Duration::from_secs(serve.attest_every.into()),

@@ -16,8 +16,9 @@ use crate::{
 
 /// Longest time between two looks at the run.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
-/// How long a launch is waited for, and how often it is looked at.
+/// How long a launch is waited for.
 const LAUNCH_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
 const LAUNCH_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long events that were on their way are waited for after the end.
 const LAST_EVENTS: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cogward_model::{
-    action::{Amounts, Outcome},
+    action::Outcome,
     decision::{Refusal, RefusalCode},
     manifest::EgressProtocol,
 };
@@ -20,11 +20,13 @@ use tokio::{
 };
 
 use super::{
-    Connect, admit, dial_or_settle,
+    Connect, admit,
+    counts::{Counts, Way},
+    dial_or_settle,
     host::{HostError, HostName, HostPort},
-    not_a_target, plain,
+    inspect, not_a_target, plain,
     sni::{self, HELLO_BYTES_MAX, Hello, HelloError},
-    tunnel::{self, Counts, End},
+    tunnel::{self, End},
 };
 use crate::{
     Inner,
@@ -34,7 +36,7 @@ use crate::{
 };
 
 /// Time for the agent to take the answer, and then to send its hello.
-const HELLO_MAX: Duration = Duration::from_secs(10);
+pub(super) const HELLO_MAX: Duration = Duration::from_secs(10);
 /// TLS alert `access_denied`, fatal: clients say it instead of "connection reset".
 const ALERT_ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
@@ -53,16 +55,20 @@ pub(super) async fn serve(
         Ok(target) => target,
         Err(error) => return Err(not_a_target(inner, run, &text, error).await),
     };
+    if run.grant.inspect(target.host.as_str(), target.port).is_some() {
+        return inspect::serve(inner, run, target, request).await;
+    }
     if run.grant.egress(target.host.as_str(), target.port) == Some(EgressProtocol::Http) {
         return plain::tunnel(inner, run, target, request).await;
     }
-    let (admitted, upstream) = dial_or_settle(admit(inner, run, target, None).await?).await?;
+    let admitted = admit(inner, run, Connect::to(target), None, Vec::new()).await?;
+    let (admitted, upstream) = dial_or_settle(admitted).await?;
     tokio::spawn(carry(Arc::clone(inner), admitted, upstream, hyper::upgrade::on(request)));
     Ok(body::empty(StatusCode::OK))
 }
 
 /// Why a tunnel ended before anything was forwarded in it.
-enum NoHello {
+pub(super) enum NoHello {
     /// The agent closed it without a word.
     Unused,
     /// It was broken off, or nothing came.
@@ -76,7 +82,7 @@ enum NoHello {
 async fn carry(inner: Arc<Inner>, admitted: Admitted<Connect>, upstream: TcpStream, upgrade: OnUpgrade) {
     let run = Arc::clone(admitted.run());
     let cut = run.cut_signal();
-    let counts = Counts::default();
+    let counts = Counts::of(&inner, &admitted);
     let peer = upstream.peer_addr().ok();
     let opened = tokio::select! {
         biased;
@@ -95,13 +101,14 @@ async fn carry(inner: Arc<Inner>, admitted: Admitted<Connect>, upstream: TcpStre
             public("end", word),
         ]
     };
-    let completed =
-        Outcome::Completed { used: Amounts::default(), estimated: false, upstream_error: false, result: None };
-    let broken = |cause: &str| Outcome::Broken { used: Amounts::default(), cause: cause.to_owned() };
+    let used = counts.close();
+    let completed = Outcome::Completed { used, estimated: false, upstream_error: false, result: None };
+    let broken = |cause: &str| Outcome::Broken { used, cause: cause.to_owned() };
     match end {
         Ok(End::Closed) => admitted.settle_with(&completed, fields("closed")),
         Ok(End::Idle) => admitted.settle_with(&completed, fields("idle")),
         Ok(End::Broken) => admitted.settle_with(&broken("one side broke off"), fields("broken")),
+        Ok(End::Spent) => admitted.settle_with(&broken("its budget is used up"), fields("budget")),
         Ok(End::Cut) | Err(NoHello::Cut) => admitted.settle_with(&broken("the run was stopped"), fields("cut")),
         Err(NoHello::Unused) => admitted.settle_with(&completed, fields("unused")),
         Err(NoHello::Broken(cause)) => admitted.settle_with(&broken(cause), fields("broken")),
@@ -136,12 +143,8 @@ where
     let hello = match hello {
         Ok(hello) => hello,
         Err(why) => {
-            // Only a client that speaks TLS understands an alert.
-            if let NoHello::Refused(_, error) = &why
-                && *error != HelloError::NotTls
-            {
-                let _ = tokio::time::timeout(Duration::from_secs(1), agent.write_all(&ALERT_ACCESS_DENIED)).await;
-                let _ = tokio::time::timeout(Duration::from_secs(1), agent.shutdown()).await;
+            if let NoHello::Refused(_, error) = &why {
+                alert(&mut agent, *error).await;
             }
             return Err(why);
         }
@@ -150,19 +153,28 @@ where
     tokio::select! {
         biased;
         () = cut.cancelled() => return Err(NoHello::Cut),
-        sent = tokio::time::timeout(tunnel::IDLE_MAX, upstream.write_all(&hello)) => {
-            if !matches!(sent, Ok(Ok(()))) {
-                return Ok(End::Broken);
+        sent = tokio::time::timeout(tunnel::IDLE_MAX, tunnel::forward(&mut upstream, &hello, counts, Way::Up)) => {
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(end)) => return Ok(end),
+                Err(_) => return Ok(End::Broken),
             }
         }
     }
-    counts.add_up(hello.len());
     drop(hello);
     Ok(tunnel::carry(agent, upstream, counts, cut).await)
 }
 
+/// Tells a client that its hello was refused. Only one that speaks TLS understands an alert.
+pub(super) async fn alert<A: AsyncWrite + Unpin>(agent: &mut A, error: HelloError) {
+    if error != HelloError::NotTls {
+        let _ = tokio::time::timeout(Duration::from_secs(1), agent.write_all(&ALERT_ACCESS_DENIED)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), agent.shutdown()).await;
+    }
+}
+
 /// Reads until there is a whole hello for `host`; gives all that was read.
-async fn read_hello<A: AsyncRead + Unpin>(agent: &mut A, host: &HostName) -> Result<Vec<u8>, NoHello> {
+pub(super) async fn read_hello<A: AsyncRead + Unpin>(agent: &mut A, host: &HostName) -> Result<Vec<u8>, NoHello> {
     let mut sent = Vec::with_capacity(2048);
     let mut needed = 1;
     loop {

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use cogward_model::{
-    action::{Amounts, Outcome},
+    action::Outcome,
     limits::{REQUEST_BODY_MS_MAX, REQUEST_BYTES_MAX},
 };
 use http::StatusCode;
@@ -22,10 +22,12 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Connect,
+    counts::{Allowed, Counts, Way},
     host::HostPort,
-    tunnel::{Counts, IDLE_MAX},
+    tunnel::IDLE_MAX,
 };
 use crate::{
+    Inner,
     body::BrokenStream,
     gate::{Admitted, public},
     run::RunContext,
@@ -43,8 +45,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(admitted: Admitted<Connect>, peer: Option<SocketAddr>) -> Self {
-        Self { admitted, counts: Arc::default(), peer, status: None }
+    pub(super) fn new(inner: &Arc<Inner>, admitted: Admitted<Connect>, peer: Option<SocketAddr>) -> Self {
+        let counts = Arc::new(Counts::of(inner, &admitted));
+        Self { admitted, counts, peer, status: None }
     }
 
     pub(super) fn target(&self) -> &HostPort {
@@ -59,12 +62,14 @@ impl Account {
     /// The whole answer went to the agent.
     fn completed(self) {
         let upstream_error = self.status.is_some_and(|s| s.is_client_error() || s.is_server_error());
-        self.settle(&Outcome::Completed { used: Amounts::default(), estimated: false, upstream_error, result: None });
+        let used = self.counts.close();
+        self.settle(&Outcome::Completed { used, estimated: false, upstream_error, result: None });
     }
 
     /// It ended in the middle.
     pub(super) fn broken(self, cause: &str) {
-        self.settle(&Outcome::Broken { used: Amounts::default(), cause: cause.to_owned() });
+        let used = self.counts.close();
+        self.settle(&Outcome::Broken { used, cause: cause.to_owned() });
     }
 
     fn settle(self, outcome: &Outcome) {
@@ -81,7 +86,7 @@ impl Account {
 /// The request's body, on its way up: bounded in size and in time altogether.
 pub(super) struct RequestBody {
     inner: Incoming,
-    counts: Arc<Counts>,
+    allowed: Allowed,
     left: usize,
     deadline: Pin<Box<Sleep>>,
 }
@@ -90,7 +95,7 @@ impl RequestBody {
     pub(super) fn new(inner: Incoming, account: &Account) -> Self {
         Self {
             inner,
-            counts: Arc::clone(&account.counts),
+            allowed: Allowed::new(Arc::clone(&account.counts), Way::Up),
             left: REQUEST_BYTES_MAX,
             deadline: Box::pin(tokio::time::sleep(Duration::from_millis(REQUEST_BODY_MS_MAX))),
         }
@@ -105,31 +110,32 @@ impl Body for RequestBody {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BrokenStream("the request body took too long".into()))));
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else { return Poll::Pending };
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                let size = frame.data_ref().map_or(0, Buf::remaining);
-                match self.left.checked_sub(size) {
-                    Some(left) => {
-                        self.left = left;
-                        self.counts.add_up(size);
-                        Some(Ok(frame))
-                    }
-                    None => {
-                        Some(Err(BrokenStream(format!("the request body is longer than {REQUEST_BYTES_MAX} bytes"))))
-                    }
-                }
-            }
-            Some(Err(_)) => Some(Err(BrokenStream("the request body was broken off".into()))),
-            None => None,
-        })
+        if !self.allowed.waits() {
+            let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else { return Poll::Pending };
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                Some(Err(_)) => return Poll::Ready(Some(Err(BrokenStream("the request body was broken off".into())))),
+                None => return Poll::Ready(None),
+            };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            };
+            let Some(left) = self.left.checked_sub(data.len()) else {
+                let why = format!("the request body is longer than {REQUEST_BYTES_MAX} bytes");
+                return Poll::Ready(Some(Err(BrokenStream(why))));
+            };
+            self.left = left;
+            self.allowed.put(data);
+        }
+        self.allowed.poll_next(cx).map(Some)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        !self.allowed.waits() && self.inner.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.allowed.waits() { SizeHint::default() } else { self.inner.size_hint() }
     }
 }
 
@@ -138,7 +144,7 @@ pub(super) struct ResponseBody {
     inner: Incoming,
     // A body must be shareable between threads, an admitted call need not be: only `&mut` reaches it.
     account: Mutex<Option<Account>>,
-    counts: Arc<Counts>,
+    allowed: Allowed,
     left: u64,
     idle: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -148,7 +154,7 @@ impl ResponseBody {
     pub(super) fn new(inner: Incoming, account: Account, run: &RunContext) -> Self {
         Self {
             inner,
-            counts: Arc::clone(&account.counts),
+            allowed: Allowed::new(Arc::clone(&account.counts), Way::Down),
             account: Mutex::new(Some(account)),
             left: ANSWER_BYTES_MAX,
             idle: Box::pin(tokio::time::sleep(IDLE_MAX)),
@@ -158,6 +164,14 @@ impl ResponseBody {
 
     fn take(&mut self) -> Option<Account> {
         self.account.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenStream>>> {
+        match self.allowed.poll_next(cx) {
+            Poll::Ready(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Err(BrokenStream(why))) => self.break_off(&why),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn break_off(&mut self, cause: &str) -> Poll<Option<Result<Frame<Bytes>, BrokenStream>>> {
@@ -176,16 +190,22 @@ impl Body for ResponseBody {
         if self.cut.as_mut().poll(cx).is_ready() {
             return self.break_off("the run was stopped");
         }
+        if self.allowed.waits() {
+            return self.poll_allowed(cx);
+        }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                let size = frame.data_ref().map_or(0, Buf::remaining);
-                let Some(left) = u64::try_from(size).ok().and_then(|size| self.left.checked_sub(size)) else {
+                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+                let data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                };
+                let Some(left) = u64::try_from(data.len()).ok().and_then(|size| self.left.checked_sub(size)) else {
                     return self.break_off("the answer is too long");
                 };
                 self.left = left;
-                self.counts.add_down(size);
-                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
-                Poll::Ready(Some(Ok(frame)))
+                self.allowed.put(data);
+                self.poll_allowed(cx)
             }
             Poll::Ready(Some(Err(_))) => self.break_off("the upstream broke off"),
             Poll::Ready(None) => {
@@ -200,16 +220,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        !self.allowed.waits() && self.inner.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.allowed.waits() { SizeHint::default() } else { self.inner.size_hint() }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let ended = self.inner.is_end_stream();
+        let ended = self.is_end_stream();
         match self.take() {
             Some(account) if ended => account.completed(),
             Some(account) => account.broken("the agent went away"),

@@ -5,14 +5,16 @@
 //! parsed by one strict parser ([`host`]), looked up in the plane only when they are declared
 //! ([`resolve`]: a look-up is a message to whoever owns the name), and every address is checked
 //! ([`address`]) before it is dialled. In a TLS tunnel the first bytes must be a hello that names the
-//! same host ([`sni`]).
+//! same host ([`sni`]); a host that is declared with `inspect` gets single requests and no tunnel ([`inspect`]).
 //!
-//! What this does not stop: a declared host that serves others behind its name (domain fronting by the
-//! `Host` header inside TLS), and anything a declared host does with what it is sent.
+//! What a tunnel does not stop: a declared host that serves others behind its name (domain fronting by the
+//! `Host` header inside TLS); `inspect` does. Nothing stops what a declared host does with what it is sent.
 
 pub mod address;
 mod connect;
+mod counts;
 pub mod host;
+pub mod inspect;
 mod metered;
 mod plain;
 pub mod resolve;
@@ -22,12 +24,13 @@ mod tunnel;
 use std::{sync::Arc, time::Duration};
 
 use cogward_model::{
-    action::{Action, Amounts, Outcome},
+    action::{Action, Outcome},
     decision::{Refusal, RefusalCode},
+    event::Field,
 };
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::{body::Incoming, ext::ReasonPhrase};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use self::{
     host::{HostError, HostPort},
@@ -51,24 +54,44 @@ const DIAL_ONE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Egress {
     resolver: Resolver,
+    pub(crate) inspection: inspect::Inspection,
 }
 
 impl Egress {
     pub(crate) fn new(options: EgressOptions) -> Self {
-        Self { resolver: Resolver::new(options) }
+        Self { inspection: inspect::Inspection::new(&options), resolver: Resolver::new(options) }
     }
 }
 
-/// A connection that is asked for.
+/// A connection that is asked for, or one request to an inspected host.
 #[derive(Debug)]
 struct Connect {
     target: HostPort,
+    /// Looked up when it is admitted, unless it is known from an earlier request.
     reachable: Reachable,
+    request: Option<Line>,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone)]
+struct Line {
+    method: String,
+    path: String,
+}
+
+impl Connect {
+    fn to(target: HostPort) -> Self {
+        Self { target, reachable: Reachable::default(), request: None }
+    }
 }
 
 impl Governed for Connect {
     fn action(&self) -> Action {
-        Action::Egress { host: self.target.host.as_str().to_owned(), port: self.target.port }
+        let (host, port) = (self.target.host.as_str().to_owned(), self.target.port);
+        match self.request.clone() {
+            None => Action::Egress { host, port },
+            Some(Line { method, path }) => Action::Request { host, port, method, path },
+        }
     }
 }
 
@@ -82,16 +105,24 @@ pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Inc
     answered.unwrap_or_else(|refusal| refused(&refusal))
 }
 
-/// Takes a connection through the gate. The name is looked up only if it is declared, nothing else is
-/// held against it, and the run may act.
+/// Takes a connection or a request through the gate. The name is looked up only if it is declared, nothing
+/// else is held against it, and the run may act.
 async fn admit(
     inner: &Inner,
     run: &Arc<RunContext>,
-    target: HostPort,
+    mut asked: Connect,
     mut objection: Option<Refusal>,
+    fields: Vec<Field>,
 ) -> Result<Admitted<Connect>, Refusal> {
-    let mut reachable = Reachable::default();
-    let declared = run.grant.egress(target.host.as_str(), target.port).is_some();
+    // What was looked up for an earlier request on this connection holds for this one.
+    let declared = asked.reachable.addresses().is_empty() && run.grant.permits(&asked.action()).is_ok();
+    if declared && objection.is_none() {
+        tokio::select! {
+            biased;
+            () = run.cut_signal().cancelled() => {}
+            () = run.dials.next() => {}
+        }
+    }
     if declared
         && objection.is_none()
         && inner.gate.plane_fence().pass().await.is_ok()
@@ -100,21 +131,22 @@ async fn admit(
         tokio::select! {
             biased;
             () = run.cut_signal().cancelled() => {}
-            found = inner.egress.resolver.resolve(&target) => match found {
-                Ok(addresses) => reachable = addresses,
+            found = inner.egress.resolver.resolve(&asked.target) => match found {
+                Ok(addresses) => asked.reachable = addresses,
                 Err(refusal) => objection = Some(refusal),
             },
         }
     }
-    let call = Call { target: Connect { target, reachable }, worst: Amounts::default(), objection, fields: Vec::new() };
+    let worst = counts::first(inner.gate.limits_egress_bytes(run));
+    let call = Call { target: asked, worst, objection, fields };
     inner.gate.admit(run, call).await
 }
 
-/// Dials what was admitted, at the addresses that were checked.
-async fn dial(admitted: &Admitted<Connect>) -> Result<TcpStream, &'static str> {
+/// Dials addresses that were checked, for something that was admitted.
+async fn dial(run: &RunContext, reachable: &Reachable) -> Result<TcpStream, &'static str> {
     let attempts = async {
         let mut last = "there is no address to dial";
-        for address in admitted.target().reachable.addresses() {
+        for address in reachable.addresses() {
             match tokio::time::timeout(DIAL_ONE_MAX, TcpStream::connect(address)).await {
                 // Interactive protocols run through here: no waiting for more to send.
                 Ok(Ok(stream)) if stream.set_nodelay(true).is_ok() => return Ok(stream),
@@ -130,14 +162,14 @@ async fn dial(admitted: &Admitted<Connect>) -> Result<TcpStream, &'static str> {
     };
     tokio::select! {
         biased;
-        () = admitted.run().cut_signal().cancelled() => Err("the run was stopped"),
+        () = run.cut_signal().cancelled() => Err("the run was stopped"),
         dialled = tokio::time::timeout(DIAL_MAX, attempts) => dialled.unwrap_or(Err("it does not answer")),
     }
 }
 
 /// Dials; a failure ends the admitted call and is answered with a refusal.
 async fn dial_or_settle(admitted: Admitted<Connect>) -> Result<(Admitted<Connect>, TcpStream), Refusal> {
-    match dial(&admitted).await {
+    match dial(admitted.run(), &admitted.target().reachable).await {
         Ok(stream) => Ok((admitted, stream)),
         Err(why) => {
             let refusal = Refusal::new(
@@ -146,10 +178,26 @@ async fn dial_or_settle(admitted: Admitted<Connect>) -> Result<(Admitted<Connect
                 format!("`{}` could not be connected: {why}", admitted.target().target),
                 "Try again later; an operator can check that the plane's host reaches it",
             );
-            admitted.settle(&Outcome::Broken { used: Amounts::default(), cause: why.to_owned() });
+            // It was tried, and a try is what the other side sees.
+            admitted.settle(&Outcome::Broken { used: counts::unused(), cause: why.to_owned() });
             Err(refusal)
         }
     }
+}
+
+/// A place for a tunnel in which requests are decided one by one. It counts against the run's connections.
+async fn tunnel_slot(inner: &Inner, run: &RunContext, target: &HostPort) -> Result<OwnedSemaphorePermit, Refusal> {
+    if let Ok(slot) = Arc::clone(&run.connections).try_acquire_owned() {
+        return Ok(slot);
+    }
+    let mut refusal = Refusal::new(
+        RefusalCode::Throttled,
+        "limits.connections",
+        "the run has too many connections open",
+        "Close some of them",
+    );
+    refusal.retry_after = Some(Duration::from_secs(1));
+    Err(refuse_unnamed(inner, run, target.host.as_str(), target.port, refusal).await)
 }
 
 /// Records and gives the refusal of a text that is no host and port.

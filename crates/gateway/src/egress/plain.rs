@@ -19,9 +19,11 @@ use tokio::net::TcpStream;
 use super::{
     Connect, admit, dial_or_settle,
     host::HostPort,
+    inspect,
     metered::{Account, RequestBody, ResponseBody},
     not_a_target, refuse_unnamed, refused,
     tunnel::IDLE_MAX,
+    tunnel_slot,
 };
 use crate::{
     Inner,
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// Longest head of an answer.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1), in addition to those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] =
@@ -74,16 +76,7 @@ pub(super) async fn tunnel(
     target: HostPort,
     request: Request<Incoming>,
 ) -> Result<Response<AgentBody>, Refusal> {
-    let Ok(slot) = Arc::clone(&run.connections).try_acquire_owned() else {
-        let mut refusal = Refusal::new(
-            RefusalCode::Throttled,
-            "limits.connections",
-            "the run has too many connections open",
-            "Close some of them",
-        );
-        refusal.retry_after = Some(Duration::from_secs(1));
-        return Err(refuse_unnamed(inner, run, target.host.as_str(), target.port, refusal).await);
-    };
+    let slot = tunnel_slot(inner, run, &target).await?;
     let (inner, run) = (Arc::clone(inner), Arc::clone(run));
     let cut = run.cut_signal().clone();
     let upgrade = hyper::upgrade::on(request);
@@ -130,9 +123,11 @@ async fn forward(
     target: HostPort,
     request: Request<Incoming>,
 ) -> Result<Response<AgentBody>, Refusal> {
+    inspect::refuse_in_clear(inner, run, &target, request.uri(), request.headers()).await?;
     let objection = objection(run, &target, request.headers());
-    let (admitted, stream) = dial_or_settle(admit(inner, run, target, objection).await?).await?;
-    exchange(admitted, stream, request).await
+    let admitted = admit(inner, run, Connect::to(target), objection, Vec::new()).await?;
+    let (admitted, stream) = dial_or_settle(admitted).await?;
+    exchange(inner, admitted, stream, request).await
 }
 
 /// What is held against a request to a declared host.
@@ -160,13 +155,14 @@ fn objection(run: &RunContext, target: &HostPort, headers: &HeaderMap) -> Option
 
 /// One request and its answer on a fresh connection.
 async fn exchange(
+    inner: &Arc<Inner>,
     admitted: Admitted<Connect>,
     stream: TcpStream,
     request: Request<Incoming>,
 ) -> Result<Response<AgentBody>, Refusal> {
     let run = Arc::clone(admitted.run());
     let cut = run.cut_signal();
-    let account = Account::new(admitted, stream.peer_addr().ok());
+    let account = Account::new(inner, admitted, stream.peer_addr().ok());
     let Some(request) = outgoing(request, &account) else {
         account.broken("the request could not be forwarded");
         return Err(form("the request could not be forwarded", "Ask for a plain path"));
@@ -216,7 +212,7 @@ fn outgoing(request: Request<Incoming>, account: &Account) -> Option<Request<Req
 }
 
 /// The answer as the agent gets it.
-fn incoming(answer: Response<Incoming>, account: Account, run: &RunContext) -> Response<AgentBody> {
+pub(super) fn incoming(answer: Response<Incoming>, account: Account, run: &RunContext) -> Response<AgentBody> {
     let (mut head, body) = answer.into_parts();
     // Two lengths are two readings; the length that was read is the one that counts.
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
@@ -230,7 +226,7 @@ fn incoming(answer: Response<Incoming>, account: Account, run: &RunContext) -> R
 }
 
 /// Removes what belongs to one connection, to a proxy, or to us.
-fn strip(headers: &mut HeaderMap) {
+pub(super) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -254,7 +250,7 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn unavailable(account: Account, why: &str) -> Refusal {
+pub(super) fn unavailable(account: Account, why: &str) -> Refusal {
     let refusal = Refusal::new(
         RefusalCode::UpstreamUnavailable,
         "egress.answer",

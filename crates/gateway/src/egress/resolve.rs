@@ -8,7 +8,11 @@ use std::{collections::HashMap, fmt, future::Future, io, net::SocketAddr, pin::P
 use cogward_model::decision::{Refusal, RefusalCode};
 use tokio::sync::Semaphore;
 
-use super::{address, host::HostPort};
+use super::{
+    address,
+    host::HostPort,
+    inspect::{InspectionKey, Notices},
+};
 
 /// How long a look-up may take.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
@@ -46,11 +50,23 @@ pub struct EgressOptions {
     pub static_hosts: HashMap<String, Vec<SocketAddr>>,
     /// Who looks up all other names.
     pub resolver: Arc<dyn Resolve>,
+    /// What the certificate authorities of runs are derived from. Without it no inspected host is reached.
+    pub inspection_key: Option<InspectionKey>,
+    /// How inspected hosts are verified; by the roots of the plane's host when nothing is said.
+    pub upstream_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Who is told of findings at once.
+    pub notices: Option<Arc<dyn Notices>>,
 }
 
 impl Default for EgressOptions {
     fn default() -> Self {
-        Self { static_hosts: HashMap::new(), resolver: Arc::new(SystemResolver) }
+        Self {
+            static_hosts: HashMap::new(),
+            resolver: Arc::new(SystemResolver),
+            inspection_key: None,
+            upstream_tls: None,
+            notices: None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 use cogward_budget::{Budgets, Scope};
 use cogward_model::{
     Digest, Id, RunId, SystemClock, SystemEntropy,
+    action::Amounts,
     event::{Event, EventType, Value},
     id::EventId,
 };
@@ -33,10 +34,10 @@ use super::{
 };
 use crate::{FenceState, Gateway, Records, RunGrant, RunListeners, gate::Unrecorded, testing::manifest};
 
-const HOST: &str = "api.example.com";
+pub(super) const HOST: &str = "api.example.com";
 
 #[derive(Default)]
-struct Ledger {
+pub(super) struct Ledger {
     events: Mutex<Vec<Event>>,
     grown: Notify,
 }
@@ -55,7 +56,7 @@ impl Records for Ledger {
     }
 }
 
-fn field(event: &Event, name: &str) -> String {
+pub(super) fn field(event: &Event, name: &str) -> String {
     let found = event.fields.iter().find(|f| f.name == name);
     match found.map(|f| &f.value) {
         Some(Value::Text(text)) => text.clone(),
@@ -65,17 +66,17 @@ fn field(event: &Event, name: &str) -> String {
 }
 
 impl Ledger {
-    fn of(&self, kind: EventType) -> Vec<Event> {
+    pub(super) fn of(&self, kind: EventType) -> Vec<Event> {
         self.events.lock().unwrap().iter().filter(|e| e.kind == kind).cloned().collect()
     }
 
-    fn rules(&self, decision: &str) -> Vec<String> {
+    pub(super) fn rules(&self, decision: &str) -> Vec<String> {
         let decided = self.of(EventType::EgressDecided);
         decided.iter().filter(|e| field(e, "decision") == decision).map(|e| field(e, "rule")).collect()
     }
 
     /// Waits until so many connections have ended.
-    async fn completed(&self, count: usize) -> Vec<Event> {
+    pub(super) async fn completed(&self, count: usize) -> Vec<Event> {
         tokio::time::timeout(Duration::from_secs(20), async {
             loop {
                 let grown = self.grown.notified();
@@ -101,16 +102,21 @@ impl Resolve for Counting {
     }
 }
 
-struct Plane {
-    gateway: Gateway,
-    ledger: Arc<Ledger>,
-    run: RunId,
-    proxy: SocketAddr,
-    lookups: Arc<AtomicUsize>,
+pub(super) struct Plane {
+    pub(super) gateway: Gateway,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) budgets: Arc<Budgets>,
+    pub(super) run: RunId,
+    pub(super) proxy: SocketAddr,
+    pub(super) lookups: Arc<AtomicUsize>,
 }
 
 /// A run that may reach `api.example.com` over TLS and `plain.example.com` in clear, both at `upstream`.
 fn plane(upstream: SocketAddr) -> Plane {
+    plane_with(upstream, Amounts { connections: 1_000_000, egress_bytes: u64::MAX, ..Amounts::default() })
+}
+
+pub(super) fn plane_with(upstream: SocketAddr, limits: Amounts) -> Plane {
     let table: HashMap<_, _> = [
         ("inside.example.com", vec!["10.0.0.7"]),
         ("mixed.example.com", vec!["1.1.1.1", "10.0.0.7"]),
@@ -124,6 +130,7 @@ fn plane(upstream: SocketAddr) -> Plane {
     let options = EgressOptions {
         static_hosts: [HOST, "plain.example.com"].map(|host| (host.to_owned(), vec![upstream])).into(),
         resolver: Arc::new(Counting(FixedResolver(table), Arc::clone(&lookups))),
+        ..EgressOptions::default()
     };
     let mut manifest = manifest();
     manifest.spec.permissions.egress = serde_json::from_value(serde_json::json!([
@@ -141,9 +148,13 @@ fn plane(upstream: SocketAddr) -> Plane {
     .unwrap();
     let (ledger, budgets) = (Arc::new(Ledger::default()), Arc::new(Budgets::new()));
     let run: RunId = Id::new(&SystemClock, &SystemEntropy);
-    budgets.open(Scope::run(run), Amounts::default());
-    let gateway =
-        Gateway::with_egress(Arc::clone(&ledger) as Arc<dyn Records>, budgets, Arc::new(SystemClock), options);
+    budgets.open(Scope::run(run), limits);
+    let gateway = Gateway::with_egress(
+        Arc::clone(&ledger) as Arc<dyn Records>,
+        Arc::clone(&budgets),
+        Arc::new(SystemClock),
+        options,
+    );
     let grant = RunGrant::new(run, &manifest, Digest::from_bytes([7; 32]), None, vec![Scope::run(run)]);
     let listener = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().into();
     let listeners = RunListeners { model: listener(), mcp: listener(), proxy: listener() };
@@ -151,11 +162,11 @@ fn plane(upstream: SocketAddr) -> Plane {
     gateway.open_run(grant, listeners).unwrap();
     gateway.fence_plane(FenceState::Open);
     gateway.fence(run, FenceState::Open);
-    Plane { gateway, ledger, run, proxy, lookups }
+    Plane { gateway, ledger, budgets, run, proxy, lookups }
 }
 
 /// An upstream that gives what it reads on each connection, and sends it back.
-async fn echo() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
+pub(super) async fn echo() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (heard, hears) = mpsc::unbounded_channel();
@@ -179,7 +190,7 @@ async fn echo() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
 }
 
 /// An upstream that answers each connection with these bytes once it has read a head and `body` bytes.
-async fn canned(answer: &'static str, body: usize) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+pub(super) async fn canned(answer: &'static str, body: usize) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (heard, hears) = mpsc::unbounded_channel();
@@ -207,23 +218,23 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-async fn ask(proxy: SocketAddr, request: impl AsRef<[u8]>) -> (String, TcpStream) {
+pub(super) async fn ask(proxy: SocketAddr, request: impl AsRef<[u8]>) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(proxy).await.unwrap();
     stream.write_all(request.as_ref()).await.unwrap();
     (read_head(&mut stream).await, stream)
 }
 
-async fn connect(proxy: SocketAddr, target: &str) -> (String, TcpStream) {
+pub(super) async fn connect(proxy: SocketAddr, target: &str) -> (String, TcpStream) {
     ask(proxy, format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await
 }
 
-async fn rest(stream: &mut TcpStream) -> String {
+pub(super) async fn rest(stream: &mut TcpStream) -> String {
     let mut all = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all)).await.unwrap();
     String::from_utf8_lossy(&all).into_owned()
 }
 
-fn status(head: &str) -> u16 {
+pub(super) fn status(head: &str) -> u16 {
     head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0)
 }
 

@@ -1,16 +1,14 @@
 //! Bytes both ways, counted, until both sides have ended, nobody says anything any more, or the run is cut.
 
-use std::{
-    io,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Notify,
 };
 use tokio_util::sync::CancellationToken;
+
+use super::counts::{Counts, Way};
 
 /// A tunnel on which nothing is said in either direction for so long is closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(300);
@@ -27,37 +25,8 @@ pub enum End {
     Idle,
     /// The run was cut.
     Cut,
-}
-
-/// Bytes that went through; also right when the tunnel ended in the middle.
-#[derive(Debug, Default)]
-pub struct Counts {
-    up: AtomicU64,
-    down: AtomicU64,
-}
-
-impl Counts {
-    /// From the agent.
-    #[must_use]
-    pub fn up(&self) -> u64 {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// Counts what was sent before the tunnel was carried.
-    pub fn add_up(&self, bytes: usize) {
-        add(&self.up, bytes);
-    }
-
-    /// Counts what was given to the agent otherwise.
-    pub fn add_down(&self, bytes: usize) {
-        add(&self.down, bytes);
-    }
-
-    /// To the agent.
-    #[must_use]
-    pub fn down(&self) -> u64 {
-        self.down.load(Ordering::Relaxed)
-    }
+    /// The run's budget of bytes is used up.
+    Spent,
 }
 
 /// Carries bytes between an agent and an upstream. An end of one direction is passed on and the other goes on.
@@ -71,39 +40,53 @@ where
     let moved = Notify::new();
     let both = async {
         tokio::try_join!(
-            one_way(agent_reads, upstream_writes, &counts.up, &moved),
-            one_way(upstream_reads, agent_writes, &counts.down, &moved),
+            one_way(agent_reads, upstream_writes, counts, Way::Up, &moved),
+            one_way(upstream_reads, agent_writes, counts, Way::Down, &moved),
         )
     };
     let idle = async { while tokio::time::timeout(IDLE_MAX, moved.notified()).await.is_ok() {} };
     tokio::select! {
         biased;
         () = cut.cancelled() => End::Cut,
-        ended = both => if ended.is_ok() { End::Closed } else { End::Broken },
+        ended = both => ended.err().unwrap_or(End::Closed),
         () = idle => End::Idle,
     }
 }
 
-async fn one_way<R, W>(mut from: R, mut to: W, count: &AtomicU64, moved: &Notify) -> io::Result<()>
+async fn one_way<R, W>(mut from: R, mut to: W, counts: &Counts, way: Way, moved: &Notify) -> Result<(), End>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = from.read(&mut buffer).await?;
+        let read = from.read(&mut buffer).await.map_err(|_| End::Broken)?;
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(|_| End::Broken);
         };
-        to.write_all(bytes).await?;
-        to.flush().await?;
-        add(count, read);
+        forward(&mut to, bytes, counts, way).await?;
         moved.notify_one();
     }
 }
 
-fn add(count: &AtomicU64, bytes: usize) {
-    count.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+/// Forwards bytes as far as they are allowed.
+///
+/// # Errors
+/// [`End::Spent`] when the budget does not reach for all of them, [`End::Broken`].
+pub async fn forward<W>(to: &mut W, bytes: &[u8], counts: &Counts, way: Way) -> Result<(), End>
+where
+    W: AsyncWrite + Unpin,
+{
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let allowed = counts.take(rest.len()).await.map_err(|_| End::Spent)?;
+        let (now, later) = rest.split_at_checked(allowed).unwrap_or((rest, &[]));
+        to.write_all(now).await.map_err(|_| End::Broken)?;
+        to.flush().await.map_err(|_| End::Broken)?;
+        counts.moved(way, now.len());
+        rest = later;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, atomic::AtomicBool};
 
 use cogward_budget::Scope;
-use cogward_model::{Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy, UpstreamName};
+use cogward_model::{Digest, Id, RunId, SystemClock, SystemEntropy, UpstreamName};
 use tokio::sync::Notify;
 
 use super::*;
@@ -58,7 +58,7 @@ fn setup(ledger: &Arc<Ledger>, tool_calls: u64) -> (Gate, Arc<RunContext>, Scope
     let budgets = Arc::new(Budgets::new());
     let run: RunId = Id::new(&SystemClock, &SystemEntropy);
     let scope = Scope::run(run);
-    budgets.open(scope.clone(), Amounts { tokens: 0, cost: NanoUsd::ZERO, tool_calls });
+    budgets.open(scope.clone(), Amounts { tool_calls, ..Amounts::default() });
     let gate = Gate::new(Arc::clone(ledger) as Arc<dyn Records>, budgets, Arc::new(SystemClock));
     gate.plane_fence().set(FenceState::Open);
     let grant = RunGrant::new(run, &manifest(), Digest::from_bytes([7; 32]), None, vec![scope.clone()]);

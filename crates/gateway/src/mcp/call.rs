@@ -27,6 +27,7 @@ use crate::{
     Inner,
     gate::{Admitted, Call, Governed, confidential, public},
     grant::not_declared,
+    rooms::Held,
     run::RunContext,
 };
 
@@ -63,11 +64,13 @@ pub(super) struct Answer {
     pub(super) result: Bytes,
     /// Whether it names its own `resultType`.
     pub(super) typed: bool,
+    /// The room that it takes.
+    pub(super) room: Option<Held>,
 }
 
 impl Answer {
     fn failed(text: &str) -> Self {
-        Self { result: rpc::tool_error(text), typed: false }
+        Self { result: rpc::tool_error(text), typed: false, room: None }
     }
 }
 
@@ -220,14 +223,14 @@ async fn carry_out(client: &ToolServerClient, admitted: Admitted<ToolCall>) -> A
     };
     let used = admitted.reserved();
     match answered {
-        Some(Ok(ToolAnswer { result, is_error, typed })) => {
+        Some(Ok(ToolAnswer { result, is_error, typed, room })) => {
             let kept = admitted.run().grant.evidence.keep_results && result.len() <= KEPT_BYTES_MAX;
             let text = std::str::from_utf8(&result).ok().filter(|_| kept);
             let fields = text.map(|text| confidential("result_text", text)).into_iter().collect();
             let digest = Some(sha256(&result));
             let outcome = Outcome::Completed { used, estimated: false, upstream_error: is_error, result: digest };
             admitted.settle_with(&outcome, fields);
-            Answer { result, typed }
+            Answer { result, typed, room }
         }
         Some(Err(error)) => {
             let (used, effect) = match error.effect_possible() {

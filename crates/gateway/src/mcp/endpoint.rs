@@ -29,8 +29,6 @@ pub(super) const WITH_SESSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-0
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The revision of a request.
 pub(super) const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-/// Requests up to this length, in bytes, are read at once.
-const TURN_BYTES_MIN: u64 = 256 * 1024;
 /// The path of the endpoint.
 const PATH: &str = "/mcp";
 
@@ -83,9 +81,7 @@ pub(super) async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Requ
     if incoming.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
         return refused(StatusCode::PAYLOAD_TOO_LARGE, None, rpc::INVALID_REQUEST, "the request is too long");
     }
-    // What is large, or does not say, takes turns: an agent cannot make the plane hold all it can send.
-    let small = incoming.size_hint().upper().is_some_and(|bytes| bytes <= TURN_BYTES_MIN);
-    let _turn = if small { None } else { run.mcp.large.acquire().await.ok() };
+    let _room = run.room(incoming.size_hint().upper()).await;
     let bytes = match body::read(incoming, REQUEST_BYTES_MAX).await {
         Ok(bytes) => bytes,
         Err(refusal) => {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Inner,
     body::{self, AgentBody},
+    rooms::Held,
     run::RunContext,
 };
 
@@ -37,7 +38,7 @@ pub(super) async fn answer(
         "tools/list" => match listing::list(inner, run).await {
             Ok(served) => {
                 let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, b"}"];
-                ok(rpc::result(id, &parts.concat()))
+                ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
             }
             Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
         },
@@ -46,7 +47,7 @@ pub(super) async fn answer(
                 return refused(StatusCode::OK, Some(id), rpc::INVALID_PARAMS, "`name` is missing");
             };
             let answer = call::call(inner, run, asked.body, name, asked.params.arguments).await;
-            ok(rpc::result(id, &answer.result))
+            ok(Held::bind(answer.room, rpc::result(id, &answer.result)))
         }
         _ => refused(StatusCode::OK, Some(id), rpc::METHOD_NOT_FOUND, "no such method"),
     }

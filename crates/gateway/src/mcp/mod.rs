@@ -61,4 +61,8 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 #[cfg(test)]
+mod fuzzed;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use fuzzed::{events as fuzz_events, message as fuzz_message};

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Inner,
     body::{self, AgentBody, BrokenStream},
+    rooms::Held,
     run::RunContext,
 };
 
@@ -70,7 +71,7 @@ pub(super) async fn answer(
             Ok(served) => {
                 let tail = format!(r#","resultType":"complete","ttlMs":{FRESH_MS},"cacheScope":"private"}}"#);
                 let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, tail.as_bytes()];
-                ok(rpc::result(id, &parts.concat()))
+                ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
             }
             Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
         },
@@ -82,7 +83,12 @@ pub(super) async fn answer(
                 return refused(StatusCode::BAD_REQUEST, Some(id), rpc::HEADER_MISMATCH, &why);
             }
             let answer = call::call(inner, run, asked.body, name, asked.params.arguments).await;
-            ok(rpc::result(id, &if answer.typed { answer.result } else { completed(&answer.result) }))
+            let bytes = if answer.typed {
+                rpc::result(id, &answer.result)
+            } else {
+                rpc::result(id, &completed(&answer.result))
+            };
+            ok(Held::bind(answer.room, bytes))
         }
         "subscriptions/listen" => listen(id),
         _ => refused(StatusCode::NOT_FOUND, Some(id), rpc::METHOD_NOT_FOUND, "no such method"),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use cogward_model::{Entropy, RunId, SystemEntropy};
-use tokio::sync::Semaphore;
 
 use super::{
     endpoint::WITH_SESSIONS,
@@ -17,30 +16,14 @@ use crate::grant::RunGrant;
 
 /// Ended sessions that are remembered; a client that goes on with an older one does itself no good.
 const ENDED_MAX: usize = 64;
-/// Large requests of one run that are held at once.
-const LARGE_MAX: usize = 8;
 
 /// The MCP side of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RunMcp {
-    /// Turns for large requests.
-    pub(super) large: Semaphore,
     ended: Mutex<VecDeque<u128>>,
     names: OnceLock<Names>,
     served: Mutex<Option<Arc<Served>>>,
     pub(super) serving: tokio::sync::Mutex<()>,
-}
-
-impl Default for RunMcp {
-    fn default() -> Self {
-        Self {
-            large: Semaphore::new(LARGE_MAX),
-            ended: Mutex::default(),
-            names: OnceLock::new(),
-            served: Mutex::default(),
-            serving: tokio::sync::Mutex::default(),
-        }
-    }
 }
 
 impl RunMcp {

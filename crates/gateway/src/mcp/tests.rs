@@ -4,6 +4,7 @@ mod calls;
 mod eras;
 mod fake;
 mod hostile;
+mod unread;
 
 use std::{
     future::Future,
@@ -19,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use cogward_budget::{Budgets, Scope};
 use cogward_model::{
-    Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy, TenantName,
+    Digest, Id, RunId, SystemClock, SystemEntropy, TenantName,
     action::Amounts,
     event::{Event, EventType, Value as Recorded},
     id::EventId,
@@ -97,10 +98,15 @@ impl Plane {
     }
 
     fn with_credential(servers: Vec<ToolServer>, credential: Option<&str>) -> Self {
+        Self::with(servers, credential, Duration::from_millis(1_500))
+    }
+
+    /// With so much time for a call.
+    fn with(servers: Vec<ToolServer>, credential: Option<&str>, call: Duration) -> Self {
         let (ledger, budgets) = (Arc::new(Ledger::default()), Arc::new(Budgets::new()));
         let records = Arc::clone(&ledger) as Arc<dyn Records>;
         let gateway = Gateway::new(records, Arc::clone(&budgets), Arc::new(SystemClock));
-        let timeouts = Timeouts { start: Duration::from_secs(20), call: Duration::from_millis(1_500) };
+        let timeouts = Timeouts { start: Duration::from_secs(20), call };
         let credential = credential.map(|secret| Credential::new(Zeroizing::new(secret.to_owned())));
         for server in servers {
             gateway.upstreams().put_tool_server_with(server, credential.clone(), timeouts);
@@ -116,7 +122,7 @@ impl Plane {
     fn run_of(&self, manifest: &Manifest, tool_calls: u64) -> Agent {
         let run: RunId = Id::new(&SystemClock, &SystemEntropy);
         let scope = Scope::run(run);
-        self.budgets.open(scope.clone(), Amounts { tokens: 0, cost: NanoUsd::ZERO, tool_calls });
+        self.budgets.open(scope.clone(), Amounts { tool_calls, ..Amounts::default() });
         let listen = || TcpListener::bind("127.0.0.1:0").unwrap().into();
         let listeners = RunListeners { model: listen(), mcp: listen(), proxy: listen() };
         let address = listeners.mcp.local_addr().unwrap();

@@ -5,7 +5,7 @@
 //! session, is sent once more.
 
 mod http;
-mod sse;
+pub(super) mod sse;
 mod stdio;
 
 use std::{
@@ -29,7 +29,11 @@ use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,
 };
-use crate::{gate::Admitted, upstreams::Credential};
+use crate::{
+    gate::Admitted,
+    rooms::{Held, Room},
+    upstreams::Credential,
+};
 
 /// The revision that is asked for; the older ones are taken too.
 const REVISION: &str = "2025-11-25";
@@ -80,6 +84,12 @@ pub enum UpstreamError {
         /// What was wrong.
         cause: String,
     },
+    /// It answered, and there is no room for the answer.
+    #[error("the answer of the tool server `{server}` was dropped: earlier answers are unread, and there is no room")]
+    NoRoom {
+        /// Its name.
+        server: UpstreamName,
+    },
     /// It answered that the request is wrong.
     #[error("the tool server `{server}` refused the request ({code}): {message}")]
     Rejected {
@@ -98,13 +108,17 @@ impl UpstreamError {
     pub fn effect_possible(&self) -> bool {
         match self {
             Self::Unusable { .. } | Self::Unavailable { sent: false, .. } => false,
-            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Protocol { .. } | Self::Rejected { .. } => true,
+            Self::Unavailable { .. }
+            | Self::TimedOut { .. }
+            | Self::Protocol { .. }
+            | Self::NoRoom { .. }
+            | Self::Rejected { .. } => true,
         }
     }
 }
 
 /// The answer of a tool.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ToolAnswer {
     /// The MCP result as the server sent it.
     pub result: Bytes,
@@ -112,6 +126,15 @@ pub struct ToolAnswer {
     pub is_error: bool,
     /// Whether the result names its own `resultType`.
     pub(super) typed: bool,
+    /// The room that it takes.
+    pub(super) room: Option<Held>,
+}
+
+/// A result, and the room that it takes if it is for a run.
+#[derive(Debug)]
+struct Reply {
+    result: Bytes,
+    room: Option<Held>,
 }
 
 /// How long a tool server may take.
@@ -260,14 +283,14 @@ impl ToolServerClient {
                 Some(cursor) => rpc::to_json(&serde_json::json!({ "cursor": cursor })),
                 None => Bytes::from_static(b"{}"),
             };
-            let result = match connection.request("tools/list", &params).await {
+            let reply = match connection.request("tools/list", &params, None).await {
                 Err(RequestError::NotTaken(_)) if page == 0 => {
                     connection = self.reconnect(connection.generation).await?;
-                    connection.request("tools/list", &params).await
+                    connection.request("tools/list", &params, None).await
                 }
                 other => other,
             };
-            let result = result.map_err(RequestError::into_inner)?;
+            let result = reply.map_err(RequestError::into_inner)?.result;
             self.failures.store(0, Ordering::Relaxed);
             cursor = builder.page(&result).map_err(|cause| self.protocol(cause))?;
             if cursor.is_none() {
@@ -283,28 +306,30 @@ impl ToolServerClient {
     /// [`UpstreamError`]. An answer of the server that says that the call failed is not an error here.
     pub async fn call(&self, admitted: &Admitted<ToolCall>) -> Result<ToolAnswer, UpstreamError> {
         let params = admitted.target().params();
+        let room = Some(&admitted.run().answers);
         let answer = tokio::time::timeout(self.timeouts.call, async {
             let connection = self.connect().await?;
-            match connection.request("tools/call", &params).await {
+            match connection.request("tools/call", &params, room).await {
                 Err(RequestError::NotTaken(_)) => {
                     let connection = self.reconnect(connection.generation).await?;
-                    connection.request("tools/call", &params).await.map_err(RequestError::into_inner)
+                    connection.request("tools/call", &params, room).await.map_err(RequestError::into_inner)
                 }
                 other => other.map_err(RequestError::into_inner),
             }
         });
         match answer.await.map_err(|_| self.timed_out(self.timeouts.call))? {
-            Ok(result) => self.answer(result),
+            Ok(reply) => self.answer(reply),
             Err(UpstreamError::Rejected { code, message, .. }) => Ok(ToolAnswer {
                 result: rpc::tool_error(&format!("The tool server answered with error {code}: {message}")),
                 is_error: true,
                 typed: false,
+                room: None,
             }),
             Err(error) => Err(error),
         }
     }
 
-    fn answer(&self, result: Bytes) -> Result<ToolAnswer, UpstreamError> {
+    fn answer(&self, reply: Reply) -> Result<ToolAnswer, UpstreamError> {
         #[derive(Deserialize)]
         struct Head<'a> {
             #[serde(default, rename = "isError")]
@@ -312,6 +337,7 @@ impl ToolServerClient {
             #[serde(borrow, default, rename = "resultType")]
             kind: Option<std::borrow::Cow<'a, str>>,
         }
+        let Reply { result, room } = reply;
         let head: Head<'_> = match serde_json::from_slice(&result) {
             Ok(head) if result.first() == Some(&b'{') => head,
             _ => return Err(self.protocol("its answer to a tool call is not a tool result".to_owned())),
@@ -321,7 +347,7 @@ impl ToolServerClient {
         }
         let (is_error, typed) = (head.is_error, head.kind.is_some());
         self.failures.store(0, Ordering::Relaxed);
-        Ok(ToolAnswer { result, is_error, typed })
+        Ok(ToolAnswer { result, is_error, typed, room })
     }
 
     async fn connect(&self) -> Result<Connection, UpstreamError> {
@@ -386,8 +412,9 @@ impl ToolServerClient {
             }
             Transport::Stdio(program) => {
                 let session = program.start(&self.name)?;
-                let greeting = session.request("initialize", &greeting()).await.map_err(RequestError::into_inner)?;
-                self.revision(&greeting)?;
+                let greeting =
+                    session.request("initialize", &greeting(), None).await.map_err(RequestError::into_inner)?;
+                self.revision(&greeting.result)?;
                 session.notify("notifications/initialized").await?;
                 Ok(Link::Stdio(Arc::new(session)))
             }
@@ -424,10 +451,11 @@ impl ToolServerClient {
 }
 
 impl Connection {
-    async fn request(&self, method: &'static str, params: &[u8]) -> Result<Bytes, RequestError> {
+    /// The answer takes room where it is given one; a list of tools is the plane's own.
+    async fn request(&self, method: &'static str, params: &[u8], room: Option<&Room>) -> Result<Reply, RequestError> {
         match &self.link {
-            Link::Stdio(session) => session.request(method, params).await,
-            Link::Http(session) => session.request(method, params).await,
+            Link::Stdio(session) => session.request(method, params, room).await,
+            Link::Http(session) => session.request(method, params, room).await,
         }
     }
 

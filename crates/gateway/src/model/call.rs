@@ -14,6 +14,7 @@ use cogward_model::{
     limits::RESPONSE_BYTES_MAX,
 };
 use http::{HeaderName, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
@@ -27,6 +28,7 @@ use crate::{
     Inner,
     body::{self, AgentBody},
     gate::{Admitted, Call, public},
+    rooms::{Held, Room},
     run::RunContext,
 };
 
@@ -144,7 +146,7 @@ async fn whole(
     let read = tokio::select! {
         biased;
         () = run.cut_signal().cancelled() => Err("the run was stopped"),
-        read = collect(body, client) => read,
+        read = collect(body, client, &run.answers) => read,
     };
     let bytes = match read {
         Ok(bytes) => bytes,
@@ -165,18 +167,25 @@ async fn whole(
     returned(&head, bytes)
 }
 
-async fn collect(mut body: UpstreamBody, client: &ProviderClient) -> Result<Bytes, &'static str> {
+/// The bytes hold their room until the agent has read them.
+async fn collect(mut body: UpstreamBody, client: &ProviderClient, room: &Room) -> Result<Bytes, &'static str> {
+    const ENDS: &str = "the plane ends";
     let mut bytes = BytesMut::new();
+    let mut growing = room.answer(body.size_hint().exact()).await.ok_or(ENDS)?;
     loop {
         match tokio::time::timeout(client.timeouts().idle, body.frame()).await {
             Err(_) => return Err("the provider stopped in the middle of its answer"),
-            Ok(None) => return Ok(bytes.freeze()),
+            Ok(None) => {
+                let held = growing.finish(bytes.len()).await.ok_or(ENDS)?;
+                return Ok(Held::bind(Some(held), bytes.freeze()));
+            }
             Ok(Some(Err(_))) => return Err("the provider broke off its answer"),
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
                 if bytes.len() + data.len() > RESPONSE_BYTES_MAX {
                     return Err("the provider's answer is too long");
                 }
+                growing.reach(bytes.len() + data.len()).await.ok_or(ENDS)?;
                 bytes.extend_from_slice(&data);
             }
         }
@@ -266,7 +275,7 @@ pub(super) fn broken(admitted: Admitted<ModelCall>, charge: Charge, cause: &str)
 fn estimate(admitted: &Admitted<ModelCall>, events: u64) -> Amounts {
     let (reserved, price) = (admitted.reserved(), admitted.target().price);
     let seen = Usage { input: 0, output: events, priced_input: 0 }.amounts(price);
-    Amounts { tokens: reserved.tokens.max(seen.tokens), cost: reserved.cost.max(seen.cost), tool_calls: 0 }
+    Amounts { tokens: reserved.tokens.max(seen.tokens), cost: reserved.cost.max(seen.cost), ..Amounts::default() }
 }
 
 /// How the upstream answered.

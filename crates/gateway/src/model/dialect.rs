@@ -44,7 +44,10 @@ impl Dialect {
 /// The word for a class of refusals; Anthropic's words, which OpenAI's clients take as any other.
 fn kind(code: RefusalCode) -> &'static str {
     match code {
-        RefusalCode::LifecycleFence | RefusalCode::NotDeclared | RefusalCode::AddressRefused => "permission_error",
+        RefusalCode::LifecycleFence
+        | RefusalCode::NotDeclared
+        | RefusalCode::AddressRefused
+        | RefusalCode::CredentialMisused => "permission_error",
         RefusalCode::InvalidRequest => "invalid_request_error",
         RefusalCode::BudgetExceeded => "billing_error",
         RefusalCode::Throttled => "rate_limit_error",

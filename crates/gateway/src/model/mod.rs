@@ -35,6 +35,7 @@ use crate::{
     body::{self, AgentBody},
     gate::{Call, confidential},
     run::RunContext,
+    telemetry,
 };
 
 /// Headers of an agent's request that reach a provider.
@@ -52,6 +53,9 @@ const SMALL_BYTES_MAX: usize = 128 * 1024;
 
 /// Answers a request on a run's model listener.
 pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
+    if telemetry::is_path(request.uri().path()) {
+        return telemetry::serve(inner, run, request).await;
+    }
     let (head, body) = request.into_parts();
     let wire = match head.uri.path() {
         "/v1/chat/completions" => ModelWire::OpenAiChat,
@@ -225,5 +229,9 @@ impl Dialect {
     }
 }
 
+#[cfg(test)]
+mod fuzzed;
+#[cfg(test)]
+pub(crate) use fuzzed::events as fuzz_events;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,12 @@
 
 use std::{fmt, time::Duration};
 
+use super::scripted::Script;
+use crate::{
+    gate::{Admitted, Governed},
+    rooms::Held,
+    upstreams::Credential,
+};
 use bytes::Bytes;
 use cogward_model::{
     UpstreamName,
@@ -18,18 +24,13 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::scripted::Script;
-use crate::{
-    gate::{Admitted, Governed},
-    upstreams::Credential,
-};
 
 /// The version of Anthropic's API that is asked for when the agent names none.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// Idle connections that are kept to one provider.
 const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Most that is read at once from a provider, and so the longest piece of a stream and the longest head.
+const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long an idle connection is kept.
 const IDLE_CONNECTION_KEPT: Duration = Duration::from_secs(60);
 
@@ -95,7 +96,7 @@ pub struct ModelCall {
     pub(super) price: Price,
     pub(super) hide_usage: bool,
     /// The room that the body takes, given back with it.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Option<Held>,
 }
 
 impl fmt::Debug for ModelCall {
@@ -266,6 +267,7 @@ fn client(connect: Duration) -> Result<Client<HttpsConnector<HttpConnector>, Ful
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
         .pool_idle_timeout(IDLE_CONNECTION_KEPT)
+        .http1_max_buf_size(READ_BYTES_MAX)
         .build(https))
 }
 

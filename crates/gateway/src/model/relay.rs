@@ -11,12 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use cogward_model::Digest;
+use cogward_model::{
+    Digest,
+    limits::{AGENT_STALL_MS_MAX, FREE_ANSWER_BYTES_MAX, STREAM_EVENT_BYTES_MAX, STREAM_WAITING_BYTES_MAX},
+};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, timeout},
 };
 
@@ -26,19 +29,20 @@ use super::{
     sse::{self, Block, Splitter},
     usage::Meter,
 };
-use crate::{FenceState, body::BrokenStream, gate::Admitted, run::RunContext};
+use crate::{FenceState, body::BrokenStream, gate::Admitted, rooms::Held, run::RunContext};
 
-/// Pieces that wait for an agent that reads slowly; then the upstream waits too.
+/// Pieces that wait for an agent that reads slowly; then the upstream waits too. Their bytes are bounded by
+/// [`STREAM_WAITING_BYTES_MAX`], or by one piece.
 const PIECES_WAITING_MAX: usize = 32;
 /// How long an agent that may run is waited for to read on.
-const AGENT_STALL_MAX: Duration = Duration::from_secs(120);
+const AGENT_STALL_MAX: Duration = Duration::from_millis(AGENT_STALL_MS_MAX);
 /// Longest stream.
 const STREAM_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How long the end of the upstream's body is waited for after the end of its answer.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 
 enum Piece {
-    Data(Bytes),
+    Data { bytes: Bytes, _room: OwnedSemaphorePermit },
     End,
     Broken(&'static str),
 }
@@ -58,7 +62,8 @@ impl Body for AgentStream {
             return Poll::Ready(None);
         }
         self.pieces.poll_recv(cx).map(|piece| match piece {
-            Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+            // hyper asks for the next piece when it has written this one but for its own small buffer.
+            Some(Piece::Data { bytes, .. }) => Some(Ok(Frame::data(bytes))),
             Some(Piece::End) => {
                 self.over = true;
                 None
@@ -95,6 +100,8 @@ pub(super) fn start(
         digest: aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256),
         bytes: 0,
         agent: Some(agent),
+        waiting: Arc::new(Semaphore::new(STREAM_WAITING_BYTES_MAX)),
+        large: None,
         deadline: None,
         timeouts,
     };
@@ -115,6 +122,10 @@ struct Pump {
     bytes: u64,
     /// The agent, while it is there.
     agent: Option<mpsc::Sender<Piece>>,
+    /// Room for the pieces that wait, in bytes.
+    waiting: Arc<Semaphore>,
+    /// Room for events that are larger than what a stream may hold anyway; taken once, when the first of them comes.
+    large: Option<Held>,
     /// When to stop learning usage after the agent has gone.
     deadline: Option<Instant>,
     timeouts: ProviderTimeouts,
@@ -143,6 +154,9 @@ impl Pump {
                         return self.break_off(admitted, "the provider's answer is too long").await;
                     }
                     self.digest.update(&bytes);
+                    if self.splitter.held() > FREE_ANSWER_BYTES_MAX && !self.make_room().await {
+                        return self.break_off(admitted, "the run was stopped").await;
+                    }
                     match self.splitter.feed(&bytes) {
                         Ok(Some(block)) => block,
                         Ok(None) => continue,
@@ -163,7 +177,7 @@ impl Pump {
                 return self.finish(admitted, kept).await;
             }
             for bytes in kept {
-                self.deliver(Piece::Data(bytes)).await;
+                self.data(bytes).await;
             }
         }
     }
@@ -212,6 +226,46 @@ impl Pump {
         }
     }
 
+    /// An event that is larger than usual is put together twice: as it came, and as it goes on. False when the run
+    /// was stopped first.
+    async fn make_room(&mut self) -> bool {
+        if self.large.is_none() {
+            tokio::select! {
+                biased;
+                () = self.run.cut_signal().cancelled() => return false,
+                held = self.run.answers.take(2 * STREAM_EVENT_BYTES_MAX) => self.large = held,
+            }
+        }
+        self.large.is_some()
+    }
+
+    /// Hands bytes to the agent when those before them have gone on their way.
+    async fn data(&mut self, bytes: Bytes) {
+        let units = u32::try_from(bytes.len().clamp(1, STREAM_WAITING_BYTES_MAX)).unwrap_or(u32::MAX);
+        let room = loop {
+            let gone = async {
+                match &self.agent {
+                    Some(agent) => agent.closed().await,
+                    None => std::future::ready(()).await,
+                }
+            };
+            let room = tokio::select! {
+                biased;
+                () = self.run.cut_signal().cancelled() => return,
+                () = gone => return self.agent_gone(),
+                room = timeout(AGENT_STALL_MAX, Arc::clone(&self.waiting).acquire_many_owned(units)) => room,
+            };
+            match room {
+                Ok(Ok(room)) => break room,
+                Ok(Err(_)) => return self.agent_gone(),
+                // A suspended agent cannot read, and that is not its fault.
+                Err(_) if self.run.fence.state() == FenceState::Held => {}
+                Err(_) => return self.agent_gone(),
+            }
+        };
+        self.deliver(Piece::Data { bytes, _room: room }).await;
+    }
+
     /// Hands a piece to the agent; one that has gone or reads nothing at all is given up.
     async fn deliver(&mut self, piece: Piece) {
         let Some(agent) = self.agent.clone() else { return };
@@ -250,7 +304,7 @@ impl Pump {
         };
         call::completed(admitted, answered);
         for bytes in last {
-            self.deliver(Piece::Data(bytes)).await;
+            self.data(bytes).await;
         }
         self.deliver(Piece::End).await;
         // Read to its end the connection can be used again.

@@ -110,6 +110,11 @@ impl Splitter {
         Ok(Some(Block { bytes, ends }))
     }
 
+    /// Bytes of an event whose end has not come yet.
+    pub(super) fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// What came after the last whole event.
     pub(super) fn rest(&mut self) -> Bytes {
         self.scanned = 0;

@@ -27,7 +27,7 @@ impl Usage {
         Amounts {
             tokens: self.input.saturating_add(self.output),
             cost: price.cost(self.priced_input, self.output),
-            tool_calls: 0,
+            ..Amounts::default()
         }
     }
 }

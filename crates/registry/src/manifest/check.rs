@@ -200,6 +200,10 @@ pub(crate) fn permissions_and_budgets(
         let problem = "models are permitted, and a run may use no token";
         sink.on("spec.budgets.run.tokens", "budget-contradiction", problem, "raise it, or remove the models");
     }
+    if !granted.egress.is_empty() && budgets.run.connections == 0 {
+        let problem = "hosts are permitted, and a run may open no connection";
+        sink.on("spec.budgets.run.connections", "budget-contradiction", problem, "raise it, or remove the hosts");
+    }
 }
 
 /// Rules within `spec.budgets`.
@@ -209,6 +213,8 @@ pub(crate) fn budgets(budgets: &Budgets, sink: &mut Sink) {
         ("tokens", agent.tokens < run.tokens),
         ("costUsd", agent.cost_usd < run.cost_usd),
         ("toolCalls", agent.tool_calls < run.tool_calls),
+        ("connections", agent.connections.is_some_and(|all| all < run.connections)),
+        ("egressMib", agent.egress_mib.zip(run.egress_mib).is_some_and(|(all, one)| all < one)),
     ] {
         if short {
             let problem = "all runs together may use less than one run may";

@@ -84,6 +84,16 @@ pub(crate) enum Fault {
     SecretValue,
 }
 
+/// Variables that the plane sets in every run and whose names say nothing of it.
+const CONTRACT: &[&str] =
+    &["ANTHROPIC_AUTH_TOKEN", "HOME", "LANG", "MCP_AUTH_TOKEN", "OPENAI_API_KEY", "PATH", "TMPDIR"];
+
+/// Whether a variable may carry a placeholder. It may be named like a secret: it stands for one.
+pub(crate) fn is_free(name: &str) -> bool {
+    !matches!(judge(name, ""), Some(Fault::Name | Fault::Reserved))
+        && !CONTRACT.contains(&name.to_ascii_uppercase().as_str())
+}
+
 /// Judges one variable.
 pub(crate) fn judge(name: &str, value: &str) -> Option<Fault> {
     let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

@@ -2,15 +2,25 @@
 
 use std::collections::HashSet;
 
-use cogward_model::manifest::{EgressGrant, EgressProtocol, ModelGrant, Permissions, ToolGrant};
+use cogward_model::http_scope::PathPattern;
+use cogward_model::manifest::{
+    CredentialGrant, EgressGrant, EgressProtocol, Inspect, ModelGrant, Permissions, ToolGrant,
+};
 
 use super::{
+    environment,
     fields::{Field, Sink, shown},
     hosts::canonical_host,
     sections::texts,
 };
 
+/// Entries of each list under `spec.permissions`.
 const GRANTS_MAX: usize = 256;
+/// Methods of one inspected host.
+const METHODS_MAX: usize = 16;
+/// Path patterns of one inspected host.
+const PATHS_MAX: usize = 256;
+/// Tools of one server that a manifest may permit.
 const TOOLS_MAX: usize = 1_024;
 const OUTPUT_TOKENS_DEFAULT: u32 = 4_096;
 const NAME: &str = "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter";
@@ -119,12 +129,82 @@ fn egress(field: &Field<'_>, sink: &mut Sink) -> Vec<EgressGrant> {
             Some(f) => f.word(&[("tls", EgressProtocol::Tls), ("http", EgressProtocol::Http)], sink),
             None => Some(EgressProtocol::default()),
         };
+        let inspect = map.optional("inspect", sink).and_then(|f| {
+            if protocol == Some(EgressProtocol::Http) {
+                let problem = "plain HTTP is decided request by request without it, by host and port";
+                sink.on(&f.path, "egress-inspect", problem, "remove it, or use `protocol: tls`");
+            }
+            inspect(&f, sink)
+        });
         map.finish(sink);
         let (Some(host), Some(port), Some(protocol)) = (host, port, protocol) else { continue };
         once(&mut seen, (host.clone(), port), format!("`{host}:{port}`"), &item.path, sink);
-        grants.push(EgressGrant { host, port, protocol });
+        grants.push(EgressGrant { host, port, protocol, inspect });
+    }
+    let mut variables = HashSet::new();
+    for grant in &grants {
+        let credential = grant.inspect.as_ref().and_then(|i| i.credential.as_ref());
+        if let Some(variable) = credential.and_then(|c| c.env.as_ref()) {
+            once(&mut variables, variable.clone(), format!("the variable `{variable}`"), &field.path, sink);
+        }
     }
     grants
+}
+
+fn inspect(field: &Field<'_>, sink: &mut Sink) -> Option<Inspect> {
+    let mut map = field.fields(sink)?;
+    let (mut methods, mut paths) = (Vec::new(), Vec::new());
+    if let Some(list) = map.required("methods", "list the methods, such as `[GET, POST]`", sink) {
+        let mut seen = HashSet::new();
+        for item in list.items(METHODS_MAX, sink) {
+            let Some(method) = item.text(1..=32, sink) else { continue };
+            // `CONNECT` and `TRACE` have no place in a request that is forwarded.
+            let plain = method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            if !plain || matches!(method.as_str(), "CONNECT" | "TRACE") {
+                let problem = format!("`{}` is not a method that can be allowed", shown(&method));
+                sink.on(&item.path, "method", problem, "write it in upper case, such as `GET`");
+            }
+            once(&mut seen, method.clone(), format!("the method `{}`", shown(&method)), &item.path, sink);
+            methods.push(method);
+        }
+        nonempty(&list, methods.is_empty(), "list the methods, such as `[GET, POST]`", sink);
+    }
+    if let Some(list) = map.required("paths", "list the paths, such as `[/v1/*]`", sink) {
+        let mut seen = HashSet::new();
+        for item in list.items(PATHS_MAX, sink) {
+            let fix = "write a path such as `/v1/models`, `/repos/*/issues` or `/v1/*`";
+            if let Some(pattern) = item.typed::<PathPattern>("path", fix, sink) {
+                once(&mut seen, pattern.to_string(), format!("the path `{pattern}`"), &item.path, sink);
+                paths.push(pattern);
+            }
+        }
+        nonempty(&list, paths.is_empty(), "list the paths, such as `[/v1/*]`", sink);
+    }
+    let credential = map.optional("credential", sink).and_then(|f| credential(&f, sink));
+    map.finish(sink);
+    Some(Inspect { methods, paths, credential })
+}
+
+fn nonempty(list: &Field<'_>, empty: bool, fix: &str, sink: &mut Sink) {
+    if empty {
+        sink.on(&list.path, "empty", "nothing is listed, so every request would be refused", fix);
+    }
+}
+
+fn credential(field: &Field<'_>, sink: &mut Sink) -> Option<CredentialGrant> {
+    let mut map = field.fields(sink)?;
+    let name = map.required("name", "name a credential that an operator stored for the tenant", sink);
+    let name = name.and_then(|f| f.typed("name", NAME, sink));
+    let env = map.optional("env", sink).and_then(|f| {
+        let variable = f.text(1..=128, sink)?;
+        if !environment::is_free(&variable) {
+            let problem = format!("`{}` is not the name of a variable, or the plane sets it itself", shown(&variable));
+            sink.on(&f.path, "environment", problem, "choose another name, such as `API_TOKEN`");
+        }
+        Some(variable)
+    });
+    map.finish(sink);
+    Some(CredentialGrant { name: name?, env })
 }
 
 fn scopes(field: &Field<'_>, sink: &mut Sink) -> Vec<String> {

@@ -33,6 +33,10 @@ pub fn schema_text() -> Result<String, serde_json::Error> {
         ("/$defs/EvidenceNeeds/properties/retentionDays", 1, 36_500),
         ("/$defs/EgressGrant/properties/port", 1, 65_535),
         ("/$defs/ModelGrant/properties/maxOutputTokens", 1, 1_000_000),
+        ("/$defs/RunBudget/properties/connections", 0, 1_000_000_000),
+        ("/$defs/RunBudget/properties/egressMib", 0, 1_048_576),
+        ("/$defs/AgentBudget/properties/connections", 0, 1_000_000_000),
+        ("/$defs/AgentBudget/properties/egressMib", 0, 1_048_576),
         ("/$defs/RunBudget/properties/wallClockSeconds", 1, 2_592_000),
     ] {
         set(&mut schema, field, "minimum", json!(least));

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use cogward_model::{
     NanoUsd,
     manifest::{
-        API_VERSION, AgentBudget, AutonomyClass, Budgets, DefaultModel, EvidenceNeeds, Layer, Manifest, Metadata,
-        Package, Parameter, Permissions, Profile, Resources, RunBudget, Sandbox, Spec, Tier,
+        API_VERSION, AgentBudget, AutonomyClass, Budgets, DEFAULT_RUN_CONNECTIONS, DefaultModel, EvidenceNeeds, Layer,
+        Manifest, Metadata, Package, Parameter, Permissions, Profile, Resources, RunBudget, Sandbox, Spec, Telemetry,
+        Tier,
     },
     violation::Reaction,
 };
@@ -23,9 +24,12 @@ use super::{
 const LINE: RangeInclusive<usize> = 1..=200;
 const PROSE: RangeInclusive<usize> = 1..=2_000;
 const PATH: RangeInclusive<usize> = 1..=1_024;
+/// Entries of each list under `spec.package`.
 const LISTED_MAX: usize = 256;
 const TOKENS: RangeInclusive<u64> = 0..=1_000_000_000_000;
 const CALLS: RangeInclusive<u64> = 0..=1_000_000_000;
+/// Up to a tebibyte.
+const EGRESS_MIB: RangeInclusive<u64> = 0..=1_048_576;
 const WALL_CLOCK: RangeInclusive<u64> = 1..=2_592_000;
 /// A million dollars: beyond it, a typing error is likelier than a wish.
 const COST_MAX: NanoUsd = NanoUsd::from_nanos(1_000_000_000_000_000);
@@ -105,6 +109,7 @@ fn spec(field: &Field<'_>, sink: &mut Sink) -> Option<Spec> {
     ];
     const TIERS: &[(&str, Tier)] =
         &[("development", Tier::Development), ("staging", Tier::Staging), ("production", Tier::Production)];
+    const TELEMETRY: &[(&str, Telemetry)] = &[("accept", Telemetry::Accept), ("refuse", Telemetry::Refuse)];
     let mut map = field.fields(sink)?;
     let goal = map.required("goal", "say in one sentence what a run is to achieve", sink);
     let goal = goal.and_then(|f| f.text(PROSE, sink));
@@ -128,6 +133,10 @@ fn spec(field: &Field<'_>, sink: &mut Sink) -> Option<Spec> {
     let budgets = section(sink, |sink| {
         map.required("budgets", "limit what a run may use up", sink).and_then(|f| budgets(&f, sink))
     });
+    let telemetry = match map.optional("telemetry", sink) {
+        Some(f) => f.word(TELEMETRY, sink),
+        None => Some(Telemetry::default()),
+    };
     let evidence = match map.optional("evidence", sink) {
         Some(f) => evidence(&f, sink),
         None => Some(EvidenceNeeds::default()),
@@ -151,6 +160,7 @@ fn spec(field: &Field<'_>, sink: &mut Sink) -> Option<Spec> {
         permissions: permissions.value?,
         sandbox: sandbox?,
         budgets: budgets.value?,
+        telemetry: telemetry?,
         evidence: evidence?,
     })
 }
@@ -269,13 +279,23 @@ fn sandbox(field: &Field<'_>, sink: &mut Sink) -> Option<Sandbox> {
         None => Some(Sandbox::default().grace_seconds),
     };
     let on_violation = match map.optional("onViolation", sink) {
-        Some(f) => f.word(&[Reaction::Deny, Reaction::Suspend, Reaction::Kill].map(|r| (r.as_str(), r)), sink).map(Some),
+        Some(f) => {
+            f.word(&[Reaction::Deny, Reaction::Suspend, Reaction::Kill].map(|r| (r.as_str(), r)), sink).map(Some)
+        }
         None => Some(None),
     };
     let files = files::files(&mut map, sink);
     map.finish(sink);
     let (workspace, inputs, outputs) = files?;
-    Some(Sandbox { profile: profile?, resources: resources?, grace_seconds: grace?, on_violation: on_violation?, workspace, inputs, outputs })
+    Some(Sandbox {
+        profile: profile?,
+        resources: resources?,
+        grace_seconds: grace?,
+        on_violation: on_violation?,
+        workspace,
+        inputs,
+        outputs,
+    })
 }
 
 fn resources(field: &Field<'_>, sink: &mut Sink) -> Option<Resources> {
@@ -316,19 +336,32 @@ fn budgets(field: &Field<'_>, sink: &mut Sink) -> Option<Budgets> {
     let run = run.and_then(|f| {
         let mut map = f.fields(sink)?;
         let (tokens, cost_usd, tool_calls) = amounts(&mut map, sink);
+        let connections = number_or(&mut map, "connections", CALLS, DEFAULT_RUN_CONNECTIONS, sink);
+        let egress = limit(&mut map, "egressMib", EGRESS_MIB, sink);
         let wall = map.required("wallClockSeconds", "say how long a run may last", sink);
         let wall = wall.and_then(|f| f.number(WALL_CLOCK, sink));
         map.finish(sink);
-        Some(RunBudget { tokens: tokens?, cost_usd: cost_usd?, tool_calls: tool_calls?, wall_clock_seconds: wall? })
+        Some(RunBudget {
+            tokens: tokens?,
+            cost_usd: cost_usd?,
+            tool_calls: tool_calls?,
+            connections: connections?,
+            egress_mib: egress?,
+            wall_clock_seconds: wall?,
+        })
     });
     let mut agent = None;
     if let Some(field) = map.optional("agent", sink)
         && let Some(mut inner) = field.fields(sink)
     {
         let (tokens, cost_usd, tool_calls) = amounts(&mut inner, sink);
+        let connections = limit(&mut inner, "connections", CALLS, sink);
+        let egress = limit(&mut inner, "egressMib", EGRESS_MIB, sink);
         inner.finish(sink);
-        if let (Some(tokens), Some(cost_usd), Some(tool_calls)) = (tokens, cost_usd, tool_calls) {
-            agent = Some(AgentBudget { tokens, cost_usd, tool_calls });
+        if let (Some(tokens), Some(cost_usd), Some(tool_calls), Some(connections), Some(egress_mib)) =
+            (tokens, cost_usd, tool_calls, connections, egress)
+        {
+            agent = Some(AgentBudget { tokens, cost_usd, tool_calls, connections, egress_mib });
         }
     }
     map.finish(sink);
@@ -342,6 +375,29 @@ fn amounts(map: &mut Fields<'_>, sink: &mut Sink) -> (Option<u64>, Option<NanoUs
     let cost = cost.and_then(|f| cost_usd(&f, sink));
     let calls = map.required("toolCalls", "limit the tool calls", sink).and_then(|f| f.number(CALLS, sink));
     (tokens, cost, calls)
+}
+
+/// A limit that may be left out; `Some(None)` where it is.
+fn limit(
+    map: &mut Fields<'_>,
+    name: &'static str,
+    within: RangeInclusive<u64>,
+    sink: &mut Sink,
+) -> Option<Option<u64>> {
+    match map.optional(name, sink) {
+        Some(field) => field.number(within, sink).map(Some),
+        None => Some(None),
+    }
+}
+
+fn number_or(
+    map: &mut Fields<'_>,
+    name: &'static str,
+    within: RangeInclusive<u64>,
+    otherwise: u64,
+    sink: &mut Sink,
+) -> Option<u64> {
+    Some(limit(map, name, within, sink)?.unwrap_or(otherwise))
 }
 
 fn cost_usd(field: &Field<'_>, sink: &mut Sink) -> Option<NanoUsd> {

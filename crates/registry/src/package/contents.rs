@@ -27,7 +27,9 @@ impl Default for Limits {
 const PATH_BYTES_MAX: usize = 1_024;
 /// What file systems take as one name.
 const NAME_BYTES_MAX: usize = 255;
+/// Directories within directories in a package.
 const DEPTH_MAX: usize = 64;
+/// Layers of a package.
 const LAYERS_MAX: usize = 16;
 /// The first line of what is hashed: another format will have another one.
 const FORMAT: &str = "cogward-package-v1\n";

@@ -20,7 +20,9 @@ use super::{
     walk::Visit,
 };
 
+/// Largest index, manifest or configuration of an OCI layout.
 const DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Layers of an OCI image.
 const LAYERS_MAX: usize = 128;
 /// An index may name an index; nothing needs more.
 const INDEX_DEPTH_MAX: u32 = 3;

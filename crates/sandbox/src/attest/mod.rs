@@ -23,6 +23,9 @@ use crate::{cgroup::Cgroup, native::Uids};
 
 /// Names of the namespaces below `/proc/<pid>/ns`.
 const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"];
+/// Threads of one process that are looked at, its first one among them. Threads have what their process has and can
+/// only lose more, and the supervisor does not answer while it looks.
+const THREADS_MAX: usize = 64;
 /// Most findings of one control that are told.
 const FINDINGS_MAX: usize = 4;
 
@@ -240,7 +243,20 @@ fn placed(subject: &Subject<'_>, facts: &Facts, checks: &mut Vec<Check>) -> Vec<
     let mut inside = Vec::new();
     let mut strangers = Control::new("nobody else in its namespaces");
     let (pids, net) = (facts.namespaces.get("pid"), facts.namespaces.get("net"));
-    for pid in process::all() {
+    // At the first look nobody has had the time to enter or to leave, and a start does not wait for a look at every
+    // process of the host: the groups, into which the first process of the run was cloned, have them all.
+    let candidates = match subject.first {
+        Some(_) => process::all(),
+        None => subject
+            .cgroup
+            .members()
+            .into_iter()
+            .flat_map(|(_, members)| members)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
+    };
+    for pid in candidates {
         if pids.is_some() && process::namespace(pid, "pid").ok().as_ref() == pids {
             inside.push(pid);
         } else if net.is_some() && process::namespace(pid, "net").ok().as_ref() == net {
@@ -268,16 +284,16 @@ fn placed(subject: &Subject<'_>, facts: &Facts, checks: &mut Vec<Check>) -> Vec<
     inside
 }
 
-/// What the processes may: every thread of each of them.
+/// What the processes may, by their threads.
 fn restricted(subject: &Subject<'_>, facts: &Facts, inside: &[i32], checks: &mut Vec<Check>) {
-    let mut filter = Control::new("system-call filter on every thread");
-    let mut privileges = Control::new("no_new_privs on every thread");
-    let mut capabilities = Control::new("no capabilities on any thread");
+    let mut filter = Control::new("system-call filter on every process");
+    let mut privileges = Control::new("no_new_privs on every process");
+    let mut capabilities = Control::new("no capabilities on any process");
     let mut uids = Control::new("uids of its own range");
     let mut spaces = Control::new("every process in its namespaces");
     let (base, count) = facts.uids;
     for pid in inside {
-        for thread in process::threads(*pid) {
+        for thread in process::threads(*pid).into_iter().take(THREADS_MAX) {
             let Some(status) = Status::of(*pid, thread) else { continue };
             let Ok(status) = status else {
                 privileges.must(false, || format!("the status of thread {thread} is not whole"));

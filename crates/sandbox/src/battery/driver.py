@@ -49,6 +49,8 @@ def attempt(task):
         return {'errno': 0}
     except socket.gaierror as e:
         return {'errno': errno.EADDRNOTAVAIL, 'said': str(e)[:200]}
+    except TimeoutError as e:
+        return {'errno': e.errno or errno.ETIMEDOUT, 'said': str(e)[:200]}
     except OSError as e:
         return {'errno': e.errno, 'said': str(e)[:200]}
     except BaseException as e:

@@ -334,6 +334,16 @@ mod tests {
     }
 
     #[test]
+    fn a_workspace_on_disk_is_refused_where_it_was_not_seen_to_work() {
+        assert!(report_of(vec![]).require_workspace(Medium::Memory).is_ok());
+        assert!(report_of(vec![check(probes::WORKSPACE_DISK, true)]).require_workspace(Medium::Disk).is_ok());
+        for checks in [vec![], vec![check(probes::WORKSPACE_DISK, false)]] {
+            let missing = report_of(checks).require_workspace(Medium::Disk).unwrap_err();
+            assert_eq!(missing.iter().map(|m| m.mechanism.as_str()).collect::<Vec<_>>(), ["workspace-disk"]);
+        }
+    }
+
+    #[test]
     fn every_mechanism_is_probed_once_and_every_need_is_probed() {
         let names: Vec<_> = table().iter().map(|probe| probe.mechanism).collect();
         for name in &names {

@@ -70,6 +70,7 @@ pub enum ToInit {
 
 /// Most descriptors in one message.
 const DESCRIPTORS_MAX: usize = 6;
+/// Largest message between a supervisor and an init.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// A connected pair; both ends are closed by `execve`.

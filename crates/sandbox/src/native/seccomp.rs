@@ -175,10 +175,17 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
     // The limit of core files stays what it is: at any other value than 1 a host whose core files go to a program
     // executes it, as root, for every agent that crashes.
     let core = u64::from(libc::RLIMIT_CORE);
+    let not_init = |arg: u8| (arg, Width::Dword, Op::Ne, INIT);
     rules.insert(
         libc::SYS_prlimit64,
-        vec![when(&[(1, Width::Dword, Op::Ne, core)])?, when(&[(2, Width::Qword, Op::Eq, 0)])?],
+        vec![
+            when(&[not_init(0), (1, Width::Dword, Op::Ne, core)])?,
+            when(&[not_init(0), (2, Width::Qword, Op::Eq, 0)])?,
+        ],
     );
+    for (number, arg) in OF_ANOTHER_PROCESS {
+        rules.insert(*number, vec![when(&[not_init(*arg)])?]);
+    }
     rules.insert(libc::SYS_setrlimit, vec![when(&[(0, Width::Dword, Op::Ne, core)])?]);
     rules.insert(libc::SYS_socketpair, vec![when(&[(0, Width::Dword, Op::Eq, word(libc::AF_UNIX))])?]);
     // Pushing input into a terminal, and Linux console selection, which can do the same.
@@ -219,6 +226,23 @@ fn rules(controls: &Controls) -> Result<Rules, seccompiler::BackendError> {
     }
     Ok(rules)
 }
+
+/// Init's number inside. Without root it has the agent's uid, and would have to let the agent do this to it.
+const INIT: u64 = 1;
+/// Calls that do something to a process by its number, and the argument that has it.
+const OF_ANOTHER_PROCESS: &[(i64, u8)] = &[
+    (libc::SYS_kill, 0),
+    (libc::SYS_tkill, 0),
+    (libc::SYS_tgkill, 0),
+    (libc::SYS_rt_sigqueueinfo, 0),
+    (libc::SYS_rt_tgsigqueueinfo, 0),
+    (libc::SYS_pidfd_open, 0),
+    (libc::SYS_sched_setaffinity, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+];
 
 /// Options of sockets that put a program into the kernel: a filter, a loaded one, and those that choose a listener.
 const SOCKET_PROGRAMS: &[i32] =

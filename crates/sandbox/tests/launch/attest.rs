@@ -237,9 +237,24 @@ fn quick() {
             took.push(look(&run).await.took_us);
         }
         took.sort_unstable();
+        println!("the look at the launch took {} µs", run.proof().unwrap().took_us);
         println!("a look takes {} µs at best, {} in the middle, {} at worst", took[0], took[25], took[49]);
         // Far above what it takes; the plane gives it ten seconds.
         assert!(took[25] < 1_000_000, "{took:?}");
+        run.kill().await.unwrap();
+        // Threads without end do not keep the supervisor from its commands.
+        let mut rig = python(
+            "import threading, time\nthreading.stack_size(65536)\n\
+             for _ in range(3000): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+             print('up', flush=True)\ntime.sleep(600)\n",
+        );
+        rig.spec.resources.pids = 4_096;
+        rig.spec.resources.memory_mib = 1_024;
+        let run = rig.started().await;
+        rig.until("up").await;
+        let found = look(&run).await;
+        assert_eq!(gone(&found), Vec::<String>::new());
+        println!("with 3,000 threads it takes {} µs", found.took_us);
         run.kill().await.unwrap();
     });
 }

@@ -21,7 +21,7 @@ pub const TESTS: &[crate::Test] = &[
 ];
 
 /// A uid that nothing runs as.
-const NOBODY: u32 = 54_321;
+pub const NOBODY: u32 = 54_321;
 
 fn doctor_here() {
     let begin = Instant::now();
@@ -109,7 +109,7 @@ fn rootless_refused() {
 }
 
 /// What a service manager does with `Delegate=yes`: groups of its own, owned by the plane's uid.
-fn delegate(name: &str) -> Vec<PathBuf> {
+pub fn delegate(name: &str) -> Vec<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let mut made = Vec::new();
     for controller in ["memory", "pids", "cpu", "unified"] {
@@ -139,7 +139,7 @@ fn rootless_delegated() {
         }
         let groups = delegate(&format!("test-{}", std::process::id()));
         let (rig, program) = unprivileged("");
-        // The whole battery is for root; here what differs: one uid for init and agent.
+        // What differs here: one uid for init and agent.
         let code = "import os\nprint(os.getuid())\nfor p in ('/proc/1/environ', '/proc/1/mem', '/proc/1/fd'):\n \
              try: print('ALLOWED', os.listdir(p) if p.endswith('fd') else open(p).read())\n except OSError: pass\n\
              try: os.kill(1, 9)\nexcept OSError: pass\nopen('/work/output', 'w').write('done')\n";

@@ -69,6 +69,12 @@ fn main() -> ExitCode {
         rig::plane(std::path::Path::new(spec));
         return ExitCode::SUCCESS;
     }
+    if let [role, directory] = args.as_slice()
+        && role == "battery"
+    {
+        battery::print(std::path::Path::new(directory));
+        return ExitCode::SUCCESS;
+    }
     if args.iter().any(|a| a == "--list") {
         if !args.iter().any(|a| a == "--ignored") {
             tests().iter().for_each(|(name, _)| println!("{name}: test"));

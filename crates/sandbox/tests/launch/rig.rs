@@ -15,8 +15,13 @@ use cogward_sandbox::{DriverSettings, Exit, LaunchSpec, ReadOnlyMount, Root, Sup
 
 /// Blocks on a test's future, with a bound: a sandbox that hangs is a failure, not a wait.
 pub fn run<F: Future<Output = ()>>(test: F) {
+    run_within(Duration::from_secs(90), test);
+}
+
+/// The same, with another bound.
+pub fn run_within<F: Future<Output = ()>>(bound: Duration, test: F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(90), test).await.unwrap() });
+    runtime.block_on(async { tokio::time::timeout(bound, test).await.unwrap() });
 }
 
 /// This executable, which is also the supervisor.

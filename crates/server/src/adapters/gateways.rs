@@ -7,9 +7,11 @@ use std::{
 };
 
 use cogward_budget::{Budgets, Scope};
+use cogward_engine::RunFiles;
 use cogward_engine::ports::{Fence, Gateways, Grant, Listeners, Pending, PortError, RunUsed};
-use cogward_gateway::{FenceState, Gateway, RunGrant, RunListeners, Tally};
-use cogward_model::{RunId, action::Amounts};
+use cogward_gateway::{FenceState, Gateway, Notice, Notices, RunGrant, RunListeners, Tally, telemetry};
+use cogward_journal::{Journal, JournalEvent, Severity};
+use cogward_model::{RunId, manifest::Telemetry};
 
 /// How long the last outcomes of a run may take to be recorded after it was cut.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
@@ -19,26 +21,32 @@ const SETTLE_LOOK: Duration = Duration::from_millis(5);
 pub(crate) struct RunGateways {
     pub(crate) gateway: Gateway,
     pub(crate) budgets: Arc<Budgets>,
+    /// Where runs have their files.
+    pub(crate) files: RunFiles,
     /// What runs that live on did under earlier planes, until they are opened again.
     pub(crate) earlier: Mutex<HashMap<RunId, Tally>>,
 }
 
 impl Gateways for RunGateways {
+    fn authority(&self, grant: &Grant) -> Result<Option<String>, PortError> {
+        let run = RunGrant::new(grant.run, &grant.manifest, grant.version_digest, grant.subject.clone(), Vec::new());
+        self.gateway.authority_pem(&run).map_err(|e| PortError::from_error(&e))
+    }
+
     fn open_run(&self, grant: Grant, listeners: Listeners) -> Result<(), PortError> {
         let manifest = &grant.manifest;
         let limits = &manifest.spec.budgets;
         let mut scopes = vec![Scope::run(grant.run)];
-        self.budgets.open(
-            Scope::run(grant.run),
-            Amounts { tokens: limits.run.tokens, cost: limits.run.cost_usd, tool_calls: limits.run.tool_calls },
-        );
+        self.budgets.open(Scope::run(grant.run), limits.run.limits());
         if let Some(agent) = &limits.agent {
             let scope = Scope::agent(&manifest.metadata.tenant, &manifest.metadata.name);
-            let limit = Amounts { tokens: agent.tokens, cost: agent.cost_usd, tool_calls: agent.tool_calls };
-            self.budgets.open(scope.clone(), limit);
+            self.budgets.open(scope.clone(), agent.limits());
             scopes.push(scope);
         }
-        let run = RunGrant::new(grant.run, manifest, grant.version_digest, grant.subject, scopes);
+        let mut run = RunGrant::new(grant.run, manifest, grant.version_digest, grant.subject, scopes);
+        if manifest.spec.telemetry == Telemetry::Accept {
+            run = run.with_telemetry(self.files.dir(grant.run).join(telemetry::FILE));
+        }
         let listeners = RunListeners { model: listeners.model, mcp: listeners.mcp, proxy: listeners.proxy };
         self.gateway.open_run(run, listeners).map_err(|e| PortError::from_error(&e))?;
         if let Some(tally) = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).remove(&grant.run) {
@@ -73,13 +81,35 @@ impl Gateways for RunGateways {
                 tracing::warn!(%run, "calls of a run that was cut are not settled yet");
             }
             let tally = self.gateway.tally(run);
+            let telemetry = self.gateway.telemetry(run);
             self.gateway.close_run(run);
             RunUsed {
                 amounts: self.budgets.close(&Scope::run(run)),
                 model_calls: tally.model_calls,
                 connections: tally.connections,
                 refusals: tally.refusals,
+                telemetry: telemetry.map(|count| (count.exports, count.items)),
             }
         })
+    }
+}
+
+/// Findings of the gateways, for whoever watches the plane.
+pub(crate) struct JournalNotices(pub(crate) Journal);
+
+impl std::fmt::Debug for JournalNotices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JournalNotices")
+    }
+}
+
+impl Notices for JournalNotices {
+    fn notice(&self, notice: Notice) {
+        let severity = if notice.kind.is_high() { Severity::Error } else { Severity::Warning };
+        let detail = serde_json::json!({
+            "agent": notice.agent, "host": notice.host, "port": notice.port, "detail": notice.detail,
+        });
+        let event = JournalEvent::run(notice.kind.as_str(), notice.tenant, notice.run);
+        self.0.publish(event.severity(severity).detail(detail));
     }
 }

@@ -5,6 +5,6 @@ mod ledger;
 mod refusals;
 mod sandboxes;
 
-pub(crate) use gateways::RunGateways;
+pub(crate) use gateways::{JournalNotices, RunGateways};
 pub(crate) use ledger::PlaneLedger;
 pub(crate) use sandboxes::HostSandboxes;

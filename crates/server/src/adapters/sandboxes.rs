@@ -64,11 +64,13 @@ impl Sandboxes for HostSandboxes {
     }
 
     fn missing_limits(&self, sandbox: &manifest::Sandbox) -> Vec<Missing> {
+        let foreign = not_carried(sandbox);
         // A host without a report has nothing that could be enforced, which its profiles say already.
-        let Some(report) = &self.report else { return Vec::new() };
+        let Some(report) = &self.report else { return foreign.into_iter().collect() };
         let limits = report.require_limits(&sandbox.resources).err().unwrap_or_default();
         let workspace = report.require_workspace(sandbox.workspace.medium).err().unwrap_or_default();
-        limits.into_iter().chain(workspace).map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix }).collect()
+        let missing = limits.into_iter().chain(workspace);
+        missing.map(|m| Missing { what: m.mechanism, why: m.why, fix: m.fix }).chain(foreign).collect()
     }
 
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>> {
@@ -275,6 +277,17 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
+/// Files of a run in a profile that another driver carries: refused before the run, not at its launch.
+fn not_carried(sandbox: &manifest::Sandbox) -> Option<Missing> {
+    let native = matches!(sandbox.profile, Profile::Standard | Profile::Hardened);
+    let files = !sandbox.inputs.is_empty() || !sandbox.outputs.is_empty() || !sandbox.workspace.is_usual();
+    (files && !native).then(|| Missing {
+        what: "run-files".to_owned(),
+        why: format!("profile `{}` carries no inputs, outputs or workspace settings yet", sandbox.profile.as_str()),
+        fix: "use profile `standard` or `hardened`, or leave them out".to_owned(),
+    })
+}
+
 /// Whether every input still is what the run was recorded with.
 fn unchanged(given: &[(GivenInput, PathBuf)]) -> Result<(), PortError> {
     for (input, source) in given {
@@ -323,5 +336,22 @@ fn translated(exit: cogward_sandbox::Exit) -> Exit {
         output_refused: exit.output_refused,
         artifacts: exit.artifacts,
         violations: exit.violations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_refused_where_the_driver_does_not_carry_them() {
+        let output =
+            manifest::Output { name: "a".parse().unwrap(), path: "/work/a".into(), max_mib: 1, required: false };
+        for profile in Profile::ALL {
+            let native = [Profile::Standard, Profile::Hardened].contains(&profile);
+            let plain = manifest::Sandbox { profile, ..manifest::Sandbox::default() };
+            let files = manifest::Sandbox { outputs: vec![output.clone()], ..plain.clone() };
+            assert_eq!((not_carried(&plain), not_carried(&files).is_none()), (None, native), "{profile:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 mod archive;
+pub(crate) mod credentials;
 pub(crate) mod events;
 pub(crate) mod evidence;
 pub(crate) mod files;

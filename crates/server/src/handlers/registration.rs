@@ -217,6 +217,16 @@ async fn known(app: &Plane, parsed: &Parsed) -> Result<Known, Failure> {
         }
     }
     known.providers = providers;
+    let mut page = PageRequest { after: None, limit: 500 };
+    loop {
+        let found = app.store.credentials(tenant, &page).await?;
+        let stored = found.items.into_iter().map(|row| (row.config.name, (row.config.host, row.config.port)));
+        known.credentials.extend(stored);
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => break,
+        }
+    }
     Ok(known)
 }
 

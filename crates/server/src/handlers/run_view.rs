@@ -59,6 +59,7 @@ struct KeptUsed {
     tool_calls: u64,
     model_calls: u64,
     connections: u64,
+    egress_bytes: u64,
     refusals: u64,
 }
 
@@ -129,6 +130,8 @@ impl<'a> RunViews<'a> {
             tokens: budget.tokens,
             cost_usd: budget.cost_usd,
             tool_calls: budget.tool_calls,
+            connections: budget.connections,
+            egress_mib: budget.egress_mib,
             wall_clock_seconds: budget.wall_clock_seconds,
         };
         Ok(*self.versions.entry(key).or_insert((manifest.spec.autonomy, limits)))
@@ -152,6 +155,7 @@ impl<'a> RunViews<'a> {
                 tool_calls: used.tool_calls,
                 model_calls: used.model_calls,
                 connections: used.connections,
+                egress_bytes: used.egress_bytes,
                 refusals: used.refusals,
                 cpu_ms: sandbox.cpu_micros.map(|us| us / 1_000),
                 memory_peak_bytes: sandbox.memory_peak_bytes,
@@ -168,6 +172,7 @@ impl<'a> RunViews<'a> {
             tool_calls: counted.tool_calls,
             model_calls: tally.model_calls,
             connections: tally.connections,
+            egress_bytes: counted.egress_bytes,
             refusals: tally.refusals,
             cpu_ms: None,
             memory_peak_bytes: None,

@@ -15,6 +15,7 @@ use cogward_api::{
     LogQuery, LogStream, Operation, OperationState, Page, PageQuery, ProblemCode, Run, RunQuery, RunStart,
 };
 use cogward_engine::{Claim, Command, CommandError, Order, StartError, StartRun};
+use cogward_gateway::telemetry;
 use cogward_model::{RunId, limits::RUN_LOG_BYTES_MAX};
 use cogward_store::{Noun, RunFilter, RunRow, StoreError};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -204,6 +205,19 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Failure> {
     let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(false) };
     let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     if kind.eq_ignore_ascii_case("application/json") { Ok(true) } else { Err(unsupported()) }
+}
+
+pub(crate) async fn telemetry(State(app): State<App>, Params(run): Params<RunId>) -> Result<Response, Failure> {
+    found(&app, run).await?;
+    let path = app.files.dir(run).join(telemetry::FILE);
+    let unread = "the run's telemetry cannot be read";
+    let lines = match tokio::task::spawn_blocking(move || telemetry::lines(&path)).await {
+        Ok(Ok(lines)) => lines,
+        Ok(Err(error)) => return Err(Failure::internal(unread, &error)),
+        Err(error) => return Err(Failure::internal(unread, &error)),
+    };
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Body::from(lines)).into_response())
 }
 
 pub(crate) async fn logs(

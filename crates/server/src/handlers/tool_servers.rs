@@ -187,7 +187,7 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn reason_of(uri: &http::Uri) -> Result<String, Failure> {
+pub(crate) fn reason_of(uri: &http::Uri) -> Result<String, Failure> {
     let query = axum::extract::Query::<ReasonQuery>::try_from_uri(uri);
     let reason = match query {
         Ok(query) => query.0.reason,

@@ -53,6 +53,7 @@ impl Plane {
             data_dir: home.path().join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
             supervisor_exe: "/bin/false".into(),
+            egress_hosts: std::collections::HashMap::new(),
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
         };
@@ -80,6 +81,7 @@ impl Plane {
                     data_dir: home.path().join("data"),
                     listen: "127.0.0.1:0".parse().unwrap(),
                     supervisor_exe: "/bin/false".into(),
+                    egress_hosts: std::collections::HashMap::new(),
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
                     attesting: cogward_server::Attesting::default(),
                 };

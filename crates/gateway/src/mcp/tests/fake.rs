@@ -15,6 +15,9 @@ use hyper_util::rt::TokioIo;
 
 use super::*;
 
+/// Length of a large answer.
+pub(super) const LARGE: usize = 15 * 1000 * 1000;
+
 pub(super) fn tools() -> Value {
     let path = json!({"type": "object", "properties": {"path": {"type": "string"}, "depth": {"type": "integer", "minimum": 0}}, "required": ["path"]});
     json!([
@@ -22,6 +25,12 @@ pub(super) fn tools() -> Value {
         {"name": "read_text_file", "inputSchema": path, "x-unknown": {"kept": 1.50}},
         {"name": "list_directory", "inputSchema": {"type": "object", "properties": {"path": {"type": "string", "x-mcp-header": "Path"}}}},
     ])
+}
+
+/// A large answer, made without the detour over a value.
+fn large(id: &Value) -> String {
+    let text = "x".repeat(LARGE);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{text}"}}]}}}}"#)
 }
 
 fn answer(request: &Value) -> Option<Value> {
@@ -83,6 +92,10 @@ fn stdio_server() {
         let id = request["id"].clone();
         match request["params"]["arguments"]["path"].as_str().unwrap_or_default() {
             "die" => std::process::exit(3),
+            "large" => {
+                say(&large(&id));
+                continue;
+            }
             "garbage" => say("this is no message"),
             "garbage-without-end" => (0..100).for_each(|_| say("this is no message")),
             "half-a-line" => {
@@ -174,6 +187,13 @@ async fn respond(fake: Arc<HttpFake>, request: Request<Incoming>) -> Result<Resp
             "half-a-stream" => {
                 let events = Response::builder().header("content-type", "text/event-stream");
                 return Ok(events.body(Full::from("data: {\"jsonrpc\":")).unwrap());
+            }
+            "large" => {
+                let (kind, text) = match fake.stream.load(Ordering::SeqCst) {
+                    true => ("text/event-stream", format!("data: {}\n\n", large(&body["id"]))),
+                    false => ("application/json", large(&body["id"])),
+                };
+                return Ok(Response::builder().header("content-type", kind).body(Full::from(text)).unwrap());
             }
             "html" => {
                 let page = Response::builder().header("content-type", "text/html");

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cogward_model::{UpstreamName, limits::RESPONSE_BYTES_MAX};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,9 +21,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use super::{RequestError, UpstreamError, sse::Events};
+use super::{Reply, RequestError, UpstreamError, sse::Events};
 use crate::{
     mcp::rpc::{self, Message},
+    rooms::{Growing, Held, Room},
     upstreams::Credential,
 };
 
@@ -98,8 +100,8 @@ impl Endpoint {
             Some(_) => return Err(session.protocol("its session id is too long")),
             None => None,
         };
-        let answer = session.answer(id, response).await?;
-        Ok((session, answer))
+        let answer = session.answer(id, response, None).await?;
+        Ok((session, answer.result))
     }
 }
 
@@ -134,10 +136,15 @@ impl Session {
         self.revision = Some(HeaderValue::from_static(revision));
     }
 
-    pub(super) async fn request(&self, method: &'static str, params: &[u8]) -> Result<Bytes, RequestError> {
+    pub(super) async fn request(
+        &self,
+        method: &'static str,
+        params: &[u8],
+        room: Option<&Room>,
+    ) -> Result<Reply, RequestError> {
         let id = self.next_id();
         let response = self.post(rpc::request(Some(id), method, params).into()).await?;
-        Ok(self.answer(id, response).await?)
+        Ok(self.answer(id, response, room).await?)
     }
 
     pub(super) async fn notify(&self, method: &'static str) -> Result<(), UpstreamError> {
@@ -211,31 +218,48 @@ impl Session {
         UpstreamError::Unavailable { server: self.server.clone(), cause, sent: true }
     }
 
-    async fn answer(&self, id: u64, response: Response<Incoming>) -> Result<Bytes, UpstreamError> {
+    async fn answer(&self, id: u64, response: Response<Incoming>, room: Option<&Room>) -> Result<Reply, UpstreamError> {
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
         match kind.as_str() {
             "application/json" => {
-                let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-                let body = body.map_err(|error| self.broken(error.is::<http_body_util::LengthLimitError>()))?;
-                let body = body.to_bytes();
+                let (body, room) = self.whole(response.into_body(), room).await?;
                 match self.outcome(id, &body)? {
-                    Some(result) => Ok(result),
+                    Some(result) => Ok(Reply { result, room }),
                     None => Err(self.protocol("it answered something else than what was asked")),
                 }
             }
-            "text/event-stream" => self.streamed(id, response.into_body()).await,
+            "text/event-stream" => self.streamed(id, response.into_body(), room).await,
             _ => Err(self.protocol("its answer is neither JSON nor an event stream")),
         }
     }
 
-    async fn streamed(&self, id: u64, mut body: Incoming) -> Result<Bytes, UpstreamError> {
+    async fn whole(&self, mut body: Incoming, room: Option<&Room>) -> Result<(Bytes, Option<Held>), UpstreamError> {
+        let mut growing = Taking::begin(room, body.size_hint().exact()).await.ok_or_else(|| self.broken(false))?;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(part) = frame.map_err(|_| self.broken(false))?.into_data() else { continue };
+            if bytes.len() + part.len() > RESPONSE_BYTES_MAX {
+                return Err(self.broken(true));
+            }
+            growing.reach(bytes.len() + part.len()).await.ok_or_else(|| self.broken(false))?;
+            bytes.extend_from_slice(&part);
+        }
+        let held = growing.finish(bytes.len()).await.ok_or_else(|| self.broken(false))?;
+        Ok((bytes.freeze(), held))
+    }
+
+    async fn streamed(&self, id: u64, mut body: Incoming, room: Option<&Room>) -> Result<Reply, UpstreamError> {
+        let mut growing = Taking::begin(room, None).await.ok_or_else(|| self.broken(false))?;
         let mut events = Events::new(RESPONSE_BYTES_MAX);
         let (mut total, mut asked_back, mut ready) = (0_usize, 0_u32, Vec::new());
         loop {
             let Some(frame) = body.frame().await else { return Err(self.broken(false)) };
             let Ok(part) = frame.map_err(|_| self.broken(false))?.into_data() else { continue };
             total = total.saturating_add(part.len());
+            if total <= RESPONSE_BYTES_MAX {
+                growing.reach(total).await.ok_or_else(|| self.broken(false))?;
+            }
             if total > RESPONSE_BYTES_MAX || events.feed(&part, &mut ready).is_err() {
                 return Err(self.broken(true));
             }
@@ -244,8 +268,9 @@ impl Session {
                     continue;
                 }
                 if let Some(result) = self.outcome(id, &event)? {
+                    let room = growing.finish(event.len()).await.ok_or_else(|| self.broken(false))?;
                     tokio::spawn(finish(body));
-                    return Ok(result);
+                    return Ok(Reply { result, room });
                 }
                 if let Some(reply) = asked_back_reply(&event) {
                     asked_back += 1;
@@ -291,6 +316,33 @@ impl Session {
 
     fn protocol(&self, cause: &str) -> UpstreamError {
         UpstreamError::Protocol { server: self.server.clone(), cause: cause.to_owned() }
+    }
+}
+
+/// Room that an answer takes as it grows, if it takes any.
+struct Taking<'a>(Option<Growing<'a>>);
+
+impl<'a> Taking<'a> {
+    async fn begin(room: Option<&'a Room>, length: Option<u64>) -> Option<Self> {
+        match room {
+            Some(room) => Some(Self(Some(room.answer(length).await?))),
+            None => Some(Self(None)),
+        }
+    }
+
+    async fn reach(&mut self, length: usize) -> Option<()> {
+        match &mut self.0 {
+            Some(growing) => growing.reach(length).await,
+            None => Some(()),
+        }
+    }
+
+    /// `Some(None)` where no room is taken.
+    async fn finish(self, length: usize) -> Option<Option<Held>> {
+        match self.0 {
+            Some(growing) => growing.finish(length).await.map(Some),
+            None => Some(None),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 /// Cuts a stream of bytes into the data of its events.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(in crate::mcp) struct Events {
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
@@ -15,15 +15,15 @@ pub(super) struct Events {
 
 /// An event is longer than the bound.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(in crate::mcp) struct TooLong;
 
 impl Events {
-    pub(super) fn new(max: usize) -> Self {
+    pub(in crate::mcp) fn new(max: usize) -> Self {
         Self { line: Vec::new(), data: Vec::new(), has_data: false, after_return: false, max }
     }
 
     /// Takes bytes and appends the data of every event that they complete.
-    pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Bytes>) -> Result<(), TooLong> {
+    pub(in crate::mcp) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Bytes>) -> Result<(), TooLong> {
         let mut rest = bytes;
         while !rest.is_empty() {
             if std::mem::take(&mut self.after_return) && rest.first() == Some(&b'\n') {

@@ -24,9 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{RequestError, UpstreamError};
+use super::{Reply, RequestError, UpstreamError};
 use crate::{
     mcp::rpc::{self, Message},
+    rooms::Room,
     upstreams::Credential,
 };
 
@@ -138,9 +139,15 @@ struct Shared {
 
 #[derive(Default)]
 struct Waiting {
-    calls: HashMap<u64, oneshot::Sender<Result<Bytes, UpstreamError>>>,
+    calls: HashMap<u64, Call>,
     /// Why the server is gone.
     over: Option<String>,
+}
+
+/// A call that waits for its answer.
+struct Call {
+    answer: oneshot::Sender<Result<Reply, UpstreamError>>,
+    room: Option<Room>,
 }
 
 /// Takes a call out of the table when nobody waits for it any more, and tells the server.
@@ -171,7 +178,12 @@ impl Session {
         self.shared.changes.load(Ordering::Acquire)
     }
 
-    pub(super) async fn request(&self, method: &'static str, params: &[u8]) -> Result<Bytes, RequestError> {
+    pub(super) async fn request(
+        &self,
+        method: &'static str,
+        params: &[u8],
+        room: Option<&Room>,
+    ) -> Result<Reply, RequestError> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         {
@@ -179,7 +191,7 @@ impl Session {
             if let Some(cause) = &waiting.over {
                 return Err(RequestError::NotTaken(self.shared.gone(cause.clone(), false)));
             }
-            waiting.calls.insert(id, answer);
+            waiting.calls.insert(id, Call { answer, room: room.cloned() });
         }
         let mut ask = Ask { shared: &self.shared, id, answered: false };
         let message = line(rpc::request(Some(id), method, params));
@@ -251,7 +263,7 @@ impl Shared {
         // An answer that comes after its call was given up is not garbage.
         let Some(call) = id.and_then(|id| self.waiting().calls.remove(&id)) else { return id.is_some() };
         let outcome = match (message.result, message.error) {
-            (Some(result), _) => Ok(line.slice_ref(result.get().as_bytes())),
+            (Some(result), _) => self.held(&call, line.slice_ref(result.get().as_bytes())),
             (None, Some(error)) => Err(UpstreamError::Rejected {
                 server: self.server.clone(),
                 code: error.code,
@@ -259,8 +271,18 @@ impl Shared {
             }),
             (None, None) => return false,
         };
-        let _ = call.send(outcome);
+        let _ = call.answer.send(outcome);
         true
+    }
+
+    /// One reader serves the answers of all runs, so it waits for none of them: an answer for which its run has no
+    /// room is lost to that run.
+    fn held(&self, call: &Call, result: Bytes) -> Result<Reply, UpstreamError> {
+        let Some(room) = &call.room else { return Ok(Reply { result, room: None }) };
+        match room.try_take(result.len()) {
+            Some(held) => Ok(Reply { result, room: Some(held) }),
+            None => Err(UpstreamError::NoRoom { server: self.server.clone() }),
+        }
     }
 
     fn reply(&self, message: Bytes) {

@@ -277,7 +277,7 @@ impl Plane {
         .unwrap();
         let run: RunId = Id::new(&SystemClock, &SystemEntropy);
         let scope = Scope::run(run);
-        budgets.open(scope.clone(), Amounts { tokens, cost: "100".parse().unwrap(), tool_calls: 0 });
+        budgets.open(scope.clone(), Amounts { tokens, cost: "100".parse().unwrap(), ..Amounts::default() });
         let add = |name: &str, shape: Value, prices: Value| {
             let provider: Provider =
                 serde_json::from_value(json!({"tenant": "default", "name": name, "shape": shape, "prices": prices}))

@@ -73,7 +73,8 @@ const OF_ITS_OWN_KERNEL: &[&str] = &[
     // Its processes and what they may set of themselves.
     "escape.advise-init", "escape.core-limit*", "escape.limits-of-init", "escape.processors-of-init",
     "escape.program-of-init", "escape.working-directory-of-init", "execute.library-*", "execute.map", "identity.core",
-    "identity.new-privileges", "identity.no-filter", "identity.oom", "process.kcmp", "process.nice", "process.others",
+    "identity.new-privileges", "identity.no-filter", "identity.oom", "process.input-of-init", "process.kcmp",
+    "process.limits-of-init", "process.nice*", "process.schedule-init", "process.others",
     "process.ptrace", "process.real-time", "shell.environ-init", "shell.maps-init", "shell.oom", "shell.renice",
     "shell.limits", "shell.core", "shell.unshare", "escape.user-namespace-root", "write.proc-self-*",
     // Its files of the kernel and its devices.

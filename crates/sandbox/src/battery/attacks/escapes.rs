@@ -121,12 +121,12 @@ pub const ATTACKS: &[Attack] = &[
     calls("escape.blocks-of-file", "where a file of the host is on the disk", &[(libc::SYS_openat, &[Word(-100), Text("/usr/bin/env"), Word(0)]), (libc::SYS_ioctl, &[Answer(0), Word(1), Bytes(&[0; 8])])], &[libc::EPERM, libc::ENOTTY]),
     calls("escape.swap-file", "swap to the workspace", &[(libc::SYS_openat, &[Word(-100), Text("/work/swap"), Word(0x42), Word(0o600)]), (libc::SYS_swapon, &[Text("/work/swap"), Word(0)])], DENIED),
     // Beneath and beside the root.
-    refused_with(call("escape.openat2-root", "the root of init by the newer call", libc::SYS_openat2, &[Word(-100), Text("/proc/1/root/etc/shadow"), Bytes(HOW), Word(24)]), ANY),
+    refused_with(call("escape.openat2-root", "the root of init by the newer call", libc::SYS_openat2, &[Word(-100), Text("/proc/1/root"), Bytes(HOW), Word(24)]), ANY),
     calls("escape.openat2-magic", "its own root by a magic link, and up", &[(libc::SYS_openat, &[Word(-100), Text("/proc/self/root"), Word(0x21_0000)]), (libc::SYS_openat, &[Answer(0), Text("../../../etc/shadow"), Word(0)])], ANY),
     calls("escape.up-from-work", "up from the workspace, step by step", &[(libc::SYS_chdir, &[Text("/work")]), (libc::SYS_chdir, &[Text("..")]), (libc::SYS_chdir, &[Text("..")]), (libc::SYS_openat, &[Word(-100), Text("etc/shadow"), Word(0)])], ANY),
     calls("escape.chroot-twice", "a root within the root, and out of it", &[(libc::SYS_mkdirat, &[Word(-100), Text("/work/jail"), Word(0o700)]), (libc::SYS_chroot, &[Text("/work/jail")])], DENIED),
     // Forged identity, and rules of the network.
-    python("escape.forged-credentials", "say that it is another process and root", "a, b = socket.socketpair(); a.sendmsg([b'x'], [(socket.SOL_SOCKET, 2, struct.pack('iII', 1, 0, 0))])", DENIED),
+    python("escape.forged-credentials", "say that it is another process and root", "a, b = socket.socketpair(); a.sendmsg([b'x'], [(socket.SOL_SOCKET, 2, struct.pack('iII', 1, 0, 0))])", &[libc::EPERM, libc::EINVAL]),
     python("escape.packet-filter", "rules of the packet filter (CVE-2021-22555)", "socket.socket().setsockopt(0, 64, bytes(96))", DENIED),
     python("escape.packet-filter-ipv6", "rules of the packet filter for IPv6", "socket.socket(socket.AF_INET6).setsockopt(41, 64, bytes(96))", DENIED),
     python("escape.repair", "repair a connection", "socket.socket().setsockopt(6, 19, 1)", DENIED),
@@ -154,8 +154,8 @@ pub const ATTACKS: &[Attack] = &[
 pub const AT_A_PROMPT: &[Attack] = &[
     shell("escape.docker-socket", "the sockets of container daemons", "ls /var/run/docker.sock /run/containerd/containerd.sock /run/crio/crio.sock /run/podman/podman.sock 2>/dev/null | grep -q ."),
     shell("escape.service-account", "the account of a pod", "cat /var/run/secrets/kubernetes.io/serviceaccount/token /run/secrets/kubernetes.io/serviceaccount/token"),
-    shell("escape.cloud-credentials", "credentials of a cloud", "cat /root/.aws/credentials /root/.config/gcloud/credentials.db /root/.azure/accessTokens.json /etc/kubernetes/admin.conf /root/.kube/config 2>/dev/null | grep -q ."),
-    shell("escape.other-users", "keys and histories of users", "cat /root/.ssh/* /home/*/.ssh/* /root/.bash_history /home/*/.bash_history 2>/dev/null | grep -q ."),
+    shell("escape.cloud-credentials", "credentials of a cloud", "cd /root && cat .aws/credentials .config/gcloud/credentials.db .azure/accessTokens.json .kube/config 2>/dev/null | grep -q ."),
+    shell("escape.other-users", "keys and histories of users", "for d in /root $(cd /home && ls -d $PWD/*); do cat $d/.ssh/* $d/.bash_history; done 2>/dev/null | grep -q ."),
     shell("escape.set-uid-programs", "programs that run as another", "find / -xdev -perm -4000 -type f -exec sh -c 'test \"$(id -u)\" = 0' \\; -print 2>/dev/null | grep -q ."),
     shell("escape.writable-root", "a place of the root that can be written to", "for d in / /app /etc /usr /usr/bin /usr/lib /dev /run /run/cogward /proc; do (: > \"$d/.escape\") 2>/dev/null && exit 0; done; exit 1"),
     shell("escape.host-interfaces", "an interface of the host", "test \"$(grep -c : /proc/self/net/dev)\" -gt 1"),

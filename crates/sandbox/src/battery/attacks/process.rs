@@ -8,6 +8,9 @@ use super::{
     Attack, DENIED, call, python, refused_with,
 };
 
+/// Without root there is one uid inside, and any other is no uid at all.
+const UNMAPPED: &[i32] = &[libc::EPERM, libc::EINVAL];
+
 /// The attacks.
 #[rustfmt::skip]
 pub const ATTACKS: &[Attack] = &[
@@ -22,16 +25,22 @@ pub const ATTACKS: &[Attack] = &[
     refused_with(call("process.kill-everything", "signal everything as init", libc::SYS_tgkill, &[Word(1), Word(1), Word(9)]), &[libc::EPERM, libc::ESRCH]),
     refused_with(call("process.real-time", "real-time priority", libc::SYS_sched_setscheduler, &[Word(0), Word(1), Text("\u{1}")]), DENIED),
     refused_with(call("process.nice", "a better priority", libc::SYS_setpriority, &[Word(0), Word(0), Word(-5)]), &[libc::EACCES, libc::EPERM]),
-    python("identity.root", "become root", "os.setuid(0)", DENIED),
-    python("identity.root-group", "become the group of root", "os.setgid(0)", DENIED),
+    python("identity.root", "become root", "os.setuid(0)", UNMAPPED),
+    python("identity.root-group", "become the group of root", "os.setgid(0)", UNMAPPED),
     python("identity.groups", "become a member of groups", "os.setgroups([0])", DENIED),
-    python("identity.saved", "become root by the saved uid", "os.setresuid(0, 0, 0)", DENIED),
+    python("identity.saved", "become root by the saved uid", "os.setresuid(0, 0, 0)", UNMAPPED),
     python("identity.open-files", "raise the number of open files", "call(302 if os.uname().machine == 'x86_64' else 261, 0, 7, struct.pack('QQ', 1 << 20, 1 << 20), 0)", &[libc::EPERM]),
     python("identity.core", "allow core dumps", "call(302 if os.uname().machine == 'x86_64' else 261, 0, 4, struct.pack('QQ', 1 << 20, 1 << 20), 0)", DENIED),
     python("identity.capabilities", "hold a capability", "found([l for l in open('/proc/self/status') if l.startswith('Cap') and set(l.split()[1]) != {'0'}])", DENIED),
     python("identity.new-privileges", "be without no_new_privs", "found('NoNewPrivs:\\t1\\n' not in open('/proc/self/status').read())", DENIED),
     python("identity.no-filter", "be without a filter", "found('Seccomp:\\t2\\n' not in open('/proc/self/status').read())", DENIED),
     python("identity.uid", "be anyone but the agent", "found(os.getuid() != 1000 or os.getgroups())", DENIED),
+    refused_with(call("process.limits-of-init", "let init have no more descriptors", libc::SYS_prlimit64, &[Word(1), Word(7), Text(""), Word(0)]), &[libc::EPERM, libc::ESRCH]),
+    refused_with(call("process.schedule-init", "let init run when nothing else does", libc::SYS_sched_setscheduler, &[Word(1), Word(5), Text("")]), &[libc::EPERM, libc::ESRCH]),
+    refused_with(call("process.nice-init", "let init wait for all others", libc::SYS_setpriority, &[Word(0), Word(1), Word(19)]), &[libc::EPERM, libc::ESRCH, libc::EACCES]),
+    refused_with(call("process.input-of-init", "let init wait for the disk", libc::SYS_ioprio_set, &[Word(1), Word(1), Word(0x6000)]), &[libc::EPERM, libc::ESRCH]),
+    refused_with(call("process.signal-init-thread", "a signal to init's thread", libc::SYS_tkill, &[Word(1), Word(9)]), &[libc::EPERM, libc::ESRCH]),
+    refused_with(call("process.kill-init-high-bits", "kill init with bits that the kernel ignores", libc::SYS_kill, &[Word(0x1_0000_0001), Word(9)]), &[libc::EPERM, libc::ESRCH]),
     python("identity.oom", "outlive the plane when memory ends", "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')", &[]),
     python("identity.environment", "find a secret in the environment", "found([k for k in os.environ if k not in ('PATH', 'HOME', 'LC_CTYPE')])", DENIED),
     python("identity.descriptors", "find a descriptor of the plane", "found([f for f in os.listdir('/proc/self/fd') if int(f) > 2 and os.path.exists('/proc/self/fd/' + f) and not os.readlink('/proc/self/fd/' + f).startswith(('pipe:', '/run/cogward/', '/proc/'))])", DENIED),
