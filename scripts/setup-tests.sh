@@ -32,6 +32,9 @@ try() {
 for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
+for tool in mke2fs debugfs; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "$tool" > /dev/null || fail "$tool is missing: install the package e2fsprogs"
+done
 [ -x /usr/bin/python3 ] || fail "/usr/bin/python3 is missing: example agents run on the system's Python"
 [ "$(uname -s)" = Linux ] || fail "sandboxes need Linux"
 [ -x /usr/sbin/mke2fs ] || [ -x /sbin/mke2fs ] || fail "mke2fs is missing: install e2fsprogs, for workspaces on disk"

@@ -14,7 +14,10 @@ fn plane() -> Result<Plane> {
     for runtime in ["/usr/bin/runsc", "/usr/sbin/runc"] {
         ensure!(Path::new(runtime).exists(), "{runtime} is missing: run scripts/setup-tests.sh, as `make test` does");
     }
-    Plane::start_carrying(env!("CARGO_BIN_EXE_cogward"), CONFIG)
+    let plane = Plane::start_carrying(env!("CARGO_BIN_EXE_cogward"), CONFIG)?;
+    // `container` is weaker than what a plane accepts unless somebody says so.
+    plane.ok(["floor", "set", "development", "container", "--reason", "a test of containers"])?;
+    Ok(plane)
 }
 
 /// The example of the quickstart, unchanged but for its profile and name.
@@ -182,6 +185,7 @@ fn a_run_is_commanded_outlives_the_plane_and_is_killed() -> Result<()> {
         assert_eq!(plane.run(&run)?["state"], "running");
         let receipt = plane.json(["run", "kill", &run, "--reason", "enough"])?;
         assert_eq!(plane.run(&run)?["state"], "killed", "{profile}: {receipt}");
+        plane.run_until(&run, |r| r["ended"].is_string())?;
         let leaves = plane.leaves(&run)?;
         for kind in ["run.started", "run.suspended", "run.resumed", "run.adopted", "run.killed", "run.closed"] {
             assert_eq!(count(&leaves, kind, None), 1, "{profile}: {kind}");
@@ -193,6 +197,7 @@ fn a_run_is_commanded_outlives_the_plane_and_is_killed() -> Result<()> {
 #[test]
 fn a_profile_that_nothing_carries_is_refused_with_the_way_to_configure_it() -> Result<()> {
     let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
+    plane.ok(["floor", "set", "development", "container", "--reason", "a test of containers"])?;
     for profile in ["gvisor", "container", "microvm"] {
         let manifest = plane.write_agent(&Agent {
             name: profile,

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use crate::sys::{self, Connecting};
+use crate::sockets::{self, Connecting};
 
 /// The host, as a machine's vsock names it.
 const HOST_CID: u32 = 2;
@@ -71,10 +71,10 @@ impl Carrier {
 
     fn connect(&self, name: &str, port: u32, wait: bool) -> io::Result<Connecting> {
         match self {
-            Self::Unix(directory) => sys::connect_unix(&format!("{directory}/{name}.sock"), wait),
-            Self::Vsock => sys::connect_vsock(HOST_CID, port, wait),
+            Self::Unix(directory) => sockets::connect_unix(&format!("{directory}/{name}.sock"), wait),
+            Self::Vsock => sockets::connect_vsock(HOST_CID, port, wait),
             Self::Ports(directory) => {
-                sys::connect_unix(&format!("/proc/self/fd/{}/v.sock_{port}", directory.as_raw_fd()), wait)
+                sockets::connect_unix(&format!("/proc/self/fd/{}/v.sock_{port}", directory.as_raw_fd()), wait)
             }
         }
     }

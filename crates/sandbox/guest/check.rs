@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, io};
 
-use crate::{AGENT_UID, Failed, config::Config, sys};
+use crate::{AGENT_UID, Failed, config::Config, sockets, sys};
 
 /// By the guest itself, while it may still do everything that it ever may.
 pub fn before_the_agent() -> Result<(), Failed> {
@@ -36,11 +36,11 @@ pub fn of_the_agent(config: &Config) -> Result<Vec<String>, Failed> {
     if config.filtered {
         must(sys::is_filtered(), "system-call filter")?;
     }
-    let up: Vec<_> = sys::interfaces().map_err(failed)?.into_iter().filter(|i| i.up).map(|i| i.name).collect();
+    let up: Vec<_> = sockets::interfaces().map_err(failed)?.into_iter().filter(|i| i.up).map(|i| i.name).collect();
     must(up == ["lo"], "only the loopback interface is up")?;
-    let unreachable = [Some(sys::NET_UNREACHABLE), Some(sys::HOST_UNREACHABLE)];
+    let unreachable = [Some(sockets::NET_UNREACHABLE), Some(sockets::HOST_UNREACHABLE)];
     // An address that no host has, on a port that the agent may use.
-    let routed = sys::connect_answer([192, 0, 2, 1], 3128);
+    let routed = sockets::connect_answer([192, 0, 2, 1], 3128);
     must(routed.is_err_and(|e| unreachable.contains(&e.raw_os_error())), "no route leaves the sandbox")?;
     must(
         OpenOptions::new().write(true).create_new(true).open("/cogward-probe").is_err(),

@@ -59,6 +59,15 @@ pub enum Mount {
         /// Where it appears.
         at: String,
     },
+    /// A read-only drive of which nothing is executed.
+    Input {
+        /// Its device.
+        device: String,
+        /// The kind of its file system.
+        kind: String,
+        /// Where it appears.
+        at: String,
+    },
     /// The drive of the workspace.
     Work {
         /// Its device.
@@ -193,6 +202,9 @@ fn mount(text: &str) -> Option<Mount> {
         ["package", device, kind, at] if plain(device) && plain(kind) && is_place(at) => {
             Some(Mount::Package { device: device.to_owned(), kind: kind.to_owned(), at: at.to_owned() })
         }
+        ["input", device, kind, at] if plain(device) && plain(kind) && is_place(at) => {
+            Some(Mount::Input { device: device.to_owned(), kind: kind.to_owned(), at: at.to_owned() })
+        }
         ["memory", mebibytes, at] if is_place(at) => {
             Some(Mount::Memory { at: at.to_owned(), mebibytes: mebibytes.parse().ok()? })
         }
@@ -249,6 +261,7 @@ mod tests {
             ("output", b"a/b"),
             ("mount", b"root vda ext4"),
             ("mount", b"package vdb ext4 /app"),
+            ("mount", b"input vdc ext4 /inputs/a"),
             ("mount", b"memory 64 /dev/shm"),
             ("file", b"input.json\0\0x"),
             ("stdin", b"in"),
@@ -258,7 +271,7 @@ mod tests {
         assert_eq!(taken.argv.len(), 2);
         assert_eq!(taken.limits, [(7, 64)]);
         assert_eq!(taken.files, [("input.json".to_owned(), b"\0x".to_vec())]);
-        assert_eq!(taken.mounts.len(), 3);
+        assert_eq!(taken.mounts.len(), 4);
         assert!(taken.filtered);
     }
 

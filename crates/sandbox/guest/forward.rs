@@ -17,7 +17,8 @@ use std::{
 
 use crate::{
     carrier::{Carrier, DOORS, Door},
-    sys::{self, Connecting, GONE, IN, OUT, PollFd},
+    sockets::{self, Connecting},
+    sys::{GONE, IN, OUT, PollFd},
 };
 
 /// Connections at a time; more wait to be accepted.
@@ -141,10 +142,10 @@ impl Pair {
             return false;
         }
         if self.up.is_over() && !was_over.0 && self.halves {
-            sys::end_writing(self.host.as_fd());
+            sockets::end_writing(self.host.as_fd());
         }
         if self.down.is_over() && !was_over.1 {
-            sys::end_writing(self.agent.as_fd());
+            sockets::end_writing(self.agent.as_fd());
         }
         // Without halves the end of the plane's direction was the end of both.
         !(self.down.is_over() && (self.up.is_over() || !self.halves))
@@ -305,7 +306,7 @@ mod tests {
     fn settle(pair: &mut Pair) -> bool {
         for _ in 0..1000 {
             let mut fds = pair.interest();
-            if sys::wait(&mut fds, Some(Duration::ZERO)).unwrap() == 0 {
+            if crate::sys::wait(&mut fds, Some(Duration::ZERO)).unwrap() == 0 {
                 return true;
             }
             let [agent, host] = fds;

@@ -66,11 +66,16 @@ pub fn build(config: &Config) -> Result<OwnedFd, Failed> {
                 let place = directory(at)?;
                 sys::attach(&node(device), &place, kind, plain | MOUNT_READ_ONLY, "").at("drive of a package")?;
             }
+            Mount::Input { device, kind, at } => {
+                let (place, flags) = (directory(at)?, plain | MOUNT_READ_ONLY | NO_EXECUTION);
+                sys::attach(&node(device), &place, kind, flags, "").at("drive of an input")?;
+            }
             Mount::Work { device, kind } => {
                 let place = directory("/work")?;
                 sys::attach(&node(device), &place, kind, plain | NO_EXECUTION, "").at("drive of the workspace")?;
                 let _ = fs::remove_dir(format!("{place}/lost+found"));
                 chown(&place, Some(AGENT_UID), Some(AGENT_UID)).at("drive of the workspace")?;
+                fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).at("drive of the workspace")?;
             }
             Mount::Memory { .. } => {}
         }
@@ -121,7 +126,7 @@ fn image(config: &Config, device: &str, kind: &str) -> Result<(), Failed> {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         let covered = config.mounts.iter().any(|mount| match mount {
-            Mount::Package { at, .. } => at.split('/').nth(1) == Some(name),
+            Mount::Package { at, .. } | Mount::Input { at, .. } => at.split('/').nth(1) == Some(name),
             _ => false,
         });
         if OURS.contains(&name) || covered || name == "lost+found" {

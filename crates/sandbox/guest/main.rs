@@ -20,6 +20,7 @@ mod forward;
 mod machine;
 mod records;
 mod serve;
+mod sockets;
 mod sys;
 
 use std::{

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     forward::{Flow, Forwarder},
     records::{Records, encode},
+    sockets,
     sys::{self, End, GONE, IN, OUT, PollFd},
 };
 
@@ -75,8 +76,8 @@ impl<'a> Guest<'a> {
         is_machine: bool,
         stdin: Option<OwnedFd>,
     ) -> Result<Self, Failed> {
-        if !sys::interfaces().at("loopback")?.iter().any(|i| i.name == "lo" && i.up) {
-            sys::loopback_up().at("loopback")?;
+        if !sockets::interfaces().at("loopback")?.iter().any(|i| i.name == "lo" && i.up) {
+            sockets::loopback_up().at("loopback")?;
         }
         check::before_the_agent()?;
         let mut streams = Vec::new();

@@ -286,11 +286,14 @@ impl LaunchSpec {
         if let Some(fault) = self.storage.fault() {
             return refuse("storage", fault);
         }
-        if self.driver != DriverSettings::Native && self.storage != Storage::default() {
-            return refuse(
-                "storage",
-                "is not carried by this driver: inputs, outputs and workspaces need the native one",
-            );
+        match &self.driver {
+            // A container's workspace is the host's, as a native one is.
+            DriverSettings::Native | DriverSettings::Oci { .. } => {}
+            // What a machine has written, the host does not attach.
+            DriverSettings::Firecracker(_) if self.storage.outputs.is_empty() => {}
+            DriverSettings::Firecracker(_) => {
+                return refuse("storage", "has outputs, and a machine leaves its output file and no other");
+            }
         }
         let r = &self.resources;
         let within = (50..=64_000).contains(&r.cpu_millis)

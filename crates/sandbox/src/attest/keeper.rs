@@ -1,9 +1,13 @@
 //! The same look at a sandbox that another program made inside of a keeper: see `driver/oci`.
 //!
-//! Below the keeper the namespaces are that program's own, so who belongs to the run is told by its groups and by its
-//! uids, which nobody else on the host has. What holds inside is that program's to promise; the guest has checked it.
+//! Below the keeper the namespaces are that program's own, so who belongs to the run is told by its groups and by
+//! descent: the keeper is the first process of its process namespace, and who loses a parent in there is given to it.
+//! What holds inside is that program's to promise; the guest has checked it.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{
     Attestation, Control, Facts, limits, mounts, namespaces_of, network,
@@ -54,7 +58,7 @@ pub fn look(subject: &Kept<'_>) -> Option<Attestation> {
     let mut outside = Control::new("every process in its control groups");
     let mut uids = Control::new("uids of its own range");
     let own = |status: &Status| status.uids.iter().all(|uid| is_within(*uid, facts.uids));
-    let theirs: Vec<i32> = process::all().into_iter().filter(|pid| of(*pid).is_some_and(|s| own(&s))).collect();
+    let theirs = descendants(subject.keeper);
     // After the processes: one that was made meanwhile is in neither list, one that was moved is in the first only.
     let groups = subject.cgroup.members();
     for (group, members) in &groups {
@@ -102,7 +106,43 @@ fn is_within(uid: u32, (base, count): (u32, u32)) -> bool {
     uid.checked_sub(base).is_some_and(|above| above < count)
 }
 
-/// The status of a process that has not ended.
-fn of(pid: i32) -> Option<Status> {
-    Status::of(pid, pid)?.ok()
+/// A process and everything that has it for an ancestor.
+fn descendants(of: i32) -> BTreeSet<i32> {
+    let parents: BTreeMap<i32, i32> =
+        process::all().into_iter().filter_map(|pid| Some((pid, process::parent(pid)?))).collect();
+    let mut found = BTreeSet::from([of]);
+    loop {
+        let before = found.len();
+        found.extend(
+            parents.iter().filter(|(_, parent)| found.contains(*parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
+        // As many rounds as there are generations.
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_and_its_child_are_found_and_a_stranger_is_not() {
+        let script = "sleep 60 & echo $!; wait";
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+        let (first, second) = (i32::try_from(child.id()).unwrap(), line.trim().parse::<i32>().unwrap());
+        assert_eq!(descendants(first), BTreeSet::from([first, second]));
+        for pid in [second, first] {
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
+                .unwrap();
+        }
+        child.wait().unwrap();
+    }
 }

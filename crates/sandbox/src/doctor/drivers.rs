@@ -6,7 +6,7 @@
 use std::{
     io::{Read, Write},
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -151,7 +151,7 @@ fn isolated(run: RunId, probe: impl FnOnce(&Path) -> Result<String, String>) -> 
     result
 }
 
-fn forked(directory: &PathBuf, probe: impl FnOnce(&Path) -> Result<String, String>) -> Result<String, String> {
+fn forked(directory: &Path, probe: impl FnOnce(&Path) -> Result<String, String>) -> Result<String, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| text(&e))?;
     let Some(child) = sys::fork().map_err(|e| text(&e))? else {

@@ -174,7 +174,7 @@ fn missing(checks: &[Check], name: &str) -> Option<Missing> {
         }),
         None if DRIVERS.contains(&name) => Some(Missing {
             mechanism: name.to_owned(),
-            why: format!("no driver is configured for profile `{name}`"),
+            why: format!("nothing is configured to carry profile `{name}` (`--sandbox-config`)"),
             fix: "name one in the file that `cogward serve --sandbox-config FILE` reads".to_owned(),
         }),
         None => Some(Missing {

@@ -158,6 +158,8 @@ pub enum Mount {
     Root(Drive),
     /// The drive of a package, read-only, and its place.
     Package(Drive, String),
+    /// The drive of an input, read-only and without execution, and its place.
+    Input(Drive, String),
     /// The drive of the workspace.
     Work(Drive),
     /// Memory of so many MiB that can be written to, and its place.
@@ -221,6 +223,7 @@ impl Config {
             let text = match mount {
                 Mount::Root(Drive { device, kind }) => format!("root {device} {kind}"),
                 Mount::Package(Drive { device, kind }, at) => format!("package {device} {kind} {at}"),
+                Mount::Input(Drive { device, kind }, at) => format!("input {device} {kind} {at}"),
                 Mount::Work(Drive { device, kind }) => format!("work {device} {kind}"),
                 Mount::Memory(mebibytes, at) => format!("memory {mebibytes} {at}"),
             };
@@ -522,7 +525,8 @@ mod tests {
         let start = |link: &mut Link| link.start().unwrap();
         let wait = |_: &mut Link| ();
         let twice = |name: &str| [encode(name, b"x"), encode(name, b"x")].concat();
-        let cases: [(&str, fn(&mut Link), Vec<u8>); 12] = [
+        type Case = (&'static str, fn(&mut Link), Vec<u8>);
+        let cases: [Case; 12] = [
             ("held again", start, encode("held", b"x")),
             ("failed after all", start, encode("failed", b"x\0y")),
             ("an execution before the start", wait, encode("not-executable", b"x")),

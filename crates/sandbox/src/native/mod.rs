@@ -16,7 +16,7 @@ pub mod network;
 pub mod seccomp;
 pub mod sys;
 pub mod syscalls;
-mod template;
+pub mod template;
 pub mod tree;
 
 use std::{

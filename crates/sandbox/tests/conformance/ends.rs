@@ -21,6 +21,8 @@ pub const CHECKS: &[crate::Check] = &[
     ("a_killed_supervisor_leaves_no_process_even_when_frozen", supervisor_killed),
     ("a_kill_reaches_an_agent_whose_supervisor_stands_still", supervisor_stopped),
     ("the_wall_clock_ends_a_frozen_run", wall_clock),
+    ("what_is_in_force_is_seen_from_outside_and_so_is_what_is_gone", attested),
+    ("a_kill_reaches_what_was_moved_out_of_its_groups", moved),
 ];
 
 const TICKER: &str = "import time\nfor n in range(100000):\n print(n, flush=True)\n time.sleep(0.005)";
@@ -188,5 +190,53 @@ fn wall_clock(carrier: &Carrier) {
         run.suspend().await.unwrap();
         let exit = run.wait().await;
         assert_eq!((exit.code, exit.cause, exit.empty), (None, ExitCause::TimeExpired, true), "{exit:?}");
+    });
+}
+
+/// The controls that are gone.
+async fn gone(run: &cogward_sandbox::Supervised) -> Vec<String> {
+    let found = run.attest().await.unwrap().unwrap();
+    assert!(found.checks.len() >= 6 && found.processes >= 2, "{found:?}");
+    found.checks.iter().filter(|check| !check.holds).map(|check| format!("{check:?}")).collect()
+}
+
+fn attested(carrier: &Carrier) {
+    run(async {
+        let rig = carrier.python(DAEMONS);
+        let run = rig.held().await;
+        assert!(run.proof().is_some_and(|proof| proof.gone().is_none()), "{:?}", run.proof());
+        run.start().await.unwrap();
+        rig.until("up").await;
+        assert_eq!(gone(&run).await, Vec::<String>::new());
+        let group = rig.groups_left().into_iter().find(|group| group.join("pids.max").exists()).unwrap();
+        std::fs::write(group.join("pids.max"), "1000").unwrap();
+        let found = gone(&run).await;
+        assert!(found.len() == 1 && found[0].contains("limits"), "{found:?}");
+        assert!(run.kill().await.unwrap().empty);
+        run.wait().await;
+    });
+}
+
+fn moved(carrier: &Carrier) {
+    run(async {
+        let rig = carrier.python(DAEMONS);
+        let run = rig.started().await;
+        rig.until("up").await;
+        let mut all: Vec<i32> = processes(&rig).iter().map(|pid| pid.parse().unwrap()).collect();
+        all.sort_unstable();
+        all.dedup();
+        // The last one that was made, which is one of the agent's where they are processes of the host; of a machine
+        // its monitor, which is the one after the keeper.
+        let last = if carrier.is_machine() { all.iter().copied().nth(1) } else { all.iter().copied().max() };
+        let last = last.unwrap().to_string();
+        for group in rig.groups_left() {
+            std::fs::write(group.parent().unwrap().join("cgroup.procs"), &last).unwrap();
+        }
+        let found = gone(&run).await;
+        assert!(found.iter().any(|check| check.contains("every process in its control groups")), "{found:?}");
+        assert!(run.kill().await.unwrap().empty);
+        run.wait().await;
+        let alive = std::fs::read_to_string(format!("/proc/{last}/status")).unwrap_or_default();
+        assert!(alive.is_empty() || alive.contains("State:\tZ") || !alive.contains("python3"), "{alive}");
     });
 }

@@ -5,16 +5,19 @@
 
 mod attacks;
 mod ends;
+mod files;
 mod limits;
 mod runs;
 
 #[path = "../launch/rig.rs"]
 mod rig;
+#[path = "../machine/world.rs"]
+mod world;
 
 use std::{path::Path, process::ExitCode};
 
 use cogward_model::manifest::Profile;
-use cogward_sandbox::{DriverSettings, RuntimeKind};
+use cogward_sandbox::{DriverSettings, Root, RuntimeKind};
 
 use rig::Rig;
 
@@ -32,7 +35,18 @@ impl Carrier {
         let mut rig = rig::python(program);
         rig.spec.profile = self.profile;
         rig.spec.driver = self.driver.clone();
+        if self.profile == Profile::Microvm {
+            // A monitor of its own for each, and an image in the place of the host's /usr.
+            rig.spec.driver = DriverSettings::Firecracker(world::settings(rig.data.path(), world::WELL));
+            rig.spec.root = Root::Image { dir: world::image() };
+        }
         rig
+    }
+
+    /// Whether it is a machine of its own: its vsock knows the end of whole connections only, and its workspace is not
+    /// read from outside.
+    pub fn is_machine(&self) -> bool {
+        self.profile == Profile::Microvm
     }
 
     /// Whether the agent's system calls are answered by the host's kernel.
@@ -51,6 +65,8 @@ fn carriers() -> Vec<Carrier> {
         of("oci_runsc", Profile::Gvisor, oci("/usr/bin/runsc", RuntimeKind::Runsc)),
         of("oci_runc", Profile::Container, oci("/usr/sbin/runc", RuntimeKind::Runc)),
         of("oci_crun", Profile::Container, oci("/usr/bin/crun", RuntimeKind::Crun)),
+        // Over the monitor of `tests/machine`, which makes namespaces in the place of a machine.
+        of("firecracker", Profile::Microvm, DriverSettings::Firecracker(world::nothing())),
     ]
 }
 
@@ -58,7 +74,7 @@ fn carriers() -> Vec<Carrier> {
 type Check = (&'static str, fn(&Carrier));
 
 fn checks() -> Vec<Check> {
-    [runs::CHECKS, ends::CHECKS, limits::CHECKS, attacks::CHECKS].concat()
+    [runs::CHECKS, ends::CHECKS, files::CHECKS, limits::CHECKS, attacks::CHECKS].concat()
 }
 
 fn main() -> ExitCode {

@@ -1,8 +1,8 @@
 //! Monitors and jailers that are not what they should be: no launch, a reason, and nothing left.
 
-use cogward_model::manifest::Profile;
+use cogward_model::manifest::{Output, Profile};
 use cogward_sandbox::{
-    DriverSettings, FirecrackerSettings, LaunchError, Root, SandboxConfig, doctor::probe_with, launch,
+    DriverSettings, FirecrackerSettings, LaunchError, ReadOnlyMount, Root, SandboxConfig, doctor::probe_with, launch,
 };
 
 use crate::{
@@ -17,7 +17,7 @@ pub const TESTS: &[crate::Test] = &[
     ("a_machine_that_is_not_what_was_asked_for_does_not_start", other_machine),
     ("a_monitor_or_jailer_with_known_holes_is_not_used", versions),
     ("what_is_not_there_is_named", not_there),
-    ("a_package_without_a_root_gets_no_machine", no_root),
+    ("what_a_machine_does_not_carry_is_refused", not_carried),
     ("the_doctor_makes_a_machine_and_believes_nothing_less", doctor),
 ];
 
@@ -125,11 +125,17 @@ fn versions() {
 
 fn not_there() {
     run(async {
-        let missing: [(fn(&mut FirecrackerSettings), &str); 4] = [
-            (|s| s.jailer.set_file_name("none"), "version of the jailer"),
-            (|s| s.kernel.set_file_name("none"), "none: No such file"),
-            (|s| s.firecracker.set_file_name("firecracker-none"), "jailer"),
-            (|s| s.firecracker.set_file_name("vmm"), "without `firecracker` in it"),
+        let open = |path: &std::path::Path| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o775)).unwrap();
+        };
+        type Change<'a> = &'a dyn Fn(&mut FirecrackerSettings);
+        let missing: [(Change<'_>, &str); 6] = [
+            (&|s| s.jailer.set_file_name("none"), "none: No such file"),
+            (&|s| s.kernel.set_file_name("none"), "none: No such file"),
+            (&|s| s.firecracker.set_file_name("firecracker-none"), "firecracker-none: No such file"),
+            (&|s| s.firecracker.set_file_name("vmm"), "without `firecracker` in it"),
+            (&|s| open(&s.jailer), "jailer must be a file that belongs to root and is writable by nobody else"),
+            (&|s| open(&s.kernel), "vmlinux must be a file that belongs to root"),
         ];
         for (change, expected) in missing {
             let mut rig = machine("", WELL_IN_TESTS);
@@ -141,11 +147,22 @@ fn not_there() {
     });
 }
 
-fn no_root() {
+fn not_carried() {
     run(async {
         let mut rig = machine("", WELL_IN_TESTS);
         rig.spec.root = Root::HostUsr;
         assert!(refusal(&rig).await.contains("the package has no root of its own"));
+
+        let mut rig = machine("", WELL_IN_TESTS);
+        let output = Output { name: "o".parse().unwrap(), path: "/work/o".to_owned(), max_mib: 1, required: false };
+        rig.spec.storage.outputs = vec![output];
+        let error = launch(&exe(), &rig.spec).await.unwrap_err().to_string();
+        assert!(error.contains("a machine leaves its output file and no other"), "{error}");
+
+        let mut rig = machine("", WELL_IN_TESTS);
+        let package = rig.spec.mounts[0].clone();
+        rig.spec.mounts = (0..13).map(|n| ReadOnlyMount { at: format!("/p{n}"), ..package.clone() }).collect();
+        assert!(refusal(&rig).await.contains("there are more than 14"));
     });
 }
 
@@ -182,5 +199,6 @@ fn doctor() {
         "firecracker is of version 1.16.0 and its jailer of version 1.16.1",
     );
     let report = probe_with(&exe(), std::path::Path::new("/"), &SandboxConfig::default()).unwrap();
-    assert!(report.require(Profile::Microvm).unwrap_err()[0].why.contains("no driver is configured"));
+    let missing = report.require(Profile::Microvm).unwrap_err();
+    assert!(missing.len() == 1 && missing[0].mechanism == "microvm", "{missing:?}");
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use cogward_model::Listener;
-use cogward_sandbox::{Adopted, ExitCause, adopt};
+use cogward_sandbox::{
+    Adopted, ExitCause, adopt,
+    storage::{InputMount, Storage},
+};
 
 use crate::{
     rig::{Rig, run},
@@ -18,6 +21,7 @@ pub const TESTS: &[crate::Test] = &[
     ("a_machine_runs_its_agent_to_its_end", whole),
     ("connections_of_a_machine_arrive_at_their_door", doors),
     ("a_machine_shows_its_agent_nothing_but_its_drives", inside),
+    ("a_machine_is_given_its_inputs_and_begins_with_its_workspace", given),
     ("a_workspace_of_a_machine_has_its_quota", quota),
     ("what_an_agent_prints_is_there_before_its_end", streams),
     ("an_agent_of_a_machine_is_asked_to_end", terminate),
@@ -154,6 +158,40 @@ print('all of it')
     });
 }
 
+fn given() {
+    run(async {
+        let program = r#"
+import os
+def refused(path):
+    try: open(path, 'a')
+    except OSError: return True
+    return False
+assert sorted(os.listdir('/inputs')) == ['book', 'folder'], os.listdir('/inputs')
+assert open('/inputs/book').read() == 'a book' and open('/inputs/folder/page').read() == 'a page'
+assert refused('/inputs/book') and refused('/inputs/folder/page') and refused('/inputs/new') and refused('/inputs/folder/new')
+assert open('/work/notes/first').read() == 'noted' and os.stat('/work/notes').st_uid == 1000
+open('/work/notes/second', 'w').write('x'); os.unlink('/work/notes/first')
+options = {m[1]: m[3] for m in map(str.split, open('/proc/self/mounts'))}
+assert all('noexec' in options[at] for at in ('/inputs', '/inputs/folder', '/work')), options
+print('all of it')
+"#;
+        let mut rig = machine(program, WELL);
+        let at = |name: &str| rig.data.path().join(name);
+        for (name, text) in [("book", "a book"), ("folder/page", "a page"), ("template/notes/first", "noted")] {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), text).unwrap();
+        }
+        let input = |name: &str| InputMount { name: name.parse().unwrap(), source: at(name) };
+        let storage =
+            Storage { inputs: vec![input("book"), input("folder")], from: Some(at("template")), ..Storage::default() };
+        rig.spec.storage = storage;
+        let exit = rig.finished().await;
+        assert_eq!((exit.code, rig.log("stderr.log").as_str()), (Some(0), ""), "{exit:?}");
+        assert_eq!(rig.log("stdout.log"), "all of it\n");
+        nothing_left(&rig);
+    });
+}
+
 fn quota() {
     run(async {
         let program = "import errno, os\nn = 0\ntry:\n while True:\n  open(f'/work/{n}', 'wb').write(b'x' * (1 << 20)); n += 1\n\
@@ -246,7 +284,8 @@ fn kill() {
         let run = rig.started().await;
         rig.until("up").await;
         let report = run.kill().await.unwrap();
-        assert!(report.empty && report.processes >= 8, "{report:?}");
+        // In a real machine those of the agent are not the host's.
+        assert!(report.empty && report.processes >= 2, "{report:?}");
         assert_eq!(run.wait().await.cause, ExitCause::Killed);
         nothing_left(&rig);
     });

@@ -2,12 +2,11 @@
 //!
 //! The monitor checks each request against the published interface and runs the real guest in namespaces in the place
 //! of a machine: everything of the driver and of the guest takes part but the processor's own boundary.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, dead_code, reason = "a test")]
 
 mod broken;
 mod life;
 #[path = "../launch/rig.rs"]
-#[allow(dead_code, reason = "shared")]
 mod rig;
 mod world;
 

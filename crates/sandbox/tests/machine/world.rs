@@ -64,6 +64,12 @@ fn real() -> Option<FirecrackerSettings> {
     })
 }
 
+/// Settings without anything behind them.
+pub fn nothing() -> FirecrackerSettings {
+    let none = PathBuf::from("/nowhere/firecracker");
+    FirecrackerSettings { firecracker: none.clone(), jailer: none.clone(), kernel: none, images: None }
+}
+
 fn shared() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("machine")
 }

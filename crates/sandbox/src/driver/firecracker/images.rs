@@ -8,12 +8,20 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use crate::native::{At, Stage};
+use rustix::fs::{Mode, OFlags};
+
+use crate::{
+    native::{AGENT_UID, At, Stage, template},
+    storage::InputMount,
+};
 
 /// The file system of every drive: what each kernel that is made for small machines has.
 pub const KIND: &str = "ext4";
@@ -24,6 +32,8 @@ const ENTRIES_MAX: u64 = 2_000_000;
 /// Most bytes of one.
 const BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 const BLOCK: u64 = 4096;
+/// What `mke2fs` puts into each file system.
+const FOUND: &str = "lost+found";
 /// Nothing that a small kernel may lack, and no journal: a machine's end is the end of its drives.
 const FEATURES: &str = "^has_journal,^resize_inode,^metadata_csum,uninit_bg";
 
@@ -74,24 +84,76 @@ fn make(source: &Path, image: &Path) -> io::Result<()> {
     // Tables of inodes and of blocks, and room for directories.
     let inodes = entries + entries / 8 + 64;
     let total = bytes + bytes / 16 + inodes * 512 + 8 * 1024 * 1024;
-    make_ext4(image, total, inodes, None, Some(source))
+    make_ext4(image, total, inodes, None, Some(source))?;
+    if source.join(FOUND).exists() {
+        return Ok(());
+    }
+    // The directory that a repair would fill is nothing of the package's.
+    run(Command::new(maker()?.with_file_name("debugfs")).args(["-w", "-R", "rmdir lost+found"]).arg(image))
 }
 
-/// An empty workspace of so many MiB, which belongs to the agent.
-pub fn workspace(image: &Path, mebibytes: u32, owner: u32) -> Result<(), Stage> {
-    let bytes = u64::from(mebibytes) * 1024 * 1024;
-    // As in a workspace of memory: one file for each 4 KiB, so that inodes are no way around the size.
-    let inodes = (u64::from(mebibytes) * 256).clamp(1024, 1_048_576);
-    // What the file system keeps for itself comes on top of what was promised.
-    let own = inodes * 256 + bytes / 64 + 2 * 1024 * 1024;
-    make_ext4(image, bytes + own, inodes, Some(owner), None).at("drive of the workspace")
+/// A workspace of so many MiB with room for so many files. It, and what it begins with, belongs to the agent.
+///
+/// What it begins with goes through a directory of the run, `staged`, which is removed again.
+pub fn workspace(image: &Path, size: (u32, u32), from: Option<&Path>, staged: &Path) -> Result<(), Stage> {
+    let filled = || -> io::Result<()> {
+        // The file system has eleven files of its own.
+        let (mebibytes, inodes) = (u64::from(size.0), u64::from(size.1) + 11);
+        let bytes = fitting(image, mebibytes * 1024 * 1024 / BLOCK, inodes)? * BLOCK;
+        let Some(from) = from else { return make_ext4(image, bytes, inodes, Some(AGENT_UID), None) };
+        fs::DirBuilder::new().mode(0o755).create(staged)?;
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty())
+        };
+        template::copy(open(from)?.as_fd(), open(staged)?.as_fd())?;
+        make_ext4(image, bytes, inodes, Some(AGENT_UID), Some(staged))
+    };
+    let done = filled();
+    if from.is_some() {
+        let _ = fs::remove_dir_all(staged);
+    }
+    done.at("drive of the workspace")
+}
+
+/// Blocks of a file system in which so many are free, found by making it: what it keeps for itself depends on its size.
+fn fitting(image: &Path, free: u64, inodes: u64) -> io::Result<u64> {
+    // A few for directories; less than a MiB too many.
+    let (few, spare) = (16, 64);
+    let mut blocks = free + inodes / 16 + free / 32 + 512;
+    for _ in 0..6 {
+        make_ext4(image, blocks * BLOCK, inodes, None, None)?;
+        let found = free_blocks(image);
+        fs::remove_file(image)?;
+        let found = found?;
+        // Once attached, the kernel keeps a fiftieth, and at most so many, for what it has promised to write.
+        let wanted = free + few + (blocks / 50).min(4096);
+        if (wanted..=wanted + spare).contains(&found) {
+            break;
+        }
+        blocks = (blocks + wanted).saturating_sub(found);
+    }
+    Ok(blocks)
+}
+
+/// What the superblock says: the number of free blocks is its fourth, and its mark is at 56.
+fn free_blocks(image: &Path) -> io::Result<u64> {
+    let mut superblock = [0_u8; 64];
+    fs::File::open(image)?.read_exact_at(&mut superblock, 1024)?;
+    match superblock {
+        [_, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d, .., 0x53, 0xef, _, _, _, _, _, _] => {
+            Ok(u32::from_le_bytes([a, b, c, d]).into())
+        }
+        _ => Err(io::Error::other("mke2fs made no ext4")),
+    }
 }
 
 fn make_ext4(image: &Path, bytes: u64, inodes: u64, owner: Option<u32>, content: Option<&Path>) -> io::Result<()> {
     let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(image)?;
     file.set_len(bytes.div_ceil(BLOCK) * BLOCK)?;
     drop(file);
-    let done = Command::new(maker()?)
+    let mut command = Command::new(maker()?);
+    command
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-O", FEATURES, "-E"])
         // The file is new, so what is not written is zero already.
         .arg(format!(
@@ -101,18 +163,20 @@ fn make_ext4(image: &Path, bytes: u64, inodes: u64, owner: Option<u32>, content:
         .args(["-m", "0", "-N"])
         .arg(inodes.to_string())
         .args(content.into_iter().flat_map(|source| [Path::new("-d"), source]))
-        .arg(image)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()?;
+        .arg(image);
+    run(&mut command)
+}
+
+/// Runs one of the programs of e2fsprogs, or says the last line that it said.
+fn run(command: &mut Command) -> io::Result<()> {
+    let done = command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
     if done.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&done.stderr);
     let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
-    Err(io::Error::other(format!("mke2fs: {}", line.trim().chars().take(300).collect::<String>())))
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Err(io::Error::other(format!("{program}: {}", line.trim().chars().take(300).collect::<String>())))
 }
 
 #[derive(Debug, Default)]
@@ -139,6 +203,28 @@ fn size(directory: &Path) -> io::Result<Size> {
         }
     }
     Ok(size)
+}
+
+/// The drive of files that are inputs by their names, and of empty directories for those that have drives of their own.
+/// Made for one run, through a directory of it that is removed again.
+pub fn of_inputs(image: &Path, staged: &Path, inputs: &[InputMount]) -> Result<(), Stage> {
+    let stage = "drive of the inputs";
+    let filled = || -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o755).create(staged)?;
+        for input in inputs {
+            let place = staged.join(input.name.to_string());
+            if fs::symlink_metadata(&input.source)?.is_dir() {
+                fs::DirBuilder::new().mode(0o755).create(place)?;
+            } else {
+                fs::copy(&input.source, &place)?;
+                fs::set_permissions(&place, fs::Permissions::from_mode(0o444))?;
+            }
+        }
+        make(staged, image)
+    };
+    let done = filled();
+    let _ = fs::remove_dir_all(staged);
+    done.at(stage)
 }
 
 /// A file that is kept beside the drives, so that each run can link to it: links do not reach other file systems.
@@ -227,6 +313,7 @@ mod tests {
         assert_eq!(image.metadata().unwrap().mode() & 0o777, 0o444);
         assert!(listed(&image, "stat /usr/bin/program").contains("Size: 3000000"));
         assert!(listed(&image, "stat /bin").contains("symlink"));
+        assert!(!listed(&image, "ls -p /").contains("lost+found"));
         let made = image.metadata().unwrap().modified().unwrap();
         assert_eq!(of_directory(&source, &kept).unwrap(), image);
         assert_eq!(image.metadata().unwrap().modified().unwrap(), made, "it was not made again");
@@ -250,17 +337,40 @@ mod tests {
     #[test]
     fn a_workspace_has_the_room_that_was_promised_and_belongs_to_the_agent() {
         let dir = tempfile::tempdir().unwrap();
-        for mebibytes in [1, 8, 64] {
+        for mebibytes in [1, 8, 64, 3000] {
             let image = dir.path().join(format!("{mebibytes}.ext4"));
-            workspace(&image, mebibytes, 1000).unwrap();
+            workspace(&image, (mebibytes, 100 * mebibytes), None, &dir.path().join("none")).unwrap();
             let statistics = listed(&image, "stats");
             let number = |name: &str| -> u64 {
                 let line = statistics.lines().find(|l| l.starts_with(name)).unwrap();
                 line.rsplit(' ').next().unwrap().parse().unwrap()
             };
-            assert!(number("Free blocks:") * BLOCK >= u64::from(mebibytes) * 1024 * 1024, "{mebibytes}: {statistics}");
+            let promised = u64::from(mebibytes) * 256;
+            let free = number("Free blocks:");
+            let reserved = (number("Block count:") / 50).min(4096);
+            assert!((promised..promised + 128).contains(&(free - reserved)), "{mebibytes}: {statistics}");
+            // In whole blocks of the table of inodes, for each group.
+            let (files, asked) = (number("Free inodes:"), u64::from(100 * mebibytes));
+            assert!((asked..asked + asked / 50 + 128).contains(&files), "{mebibytes}: {statistics}");
             assert!(listed(&image, "stat /").contains("User:  1000"));
         }
+    }
+
+    #[test]
+    fn a_workspace_begins_with_what_it_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, staged, image) = (dir.path().join("from"), dir.path().join("staged"), dir.path().join("work.ext4"));
+        fs::create_dir_all(from.join("a")).unwrap();
+        fs::write(from.join("a/file"), b"content").unwrap();
+        workspace(&image, (1, 64), Some(&from), &staged).unwrap();
+        let found = listed(&image, "stat /a/file");
+        assert!(found.contains("User:  1000   Group:  1000") && found.contains("Size: 7"), "{found}");
+        assert!(!staged.exists());
+        // More than there is room for.
+        fs::write(from.join("large"), vec![7; 8 << 20]).unwrap();
+        fs::remove_file(&image).unwrap();
+        workspace(&image, (1, 64), Some(&from), &staged).unwrap_err();
+        assert!(!staged.exists());
     }
 
     #[test]

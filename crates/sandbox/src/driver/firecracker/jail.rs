@@ -72,15 +72,14 @@ impl Jail {
         self.root.join(name)
     }
 
-    /// Shows a file that is kept elsewhere. It stays root's, and readable for all.
-    pub fn link(&self, source: &Path, name: &str) -> io::Result<()> {
-        fs::hard_link(source, self.path(name)).or_else(|_| fs::copy(source, self.path(name)).map(|_| ()))
+    /// Shows a file that is kept elsewhere at a path inside. It stays root's, and readable for all.
+    pub fn link(&self, source: &Path, path: &Path) -> io::Result<()> {
+        fs::hard_link(source, path).or_else(|_| fs::copy(source, path).map(|_| ()))
     }
 
-    /// Gives a file to the monitor.
-    pub fn give(&self, name: &str) -> io::Result<()> {
-        let path = self.path(name);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    /// Gives a file inside to the monitor.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         chown(path, Some(self.uid), Some(self.uid))
     }
 

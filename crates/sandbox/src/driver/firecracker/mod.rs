@@ -15,8 +15,11 @@ mod version;
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -39,12 +42,17 @@ use super::{
 use crate::{
     attest::{self, Attestation, Facts, keeper::Kept},
     cgroup::Cgroup,
-    native::{AGENT_UID, At, Stage, Uids, network},
+    native::{At, Stage, Uids, network},
     spec::{Enforcement, LaunchSpec, Root, Runtime},
+    storage::INPUTS,
 };
 
 /// Time from the start of the jailer to the held agent, at most. Drives that are not there yet are made before.
 const BOOT_MAX: Duration = Duration::from_secs(20);
+/// Time for the drives, at most. With the boot it is less than what the plane waits for.
+const FURNISH_MAX: Duration = Duration::from_secs(8);
+/// Most drives of a machine: what its interrupts suffice for, beside its other devices.
+const DRIVES_MAX: usize = 14;
 /// Time for the monitor to stop or resume its processors.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Memory of a machine for its kernel and the guest, in MiB: what the run may use comes on top.
@@ -97,6 +105,18 @@ impl FirecrackerSettings {
         let named = self.firecracker.file_name().is_some_and(|n| n.to_string_lossy().contains("firecracker"));
         if named { Ok(()) } else { Err("microvm.firecracker has a file name without `firecracker` in it".to_owned()) }
     }
+
+    /// Whether what is named is there and nobody but root can change it: it is what every machine relies on.
+    fn are_roots(&self) -> Result<(), String> {
+        for path in [&self.firecracker, &self.jailer, &self.kernel] {
+            let found = path.metadata().map_err(|e| format!("{}: {e}", path.display()))?;
+            if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+                let must = "must be a file that belongs to root and is writable by nobody else";
+                return Err(format!("{} {must}", path.display()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Makes machines.
@@ -148,18 +168,20 @@ impl Driver for Firecracker {
 
     fn launch(&self, order: &Order<'_>) -> Result<Box<dyn Carried>, Stage> {
         let spec = order.spec;
-        self.settings.validate().map_err(|why| Stage::new("configuration", &why))?;
-        if !spec.storage.inputs.is_empty() || !spec.storage.outputs.is_empty() || spec.storage.from.is_some() {
-            let why = "a machine is given no inputs, begins with an empty workspace and leaves one output file";
-            return Err(Stage::new("storage", &why));
-        }
+        let fit = self.settings.validate().and_then(|()| self.settings.are_roots());
+        fit.map_err(|why| Stage::new("configuration", &why))?;
         let Uids::OwnRange { base: uid } = order.uids else {
             return Err(Stage::new("jailer", &"only root can start it"));
         };
         version::of(&self.settings.jailer, "jailer").map_err(|e| Stage::new("version of the jailer", &e))?;
         let id = id_of(spec.run);
         let jail = Jail::make(&self.settings, &spec.run_dir, &id, uid)?;
+        let begun = Instant::now();
         let furnished = self.furnish(&jail, spec)?;
+        if begun.elapsed() > FURNISH_MAX {
+            let why = "making them took longer than a launch may; they are there for the next one";
+            return Err(Stage::new("drives of the machine", &why));
+        }
         let mut keeper = jail.start(&self.settings, furnished.largest_file, order.cgroup)?;
         match self.boot(order, &jail, &mut keeper, furnished) {
             Ok(parts) => Ok(Box::new(parts.into_machine(keeper, jail, order.uids))),
@@ -224,28 +246,20 @@ impl Firecracker {
             None => spec.run_dir.ancestors().nth(2).unwrap_or(&spec.run_dir).join("images"),
         };
         let kernel = images::keep(&self.settings.kernel, &kept)?;
-        jail.link(&kernel, api::KERNEL).at("kernel")?;
-        std::fs::write(jail.path(api::ARCHIVE), images::archive(guest::PROGRAM)).at("archive")?;
-        jail.give(api::ARCHIVE).at("archive")?;
+        jail.link(&kernel, &jail.path(api::KERNEL)).at("kernel")?;
+        let archive = jail.path(api::ARCHIVE);
+        std::fs::write(&archive, images::archive(guest::PROGRAM)).at("archive")?;
+        jail.give(&archive).at("archive")?;
 
-        let (mut drives, mut mounts) = (Vec::new(), Vec::new());
-        let packages = spec.mounts.iter().map(|mount| (mount.source.as_path(), Some(mount.at.clone())));
-        for (n, (source, at)) in std::iter::once((dir.as_path(), None)).chain(packages).enumerate() {
-            let (file, drive) = (format!("package{n}.{}", images::KIND), drive(n)?);
-            let image = images::of_directory(source, &kept)?;
-            jail.link(&image, &file).at("drive of a package")?;
-            drives.push(PlannedDrive { file, writable: false });
-            mounts.push(match at {
-                None => Mount::Root(drive),
-                Some(at) => Mount::Package(drive, at),
-            });
+        let mut drives = Drives { jail, kept: &kept, planned: Vec::new(), mounts: Vec::new() };
+        drives.of_directory(dir, "image", Mount::Root)?;
+        for (n, mount) in spec.mounts.iter().enumerate() {
+            drives
+                .of_directory(&mount.source, &format!("package{n}"), |drive| Mount::Package(drive, mount.at.clone()))?;
         }
-        let file = format!("work.{}", images::KIND);
-        images::workspace(&jail.path(&file), spec.resources.workspace_mib, AGENT_UID)?;
-        jail.give(&file).at("drive of the workspace")?;
-        let largest_file = jail.path(&file).metadata().at("drive of the workspace")?.len();
-        mounts.push(Mount::Work(drive(drives.len())?));
-        drives.push(PlannedDrive { file, writable: true });
+        drives.inputs(spec)?;
+        let largest_file = drives.workspace(spec)?;
+        let Drives { planned: drives, mut mounts, .. } = drives;
         let small = spec.resources.workspace_mib.min(64);
         mounts.extend(["/tmp", "/dev/shm"].map(|at| Mount::Memory(small, at.to_owned())));
 
@@ -307,11 +321,59 @@ impl Firecracker {
     }
 }
 
-/// The drives of a machine in their order: `vda`, `vdb` and so on.
-fn drive(n: usize) -> Result<Drive, Stage> {
-    let letter = u8::try_from(n).ok().filter(|n| *n < 26).map(|n| char::from(b'a' + n));
-    let letter = letter.ok_or_else(|| Stage::new("drives", &"there are more than 26"))?;
-    Ok(Drive { device: format!("vd{letter}"), kind: images::KIND })
+/// The drives of a machine while they are made, in the order of their devices: `vda`, `vdb` and so on.
+struct Drives<'a> {
+    jail: &'a Jail,
+    kept: &'a Path,
+    planned: Vec<PlannedDrive>,
+    mounts: Vec<Mount>,
+}
+
+impl Drives<'_> {
+    /// The next one.
+    fn add(&mut self, name: &str, writable: bool, mount: impl FnOnce(Drive) -> Mount) -> Result<PathBuf, Stage> {
+        let letter = u8::try_from(self.planned.len()).ok().filter(|n| usize::from(*n) < DRIVES_MAX);
+        let Some(letter) = letter.map(|n| char::from(b'a' + n)) else {
+            return Err(Stage::new("drives of the machine", &format!("there are more than {DRIVES_MAX}")));
+        };
+        let file = format!("{name}.{}", images::KIND);
+        let path = self.jail.path(&file);
+        self.planned.push(PlannedDrive { file, writable });
+        self.mounts.push(mount(Drive { device: format!("vd{letter}"), kind: images::KIND }));
+        Ok(path)
+    }
+
+    /// A kept one, which other runs share.
+    fn of_directory(&mut self, source: &Path, name: &str, mount: impl FnOnce(Drive) -> Mount) -> Result<(), Stage> {
+        let image = images::of_directory(source, self.kept)?;
+        let path = self.add(name, false, mount)?;
+        self.jail.link(&image, &path).at("drive of a package")
+    }
+
+    /// One for all inputs that are files, and one for each that is a directory.
+    fn inputs(&mut self, spec: &LaunchSpec) -> Result<(), Stage> {
+        let inputs = &spec.storage.inputs;
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        let path = self.add("inputs", false, |drive| Mount::Input(drive, format!("/{INPUTS}")))?;
+        images::of_inputs(&path, &spec.run_dir.join("inputs.staged"), inputs)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).at("drive of the inputs")?;
+        for (n, input) in inputs.iter().enumerate().filter(|(_, input)| input.source.is_dir()) {
+            let at = format!("/{INPUTS}/{}", input.name);
+            self.of_directory(&input.source, &format!("input{n}"), |drive| Mount::Input(drive, at))?;
+        }
+        Ok(())
+    }
+
+    /// The only one that is written to. Answers with its size.
+    fn workspace(&mut self, spec: &LaunchSpec) -> Result<u64, Stage> {
+        let path = self.add("work", true, Mount::Work)?;
+        let size = (spec.resources.workspace_mib, spec.resources.inodes());
+        images::workspace(&path, size, spec.storage.from.as_deref(), &spec.run_dir.join("workspace.staged"))?;
+        self.jail.give(&path).at("drive of the workspace")?;
+        Ok(path.metadata().at("drive of the workspace")?.len())
+    }
 }
 
 /// What the jailer takes for a name: letters, digits and hyphens.

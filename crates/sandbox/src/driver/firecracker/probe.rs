@@ -37,14 +37,12 @@ pub const BOOT_MAX: Duration = Duration::from_secs(8);
 /// Why there was none, for people.
 pub fn probe(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Result<String, String> {
     settings.validate()?;
+    settings.are_roots()?;
     kvm()?;
     let said = |program: &Path, name| version::of(program, name).map_err(|e| format!("{}: {e}", program.display()));
     let (monitor, jailer) = (said(&settings.firecracker, "firecracker")?, said(&settings.jailer, "jailer")?);
     if monitor != jailer {
         return Err(format!("firecracker is of version {monitor} and its jailer of version {jailer}"));
-    }
-    if !settings.kernel.is_file() {
-        return Err(format!("{}: there is no such kernel", settings.kernel.display()));
     }
     images::maker().map_err(|e| e.to_string())?;
     let begin = Instant::now();

@@ -21,6 +21,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::Mode,
+    process::{Signal, pidfd_send_signal},
 };
 
 use super::{
@@ -43,6 +44,9 @@ use keeper::FromKeeper;
 const CARRIER_DIRECTORY: &str = "carrier";
 /// Time from the clone to the held agent, at most: two commands of a runtime and the guest.
 const LAUNCH_MAX: Duration = Duration::from_secs(25);
+
+/// Time for a killed keeper to be dead once the groups are empty.
+const KEEPER_END_MAX: Duration = Duration::from_secs(5);
 
 const LINK: u32 = 0;
 const KEEPER: u32 = 1;
@@ -318,6 +322,15 @@ impl Carried for Container {
         let asked = self.link.terminate();
         cgroup.thaw().map_err(io::Error::other)?;
         asked
+    }
+
+    fn kill(&mut self, cgroup: &mut Cgroup, reap: &mut dyn FnMut()) -> (u32, bool) {
+        let (processes, empty) = cgroup.kill(reap);
+        // Whatever was moved out of the groups is still in the keeper's process namespace, and ends with it.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let gone = matches!(poll(&mut fds, Timespec::try_from(KEEPER_END_MAX).ok().as_ref()), Ok(1..));
+        (processes, empty && gone)
     }
 
     fn workspace(&self) -> Option<BorrowedFd<'_>> {
