@@ -55,7 +55,7 @@ fn failure(error: VerifyError) -> Failure {
         VerifyError::Unenforceable { missing, .. } => {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
             Failure::new(Exit::Refused, format!("{cause}: {}", missing.join("; ")))
-                .next("`cogward doctor` says how to provide it")
+                .next("`cogward doctor` says how to provide it; `--sandbox-config FILE` names what carries the other profiles")
         }
         // A program that does not notice its own controls may be one that the sandbox failed to contain.
         VerifyError::Blind { .. } => Failure::new(Exit::Unverified, cause),
