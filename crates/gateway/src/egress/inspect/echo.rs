@@ -26,11 +26,14 @@ use crate::body::{AgentBody, BrokenStream};
 
 /// So many bytes of a form are enough to know it, and more than would come by chance.
 const FORM_BYTES: usize = 24;
+/// A run of letters and digits of so many characters is known by itself: no page escapes it.
+const RUN_BYTES_MIN: usize = 12;
+/// So many runs of one secret are looked for.
+const RUNS_MAX: usize = 64;
 
 /// The forms of one secret, as an automaton that reads each byte once.
 pub(crate) struct Forms {
     next: Vec<[u16; 256]>,
-    depth: Vec<u16>,
     ends: Vec<bool>,
 }
 
@@ -50,7 +53,7 @@ impl Forms {
     /// Of a secret that is long enough to be one.
     pub(crate) fn of(secret: &str) -> Self {
         let forms = forms(secret.as_bytes());
-        let mut built = Self { next: vec![[0; 256]], depth: vec![0], ends: vec![false] };
+        let mut built = Self { next: vec![[0; 256]], ends: vec![false] };
         for form in &forms {
             built.add(form);
         }
@@ -67,9 +70,7 @@ impl Forms {
                 continue;
             }
             let Ok(fresh) = u16::try_from(self.next.len()) else { return };
-            let depth = self.depth.get(state).copied().unwrap_or(0).saturating_add(1);
             self.next.push([0; 256]);
-            self.depth.push(depth);
             self.ends.push(false);
             if let Some(row) = self.next.get_mut(state) {
                 row[usize::from(*byte)] = fresh;
@@ -138,7 +139,7 @@ impl Forms {
     }
 }
 
-/// The beginnings of a secret in the encodings in which it could come back.
+/// The beginnings of a secret in the encodings in which it could come back, and its runs of letters and digits.
 fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut all: Vec<Zeroizing<Vec<u8>>> = vec![Zeroizing::new(secret.to_vec())];
     // Base64 reads three bytes at a time: there are three ways for the secret to lie in a longer text.
@@ -151,13 +152,14 @@ fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
             all.push(Zeroizing::new(text.as_bytes().get(first..last).unwrap_or_default().to_vec()));
         }
     }
-    for (plain, escape) in [("", "%X"), ("", "x"), ("", "X"), ("\"\\", "\\")] {
+    for (plain, escape) in [("", "%X"), ("", "%x"), ("", "x"), ("", "X"), ("\"\\", "\\"), ("\"\\/", "\\")] {
         let mut text = Zeroizing::new(String::new());
         for byte in secret {
             let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
             let written = match escape {
-                "%X" if unreserved => write!(text, "{}", char::from(*byte)),
+                "%X" | "%x" if unreserved => write!(text, "{}", char::from(*byte)),
                 "%X" => write!(text, "%{byte:02X}"),
+                "%x" => write!(text, "%{byte:02x}"),
                 "x" => write!(text, "{byte:02x}"),
                 "X" => write!(text, "{byte:02X}"),
                 _ if plain.as_bytes().contains(byte) => write!(text, "\\{}", char::from(*byte)),
@@ -169,6 +171,8 @@ fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         }
         all.push(Zeroizing::new(text.as_bytes().to_vec()));
     }
+    let runs = secret.split(|byte| !byte.is_ascii_alphanumeric()).filter(|run| run.len() >= RUN_BYTES_MIN);
+    all.extend(runs.take(RUNS_MAX).map(|run| Zeroizing::new(run.to_vec())));
     all.into_iter()
         .map(|mut form| {
             form.truncate(FORM_BYTES);
@@ -178,7 +182,10 @@ fn forms(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         .collect()
 }
 
-/// What was held back from the agent because a secret may begin in it.
+/// What was held back from the agent because some secret may begin in it.
+///
+/// How much is held depends on the answer alone, never on the secret: an agent that has its own words sent back
+/// would read the secret from where the pieces end.
 struct Watch {
     forms: Arc<Forms>,
     state: u16,
@@ -197,18 +204,22 @@ impl Watch {
                 return Err(Echo);
             }
         }
-        let keep = usize::from(self.forms.depth.get(usize::from(self.state)).copied().unwrap_or(0));
-        if keep == 0 && self.held.is_empty() {
+        if self.held.is_empty() && could_begin(&bytes) == 0 {
             return Ok(bytes);
         }
         self.held.extend_from_slice(&bytes);
-        let free = self.held.len().saturating_sub(keep);
+        let free = self.held.len().saturating_sub(could_begin(&self.held));
         Ok(self.held.split_to(free).freeze())
     }
 
     fn rest(&mut self) -> Bytes {
         self.held.split().freeze()
     }
+}
+
+/// How many bytes at the end could be the beginning of a form of any secret. Every form is printed ASCII.
+fn could_begin(bytes: &[u8]) -> usize {
+    bytes.iter().rev().take(FORM_BYTES - 1).take_while(|byte| byte.is_ascii_graphic()).count()
 }
 
 /// An answer's body that is broken off before a secret goes through. Trailers are dropped.
@@ -307,8 +318,11 @@ mod tests {
                     if b.is_ascii_alphanumeric() || b == b'_' { char::from(b).to_string() } else { format!("%{b:02X}") }
                 })
                 .collect();
-        let mut forms =
-            vec![SECRET.to_owned(), hex.clone(), hex.to_uppercase(), percent, serde_json::json!(SECRET).to_string()];
+        let json = serde_json::json!(SECRET).to_string();
+        let mut forms = vec![SECRET.to_owned(), hex.clone(), hex.to_uppercase(), json.replace('/', "\\/"), json];
+        forms.extend([percent.replace("%2F", "%2f").replace("%2B", "%2b"), percent]);
+        forms.push(SECRET.replace('/', "&#x2F;").replace('+', "&#43;").replace('"', "&quot;"));
+        forms.push(SECRET.replace(|c: char| !c.is_ascii_alphanumeric(), "\\u002f"));
         for before in ["", "u", "us", "use", "x-access-token:"] {
             forms.push(STANDARD.encode(format!("{before}{SECRET}")));
             forms.push(URL_SAFE.encode(format!("{before}{SECRET} and more")));
@@ -330,8 +344,41 @@ mod tests {
         let mut watch = Watch { forms: Arc::new(Forms::of(SECRET)), state: 0, held: BytesMut::new() };
         assert_eq!(watch.feed(Bytes::from_static(b"data: hello\n\n")).ok().unwrap(), "data: hello\n\n");
         assert_eq!(watch.feed(Bytes::from_static(b"data: ghp_")).ok().unwrap(), "data: ");
-        assert_eq!(watch.feed(Bytes::from_static(b"x")).ok().unwrap(), "ghp_x");
-        assert!(watch.rest().is_empty());
+        assert_eq!(watch.feed(Bytes::from_static(b"x y")).ok().unwrap(), "ghp_x ");
+        assert_eq!(watch.feed(Bytes::from_static(&[b'a'; 40])).ok().unwrap().len(), 41 - (FORM_BYTES - 1));
+        assert_eq!(watch.rest().len(), FORM_BYTES - 1);
+    }
+
+    /// The pieces as the agent gets them; none when the secret was found.
+    fn pieces(secret: &str, text: &[u8], cuts: &[usize]) -> Option<Vec<Bytes>> {
+        let mut watch = Watch { forms: Arc::new(Forms::of(secret)), state: 0, held: BytesMut::new() };
+        let (mut all, mut rest) = (Vec::new(), text);
+        for cut in cuts {
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            all.push(watch.feed(Bytes::copy_from_slice(piece)).ok()?);
+            rest = after;
+        }
+        all.push(watch.feed(Bytes::copy_from_slice(rest)).ok()?);
+        all.push(watch.rest());
+        Some(all)
+    }
+
+    proptest! {
+        /// An agent that has prefixes of what it guesses sent back learns nothing from how the answer is cut.
+        #[test]
+        fn the_pieces_say_nothing_of_the_secret(
+            one in "[!-~]{8,40}", other in "[!-~]{8,40}", noise in "[ -~\\n\u{e9}]{0,40}",
+            guessed in 0_usize..30, cuts in proptest::collection::vec(0_usize..12, 0..20)
+        ) {
+            let guess = &one[..guessed.min(one.len())];
+            for text in [format!("{noise}{guess}"), format!("{noise}{guess}{noise}"), format!("{guess}{guess} {noise}")] {
+                let text = text.as_bytes();
+                if let (Some(with_one), Some(with_other)) = (pieces(&one, text, &cuts), pieces(&other, text, &cuts)) {
+                    prop_assert_eq!(&with_one, &with_other);
+                    prop_assert_eq!(with_one.concat(), text);
+                }
+            }
+        }
     }
 
     proptest! {
