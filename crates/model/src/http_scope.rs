@@ -137,11 +137,14 @@ pub fn is_unambiguous(path: &str) -> bool {
     true
 }
 
-/// Whether each `%` begins an escape, and none hides a character that changes what a path means.
+/// Whether each `%` begins an escape, none hides a character that changes what a path means, and all of it is UTF-8:
+/// what is not is read in different ways (`%c0%ae` is a dot to some).
 fn escapes_are_plain(path: &str) -> bool {
+    let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
+            decoded.push(byte);
             continue;
         }
         let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
@@ -150,8 +153,9 @@ fn escapes_are_plain(path: &str) -> bool {
         if hidden < 0x20 || matches!(hidden, 0x7f | b'.' | b'/' | b'\\' | b'%' | b';' | b'?' | b'#') {
             return false;
         }
+        decoded.push(hidden);
     }
-    true
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 #[cfg(test)]
@@ -168,7 +172,11 @@ mod tests {
     fn a_pattern_holds_what_it_says_and_nothing_beside() {
         for (text, inside, outside) in [
             ("/v1/models", vec!["/v1/models"], vec!["/v1/models/", "/v1/model", "/v1/models/x", "/V1/models", "/"]),
-            ("/v1/*", vec!["/v1/", "/v1/a", "/v1/a/b", "/v1/a%20b"], vec!["/v1", "/v2/a", "/v11/a", "/"]),
+            (
+                "/v1/*",
+                vec!["/v1/", "/v1/a", "/v1/a/b", "/v1/a%20b", "/v1/caf%C3%A9"],
+                vec!["/v1", "/v2/a", "/v11/a", "/"],
+            ),
             (
                 "/repos/*/issues",
                 vec!["/repos/a/issues"],
@@ -206,6 +214,10 @@ mod tests {
             "//v1/a",
             "/v1/;/x",
             "/v1/%00",
+            "/v1/%c0%ae%c0%ae/admin",
+            "/v1/%e0%80%af",
+            "/v1/%ff",
+            "/v1/%c3",
             "/v1/%zz",
             "/v1/%",
             "/v1/a b",
