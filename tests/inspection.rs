@@ -222,7 +222,7 @@ fn unmodified_clients_reach_an_inspected_host_and_the_secret_stays_outside() -> 
         ("another method", "permissions.egress.inspect", "not_declared"),
         ("in the url", "egress.credential", "credential_misused"),
         ("in another header", "egress.credential", "credential_misused"),
-        ("fronting", "egress.host", "address_refused"),
+        ("fronting", "egress.host_header", "address_refused"),
     ] {
         let answer = (&attacks[attack]["status"], &attacks[attack]["rule"], &attacks[attack]["code"]);
         assert_eq!(answer, (&403.into(), &rule.into(), &code.into()), "{attack}: {text}");

@@ -45,6 +45,8 @@ pub(super) enum Misuse {
     Header,
     /// The name is of a credential that this endpoint does not have.
     Name,
+    /// There is more than one: repeated, a credential would be easier to know again in what comes back.
+    Several,
 }
 
 impl Misuse {
@@ -53,6 +55,7 @@ impl Misuse {
             Self::Url => "the placeholder of a credential stands in the URL",
             Self::Header => "the placeholder of a credential stands in a header that is not its own",
             Self::Name => "the placeholder is of a credential that does not belong to this endpoint",
+            Self::Several => "the placeholder of a credential stands in the request more than once",
         }
     }
 }
@@ -85,7 +88,9 @@ pub(super) fn examine(uri: &Uri, headers: &HeaderMap, allowed: Option<Allowed<'_
                 if allowed.header.is_some_and(|own| own != header.as_str()) {
                     return Err(Misuse::Header);
                 }
-                used = true;
+                if std::mem::replace(&mut used, true) {
+                    return Err(Misuse::Several);
+                }
             }
         }
     }
@@ -196,7 +201,7 @@ mod tests {
         for (value, filled) in [
             ("Bearer cogward-placeholder:github", "Bearer s3cret-value".to_owned()),
             ("cogward-placeholder:github", "s3cret-value".to_owned()),
-            ("a cogward-placeholder:github,cogward-placeholder:github b", "a s3cret-value,s3cret-value b".to_owned()),
+            ("a cogward-placeholder:github,b", "a s3cret-value,b".to_owned()),
             (
                 &format!("basic {}", STANDARD.encode("x-token:cogward-placeholder:github")),
                 format!("Basic {}", STANDARD.encode("x-token:s3cret-value")),
@@ -226,6 +231,12 @@ mod tests {
         ] {
             assert_eq!(judged(header, value), Err(misuse), "{header}: {value}");
         }
+        let twice = "a cogward-placeholder:github,cogward-placeholder:github b";
+        assert_eq!(judged("authorization", twice), Err(Misuse::Several));
+        let (uri, mut headers) = asked("authorization", "Bearer cogward-placeholder:github");
+        headers.append("authorization", headers["authorization"].clone());
+        let allowed = Some(Allowed { name: &name(), header: Some("authorization") });
+        assert_eq!(examine(&uri, &headers, allowed), Err(Misuse::Several));
         for url in [
             "/a?t=cogward-placeholder:github",
             "/cogward-placeholder:github",

@@ -7,7 +7,9 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
     manifest::Inspect,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
+};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -38,6 +40,22 @@ use crate::{
 const PATH_BYTES_MAX: usize = 8 * 1024;
 /// The port that a URL of `https` need not name.
 const DEFAULT_PORT: u16 = 443;
+
+/// Headers by which frameworks and proxies take another method or path than the request line says.
+const OVERRIDES: [&str; 10] = [
+    "forwarded",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+];
+/// What an answer that is watched for a credential must not be asked for in: a part, or another alphabet.
+const UNWATCHABLE: [HeaderName; 3] = [header::RANGE, header::IF_RANGE, header::ACCEPT_CHARSET];
 
 /// What the requests of one tunnel share.
 pub(super) struct Tunnel {
@@ -211,6 +229,9 @@ impl Tunnel {
         head.headers.remove(header::CONTENT_LENGTH);
         head.headers.insert(header::HOST, host_header(&self.target)?);
         if let Some(stored) = stored {
+            for name in UNWATCHABLE {
+                head.headers.remove(name);
+            }
             if uses {
                 let StoredCredential { config, secret, .. } = stored;
                 placeholder::fill(&mut head.headers, &config.header, &config.name, secret.expose())?;
@@ -235,7 +256,7 @@ impl Tunnel {
             return Err(echoed(ECHOED));
         }
         if is_encoded(answer.headers()) && !answer.body().is_end_stream() {
-            let why = "the answer is compressed although it was asked not to be, so it cannot be watched";
+            let why = "the answer is encoded although it was asked not to be, so it cannot be watched";
             account.broken(why);
             return Err(echoed(why));
         }
@@ -265,8 +286,19 @@ fn echoed(why: &str) -> Refusal {
     )
 }
 
+/// Whether the body is anything but plain bytes, in whole or in chunks.
 fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    let other = |name, plain: &[u8]| {
+        headers.get_all(name).iter().any(|value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(plain))
+    };
+    other(header::CONTENT_ENCODING, b"identity") || other(header::TRANSFER_ENCODING, b"chunked")
+}
+
+/// Whether some servers read another method, path or host from this header. Those that make variables of headers
+/// do not tell `_` from `-`.
+fn is_override(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    OVERRIDES.contains(&name.as_str()) || name.starts_with("x-forwarded")
 }
 
 /// What is held against a request, whatever it asks for.
@@ -290,6 +322,14 @@ fn objection<B>(request: &Request<B>, target: &HostPort) -> Option<Refusal> {
             "Speak HTTP/1.1; for a host that speaks something else, declare it without `inspect`",
         ));
     }
+    if let Some(name) = headers.keys().find(|name| is_override(name)) {
+        return Some(Refusal::new(
+            RefusalCode::NotDeclared,
+            "egress.form",
+            format!("the header `{name}` could make the host read another method, path or host"),
+            "Leave the header out and ask for the method and path themselves",
+        ));
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     let one = hosts.next().filter(|_| hosts.next().is_none()).and_then(|host| host.to_str().ok());
     if one.map(|host| HostPort::parse(host, Some(DEFAULT_PORT))) == Some(Ok(target.clone())) {
@@ -297,7 +337,7 @@ fn objection<B>(request: &Request<B>, target: &HostPort) -> Option<Refusal> {
     }
     Some(Refusal::new(
         RefusalCode::AddressRefused,
-        "egress.host",
+        "egress.host_header",
         "the `Host` header is missing, double, or names another host than the tunnel",
         "Send one `Host` header with the host that was connected to",
     ))

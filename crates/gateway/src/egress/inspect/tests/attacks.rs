@@ -6,14 +6,14 @@ use super::rig::{HOST, OTHER, Rig, ok};
 async fn no_request_in_the_tunnel_gets_to_another_name() {
     let rig = Rig::new(|_| ok("fine")).await;
     for (request, status, rule) in [
-        ("GET /v1/x HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: {OTHER}\r\n\r\n"), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}:8443\r\n\r\n"), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}.\r\n\r\n"), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: user@{HOST}\r\n\r\n"), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}\r\nHost: evil.example\r\n\r\n"), 403, "egress.host"),
-        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}, evil.example\r\n\r\n"), 403, "egress.host"),
-        ("GET /v1/x HTTP/1.1\r\nAccept: */*\r\n\r\n".to_owned(), 403, "egress.host"),
+        ("GET /v1/x HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {OTHER}\r\n\r\n"), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}:8443\r\n\r\n"), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}.\r\n\r\n"), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: user@{HOST}\r\n\r\n"), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}\r\nHost: evil.example\r\n\r\n"), 403, "egress.host_header"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {HOST}, evil.example\r\n\r\n"), 403, "egress.host_header"),
+        ("GET /v1/x HTTP/1.1\r\nAccept: */*\r\n\r\n".to_owned(), 403, "egress.host_header"),
         (format!("GET https://evil.example/v1/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"), 400, "egress.form"),
         (format!("GET https://{HOST}/v1/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"), 400, "egress.form"),
         (format!("GET /v1/x HTTP/1.0\r\nHost: {HOST}\r\n\r\n"), 400, "egress.form"),
@@ -36,6 +36,34 @@ async fn no_request_in_the_tunnel_gets_to_another_name() {
     }
     assert_eq!((rig.heard().len(), rig.connections()), (0, 0), "nothing was dialled");
     assert!(rig.ledger.rules("permit").is_empty());
+}
+
+#[tokio::test]
+async fn no_header_asks_for_another_method_or_path() {
+    let rig = Rig::new(|_| ok("fine")).await;
+    for (header, sent) in [
+        ("X-HTTP-Method", "DELETE"),
+        ("X-HTTP-Method-Override", "DELETE"),
+        ("X_HTTP_Method_Override", "DELETE"),
+        ("x-method-override", "PUT"),
+        ("X-Original-Method", "DELETE"),
+        ("X-Original-URL", "/admin"),
+        ("X-Original-URI", "/admin"),
+        ("X-Rewrite-URL", "/admin"),
+        ("X-Original-Host", "evil.example"),
+        ("X-Host", "evil.example"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Prefix", "/admin"),
+        ("X_Forwarded_Uri", "/admin"),
+        ("Forwarded", "host=evil.example"),
+    ] {
+        let request = format!("POST /v1/x HTTP/1.1\r\nHost: {HOST}\r\n{header}: {sent}\r\nContent-Length: 0\r\n\r\n");
+        let answer = rig.agent(HOST).await.ask(&request).await;
+        assert_eq!(answer.status, 403, "{header}: {}", answer.all());
+        assert!(answer.body.contains("\"rule\":\"egress.form\""), "{header}: {}", answer.all());
+        assert_eq!(rig.ledger.rules("block").last().unwrap(), "egress.form", "{header}");
+    }
+    assert_eq!((rig.heard().len(), rig.connections()), (0, 0), "nothing was dialled");
 }
 
 #[tokio::test]

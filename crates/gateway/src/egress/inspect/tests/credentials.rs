@@ -18,14 +18,19 @@ async fn the_host_gets_the_secret_and_nobody_else_sees_it() {
     let mut agent = rig.agent(HOST).await;
     let answer = agent.ask(&with(&format!("Authorization: Bearer {PLACEHOLDER}\r\nAccept-Encoding: gzip\r\n"))).await;
     assert_eq!(answer.body, "fine", "{}", answer.all());
+    let parts = "Range: bytes=9-\r\nIf-Range: \"a\"\r\nAccept-Charset: utf-16\r\n";
+    let asked = with(&format!("Authorization: Bearer {PLACEHOLDER}\r\n{parts}"));
+    assert_eq!(agent.ask(&asked).await.body, "fine");
+    let heard = rig.heard().pop().unwrap().to_lowercase();
+    assert!(!heard.contains("range") && !heard.contains("charset"), "a part of the answer cannot be watched: {heard}");
     let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("x:{PLACEHOLDER}"));
     assert_eq!(agent.ask(&with(&format!("Authorization: Basic {basic}\r\n"))).await.body, "fine");
     let heard = rig.heard();
     assert!(heard[0].contains(&format!("authorization: Bearer {SECRET}\r\n")), "{}", heard[0]);
     assert!(heard[0].contains("accept-encoding: identity\r\n"), "{}", heard[0]);
     let filled = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("x:{SECRET}"));
-    assert!(heard[1].contains(&format!("authorization: Basic {filled}\r\n")), "{}", heard[1]);
-    rig.ledger.completed(2).await;
+    assert!(heard[2].contains(&format!("authorization: Basic {filled}\r\n")), "{}", heard[2]);
+    rig.ledger.completed(3).await;
     assert_eq!(field(&rig.decided()[0], "credential"), "github");
     assert!(!rig.told().contains(SECRET) && !answer.all().contains(SECRET));
 }
@@ -38,6 +43,7 @@ async fn a_placeholder_anywhere_else_is_a_finding_and_goes_nowhere() {
     for (count, (host, request)) in [
         (HOST, with(&format!("X-Api-Key: {PLACEHOLDER}\r\n"))),
         (HOST, with(&format!("User-Agent: {PLACEHOLDER}\r\n"))),
+        (HOST, with(&format!("Authorization: Bearer {PLACEHOLDER} {PLACEHOLDER}\r\n"))),
         (HOST, with("Authorization: Bearer cogward-placeholder:gitlab\r\n")),
         (HOST, with("Authorization: Bearer Cogward-Placeholder:github\r\n")),
         (HOST, format!("GET /v1/x?t={PLACEHOLDER} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")),
@@ -155,10 +161,20 @@ async fn a_secret_in_small_pieces_is_found_too() {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_of_such_a_host_is_refused() {
+async fn an_encoded_answer_of_such_a_host_is_refused() {
+    for coding in [
+        "Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\n",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\n",
+        "Transfer-Encoding: gzip\r\nConnection: close\r\n\r\nxyz",
+    ] {
+        let (_rig, all) = echoed(move |_| format!("HTTP/1.1 200 OK\r\n{coding}")).await;
+        assert!(all.starts_with("HTTP/1.1 502") && !all.contains("xyz"), "{coding}: {all}");
+        assert!(all.contains("egress.echo"), "{coding}: {all}");
+    }
     let (_rig, all) =
-        echoed(|_| "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz".into()).await;
-    assert!(all.starts_with("HTTP/1.1 502") && all.contains("egress.echo"), "{all}");
+        echoed(|_| "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\n".into()).await;
+    assert!(all.starts_with("HTTP/1.1 200") && all.contains("xyz"), "{all}");
 }
 
 #[tokio::test]
