@@ -189,6 +189,7 @@ pub const CLASSES: &[Class] = &[
     Class { layer: CGROUP, of: &[], severity: Severity::Warning, what: "A limit of memory or processes that was reached" },
     egress(Severity::High, "A connection to this host, its network or its metadata, or to an address that is spelled to \
         hide it", &["inside-address"]),
+    egress(Severity::High, "The placeholder of a credential where it does not belong", &["misused-credential"]),
     egress(Severity::Warning, "A connection to a public address by number, to a host that the manifest does not declare, \
         under another name or without TLS, or a malformed one", &["address", "undeclared", "disguised", "malformed"]),
 ];
@@ -409,6 +410,7 @@ mod tests {
             (SECCOMP, "deny", OTHER, Severity::Warning),
             (CGROUP, "kill", "memory", Severity::Warning),
             (EGRESS, "inside-address", "169.254.169.254:80", Severity::High),
+            (EGRESS, "misused-credential", "api.example.com:443", Severity::High),
             (EGRESS, "undeclared", "mount", Severity::Warning),
             ("landlock", "deny", "mount", Severity::Warning),
         ] {

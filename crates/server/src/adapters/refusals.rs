@@ -39,6 +39,9 @@ impl RefusedConnection {
         let action = match (text(event, "code"), text(event, "rule")) {
             ("address_refused", "egress.host") if is_public(host) => "address",
             ("address_refused", "egress.host" | "egress.address") => "inside-address",
+            ("credential_misused", _) => "misused-credential",
+            // Another host, method or path than the one that was asked for; not an address.
+            ("address_refused", "egress.host_header") | ("not_declared", "egress.form") => "disguised",
             ("not_declared", _) if is_inside(host) => "inside-address",
             ("not_declared", _) => "undeclared",
             (_, "egress.tls") => "disguised",
@@ -111,6 +114,15 @@ mod tests {
             ("not_declared", "permissions.egress", "pypi.org", 443, Some(("undeclared", Severity::Warning))),
             ("address_refused", "egress.tls", "api.example.com", 443, Some(("disguised", Severity::Warning))),
             ("invalid_request", "egress.tls", "api.example.com", 443, Some(("disguised", Severity::Warning))),
+            ("address_refused", "egress.host_header", "api.example.com", 443, Some(("disguised", Severity::Warning))),
+            ("not_declared", "egress.form", "api.example.com", 443, Some(("disguised", Severity::Warning))),
+            (
+                "credential_misused",
+                "egress.credential",
+                "api.example.com",
+                443,
+                Some(("misused-credential", Severity::High)),
+            ),
             ("invalid_request", "egress.host", "a b", 0, Some(("malformed", Severity::Warning))),
             ("throttled", "limits.callsInFlight", "api.example.com", 443, None),
             ("budget_exceeded", "budgets.run.toolCalls", "api.example.com", 443, None),
