@@ -124,7 +124,7 @@ pub enum ServeError {
 
 /// A plane that is up and not serving yet.
 pub struct Running {
-    app: App,
+    pub(crate) app: App,
     listener: TcpListener,
     credential: Option<Credential>,
 }
@@ -224,6 +224,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
 
     let app = Arc::new(Plane {
         started: clock.now(),
+        credential_changes: tokio::sync::Mutex::default(),
         accepting: AtomicBool::new(true),
         closing: CancellationToken::new(),
         store,

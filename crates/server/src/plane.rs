@@ -38,6 +38,8 @@ pub(crate) struct Plane {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) started: Timestamp,
     pub(crate) address: SocketAddr,
+    /// Held while a credential for a host is changed, so that the memory has what the store has.
+    pub(crate) credential_changes: tokio::sync::Mutex<()>,
     /// Whether the plane takes requests.
     pub(crate) accepting: AtomicBool,
     /// Cancelled when streams must end.

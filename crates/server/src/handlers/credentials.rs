@@ -31,7 +31,7 @@ const SECRET_BYTES_MIN: usize = 8;
 /// Longest credential for an inspected host.
 const SECRET_BYTES_MAX: usize = 8 * 1024;
 /// Headers that the plane makes itself, or that say where a request goes.
-const NOT_FOR_SECRETS: [HeaderName; 9] = [
+const NOT_FOR_SECRETS: [HeaderName; 12] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -41,6 +41,9 @@ const NOT_FOR_SECRETS: [HeaderName; 9] = [
     header::UPGRADE,
     header::EXPECT,
     header::ACCEPT_ENCODING,
+    header::ACCEPT_CHARSET,
+    header::RANGE,
+    header::IF_RANGE,
 ];
 
 /// The name of the sealed secret.
@@ -85,7 +88,6 @@ pub(crate) async fn put(
 ) -> Result<impl IntoResponse, Failure> {
     let EgressCredentialPut { host, port, header, credential, reason } = body.value;
     bounded_reason(reason.as_deref())?;
-    known_tenant(&app, &tenant).await?;
     let host = canonical_host(&host).map_err(|why| Failure::invalid(format!("the host: {why}")).rule("host"))?;
     if port == 0 {
         return Err(Failure::invalid("the port is a number from 1 to 65535").rule("port"));
@@ -95,27 +97,43 @@ pub(crate) async fn put(
     usable_secret(&secret)?;
     let config = upstream::EgressCredential { tenant: tenant.clone(), name: name.clone(), host, port, header };
 
-    let mut tx = app.store.begin().await?;
-    precondition(&headers, tx.credential(&tenant, &name).await?.map(|row| row.revision))?;
-    let at = tx.now();
-    let revision = tx.credential_put(&config, &caller.0.name, at).await?;
-    keep_secret(&app, &mut tx, &secret_name(&tenant, &name), Some(&secret)).await?;
-    let event = by_operator(EventType::CredentialAdded, tenant.clone(), &caller.0, reason.as_deref())
-        .public("credential", name.as_str())
-        .public("revision", revision)
-        .public("host", config.host.as_str())
-        .public("port", u64::from(config.port))
-        .public("header", config.header.as_str());
-    let committed = tx.commit(vec![event]).await?;
-    app.publish(committed).await?;
-    app.gateway.upstreams().put_egress_credential(config, Credential::new(secret));
-    app.journal.publish(
-        JournalEvent::tenant("credential.added", tenant.clone())
-            .detail(serde_json::json!({ "credential": name, "revision": revision })),
-    );
-    let row = found(&app, &tenant, &name).await?;
+    let plane = app;
+    let (row, revision) = to_the_end(async move {
+        known_tenant(&plane, &tenant).await?;
+        let turn = plane.credential_changes.lock().await;
+        let mut tx = plane.store.begin().await?;
+        precondition(&headers, tx.credential(&tenant, &name).await?.map(|row| row.revision))?;
+        let at = tx.now();
+        let revision = tx.credential_put(&config, &caller.0.name, at).await?;
+        // Read here: when it is answered, somebody else may have taken it back.
+        let row = tx.credential(&tenant, &name).await?.ok_or_else(|| Failure::missing("credential", &name))?;
+        keep_secret(&plane, &mut tx, &secret_name(&tenant, &name), Some(&secret)).await?;
+        let event = by_operator(EventType::CredentialAdded, tenant.clone(), &caller.0, reason.as_deref())
+            .public("credential", name.as_str())
+            .public("revision", revision)
+            .public("host", config.host.as_str())
+            .public("port", u64::from(config.port))
+            .public("header", config.header.as_str());
+        let committed = tx.commit(vec![event]).await?;
+        plane.gateway.upstreams().put_egress_credential(config, Credential::new(secret));
+        drop(turn);
+        plane.publish(committed).await?;
+        plane.journal.publish(
+            JournalEvent::tenant("credential.added", tenant.clone())
+                .detail(serde_json::json!({ "credential": name, "revision": revision })),
+        );
+        Ok((row, revision))
+    })
+    .await?;
     let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, [etag(revision)], Answer(view(row))))
+}
+
+/// Carries a change out, also when the client goes away meanwhile: the store and the memory change together.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::spawn(change).await.unwrap_or_else(|error| Err(Failure::internal("the change was cut off", &error)))
 }
 
 fn usable_header(text: &str) -> Result<String, Failure> {
@@ -135,8 +153,9 @@ fn usable_secret(secret: &str) -> Result<(), Failure> {
     if !(SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&secret.len()) {
         return refuse(format!("a credential has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} characters"));
     }
-    if HeaderValue::from_str(secret).is_err() || secret.trim() != secret {
-        return refuse("the credential cannot stand in a header".to_owned());
+    // What watches answers for it holds back printed characters and nothing else.
+    if HeaderValue::from_str(secret).is_err() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse("a credential has printed ASCII characters, without spaces".to_owned());
     }
     if secret.contains(PLACEHOLDER_PREFIX) {
         return refuse("this is a placeholder, not the credential".to_owned());
@@ -151,25 +170,115 @@ pub(crate) async fn remove(
     uri: http::Uri,
 ) -> Result<StatusCode, Failure> {
     let reason = reason_of(&uri)?;
-    let mut tx = app.store.begin().await?;
-    if !tx.credential_delete(&tenant, &name).await? {
-        return Err(Failure::missing("credential", &name));
-    }
-    keep_secret(&app, &mut tx, &secret_name(&tenant, &name), None).await?;
-    let event = by_operator(EventType::CredentialRemoved, tenant.clone(), &caller.0, Some(&reason))
-        .public("credential", name.as_str());
-    let committed = tx.commit(vec![event]).await?;
-    // Runs that use it go on without it: whoever takes a credential back wants that now.
-    app.gateway.upstreams().remove_egress_credential(&tenant, &name);
-    app.publish(committed).await?;
-    app.journal
-        .publish(JournalEvent::tenant("credential.removed", tenant).detail(serde_json::json!({ "credential": name })));
-    Ok(StatusCode::NO_CONTENT)
+    to_the_end(async move {
+        let turn = app.credential_changes.lock().await;
+        let mut tx = app.store.begin().await?;
+        if !tx.credential_delete(&tenant, &name).await? {
+            return Err(Failure::missing("credential", &name));
+        }
+        keep_secret(&app, &mut tx, &secret_name(&tenant, &name), None).await?;
+        let event = by_operator(EventType::CredentialRemoved, tenant.clone(), &caller.0, Some(&reason))
+            .public("credential", name.as_str());
+        let committed = tx.commit(vec![event]).await?;
+        // Runs that use it go on without it: whoever takes a credential back wants that now.
+        app.gateway.upstreams().remove_egress_credential(&tenant, &name);
+        drop(turn);
+        app.publish(committed).await?;
+        let event = JournalEvent::tenant("credential.removed", tenant);
+        app.journal.publish(event.detail(serde_json::json!({ "credential": name })));
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
+    use cogward_identity::Operator;
+    use cogward_model::Id;
+    use cogward_store::Role;
+
     use super::*;
+
+    async fn running(home: &tempfile::TempDir) -> crate::Running {
+        let options = crate::ServeOptions {
+            data_dir: home.path().join("data"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            supervisor_exe: "/bin/false".into(),
+            egress_hosts: std::collections::HashMap::new(),
+            sandboxes: cogward_sandbox::SandboxConfig::default(),
+            attesting: crate::Attesting::default(),
+        };
+        crate::start(options).await.unwrap()
+    }
+
+    fn github() -> (TenantName, UpstreamName) {
+        (TenantName::default_tenant(), "github".parse().unwrap())
+    }
+
+    fn caller(app: &App) -> Caller {
+        Caller(Operator { id: Id::new(&*app.clock, &*app.entropy), name: "test".to_owned(), role: Role::Operator })
+    }
+
+    async fn putting(app: App) -> Result<StatusCode, Failure> {
+        let value = serde_json::json!({ "host": "api.example.com", "port": 443, "header": "authorization",
+            "credential": "ghp_0123456789" });
+        let body = Json { value: serde_json::from_value(value).unwrap(), bytes: bytes::Bytes::new() };
+        let caller = caller(&app);
+        let answer = put(State(app), caller, Params(github()), HeaderMap::new(), body).await?;
+        Ok(answer.into_response().status())
+    }
+
+    async fn removing(app: App) -> Result<StatusCode, Failure> {
+        let caller = caller(&app);
+        remove(State(app), caller, Params(github()), http::Uri::from_static("/?reason=test")).await
+    }
+
+    fn in_memory(app: &App) -> bool {
+        let (tenant, name) = github();
+        app.gateway.upstreams().egress_credential(&tenant, &name).is_some()
+    }
+
+    async fn stored(app: &App) -> bool {
+        let (tenant, name) = github();
+        app.store.credential(&tenant, &name).await.unwrap().is_some()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_credential_that_was_taken_back_does_not_come_again() {
+        let home = tempfile::TempDir::new().unwrap();
+        let app = running(&home).await.app;
+        for _ in 0..20 {
+            putting(App::clone(&app)).await.unwrap();
+            let put = tokio::spawn(putting(App::clone(&app)));
+            let removed = tokio::spawn(removing(App::clone(&app)));
+            put.await.unwrap().unwrap();
+            removed.await.unwrap().unwrap();
+            assert_eq!(in_memory(&app), stored(&app).await, "the memory has what the store has");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_that_goes_away_cuts_no_change_in_two() {
+        let home = tempfile::TempDir::new().unwrap();
+        let app = running(&home).await.app;
+        for wanted in [true, false] {
+            let held = app.credential_changes.lock().await;
+            let mut asked: std::pin::Pin<Box<dyn Future<Output = Result<StatusCode, Failure>> + Send>> =
+                if wanted { Box::pin(putting(App::clone(&app))) } else { Box::pin(removing(App::clone(&app))) };
+            let waits = std::future::poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx).is_pending())).await;
+            drop(asked);
+            assert!(waits && in_memory(&app) != wanted, "it waits for its turn");
+            drop(held);
+            let done = async {
+                while stored(&app).await != wanted || in_memory(&app) != wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(30), done).await.expect("it is carried out");
+        }
+    }
 
     #[test]
     fn only_a_header_that_reaches_the_host_as_it_is_may_carry_a_secret() {
@@ -183,7 +292,16 @@ mod tests {
     #[test]
     fn only_what_can_be_sent_and_known_again_is_a_secret() {
         assert!(usable_secret("ghp_0123456789").is_ok());
-        for bad in ["short", "two\nlines", " spaced before", "cogward-placeholder:github", "\u{7f}0123456789"] {
+        for bad in [
+            "short",
+            "two\nlines",
+            " spaced before",
+            "spaced within",
+            "tab\twithin",
+            "caf\u{e9}-012345",
+            "cogward-placeholder:github",
+            "\u{7f}0123456789",
+        ] {
             assert!(usable_secret(bad).is_err(), "{bad:?}");
         }
         assert!(usable_secret(&"a".repeat(SECRET_BYTES_MAX + 1)).is_err());
