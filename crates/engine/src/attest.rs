@@ -2,7 +2,8 @@
 //!
 //! A sandbox is examined by its supervisor, from outside. What it found in force is the first leaf of the run after its
 //! request. On a timer, after a change of policy and when a plane takes a run over it is examined again; a control that
-//! is gone ends the run, and so does a supervisor that does not answer: what is not proven is not there.
+//! is gone ends the run, and so does a supervisor that does not answer, asked three times: what is not proven is not
+//! there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +22,9 @@ use crate::{
 pub(crate) const ATTESTATION: &str = "sandbox.attestation";
 /// A look that failed because the run was ending is not held against it; its end follows within this.
 const END_MAX: Duration = Duration::from_secs(2);
+/// How often a supervisor is asked that does not answer: a host under load answers late, and no run is ended for the
+/// load of another one.
+const ASKED_MAX: u32 = 3;
 
 /// How often the sandboxes of runs are examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +131,14 @@ impl Engine {
         if live.goal.borrow().is_final() || *live.goal.borrow() == RunState::Starting {
             return true;
         }
-        let answer = tokio::time::timeout(self.with.attesting.within, sandbox.attest()).await;
+        let mut answer = tokio::time::timeout(self.with.attesting.within, sandbox.attest()).await;
+        for _ in 1..ASKED_MAX {
+            if answer.is_ok() || *live.closed.borrow() {
+                break;
+            }
+            tracing::warn!(run = %live.run, "the supervisor has not answered in time and is asked for its proof again");
+            answer = tokio::time::timeout(self.with.attesting.within, sandbox.attest()).await;
+        }
         let found = match answer {
             Ok(Ok(found)) => found,
             Ok(Err(AttestError::Unsupported)) => {

@@ -89,11 +89,11 @@ pub struct Artifact {
 pub enum NotKept {
     /// The agent left nothing there.
     Missing,
-    /// It is, holds, or lies behind a symbolic link.
+    /// It is, holds, or lies behind a symbolic link, or holds a file with more than one name.
     Link,
     /// It is or holds something that is neither a file nor a directory.
     NotAFile,
-    /// It has more bytes than the manifest allows.
+    /// It has more bytes than the manifest allows, or with the outputs before it more than the workspace.
     TooLarge,
     /// It has too many files and directories.
     TooMany,

@@ -117,6 +117,21 @@ async fn a_supervisor_that_does_not_answer_or_refuses_loses_its_run() {
 }
 
 #[tokio::test]
+async fn a_supervisor_that_answers_late_once_keeps_its_run() {
+    let world = World::new();
+    let engine = world.engine().await;
+    let run = running(&engine, &world, "clerk").await;
+    let before = attested(&world).len();
+    world.hang_at("attest");
+    let mut reached = world.reached.subscribe();
+    reached.wait_for(|reached| *reached).await.unwrap();
+    // The look that has come there stays there; the one after it is answered.
+    world.go_on();
+    let row = row_when(&engine, run, |_| attested(&world).len() >= before + 3).await;
+    assert_eq!(row.state, RunState::Running);
+}
+
+#[tokio::test]
 async fn a_run_that_ends_while_it_is_looked_at_has_ended_by_itself() {
     let world = World::new();
     let engine = world.engine().await;

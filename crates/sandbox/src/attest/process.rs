@@ -99,6 +99,42 @@ pub fn interfaces(text: &str) -> Vec<String> {
     text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
+/// What the kernel's tunnels put into every new network namespace, where `net.core.fb_tunnels_only_for_init_net` is 0.
+const FALLBACK_TUNNELS: [&str; 10] =
+    ["tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip6erspan0", "ip_vti0", "ip6_vti0"];
+
+/// Whether nothing but the loopback interface can be used: beside it there are at most fallback tunnels, without an
+/// address, and down. `read` gives the files of the namespace; where one that must say so is missing, nothing is held
+/// to be down. Routes are looked at for themselves.
+pub fn loopback_only(interfaces: &[String], read: impl Fn(&str) -> Option<String>) -> bool {
+    let (own, others): (Vec<&String>, Vec<&String>) = interfaces.iter().partition(|name| *name == "lo");
+    if own.len() != 1 || others.iter().any(|name| !FALLBACK_TUNNELS.contains(&name.as_str())) {
+        return false;
+    }
+    if others.is_empty() {
+        return true;
+    }
+    let (Some(groups), Some(addresses)) = (read("net/igmp"), read("net/fib_trie")) else { return false };
+    // A kernel without IPv6 has no such file.
+    let v6 = read("net/if_inet6").unwrap_or_default();
+    // An interface that is up is in the group of all hosts, and has an address of its own where there is IPv6.
+    let up = groups.lines().skip(1).filter(|line| !line.starts_with(char::is_whitespace));
+    let up = up.filter_map(|line| line.split_once(':')?.0.split_whitespace().last());
+    let addressed = v6.lines().filter_map(|line| line.split_whitespace().last());
+    if up.chain(addressed).any(|name| name != "lo") {
+        return false;
+    }
+    // An address is local while its interface is down as well.
+    let mut last = "";
+    addresses.lines().all(|line| {
+        let line = line.trim();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address;
+        }
+        !line.ends_with("host LOCAL") || last.starts_with("127.")
+    })
+}
+
 /// How many routes of `net/route` and `net/ipv6_route` leave by another interface than the loopback.
 pub fn routes_out(v4: &str, v6: &str) -> usize {
     let v4 = v4.lines().skip(1).filter_map(|line| line.split_whitespace().next());
@@ -138,6 +174,38 @@ mod tests {
         let v6 = "0000 01 0000 00 0000 00000000 00000001 00000000 00200200       lo\nfe80 40 0 0 0 0 0 0 0 veth0\n";
         assert_eq!(routes_out(v4, v6), 2);
         assert_eq!(routes_out("Iface\tDestination\n", ""), 0);
+    }
+
+    #[test]
+    fn fallback_tunnels_are_accepted_only_while_they_can_do_nothing() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let igmp = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
+        let trie = "Local:\n  +-- 127.0.0.0/8 2 0 2\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
+        let inet6 = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        let look = |all: &[&str], igmp: Option<&str>, trie: Option<&str>, inet6: Option<&str>| {
+            loopback_only(&names(all), |file| {
+                match file {
+                    "net/igmp" => igmp,
+                    "net/fib_trie" => trie,
+                    _ => inet6,
+                }
+                .map(str::to_owned)
+            })
+        };
+        let with = ["tunl0", "lo", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
+        assert!(look(&["lo"], None, None, None));
+        assert!(look(&with, Some(igmp), Some(trie), Some(inet6)) && look(&with, Some(igmp), Some(trie), None));
+        for others in [&["lo", "eth0"][..], &["lo", "tunl1"], &["tunl0"], &["lo", "lo"], &["lo", "sit0", "veth0"], &[]]
+        {
+            assert!(!look(others, Some(igmp), Some(trie), Some(inet6)), "{others:?}");
+        }
+        let up = format!("{igmp}2\ttunl0     :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n");
+        assert!(!look(&with, Some(&up), Some(trie), Some(inet6)), "one is up");
+        let address = format!("{trie}  |-- 192.0.2.1\n     /32 host LOCAL\n");
+        assert!(!look(&with, Some(igmp), Some(&address), Some(inet6)), "one has an address");
+        let address = format!("{inet6}fe80000000000000000000000a000001 02 40 20 80     sit0\n");
+        assert!(!look(&with, Some(igmp), Some(trie), Some(&address)), "one has an address of version 6");
+        assert!(!look(&with, None, Some(trie), Some(inet6)) && !look(&with, Some(igmp), None, Some(inet6)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Stage;
 
-/// The limit of core files of every agent, in bytes.
+/// The limit of core files of every agent, and of every program that carries one, in bytes.
 pub const CORE_LIMIT: u64 = 1;
 
 /// Makes sure that agents can be given the limit. For the supervisor, before it makes the sandbox.
@@ -29,6 +29,13 @@ pub fn prepare() -> Result<(), Stage> {
         return Err(Stage::new("limit of core files", &why));
     }
     Ok(())
+}
+
+/// Gives the limit to this process and to all that it starts from here on.
+pub fn limit() -> std::io::Result<()> {
+    // Less only where `prepare` has seen that it does no harm.
+    let limit = getrlimit(Resource::Core).maximum.map_or(CORE_LIMIT, |most| most.min(CORE_LIMIT));
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(limit), maximum: Some(limit) })?)
 }
 
 fn goes_to_a_program(pattern: &str) -> bool {

@@ -33,15 +33,20 @@ const STAGE: &str = "workspace on disk";
 
 /// The same for a run, unless the host's disk would have less than what belongs to the evidence.
 pub fn workspace_for(dir: &Path, mib: u32, inodes: u32, owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Stage> {
-    let disk = rustix::fs::statvfs(dir).at(STAGE)?;
-    let left = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(image_size(mib, inodes));
-    if left < DISK_RESERVE_BYTES {
-        let why = format!(
-            "there is no room for {mib} MiB on the plane's disk, of which {DISK_RESERVE_BYTES} bytes stay free"
-        );
-        return Err(Stage::new(STAGE, &why));
-    }
+    has_room(dir, image_size(mib, inodes)).at(STAGE)?;
     workspace(dir, mib, inodes, owner)
+}
+
+/// Whether the file system of a directory takes so many bytes and leaves what belongs to the evidence.
+pub fn has_room(dir: &Path, bytes: u64) -> io::Result<()> {
+    let disk = rustix::fs::statvfs(dir)?;
+    if disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(bytes) >= DISK_RESERVE_BYTES {
+        return Ok(());
+    }
+    let mib = bytes.div_ceil(MIB);
+    Err(io::Error::other(format!(
+        "there is no room for {mib} MiB on the plane's disk, of which {DISK_RESERVE_BYTES} bytes stay free"
+    )))
 }
 
 /// A file system of `mib` MiB and `inodes` inodes that belongs to a uid of the host, mounted nowhere yet.

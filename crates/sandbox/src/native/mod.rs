@@ -6,7 +6,7 @@
 
 mod agent;
 pub mod control;
-mod crash;
+pub mod crash;
 pub mod disk;
 pub mod init;
 pub mod landlock;

@@ -59,8 +59,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Clones what the run may see. Only before the uid changes: afterwards the plane's directories are closed.
+    /// Clones what the run may see, in the mount namespace of the run, which is cut off from the host's first. Only
+    /// before the uid changes: afterwards the plane's directories are closed.
     pub fn open(spec: &LaunchSpec, uids: Uids) -> Result<Self, Stage> {
+        // Before the first clone: one of a mount that still belongs to the host's would get what is mounted there later.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).at("private mounts")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let run_dir = rustix::fs::open(&spec.run_dir, flags, Mode::empty()).at("run directory")?;
         let mut sources = Self {
@@ -272,8 +276,6 @@ pub struct Built {
 
 /// Builds the root and moves into it.
 pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).at("private mounts")?;
     let late = if spec.late_input { LATE_FILE_BYTES_MAX + RUN_INPUT_BYTES_MAX } else { 0 };
     let size = (sources.payload(spec) + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;

@@ -64,14 +64,23 @@ impl From<TreeError> for Refused {
     }
 }
 
-/// Takes every output into `<run_dir>/artifacts`. `meanwhile` is called often, so that the supervisor answers.
-pub fn collect(work: &OwnedFd, outputs: &[Output], run_dir: &Path, meanwhile: &mut dyn FnMut()) -> Vec<Artifact> {
+/// Takes every output into `<run_dir>/artifacts`, of all together no more than `most` bytes: holes and paths that are
+/// declared twice make no more of a workspace than it could hold. `meanwhile` is called often, so that the supervisor
+/// answers.
+pub fn collect(
+    work: &OwnedFd,
+    outputs: &[Output],
+    most: u64,
+    run_dir: &Path,
+    meanwhile: &mut dyn FnMut(),
+) -> Vec<Artifact> {
     if outputs.is_empty() {
         return Vec::new();
     }
     let place = run_dir.join(ARTIFACTS_DIR);
     let made = DirBuilder::new().mode(0o700).create(&place).map_err(|error| kept_where(&error));
-    let mut collector = Collector { deadline: Instant::now() + COLLECT_MAX, buffer: vec![0; CHUNK], meanwhile };
+    let deadline = Instant::now() + COLLECT_MAX;
+    let mut collector = Collector { deadline, left: most, buffer: vec![0; CHUNK], meanwhile };
     let artifacts = outputs
         .iter()
         .map(|output| {
@@ -115,6 +124,8 @@ pub fn none(outputs: &[Output]) -> Vec<Artifact> {
 
 struct Collector<'a> {
     deadline: Instant,
+    /// Bytes that may still be written, for outputs that are not kept in the end as well.
+    left: u64,
     buffer: Vec<u8>,
     meanwhile: &'a mut dyn FnMut(),
 }
@@ -209,6 +220,15 @@ impl Collector<'_> {
             // Also a file that is all holes: what it would be when it is read counts.
             return Err(Refused(NotKept::TooLarge, Some(format!("`{}` has {size} bytes", shown(path)))));
         }
+        if before.st_nlink > 1 {
+            // Each of its names would become a file of its own.
+            return Err(Refused(NotKept::Link, Some(format!("`{}` has {} names", shown(path), before.st_nlink))));
+        }
+        let Some(left) = self.left.checked_sub(size) else {
+            let why = format!("`{}`: all outputs together have more bytes than the workspace", shown(path));
+            return Err(Refused(NotKept::TooLarge, Some(why)));
+        };
+        self.left = left;
         if !has_room(target, size) {
             return Err(Refused(NotKept::NoSpace, None));
         }

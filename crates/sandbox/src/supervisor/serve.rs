@@ -70,6 +70,8 @@ pub struct Supervisor {
     run_dir: PathBuf,
     output_name: String,
     outputs: Vec<Output>,
+    /// The size of the workspace, which all outputs together do not exceed.
+    workspace_bytes: u64,
     grace: Duration,
     /// The agent is not let go before its input has come.
     awaits_input: bool,
@@ -103,6 +105,7 @@ impl Supervisor {
             run_dir: spec.run_dir.clone(),
             output_name: spec.output_name().to_owned(),
             outputs: spec.storage.outputs.clone(),
+            workspace_bytes: u64::from(spec.resources.workspace_mib) * 1024 * 1024,
             grace: spec.grace,
             awaits_input: spec.late_input,
             sandbox,
@@ -321,14 +324,19 @@ impl Supervisor {
                 }
                 Err(e) => Answer::Refused(e.to_string()),
             },
-            (Command::Suspend, Phase::Running) => {
+            // Again as well: whoever asks a second time wants to be sure.
+            (Command::Suspend, Phase::Running | Phase::Suspended) => {
                 let begin = Instant::now();
                 match self.sandbox.carried.suspend(&mut self.sandbox.cgroup) {
                     Ok(()) => {
                         self.phase = Phase::Suspended;
                         Answer::Frozen(micros(begin))
                     }
-                    Err(e) => Answer::Refused(e.to_string()),
+                    Err(e) => {
+                        // What could not be frozen runs, and must be able to be frozen again.
+                        self.phase = Phase::Running;
+                        Answer::Refused(e.to_string())
+                    }
                 }
             }
             (Command::Resume, Phase::Suspended) => match self.sandbox.carried.resume(&mut self.sandbox.cgroup) {
@@ -336,7 +344,13 @@ impl Supervisor {
                     self.phase = Phase::Running;
                     Answer::Done
                 }
-                Err(e) => Answer::Refused(e.to_string()),
+                Err(e) => {
+                    // Half of it may run: it is as frozen as it is said to be, or it is said to run.
+                    if self.sandbox.carried.suspend(&mut self.sandbox.cgroup).is_err() {
+                        self.phase = Phase::Running;
+                    }
+                    Answer::Refused(e.to_string())
+                }
             },
             (Command::Terminate, Phase::Held | Phase::Running | Phase::Suspended) => {
                 // The grace period runs even when the signal could not be sent.
@@ -463,7 +477,7 @@ impl Supervisor {
         let work = self.sandbox.carried.workspace().and_then(|work| work.try_clone_to_owned().ok());
         let Some(work) = work else { return artifacts::none(&outputs) };
         let mut next = Instant::now();
-        artifacts::collect(&work, &outputs, &run_dir, &mut || {
+        artifacts::collect(&work, &outputs, self.workspace_bytes, &run_dir, &mut || {
             if Instant::now() >= next {
                 self.attend();
                 next = Instant::now() + ATTEND_EVERY;

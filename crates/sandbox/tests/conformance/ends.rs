@@ -23,6 +23,7 @@ pub const CHECKS: &[crate::Check] = &[
     ("the_wall_clock_ends_a_frozen_run", wall_clock),
     ("what_is_in_force_is_seen_from_outside_and_so_is_what_is_gone", attested),
     ("a_kill_reaches_what_was_moved_out_of_its_groups", moved),
+    ("no_crash_of_what_carries_an_agent_has_the_host_execute_anything", crashes),
 ];
 
 const TICKER: &str = "import time\nfor n in range(100000):\n print(n, flush=True)\n time.sleep(0.005)";
@@ -34,7 +35,9 @@ fn freeze(carrier: &Carrier) {
         rig.until("3\n").await;
         let micros = run.suspend().await.unwrap();
         assert!(micros < 2_000_000, "{micros}");
-        assert!(run.suspend().await.is_err() && run.start().await.is_err());
+        // Again, and it is frozen still.
+        run.suspend().await.unwrap();
+        assert!(run.start().await.is_err());
         // What was in the pipe is read before the two looks.
         run.usage().await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -238,5 +241,28 @@ fn moved(carrier: &Carrier) {
         run.wait().await;
         let alive = std::fs::read_to_string(format!("/proc/{last}/status")).unwrap_or_default();
         assert!(alive.is_empty() || alive.contains("State:\tZ") || !alive.contains("python3"), "{alive}");
+    });
+}
+
+/// A limit of 0 would not do: core(5). The sandbox's own init, which starts nothing but the agent, is not a parser of
+/// anything that the agent says.
+fn crashes(carrier: &Carrier) {
+    run(async {
+        let rig = carrier.python(DAEMONS);
+        let run = rig.started().await;
+        rig.until("up").await;
+        let all: std::collections::BTreeSet<i32> = processes(&rig).iter().map(|pid| pid.parse().unwrap()).collect();
+        assert!(all.len() >= 2, "{all:?}");
+        let native = matches!(carrier.driver, cogward_sandbox::DriverSettings::Native);
+        // Of a machine the keeper and the monitor: what is in it is not the host's.
+        let most = if carrier.is_machine() { 2 } else { usize::MAX };
+        for pid in all.into_iter().skip(usize::from(native)).take(most) {
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            let found: Vec<&str> = line.split_whitespace().skip(4).take(2).collect();
+            assert_eq!(found, ["1", "1"], "process {pid}: {line}");
+        }
+        assert!(run.kill().await.unwrap().empty);
+        run.wait().await;
     });
 }

@@ -1,14 +1,22 @@
 //! Files that go in and come out, whatever the workspace is made of.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use cogward_model::manifest::{Medium, Output};
-use cogward_sandbox::storage::InputMount;
+use cogward_sandbox::{ReadOnlyMount, storage::InputMount};
 
 use crate::{Carrier, rig::run};
 
-pub const CHECKS: &[crate::Check] =
-    &[("inputs_are_read_only_and_outputs_are_kept", memory), ("a_workspace_on_disk_has_its_size_and_its_files", disk)];
+pub const CHECKS: &[crate::Check] = &[
+    ("inputs_are_read_only_and_outputs_are_kept", memory),
+    ("a_workspace_on_disk_has_its_size_and_its_files", disk),
+    ("what_the_host_mounts_later_does_not_come_in", later),
+];
 
 const PROGRAM: &str = r#"
 import os
@@ -75,4 +83,63 @@ fn memory(carrier: &Carrier) {
 
 fn disk(carrier: &Carrier) {
     files(carrier, Medium::Disk);
+}
+
+/// Mounts of the host, which end with the test.
+struct Mounted(Vec<PathBuf>);
+
+impl Mounted {
+    fn mount(&mut self, at: &Path) {
+        command("mount", &["-t", "tmpfs", "of-the-host"], at);
+        self.0.push(at.to_owned());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for at in self.0.iter().rev() {
+            let _ = Command::new("umount").arg("-l").arg(at).status();
+        }
+    }
+}
+
+fn command(program: &str, arguments: &[&str], at: &Path) {
+    assert!(Command::new(program).args(arguments).arg(at).status().unwrap().success());
+}
+
+fn later(carrier: &Carrier) {
+    run(async {
+        let program = "import sys, os\nprint('up', os.listdir('/data/late'), flush=True)\n\
+                       n = 0\nwhile True:\n    n += 1\n    print(n, os.listdir('/data/late'), flush=True)\n    __import__('time').sleep(0.02)";
+        let mut rig = carrier.python(program);
+        let mut mounted = Mounted(Vec::new());
+        let source = rig.data.path().join("shared");
+        fs::create_dir(&source).unwrap();
+        mounted.mount(&source);
+        // As the mounts of a host are where systemd runs.
+        command("mount", &["--make-shared"], &source);
+        fs::create_dir(source.join("late")).unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+        rig.spec.mounts.push(ReadOnlyMount { source: source.clone(), at: "/data".into() });
+        let run = rig.started().await;
+        rig.until("up").await;
+        let groups = rig.groups_left();
+        let members = groups.iter().flat_map(|group| {
+            let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            text.lines().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>()
+        });
+        let first = members.min().unwrap();
+        let table = || fs::read_to_string(format!("/proc/{first}/mountinfo")).unwrap();
+        let before = table();
+        assert!(!before.is_empty() && !before.contains("master:") && !before.contains("shared:"), "{before}");
+        mounted.mount(&source.join("late"));
+        fs::write(source.join("late/of-the-host"), "x").unwrap();
+        let lines = rig.log("stdout.log").lines().count();
+        rig.until(&format!("\n{} [", lines + 3)).await;
+        assert!(!rig.log("stdout.log").contains("of-the-host"));
+        assert_eq!(table(), before);
+        assert!(run.attest().await.unwrap().unwrap().gone().is_none());
+        assert!(run.kill().await.unwrap().empty);
+        run.wait().await;
+    });
 }

@@ -176,6 +176,15 @@ fn interface() {
         let run = rig.started().await;
         rig.until("up").await;
         let init = processes(&rig).remove(0);
+        // As the kernel puts it there with the module, and it can do nothing.
+        inside(&init, "-n", &["ip", "link", "add", "tunl0", "type", "bridge"]);
+        assert_eq!(gone(&look(&run).await), Vec::<String>::new());
+        inside(&init, "-n", &["ip", "address", "add", "192.0.2.7/32", "dev", "tunl0"]);
+        missed(&run, "loopback only, no route out").await;
+        inside(&init, "-n", &["ip", "address", "flush", "dev", "tunl0"]);
+        inside(&init, "-n", &["ip", "link", "set", "tunl0", "up"]);
+        missed(&run, "loopback only, no route out").await;
+        inside(&init, "-n", &["ip", "link", "delete", "tunl0"]);
         inside(&init, "-n", &["ip", "link", "add", "found0", "type", "bridge"]);
         let told = missed(&run, "loopback only, no route out").await;
         assert!(told.contains("lo, found0") || told.contains("found0, lo"), "{told}");

@@ -110,12 +110,8 @@ class Machine:
         self.state = "Running"
 
     def patch(self, path, body):
-        if path != "/vm":
-            raise Refused(f"no such path: {path}")
-        wanted = checked("vm", body)["state"]
-        if self.state == "Not started" or wanted not in ("Paused", "Resumed"):
-            raise Refused("state")
-        self.state = "Running" if wanted == "Resumed" else "Paused"
+        # A busy one does not answer it in time: nothing may depend on it.
+        raise Refused(f"no such path: {path}")
 
     def boot(self):
         arguments = self.config["boot-source"]["boot_args"].split()

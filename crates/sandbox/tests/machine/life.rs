@@ -262,6 +262,8 @@ fn suspend() {
             tokio::time::sleep(Duration::from_millis(200)).await;
             rig.log("stdout.log").len()
         };
+        // Again, and it is frozen still.
+        run.suspend().await.unwrap();
         let before = settled().await;
         assert_eq!(settled().await, before);
         run.resume().await.unwrap();

@@ -192,8 +192,8 @@ impl Sandbox for HostSandbox {
 
     fn suspend(&self) -> Pending<'_, Result<(), PortError>> {
         Box::pin(async move {
-            // Held is frozen before the first instruction.
-            if self.phase() == Phase::Running {
+            // Held is frozen before the first instruction. Suspended is asked for again: this side may be wrong about it.
+            if !matches!(self.phase(), Phase::Held | Phase::Stopping) {
                 self.run.suspend().await.map_err(|e| PortError::from_error(&e))?;
                 self.set_phase(Phase::Suspended);
             }

@@ -88,11 +88,6 @@ struct Action {
     action_type: &'static str,
 }
 
-#[derive(Serialize)]
-struct State {
-    state: &'static str,
-}
-
 /// Tells the monitor everything, checks what it has understood, and starts the machine. Answers with its version.
 pub fn start(client: &mut Client, plan: &Plan, until: Instant) -> Result<Version, Stage> {
     let said = get(client, "/version", until)?;
@@ -152,12 +147,6 @@ fn understood(plan: &Plan, config: &Value) -> Result<(), String> {
         return Err("its size is not the one that was asked for".to_owned());
     }
     Ok(())
-}
-
-/// Stops the machine's processors, or lets them go on.
-pub fn pause(client: &mut Client, pause: bool, until: Instant) -> Result<(), Stage> {
-    let state = State { state: if pause { "Paused" } else { "Resumed" } };
-    request(client, "PATCH", "/vm", Some(&state), until).map(|_| ())
 }
 
 fn put(client: &mut Client, path: &str, body: &impl Serialize, until: Instant) -> Result<(), Stage> {

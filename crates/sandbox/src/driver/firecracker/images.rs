@@ -19,7 +19,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use crate::{
-    native::{AGENT_UID, At, Stage, template},
+    native::{AGENT_UID, At, Stage, disk, template},
     storage::InputMount,
 };
 
@@ -99,21 +99,34 @@ pub fn workspace(image: &Path, size: (u32, u32), from: Option<&Path>, staged: &P
     let filled = || -> io::Result<()> {
         // The file system has eleven files of its own.
         let (mebibytes, inodes) = (u64::from(size.0), u64::from(size.1) + 11);
+        let beside = image.parent().unwrap_or(image);
+        disk::has_room(beside, mebibytes * 1024 * 1024)?;
         let bytes = fitting(image, mebibytes * 1024 * 1024 / BLOCK, inodes)? * BLOCK;
-        let Some(from) = from else { return make_ext4(image, bytes, inodes, Some(AGENT_UID), None) };
+        disk::has_room(beside, bytes)?;
+        let Some(from) = from else {
+            make_ext4(image, bytes, inodes, Some(AGENT_UID), None)?;
+            return allocate(image);
+        };
         fs::DirBuilder::new().mode(0o755).create(staged)?;
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty())
         };
         template::copy(open(from)?.as_fd(), open(staged)?.as_fd())?;
-        make_ext4(image, bytes, inodes, Some(AGENT_UID), Some(staged))
+        make_ext4(image, bytes, inodes, Some(AGENT_UID), Some(staged))?;
+        allocate(image)
     };
     let done = filled();
     if from.is_some() {
         let _ = fs::remove_dir_all(staged);
     }
     done.at("drive of the workspace")
+}
+
+/// Takes its holes from the host's disk now, so that a full one refuses the run and never surprises it.
+fn allocate(image: &Path) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(image)?;
+    Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, file.metadata()?.len())?)
 }
 
 /// Blocks of a file system in which so many are free, found by making it: what it keeps for itself depends on its size.
@@ -353,7 +366,22 @@ mod tests {
             let (files, asked) = (number("Free inodes:"), u64::from(100 * mebibytes));
             assert!((asked..asked + asked / 50 + 128).contains(&files), "{mebibytes}: {statistics}");
             assert!(listed(&image, "stat /").contains("User:  1000"));
+            let found = image.metadata().unwrap();
+            assert!(found.blocks() * 512 >= found.len(), "it is allocated whole");
+            fs::remove_file(&image).unwrap();
         }
+    }
+
+    #[test]
+    fn a_workspace_that_the_disk_has_no_room_for_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = rustix::fs::statvfs(dir.path()).unwrap();
+        // It would fit, and leave less than the reserve.
+        let free = u32::try_from(disk.f_bavail * disk.f_frsize / (1024 * 1024)).unwrap();
+        let image = dir.path().join("work.ext4");
+        let refused = workspace(&image, (free - 1, 64), None, &dir.path().join("none")).unwrap_err();
+        assert!(refused.why.contains("no room"), "{}", refused.why);
+        assert!(!image.exists());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use rustix::{
 use super::FirecrackerSettings;
 use crate::{
     cgroup::Cgroup,
-    native::{At, Stage, sys},
+    native::{At, Stage, crash, init, sys},
 };
 
 /// Name of the monitor's own socket inside.
@@ -129,6 +129,7 @@ impl Jail {
 
     /// Starts the monitor through its jailer, in the groups of the run.
     pub fn start(&self, settings: &FirecrackerSettings, largest_file: u64, cgroup: &Cgroup) -> Result<Keeper, Stage> {
+        crash::prepare()?;
         let command = self.command(settings, largest_file);
         let (go_read, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe")?;
         let (log, log_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe")?;
@@ -261,6 +262,8 @@ fn keep(command: &[CString], go: &OwnedFd, log: &OwnedFd) -> ! {
 fn prepare_and_wait(command: &[CString], go: &OwnedFd, log: &OwnedFd) -> Result<i32, Stage> {
     sys::close_all_but(&[go.as_fd(), log.as_fd()]).at("descriptors")?;
     set_parent_process_death_signal(Some(Signal::KILL)).at("death signal")?;
+    // The jailer and the monitor inherit it.
+    crash::limit().at("limit of core files")?;
     rustix::process::setsid().at("session")?;
     let mut byte = [0_u8];
     if !matches!(rustix::io::read(go, &mut byte), Ok(1)) {
@@ -279,6 +282,8 @@ fn prepare_and_wait(command: &[CString], go: &OwnedFd, log: &OwnedFd) -> Result<
         sys::exit_now(127);
     };
     sys::close_all_but(&[]).at("descriptors")?;
+    // What is left to do is to wait, which needs nothing.
+    init::drop_privileges().at("privileges of the keeper")?;
     loop {
         match nix::sys::wait::waitpid(None, None) {
             Ok(nix::sys::wait::WaitStatus::Exited(pid, code)) if pid == jailer => return Ok(code),

@@ -53,8 +53,6 @@ const BOOT_MAX: Duration = Duration::from_secs(20);
 const FURNISH_MAX: Duration = Duration::from_secs(8);
 /// Most drives of a machine: what its interrupts suffice for, beside its other devices.
 const DRIVES_MAX: usize = 14;
-/// Time for the monitor to stop or resume its processors.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Memory of a machine for its kernel and the guest, in MiB: what the run may use comes on top.
 const KERNEL_MIB: u32 = 64;
 /// Memory of the monitor itself, in MiB.
@@ -148,13 +146,10 @@ impl Firecracker {
 struct Machine {
     link: Link,
     keeper: Keeper,
-    client: Client,
     listeners: [OwnedFd; 3],
     streams: [OwnedFd; 2],
     /// The end of the agent, until everything that it printed has arrived.
     ended: Option<Event>,
-    /// Whether the processors were told to stop.
-    paused: bool,
     enforcement: Enforcement,
     jail: Jail,
     uids: Uids,
@@ -206,7 +201,6 @@ struct Furnished {
 /// What a booted machine consists of.
 struct Parts {
     link: Link,
-    client: Client,
     listeners: [OwnedFd; 3],
     streams: [OwnedFd; 2],
     enforcement: Enforcement,
@@ -214,20 +208,8 @@ struct Parts {
 
 impl Parts {
     fn into_machine(self, keeper: Keeper, jail: Jail, uids: Uids) -> Machine {
-        let Self { link, client, listeners, streams, enforcement } = self;
-        Machine {
-            link,
-            keeper,
-            client,
-            listeners,
-            streams,
-            ended: None,
-            paused: false,
-            enforcement,
-            jail,
-            uids,
-            first: None,
-        }
+        let Self { link, listeners, streams, enforcement } = self;
+        Machine { link, keeper, listeners, streams, ended: None, enforcement, jail, uids, first: None }
     }
 }
 
@@ -278,6 +260,8 @@ impl Firecracker {
         let mut client = Client::new(jail.connect(keeper, until)?).at("socket of firecracker")?;
         let plan = self.plan(spec, drives);
         let version = api::start(&mut client, &plan, until)?;
+        // Nothing is asked of the monitor once its machine runs.
+        drop(client);
 
         let [control, stdout, stderr] = lines;
         let mut link = guest::accept(&control, Some(keeper.ended()), until)
@@ -317,7 +301,7 @@ impl Firecracker {
             workspace: Medium::Disk,
             self_checks,
         };
-        Ok(Parts { link, client, listeners: doors, streams, enforcement })
+        Ok(Parts { link, listeners: doors, streams, enforcement })
     }
 }
 
@@ -479,30 +463,9 @@ impl Carried for Machine {
         self.link.start()
     }
 
-    fn suspend(&mut self, cgroup: &mut Cgroup) -> io::Result<()> {
-        // First the processors, so that nothing is left half done in a device; a monitor that does not answer is
-        // frozen all the same.
-        self.paused = true;
-        let _ = api::pause(&mut self.client, true, Instant::now() + PAUSE_MAX);
-        cgroup.freeze().map_err(|e| {
-            let _ = api::pause(&mut self.client, false, Instant::now() + PAUSE_MAX);
-            io::Error::other(e)
-        })
-    }
-
-    fn resume(&mut self, cgroup: &mut Cgroup) -> io::Result<()> {
-        cgroup.thaw().map_err(io::Error::other)?;
-        if std::mem::take(&mut self.paused) {
-            api::pause(&mut self.client, false, Instant::now() + PAUSE_MAX)
-                .map_err(|stage| io::Error::other(format!("{}: {}", stage.stage, stage.why)))?;
-        }
-        Ok(())
-    }
-
     fn terminate(&mut self, cgroup: &mut Cgroup) -> io::Result<()> {
-        if self.paused {
-            self.resume(cgroup)?;
-        }
+        // The control group alone suspends a machine, and a frozen one hears nothing.
+        cgroup.thaw().map_err(io::Error::other)?;
         self.link.terminate()
     }
 

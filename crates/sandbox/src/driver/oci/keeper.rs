@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
-    mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, move_mount},
+    mount::{MountAttrFlags, MoveMountFlags, UnmountFlags, move_mount},
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
     process::{DumpableBehavior, Pid, set_dumpable_behavior, set_parent_process_death_signal},
 };
@@ -29,7 +29,7 @@ use crate::{
     native::{
         self, AGENT_UID, At, Stage,
         control::{self, ToInit},
-        init,
+        crash, init,
         mounts::{self, Sources},
         sys,
         tree::{self, Tree},
@@ -99,8 +99,11 @@ fn prepare(
     rustix::process::setsid().at("session")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    // The runtime and all that it starts inherit it.
+    crash::limit().at("limit of core files")?;
     let spec = order.spec;
     let sources = Sources::open(spec, order.uids)?;
+    // After the sources, which have cut this namespace off from the host's mounts.
     let host = Host::open(spec, program)?;
     init::expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
     native::become_first_uid(order.uids).at("uid of the keeper")?;
@@ -171,8 +174,6 @@ fn build(
     config: &[u8],
     disk: Option<BorrowedFd<'_>>,
 ) -> Result<Built, Stage> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).at("private mounts")?;
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     // State and log of the runtime are small, and so is what is written here.
     let root = memory(config.len() + spec.stdin.len() + (8 << 20), plain).at("root file system")?;

@@ -151,6 +151,7 @@ struct Begun {
 impl Oci {
     fn begin(&self, order: &Order<'_>, program: &Path, bundle: &bundle::Bundle, doors: &Doors) -> Result<Begun, Stage> {
         let deadline = Instant::now() + LAUNCH_MAX;
+        native::crash::prepare()?;
         let (control, theirs) = control::pair().at("control socket")?;
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("pipe");
         let ((stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?);

@@ -35,7 +35,7 @@ impl Place {
     fn collect_with(&self, path: &str, meanwhile: &mut dyn FnMut()) -> Artifact {
         let work = rustix::fs::open(self.work(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let output = Output { name: "out".parse().unwrap(), path: format!("/work/{path}"), max_mib: 1, required: true };
-        collect(&work, &[output], &self.dir.path().join("run"), meanwhile).remove(0)
+        collect(&work, &[output], 64 << 20, &self.dir.path().join("run"), meanwhile).remove(0)
     }
 
     fn collect(&self, path: &str) -> Artifact {
@@ -189,4 +189,41 @@ fn the_output_file_is_taken_whole_or_not() {
     fs::remove_file(place.work().join("output")).unwrap();
     symlink("../secret", place.work().join("output")).unwrap();
     assert_eq!(read(), Err(NotKept::Link));
+}
+
+#[test]
+fn a_file_with_two_names_is_refused_alone_and_in_a_directory() {
+    for (path, names) in [("out", 2), ("out/one", 2), ("out", 1), ("out/one", 1)] {
+        let place = Place::new();
+        fs::create_dir(place.work().join("out")).unwrap();
+        fs::write(place.work().join("out/one"), "hello").unwrap();
+        if names == 2 {
+            fs::hard_link(place.work().join("out/one"), place.work().join("out/two")).unwrap();
+            place.refused(path, NotKept::Link);
+        } else {
+            assert!(place.collect(path).content.is_some());
+        }
+    }
+}
+
+#[test]
+fn all_outputs_together_are_no_larger_than_the_workspace() {
+    let place = Place::new();
+    // All holes: they take nothing in the workspace.
+    for name in ["a", "b", "c"] {
+        File::create(place.work().join(name)).unwrap().set_len(600 << 10).unwrap();
+    }
+    fs::write(place.work().join("d"), "small").unwrap();
+    let outputs = ["a", "b", "c", "d"].map(|name| Output {
+        name: name.parse().unwrap(),
+        path: format!("/work/{name}"),
+        max_mib: 1,
+        required: false,
+    });
+    let work = rustix::fs::open(place.work(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let kept = collect(&work, &outputs, 1 << 20, &place.dir.path().join("run"), &mut || {});
+    let reasons: Vec<_> = kept.iter().map(|artifact| artifact.refused).collect();
+    assert_eq!(reasons, [None, Some(NotKept::TooLarge), Some(NotKept::TooLarge), None]);
+    assert!(kept[1].detail.as_ref().unwrap().contains("all outputs together"), "{kept:?}");
+    assert!(!place.dir.path().join("run/artifacts/b").exists());
 }
