@@ -180,17 +180,13 @@ impl Engine {
     /// Keeps the spares as they are wanted until the plane is on its way down, then throws them away.
     pub(crate) async fn keep_warm(self) {
         loop {
-            let pause = match self.tend().await {
-                Ok(()) => LOOK_EVERY,
-                Err(error) => {
-                    tracing::warn!(%error, "the spare sandboxes are not as wanted; it is tried again");
-                    LOOK_EVERY
-                }
-            };
+            if let Err(error) = self.tend().await {
+                tracing::warn!(%error, "the spare sandboxes are not as wanted; it is tried again");
+            }
             tokio::select! {
                 () = self.stopped() => break,
                 () = self.spares.changed.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
         for spare in self.spares.surplus(&HashMap::new()) {

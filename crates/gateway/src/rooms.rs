@@ -1,8 +1,9 @@
 //! Room in the plane's memory for what agents send and have not yet read.
 //!
 //! Bodies and answers are bounded for a run, for a tenant (half of the plane) and for the plane. Whoever wants room
-//! takes all of it in one step, in that order, and waits while holding none: so nobody who waits keeps from another
-//! what that one waits for. A run that does not read its answers fills its own room and then waits for itself.
+//! takes it at these three, in that order, and the whole of what is wanted at each: nobody waits for a level that
+//! comes before one it holds, so there is no circle of waiting. What waits for the plane holds room of its own run and
+//! tenant meanwhile, and nobody else's. A run that does not read its answers fills its own room and then waits for itself.
 
 use std::{
     collections::HashMap,

@@ -18,7 +18,7 @@ def call(number, *args):
         raise OSError(ctypes.get_errno(), '')
     return True
 for path in (secret, '/root', '/home', '/var', '/etc/shadow', '/etc/hostname', '/boot', '/dev/sda', '/dev/mem', '/dev/kmsg', '/dev/kvm',
-        '/run/.cogward/carrier', '/run/.cogward/carrier/control.sock', '/proc/1/root/etc', '/proc/1/mem', '/proc/kcore'):
+        '/run/.cogward/carrier', '/run/.cogward/carrier/control.sock', '/proc/1/root', '/proc/1/mem', '/proc/kcore'):
     tried('read ' + path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(16))
 # What a kernel in user space shows of another's process is a name at most: nothing of it opens. The first three are
 # the agent's own.
