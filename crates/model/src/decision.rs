@@ -5,6 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{Timestamp, id::ApprovalId};
+
 /// The class of a refusal; each wire says it in its own way (status, `isError`), all use these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +29,14 @@ pub enum RefusalCode {
     EvidenceUnavailable,
     /// The upstream is not there or does not answer.
     UpstreamUnavailable,
+    /// An active policy forbids it, or none permits it.
+    PolicyBlocked,
+    /// A person has to approve it first.
+    ApprovalRequired,
+    /// A person said no.
+    ApprovalDenied,
+    /// Nobody approved it in time, or it was not made again in time.
+    ApprovalExpired,
 }
 
 impl RefusalCode {
@@ -43,6 +53,10 @@ impl RefusalCode {
             Self::CredentialMisused => "credential_misused",
             Self::EvidenceUnavailable => "evidence_unavailable",
             Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::PolicyBlocked => "policy_blocked",
+            Self::ApprovalRequired => "approval_required",
+            Self::ApprovalDenied => "approval_denied",
+            Self::ApprovalExpired => "approval_expired",
         }
     }
 
@@ -50,7 +64,14 @@ impl RefusalCode {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::LifecycleFence | Self::NotDeclared | Self::AddressRefused | Self::CredentialMisused => 403,
+            Self::LifecycleFence
+            | Self::NotDeclared
+            | Self::AddressRefused
+            | Self::CredentialMisused
+            | Self::PolicyBlocked
+            | Self::ApprovalRequired
+            | Self::ApprovalDenied
+            | Self::ApprovalExpired => 403,
             Self::InvalidRequest => 400,
             Self::BudgetExceeded => 402,
             Self::Throttled => 429,
@@ -58,6 +79,17 @@ impl RefusalCode {
             Self::UpstreamUnavailable => 502,
         }
     }
+}
+
+/// The approval that a refused call waits for, or that was not given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalRef {
+    /// Which one.
+    pub id: ApprovalId,
+    /// Who may give it.
+    pub role: String,
+    /// Until when it can be given and used.
+    pub expires: Timestamp,
 }
 
 /// Why a call does not take place, for the agent, its model and the operator alike.
@@ -73,6 +105,8 @@ pub struct Refusal {
     pub next_step: String,
     /// When the same request may succeed, for a throttle.
     pub retry_after: Option<Duration>,
+    /// The approval that it is about.
+    pub approval: Option<ApprovalRef>,
 }
 
 impl Refusal {
@@ -83,7 +117,21 @@ impl Refusal {
         detail: impl Into<String>,
         next_step: impl Into<String>,
     ) -> Self {
-        Self { code, rule: rule.into(), detail: detail.into(), next_step: next_step.into(), retry_after: None }
+        Self {
+            code,
+            rule: rule.into(),
+            detail: detail.into(),
+            next_step: next_step.into(),
+            retry_after: None,
+            approval: None,
+        }
+    }
+
+    /// Names the approval that it is about.
+    #[must_use]
+    pub fn about(mut self, approval: ApprovalRef) -> Self {
+        self.approval = Some(approval);
+        self
     }
 
     /// The whole sentence, as it is shown to an agent's model or an operator.

@@ -111,6 +111,28 @@ event_types! {
     OperatorRevoked = "operator.revoked";
     /// An operator credential was replaced.
     OperatorRotated = "operator.rotated";
+    /// The roles of an operator were changed.
+    OperatorRolesSet = "operator.roles_set";
+    /// A command of an operator was refused by policy.
+    OperatorCommandRefused = "operator.command_refused";
+    /// A version of a policy was written. Its text is with the plane, under its digest.
+    PolicyVersionAdded = "policy.version_added";
+    /// A version of a policy was approved.
+    PolicyApproved = "policy.approved";
+    /// A version of a policy decides from now on.
+    PolicyActivated = "policy.activated";
+    /// A level has no policy of its own any more.
+    PolicyDeactivated = "policy.deactivated";
+    /// A call waits for a person.
+    ApprovalRequested = "approval.requested";
+    /// A person allowed one call.
+    ApprovalApproved = "approval.approved";
+    /// A person refused a call.
+    ApprovalDenied = "approval.denied";
+    /// Nobody answered in time, or the run ended before.
+    ApprovalExpired = "approval.expired";
+    /// The call that was allowed was made; it cannot be made again.
+    ApprovalConsumed = "approval.consumed";
     /// The weakest sandbox profile that is accepted was changed.
     FloorChanged = "floor.changed";
     /// An agent version was registered.

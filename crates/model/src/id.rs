@@ -29,6 +29,8 @@ macro_rules! kinds {
 kinds! {
     /// One governed call: a tool call, a model call or a connection.
     Action, ActionId = "act";
+    /// One question to a person: may this exact call take place?
+    Approval, ApprovalId = "apr";
     /// One evidence event.
     Event, EventId = "evt";
     /// Files that were sent for a run and that no run has yet.

@@ -93,6 +93,9 @@ names! {
     /// A tool server or a model provider, unique within its tenant and kind.
     UpstreamName, is_dns_label, "an upstream name",
         "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter", "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
+    /// A role of operators, as policies name it: `finance-approver`.
+    RoleName, is_dns_label, "a role",
+        "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter", "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
     /// The label a person gives to a version of an agent; the digest is its identity.
     VersionLabel, is_version, "a version",
         "use 1 to 64 letters, digits, `.`, `-`, `_` and `+`, starting with a letter or digit", "^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$";

@@ -47,7 +47,11 @@ fn kind(code: RefusalCode) -> &'static str {
         RefusalCode::LifecycleFence
         | RefusalCode::NotDeclared
         | RefusalCode::AddressRefused
-        | RefusalCode::CredentialMisused => "permission_error",
+        | RefusalCode::CredentialMisused
+        | RefusalCode::PolicyBlocked
+        | RefusalCode::ApprovalRequired
+        | RefusalCode::ApprovalDenied
+        | RefusalCode::ApprovalExpired => "permission_error",
         RefusalCode::InvalidRequest => "invalid_request_error",
         RefusalCode::BudgetExceeded => "billing_error",
         RefusalCode::Throttled => "rate_limit_error",
