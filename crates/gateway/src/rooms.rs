@@ -1,13 +1,18 @@
 //! Room in the plane's memory for what agents send and have not yet read.
 //!
-//! Bodies and answers are bounded for a run, for a tenant (half of the plane) and for the plane. Whoever wants room
-//! takes it at these three, in that order, and the whole of what is wanted at each: nobody waits for a level that
-//! comes before one it holds, so there is no circle of waiting. What waits for the plane holds room of its own run and
-//! tenant meanwhile, and nobody else's. A run that does not read its answers fills its own room and then waits for itself.
+//! Bodies and answers are bounded for a run, for a tenant and for the plane. Whoever wants room takes it of its run
+//! first and then of the plane, the whole of what is wanted at each, so there is no circle of waiting. A run that does
+//! not read its answers fills its own room and then waits for itself.
+//!
+//! A tenant may hold at most half as much as it leaves free: alone that is a third of the plane. Each tenant that holds
+//! what it can, for as long as it can, leaves two thirds of what it found, so it takes many of them to starve the next.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -18,7 +23,7 @@ use cogward_model::{
         RUN_ANSWER_BYTES_MAX, RUN_BODY_BYTES_MAX,
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// What is counted at once, in bytes.
 const UNIT: usize = 1024;
@@ -45,21 +50,34 @@ impl Default for Rooms {
 /// Room for one kind of bytes.
 #[derive(Debug)]
 pub(crate) struct House {
-    plane: Arc<Semaphore>,
-    tenants: Mutex<HashMap<TenantName, Weak<Semaphore>>>,
-    tenant: usize,
+    plane: Arc<Plane>,
+    tenants: Mutex<HashMap<TenantName, Weak<Tenant>>>,
     run: usize,
 }
 
+/// What all tenants share, in units.
+#[derive(Debug)]
+struct Plane {
+    free: Mutex<usize>,
+    given_back: Notify,
+}
+
+/// What one tenant holds, in units.
+#[derive(Debug, Default)]
+struct Tenant {
+    /// Changed only with the plane's lock held.
+    held: AtomicUsize,
+    /// Whoever has to wait does so in turn: a large answer is not overtaken by small ones without end.
+    turn: tokio::sync::Mutex<()>,
+}
+
 impl House {
-    /// `plane` bytes in all; a tenant may have half of them, a run `run`. However small the memory, a run has its share.
+    /// `plane` bytes in all; a run may have `run` of them. However small the memory, a run has its share.
     pub(crate) fn new(plane: usize, run: usize) -> Self {
-        let plane = plane.max(2 * run);
-        let units = |bytes: usize| (bytes / UNIT).min(Semaphore::MAX_PERMITS);
+        let units = |bytes: usize| (bytes / UNIT).min(Semaphore::MAX_PERMITS / 4);
         Self {
-            plane: Arc::new(Semaphore::new(units(plane))),
+            plane: Arc::new(Plane { free: Mutex::new(units(plane.max(3 * run))), given_back: Notify::new() }),
             tenants: Mutex::default(),
-            tenant: units(plane / 2),
             run: units(run),
         }
     }
@@ -70,30 +88,71 @@ impl House {
         let shared = tenants.get(tenant).and_then(Weak::upgrade).unwrap_or_else(|| {
             // The names of tenants without runs are forgotten.
             tenants.retain(|_, shared| shared.strong_count() > 0);
-            let shared = Arc::new(Semaphore::new(self.tenant));
+            let shared = Arc::new(Tenant::default());
             tenants.insert(tenant.clone(), Arc::downgrade(&shared));
             shared
         });
-        Room { levels: [Arc::new(Semaphore::new(self.run)), shared, Arc::clone(&self.plane)], most: self.run }
+        Room { run: Arc::new(Semaphore::new(self.run)), tenant: shared, plane: Arc::clone(&self.plane), most: self.run }
     }
 
     /// Bytes that nobody holds.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
-        self.plane.available_permits() * UNIT
+        *self.plane.free() * UNIT
     }
 }
 
-/// The room of one run: its own, its tenant's, the plane's.
+impl Plane {
+    fn free(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The room of one run: its own, and what it may take of the plane's.
 #[derive(Debug, Clone)]
 pub(crate) struct Room {
-    levels: [Arc<Semaphore>; 3],
+    run: Arc<Semaphore>,
+    tenant: Arc<Tenant>,
+    plane: Arc<Plane>,
     most: usize,
 }
 
 /// Room that is taken; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Held([OwnedSemaphorePermit; 3]);
+pub(crate) struct Held {
+    run: OwnedSemaphorePermit,
+    share: Share,
+}
+
+/// A part of the plane's room.
+#[derive(Debug)]
+struct Share {
+    plane: Arc<Plane>,
+    tenant: Arc<Tenant>,
+    units: usize,
+}
+
+impl Share {
+    fn give_back(&mut self, units: usize) {
+        let units = units.min(self.units);
+        if units == 0 {
+            return;
+        }
+        self.units -= units;
+        {
+            let mut free = self.plane.free();
+            *free += units;
+            self.tenant.held.fetch_sub(units, Ordering::Relaxed);
+        }
+        self.plane.given_back.notify_waiters();
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back(self.units);
+    }
+}
 
 impl Room {
     fn units(&self, bytes: usize) -> u32 {
@@ -103,21 +162,46 @@ impl Room {
     /// Waits for room for `bytes`. `None` only when the plane ends.
     pub(crate) async fn take(&self, bytes: usize) -> Option<Held> {
         let units = self.units(bytes);
-        let [run, tenant, plane] = self.levels.each_ref().map(Arc::clone);
-        let run = run.acquire_many_owned(units).await.ok()?;
-        let tenant = tenant.acquire_many_owned(units).await.ok()?;
-        let plane = plane.acquire_many_owned(units).await.ok()?;
-        Some(Held([run, tenant, plane]))
+        let run = Arc::clone(&self.run).acquire_many_owned(units).await.ok()?;
+        let units = units as usize;
+        if let Ok(_turn) = self.tenant.turn.try_lock()
+            && let Some(share) = self.share(units)
+        {
+            return Some(Held { run, share });
+        }
+        let _turn = self.tenant.turn.lock().await;
+        let mut given_back = std::pin::pin!(self.plane.given_back.notified());
+        loop {
+            // Listens before it looks: what is given back in between is not missed.
+            given_back.as_mut().enable();
+            if let Some(share) = self.share(units) {
+                return Some(Held { run, share });
+            }
+            given_back.as_mut().await;
+            given_back.set(self.plane.given_back.notified());
+        }
     }
 
-    /// Takes room for `bytes` if it is there now.
+    /// Takes room for `bytes` if it is there now and nobody waits for it.
     pub(crate) fn try_take(&self, bytes: usize) -> Option<Held> {
         let units = self.units(bytes);
-        let [run, tenant, plane] = self.levels.each_ref().map(Arc::clone);
-        let run = run.try_acquire_many_owned(units).ok()?;
-        let tenant = tenant.try_acquire_many_owned(units).ok()?;
-        let plane = plane.try_acquire_many_owned(units).ok()?;
-        Some(Held([run, tenant, plane]))
+        let run = Arc::clone(&self.run).try_acquire_many_owned(units).ok()?;
+        let _turn = self.tenant.turn.try_lock().ok()?;
+        Some(Held { run, share: self.share(units as usize)? })
+    }
+
+    /// A part of the plane's room, if it leaves twice as much free as its tenant then holds.
+    fn share(&self, units: usize) -> Option<Share> {
+        let mut free = self.plane.free();
+        let left = free.checked_sub(units)?;
+        let held = self.tenant.held.load(Ordering::Relaxed) + units;
+        if held > left / 2 {
+            return None;
+        }
+        *free = left;
+        self.tenant.held.store(held, Ordering::Relaxed);
+        drop(free);
+        Some(Share { plane: Arc::clone(&self.plane), tenant: Arc::clone(&self.tenant), units })
     }
 
     /// Begins to take in an answer; `length` if it is known beforehand.
@@ -138,8 +222,7 @@ impl Room {
     /// Bytes that the run holds.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
-        let [run, ..] = &self.levels;
-        (self.most - run.available_permits()) * UNIT
+        (self.most - self.run.available_permits()) * UNIT
     }
 }
 
@@ -147,9 +230,8 @@ impl Held {
     /// Gives back what is not needed for `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let needed = bytes.div_ceil(UNIT).max(1);
-        for permit in &mut self.0 {
-            drop(permit.split(permit.num_permits().saturating_sub(needed)));
-        }
+        self.share.give_back(self.share.units.saturating_sub(needed));
+        drop(self.run.split(self.run.num_permits().saturating_sub(needed)));
     }
 
     /// Bytes whose room is given back with the last of them.

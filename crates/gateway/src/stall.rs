@@ -1,8 +1,9 @@
 //! A connection of an agent that takes nothing for too long is given up.
 //!
-//! Answers are held until the agent has read them. One that never does would hold them for as long as its run lives;
-//! after [`AGENT_STALL_MS_MAX`] without one byte taken the connection ends, and with it what was held for it. An agent
-//! that is suspended cannot read, and that is not its fault.
+//! Answers are held until the agent has read them. One that never does would hold them for as long as its run lives,
+//! and so would one that takes a byte now and then. The time that the plane waits for the agent is added up: when it
+//! reaches [`AGENT_STALL_MS_MAX`] before the agent has taken [`AGENT_TAKES_BYTES_MIN`], the connection ends, and with it
+//! what was held for it. An agent that is suspended cannot read, and that is not its fault.
 
 use std::{
     future::Future,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use cogward_model::limits::AGENT_STALL_MS_MAX;
+use cogward_model::limits::{AGENT_STALL_MS_MAX, AGENT_TAKES_BYTES_MIN};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
@@ -27,20 +28,37 @@ const PATIENCE: Duration = Duration::from_millis(AGENT_STALL_MS_MAX);
 pub(crate) struct Patient<S> {
     stream: S,
     run: Arc<RunContext>,
+    /// Ends when the patience does; there while something waits.
     over: Option<Pin<Box<Sleep>>>,
+    /// Waited before what waits now, since the agent took enough.
+    waited: Duration,
+    /// Taken in that time, in bytes.
+    taken: usize,
 }
 
 impl<S> Patient<S> {
     pub(crate) fn new(stream: S, run: Arc<RunContext>) -> Self {
-        Self { stream, run, over: None }
+        Self { stream, run, over: None, waited: Duration::ZERO, taken: 0 }
     }
 
-    fn watched<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.over = None;
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+        bytes: fn(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(done) = &written {
+            self.taken = self.taken.saturating_add(done.as_ref().map_or(0, bytes));
+            if let Some(over) = self.over.take() {
+                self.waited = PATIENCE.saturating_sub(over.deadline().saturating_duration_since(Instant::now()));
+            }
+            if self.taken >= AGENT_TAKES_BYTES_MIN {
+                (self.waited, self.taken) = (Duration::ZERO, 0);
+            }
             return written;
         }
-        let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+        let left = PATIENCE.saturating_sub(self.waited);
+        let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
         while over.as_mut().poll(cx).is_ready() {
             if self.run.fence.state() != FenceState::Held {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the agent does not read its answer")));
@@ -60,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watched(cx, written)
+        self.watched(cx, written, |taken| *taken)
     }
 
     fn poll_write_vectored(
@@ -69,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.watched(cx, written)
+        self.watched(cx, written, |taken| *taken)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -110,17 +128,55 @@ mod tests {
         let error = Patient::new(plane, Arc::clone(&run)).write_all(&[0; 64]).await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, PATIENCE.as_secs()));
 
-        let (mut agent, plane) = duplex(8);
+        let (mut agent, plane) = duplex(AGENT_TAKES_BYTES_MIN);
         let reads = async {
-            let mut part = [0; 8];
-            for _ in 0..8 {
+            let mut part = vec![0; AGENT_TAKES_BYTES_MIN];
+            for _ in 0..4 {
                 tokio::time::sleep(PATIENCE * 9 / 10).await;
                 agent.read_exact(&mut part).await.unwrap();
             }
         };
         let mut plane = Patient::new(plane, run);
-        let (written, ()) = tokio::join!(plane.write_all(&[0; 64]), reads);
+        let whole = vec![0; 4 * AGENT_TAKES_BYTES_MIN];
+        let (written, ()) = tokio::join!(plane.write_all(&whole), reads);
         written.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_takes_a_little_now_and_then_is_given_up_too() {
+        let run = run();
+        run.fence.set(FenceState::Open);
+        let (mut agent, plane) = duplex(8);
+        let begun = Instant::now();
+        let mut plane = Patient::new(plane, run);
+        let drips = async {
+            let mut part = [0; 8];
+            while agent.read_exact(&mut part).await.is_ok() {
+                tokio::time::sleep(PATIENCE / 4).await;
+            }
+        };
+        let error = tokio::select! {
+            written = plane.write_all(&[0; 4096]) => written.unwrap_err(),
+            () = drips => unreachable!("the plane holds its end"),
+        };
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_between_two_answers_is_not_time_that_the_plane_waited() {
+        let run = run();
+        run.fence.set(FenceState::Open);
+        let (mut agent, plane) = duplex(8);
+        let mut plane = Patient::new(plane, run);
+        for _ in 0..8 {
+            let reads = async {
+                tokio::time::sleep(PATIENCE / 10).await;
+                agent.read_exact(&mut [0; 16]).await.unwrap();
+            };
+            let (written, ()) = tokio::join!(plane.write_all(&[0; 16]), reads);
+            written.unwrap();
+            tokio::time::sleep(PATIENCE * 3).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,12 +19,13 @@ pub const RUN_CALLS_IN_FLIGHT_MAX: usize = 64;
 /// Request bodies that are held for one run at once, in bytes: four of the largest, or a hundred of a long
 /// conversation. What a call sends on is held until the call has ended.
 pub const RUN_BODY_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
-/// Request bodies that are held for the whole plane at once, in bytes; less where memory is small. One tenant takes
-/// at most half of it.
+/// Request bodies that are held for the whole plane at once, in bytes; less where memory is small. A tenant takes
+/// at most half as much as it leaves free.
 pub const PLANE_BODY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Answers that are held for one run until its agent has read them, in bytes: two of the largest.
 pub const RUN_ANSWER_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
-/// Answers that are held for the whole plane, in bytes; less where memory is small. One tenant takes at most half of it.
+/// Answers that are held for the whole plane, in bytes; less where memory is small. A tenant takes at most half as much
+/// as it leaves free.
 pub const PLANE_ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Bodies and answers may each take one part in so many of the memory that the plane has.
 pub const MEMORY_SHARE: usize = 8;
@@ -32,8 +33,11 @@ pub const MEMORY_SHARE: usize = 8;
 pub const FREE_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Pieces of one streamed answer that wait for its agent, in bytes.
 pub const STREAM_WAITING_BYTES_MAX: usize = 64 * 1024;
-/// How long an agent that may run is waited for to take more of an answer, in milliseconds.
+/// How long an agent that may run is waited for, in milliseconds, until it has taken [`AGENT_TAKES_BYTES_MIN`] of what
+/// waits for it.
 pub const AGENT_STALL_MS_MAX: u64 = 120_000;
+/// What an agent takes of an answer in that time, in bytes: the largest is not held for longer than eight minutes.
+pub const AGENT_TAKES_BYTES_MIN: usize = 4 * 1024 * 1024;
 /// Connections that a run may open outside at once, after a time without any.
 pub const CONNECT_BURST: u32 = 50;
 /// Time for each connection outside after that, in milliseconds: 20 a second. It delays, it does not refuse, and

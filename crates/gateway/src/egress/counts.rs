@@ -141,6 +141,19 @@ impl Counts {
         }
     }
 
+    /// Takes leave to forward all of `bytes`, which cannot go in parts, and counts them.
+    ///
+    /// # Errors
+    /// [`Spent`] when the budget does not reach for all; what it had is used up.
+    pub async fn take_whole(&self, way: Way, bytes: usize) -> Result<(), Spent> {
+        let mut rest = bytes;
+        while rest > 0 {
+            rest = rest.saturating_sub(self.take(rest).await?);
+        }
+        self.moved(way, bytes);
+        Ok(())
+    }
+
     fn try_take(&self, bytes: usize) -> Option<usize> {
         match &self.allowance {
             Some(allowance) => allowance.try_take(bytes),
@@ -268,7 +281,7 @@ impl Allowed {
         };
         let Ok(allowed) = allowed else {
             self.rest = Bytes::new();
-            return Poll::Ready(Err(BrokenStream("the budget of bytes outside is used up".to_owned())));
+            return Poll::Ready(Err(BrokenStream(super::plain::SPENT.to_owned())));
         };
         let now = self.rest.split_to(allowed.min(self.rest.len()));
         self.counts.moved(self.way, now.len());

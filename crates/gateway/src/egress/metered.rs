@@ -14,7 +14,7 @@ use cogward_model::{
     action::Outcome,
     limits::{REQUEST_BODY_MS_MAX, REQUEST_BYTES_MAX},
 };
-use http::StatusCode;
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -22,7 +22,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Connect,
-    counts::{Allowed, Counts, Way},
+    counts::{Allowed, Counts, Spent, Way},
     host::HostPort,
     tunnel::IDLE_MAX,
 };
@@ -54,6 +54,19 @@ impl Account {
         &self.admitted.target().target
     }
 
+    /// Takes leave for the head of a request, as it goes out.
+    pub(super) async fn request_head<B>(&self, request: &Request<B>) -> Result<(), Spent> {
+        let path = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
+        let line = request.method().as_str().len() + path + LINE_BYTES;
+        self.counts.take_whole(Way::Up, line + lengths(request.headers())).await
+    }
+
+    /// Takes leave for the head of an answer, as it came.
+    pub(super) async fn answer_head<B>(&self, answer: &Response<B>) -> Result<(), Spent> {
+        let line = answer.status().as_str().len() + LINE_BYTES;
+        self.counts.take_whole(Way::Down, line + lengths(answer.headers())).await
+    }
+
     pub(super) fn answered(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
         self
@@ -81,6 +94,14 @@ impl Account {
         ];
         self.admitted.settle_with(outcome, fields);
     }
+}
+
+/// What of the first line of a head, and of the empty one behind it, is not method, path or status.
+const LINE_BYTES: usize = "  HTTP/1.1\r\n\r\n".len();
+
+/// The bytes of headers, one on each line.
+fn lengths(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
 }
 
 /// The request's body, on its way up: bounded in size and in time altogether.
@@ -117,10 +138,8 @@ impl Body for RequestBody {
                 Some(Err(_)) => return Poll::Ready(Some(Err(BrokenStream("the request body was broken off".into())))),
                 None => return Poll::Ready(None),
             };
-            let data = match frame.into_data() {
-                Ok(data) => data,
-                Err(frame) => return Poll::Ready(Some(Ok(frame))),
-            };
+            // Trailers go no further: nobody counts or watches them, and whoever reads a message may drop them.
+            let Ok(data) = frame.into_data() else { return self.poll_frame(cx) };
             let Some(left) = self.left.checked_sub(data.len()) else {
                 let why = format!("the request body is longer than {REQUEST_BYTES_MAX} bytes");
                 return Poll::Ready(Some(Err(BrokenStream(why))));
@@ -196,10 +215,7 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
-                let data = match frame.into_data() {
-                    Ok(data) => data,
-                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
-                };
+                let Ok(data) = frame.into_data() else { return self.poll_frame(cx) };
                 let Some(left) = u64::try_from(data.len()).ok().and_then(|size| self.left.checked_sub(size)) else {
                     return self.break_off("the answer is too long");
                 };

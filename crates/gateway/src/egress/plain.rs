@@ -35,6 +35,9 @@ use crate::{
 /// Longest head of an answer.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// Why a message is broken off for which the budget does not reach.
+pub(super) const SPENT: &str = "the budget of bytes outside is used up";
+
 /// Headers that belong to one connection (RFC 9110, 7.6.1), in addition to those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] =
     [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT];
@@ -168,6 +171,7 @@ async fn exchange(
         return Err(form("the request could not be forwarded", "Ask for a plain path"));
     };
     let asked = async {
+        account.request_head(&request).await.map_err(|_| SPENT)?;
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
@@ -183,7 +187,9 @@ async fn exchange(
                 },
             }
         });
-        sender.send_request(request).await.map_err(|_| "it gave no answer that is HTTP")
+        let answer = sender.send_request(request).await.map_err(|_| "it gave no answer that is HTTP")?;
+        account.answer_head(&answer).await.map_err(|_| SPENT)?;
+        Ok(answer)
     };
     let answered = tokio::select! {
         biased;
@@ -251,12 +257,12 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 }
 
 pub(super) fn unavailable(account: Account, why: &str) -> Refusal {
-    let refusal = Refusal::new(
-        RefusalCode::UpstreamUnavailable,
-        "egress.answer",
-        format!("`{}` failed: {why}", account.target()),
-        "Try again later; whether the request had an effect is not known",
-    );
+    let (code, rule, next) = match why {
+        SPENT => (RefusalCode::BudgetExceeded, "budgets.egressMib", "An operator or the agent's owner can raise it"),
+        _ => (RefusalCode::UpstreamUnavailable, "egress.answer", "Try again later"),
+    };
+    let next = format!("{next}; whether the request had an effect is not known");
+    let refusal = Refusal::new(code, rule, format!("`{}` failed: {why}", account.target()), next);
     account.broken(why);
     refusal
 }

@@ -185,7 +185,8 @@ impl Tunnel {
             return Err(form("the request could not be forwarded", "Ask for a plain path"));
         };
         let asked = async {
-            match upstream.send(request).await {
+            account.request_head(&request).await.map_err(|_| plain::SPENT)?;
+            let answer = match upstream.send(request).await {
                 Ok(answer) => Ok(answer),
                 // The host closed a connection that was used before, before it saw anything of this request.
                 Err(Some(unsent)) if !fresh => {
@@ -194,7 +195,9 @@ impl Tunnel {
                     upstream.send(*unsent).await.map_err(|_| "it gave no answer that is HTTP")
                 }
                 Err(_) => Err("it gave no answer that is HTTP"),
-            }
+            }?;
+            account.answer_head(&answer).await.map_err(|_| plain::SPENT)?;
+            Ok(answer)
         };
         let answered = tokio::select! {
             biased;
