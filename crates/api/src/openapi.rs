@@ -178,8 +178,8 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 
 fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
     use cogward_model::{
-        AgentName, ContentName, RunId, TenantName, UpstreamName, VersionLabel,
-        id::{OperationId, OperatorId},
+        AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
+        id::{ApprovalId, EventId, OperationId, OperatorId},
         manifest::Tier,
     };
     let schema = match name {
@@ -192,6 +192,10 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
         "input" | "artifact" => generator.subschema_for::<ContentName>(),
         "tier" => generator.subschema_for::<Tier>(),
         "operator" => generator.subschema_for::<OperatorId>(),
+        "policy_level" => generator.subschema_for::<PolicyScope>(),
+        "policy_version" => generator.subschema_for::<Digest>(),
+        "approval" => generator.subschema_for::<ApprovalId>(),
+        "decision" => generator.subschema_for::<EventId>(),
         _ => schemars::json_schema!({ "type": "string" }),
     };
     schema.to_value()

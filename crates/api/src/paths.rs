@@ -2,11 +2,11 @@
 //!
 //! Names and identifiers have an alphabet that needs no escaping in a path, and their types make sure
 //! of it; only version labels may hold a `+`, which a path may hold too (RFC 3986, 3.3). Queries are
-//! made by [`with_query`], which does escape.
+//! made by [`with_query`], which does escape, and the level of a policy is escaped by [`policy`].
 
 use cogward_model::{
-    AgentName, ContentName, RunId, TenantName, UpstreamName, VersionLabel,
-    id::{OperationId, OperatorId},
+    AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
+    id::{ApprovalId, EventId, OperationId, OperatorId},
     manifest::Tier,
 };
 use serde::Serialize;
@@ -47,6 +47,92 @@ pub fn floor(tenant: Option<&TenantName>, tier: Tier) -> String {
 #[must_use]
 pub fn operator_rotate(operator: OperatorId) -> String {
     format!("{OPERATORS}/{operator}/rotate")
+}
+
+/// An operator.
+#[must_use]
+pub fn operator(operator: OperatorId) -> String {
+    format!("{OPERATORS}/{operator}")
+}
+
+/// The roles of an operator.
+#[must_use]
+pub fn operator_roles(operator: OperatorId) -> String {
+    format!("{OPERATORS}/{operator}/roles")
+}
+
+/// `/api/v1/policies`
+pub const POLICIES: &str = "/api/v1/policies";
+/// `/api/v1/policy-status`
+pub const POLICY_STATUS: &str = "/api/v1/policy-status";
+
+/// A level of policy.
+#[must_use]
+pub fn policy(level: &PolicyScope) -> String {
+    // The text of a level has a `/`, which a part of a path can only have escaped.
+    let mut path = format!("{POLICIES}/");
+    escape(&mut path, &level.to_string());
+    path
+}
+
+/// Which version of a level decides.
+#[must_use]
+pub fn policy_active(level: &PolicyScope) -> String {
+    format!("{}/active", policy(level))
+}
+
+/// A text to be looked at, for a level.
+#[must_use]
+pub fn policy_check(level: &PolicyScope) -> String {
+    format!("{}/check", policy(level))
+}
+
+/// The versions of a level.
+#[must_use]
+pub fn policy_versions(level: &PolicyScope) -> String {
+    format!("{}/versions", policy(level))
+}
+
+/// A version of a level.
+#[must_use]
+pub fn policy_version(level: &PolicyScope, version: Digest) -> String {
+    format!("{}/versions/{version}", policy(level))
+}
+
+/// The approval of a version.
+#[must_use]
+pub fn policy_approve(level: &PolicyScope, version: Digest) -> String {
+    format!("{}/versions/{version}/approve", policy(level))
+}
+
+/// What a version would have decided.
+#[must_use]
+pub fn policy_simulation(level: &PolicyScope, version: Digest) -> String {
+    format!("{}/versions/{version}/simulation", policy(level))
+}
+
+/// A past decision of a tenant, made again.
+#[must_use]
+pub fn decision_explanation(tenant: &TenantName, decision: EventId) -> String {
+    format!("{TENANTS}/{tenant}/decisions/{decision}/explanation")
+}
+
+/// A tenant's approvals.
+#[must_use]
+pub fn approvals(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/approvals")
+}
+
+/// An approval.
+#[must_use]
+pub fn approval(tenant: &TenantName, approval: ApprovalId) -> String {
+    format!("{TENANTS}/{tenant}/approvals/{approval}")
+}
+
+/// The answer to an approval.
+#[must_use]
+pub fn approval_answer(tenant: &TenantName, approval: ApprovalId, approved: bool) -> String {
+    format!("{TENANTS}/{tenant}/approvals/{approval}/{}", if approved { "approve" } else { "deny" })
 }
 
 /// A tenant's agents.
@@ -278,6 +364,9 @@ mod tests {
         let content: ContentName = "report.pdf".parse().unwrap();
         let operator: OperatorId = Id::new(&SystemClock, &SystemEntropy);
         let op: OperationId = Id::new(&SystemClock, &SystemEntropy);
+        let level: PolicyScope = "agent:default/claims".parse().unwrap();
+        let (digest, decision) = (Digest::from_bytes([7; 32]), Id::new(&SystemClock, &SystemEntropy));
+        let waiting: ApprovalId = Id::new(&SystemClock, &SystemEntropy);
         let mut all = vec![
             TENANTS.to_owned(),
             RUNS.to_owned(),
@@ -313,6 +402,22 @@ mod tests {
             SHORTFALLS.to_owned(),
             OPERATORS.to_owned(),
             operator_rotate(operator),
+            self::operator(operator),
+            operator_roles(operator),
+            POLICIES.to_owned(),
+            POLICY_STATUS.to_owned(),
+            policy(&level),
+            policy_active(&level),
+            policy_check(&level),
+            policy_versions(&level),
+            policy_version(&level, digest),
+            policy_approve(&level, digest),
+            policy_simulation(&level, digest),
+            decision_explanation(&tenant, decision),
+            approvals(&tenant),
+            approval(&tenant, waiting),
+            approval_answer(&tenant, waiting, true),
+            approval_answer(&tenant, waiting, false),
         ];
         all.extend(RunCommand::ALL.map(|command| run_command(id, command)));
         for path in &all {

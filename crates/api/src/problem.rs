@@ -52,6 +52,10 @@ codes! {
     Forbidden = "forbidden", 403, "The operator may not do this";
     /// A rule of the agent's registration does not allow this run.
     RunRefused = "run_refused", 403, "The run was refused";
+    /// The active policies do not let the operator give this command.
+    PolicyBlocked = "policy_blocked", 403, "A policy does not allow this command";
+    /// Whoever wrote a version of a policy may not approve it here.
+    PolicyFourEyes = "policy_four_eyes", 403, "Another operator has to approve it";
     /// There is no such thing, or no such version of it.
     NotFound = "not_found", 404, "There is no such thing";
     /// The API has no such path.
@@ -70,6 +74,12 @@ codes! {
     InUse = "in_use", 409, "It is still in use";
     /// The idempotency key was used for another request.
     IdempotencyConflict = "idempotency_conflict", 409, "The idempotency key was used for another request";
+    /// A version of a policy was not approved.
+    PolicyNotApproved = "policy_not_approved", 409, "The version is not approved";
+    /// Nobody could undo this version of the plane's policy.
+    PolicyLocksOut = "policy_locks_out", 409, "The policy would lock its operator out";
+    /// The approval was answered, used, or is over.
+    ApprovalClosed = "approval_closed", 409, "The approval is not pending any more";
     /// The cursor points at events that are no longer kept.
     CursorExpired = "cursor_expired", 410, "The events at this cursor are no longer kept";
     /// The resource has changed since it was read.
@@ -78,6 +88,8 @@ codes! {
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
     /// The body is of another media type than the route takes.
     UnsupportedMediaType = "unsupported_media_type", 415, "The media type is not supported";
+    /// The text breaks rules of policies; `findings` names line, rule and fix of each.
+    PolicyInvalid = "policy_invalid", 422, "The policy is not valid";
     /// The manifest breaks rules; `findings` names file, line, rule and fix of each.
     ManifestInvalid = "manifest_invalid", 422, "The manifest is not valid";
     /// The package's stream is not a package: a path leaves it, an entry is of a kind it may not have.

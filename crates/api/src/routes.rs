@@ -10,10 +10,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Doctor, EgressCredential, EgressCredentialPut, Event, EventQuery,
-        EvidenceLeaf, Floor, FloorPut, LogQuery, Operation, Operator, OperatorRotate, Page, PageQuery, Plane, Provider,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
+        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, NewOperator, Operation, Operator,
+        OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked,
+        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
         ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
-        Shortfall, ShortfallQuery, Tenant, TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery,
+        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery,
         VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
@@ -116,6 +118,8 @@ pub struct Route {
     pub etag: bool,
     /// Whether a credential is needed.
     pub authenticated: bool,
+    /// What policies call it, where it changes something: `policy.activate`, `run.kill`.
+    pub command: Option<&'static str>,
 }
 
 impl Route {
@@ -141,6 +145,7 @@ impl Route {
             idempotent: false,
             etag: false,
             authenticated: true,
+            command: None,
         }
     }
     const fn query(mut self, of: SchemaOf) -> Self {
@@ -187,6 +192,10 @@ impl Route {
         self.etag = true;
         self
     }
+    const fn command(mut self, name: &'static str) -> Self {
+        self.command = Some(name);
+        self
+    }
     const fn open(mut self) -> Self {
         self.authenticated = false;
         self
@@ -213,6 +222,9 @@ impl Route {
         }
         if self.idempotent {
             all.push(IdempotencyConflict);
+        }
+        if self.command.is_some() {
+            all.push(PolicyBlocked);
         }
         if self.method != Method::Get {
             // Nothing changes without its record.
@@ -247,20 +259,23 @@ routes! {
     LIST_TENANTS = Route::new("list_tenants", "tenants", Get, "/api/v1/tenants", "List the tenants")
         .query(of::<PageQuery>).gives(of::<Page<Tenant>>);
     CREATE_TENANT = Route::new("create_tenant", "tenants", Post, "/api/v1/tenants", "Create a tenant")
-        .takes(of::<TenantCreate>).gives(of::<Tenant>).success(&[201]).refuses(&[AlreadyExists]).idempotent();
+        .takes(of::<TenantCreate>).gives(of::<Tenant>).success(&[201]).refuses(&[AlreadyExists]).idempotent()
+        .command("tenant.create");
 
     LIST_FLOORS = Route::new("list_floors", "floors", Get, "/api/v1/floors",
         "List the weakest sandbox profiles that the plane accepts, by tier")
         .gives(of::<Page<Floor>>);
     PUT_FLOOR = Route::new("put_floor", "floors", Put, "/api/v1/floors/{tier}",
         "Set the weakest sandbox profile that the plane accepts for a tier, or go back to the default")
-        .takes(of::<FloorPut>).gives(of::<Floor>).reasoned();
+        .takes(of::<FloorPut>).gives(of::<Floor>).reasoned()
+        .command("floor.set");
     LIST_TENANT_FLOORS = Route::new("list_tenant_floors", "floors", Get, "/api/v1/tenants/{tenant}/floors",
         "List the weakest sandbox profiles that hold for a tenant, by tier")
         .gives(of::<Page<Floor>>);
     PUT_TENANT_FLOOR = Route::new("put_tenant_floor", "floors", Put, "/api/v1/tenants/{tenant}/floors/{tier}",
         "Raise the weakest sandbox profile for a tier in a tenant, or take that back")
-        .takes(of::<FloorPut>).gives(of::<Floor>).refuses(&[ProfileTooWeak]).reasoned();
+        .takes(of::<FloorPut>).gives(of::<Floor>).refuses(&[ProfileTooWeak]).reasoned()
+        .command("floor.set");
     LIST_SHORTFALLS = Route::new("list_shortfalls", "floors", Get, "/api/v1/floor-shortfalls",
         "List registered versions that a floor does not accept any more, with their live runs")
         .query(of::<ShortfallQuery>).gives(of::<Page<Shortfall>>);
@@ -270,7 +285,8 @@ routes! {
     REGISTER_AGENT = Route::new("register_agent", "agents", Post, "/api/v1/tenants/{tenant}/agents",
         "Register an agent version from its package")
         .query(of::<RegisterQuery>).takes_tar().gives(of::<Registration>).success(&[201, 200])
-        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists, ProfileUnenforceable, ProfileTooWeak]);
+        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists, ProfileUnenforceable, ProfileTooWeak])
+        .command("agent.register");
     GET_AGENT = Route::new("get_agent", "agents", Get, "/api/v1/tenants/{tenant}/agents/{agent}",
         "Read an agent with its versions")
         .gives(of::<Agent>);
@@ -285,7 +301,8 @@ routes! {
         .gives(of::<Warm>);
     PUT_WARM = Route::new("put_warm", "agents", Put,
         "/api/v1/tenants/{tenant}/agents/{agent}/versions/{version}/warm", "Say how many sandboxes are to be ready")
-        .takes(of::<WarmPut>).gives(of::<Warm>);
+        .takes(of::<WarmPut>).gives(of::<Warm>)
+        .command("agent.warm");
 
     LIST_TOOL_SERVERS = Route::new("list_tool_servers", "tool-servers", Get, "/api/v1/tenants/{tenant}/tool-servers",
         "List a tenant's tool servers")
@@ -293,20 +310,23 @@ routes! {
     PUT_TOOL_SERVER = Route::new("put_tool_server", "tool-servers", Put,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Add or replace a tool server")
         .takes(of::<ToolServerPut>).gives(of::<ToolServer>).success(&[200, 201])
-        .refuses(&[PreconditionFailed, UpstreamUnavailable]).etag();
+        .refuses(&[PreconditionFailed, UpstreamUnavailable]).etag()
+        .command("tool-server.add");
     GET_TOOL_SERVER = Route::new("get_tool_server", "tool-servers", Get,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Read a tool server")
         .gives(of::<ToolServer>).etag();
     DELETE_TOOL_SERVER = Route::new("delete_tool_server", "tool-servers", Delete,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Remove a tool server and forget its credential")
-        .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned();
+        .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned()
+        .command("tool-server.remove");
 
     LIST_PROVIDERS = Route::new("list_providers", "providers", Get, "/api/v1/tenants/{tenant}/providers",
         "List a tenant's model providers")
         .query(of::<PageQuery>).gives(of::<Page<Provider>>);
     PUT_PROVIDER = Route::new("put_provider", "providers", Put, "/api/v1/tenants/{tenant}/providers/{provider}",
         "Add or replace a model provider")
-        .takes(of::<ProviderPut>).gives(of::<Provider>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag();
+        .takes(of::<ProviderPut>).gives(of::<Provider>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag()
+        .command("provider.add");
     GET_PROVIDER = Route::new("get_provider", "providers", Get, "/api/v1/tenants/{tenant}/providers/{provider}",
         "Read a model provider")
         .gives(of::<Provider>).etag();
@@ -317,25 +337,29 @@ routes! {
     PUT_CREDENTIAL = Route::new("put_credential", "credentials", Put,
         "/api/v1/tenants/{tenant}/credentials/{credential}", "Store or replace a credential for an inspected host")
         .takes(of::<EgressCredentialPut>).gives(of::<EgressCredential>).success(&[200, 201])
-        .refuses(&[PreconditionFailed]).etag();
+        .refuses(&[PreconditionFailed]).etag()
+        .command("credential.add");
     GET_CREDENTIAL = Route::new("get_credential", "credentials", Get,
         "/api/v1/tenants/{tenant}/credentials/{credential}", "Read where a credential belongs; never the secret")
         .gives(of::<EgressCredential>).etag();
     DELETE_CREDENTIAL = Route::new("delete_credential", "credentials", Delete,
         "/api/v1/tenants/{tenant}/credentials/{credential}", "Forget a credential; the next request does not have it")
-        .query(of::<ReasonQuery>).success(&[204]).reasoned();
+        .query(of::<ReasonQuery>).success(&[204]).reasoned()
+        .command("credential.remove");
 
     LIST_RUNS = Route::new("list_runs", "runs", Get, "/api/v1/runs", "List runs, newest first")
         .query(of::<RunQuery>).gives(of::<Page<Run>>);
     START_RUN = Route::new("start_run", "runs", Post, "/api/v1/runs", "Start a run of a registered version")
         .takes(of::<RunStart>).gives(of::<Run>).success(&[201])
         .refuses(&[NotFound, RunRefused, ProfileUnenforceable, ProfileTooWeak, BudgetExceeded, UpstreamUnavailable])
-        .idempotent();
+        .idempotent()
+        .command("run.start");
     GET_RUN = Route::new("get_run", "runs", Get, "/api/v1/runs/{run}", "Read a run").gives(of::<Run>);
     UPLOAD_INPUT = Route::new("upload_input", "runs", Post,
         "/api/v1/tenants/{tenant}/agents/{agent}/inputs/{input}",
         "Send a file or a directory for an input that a version declares, to start a run with")
-        .query(of::<UploadQuery>).takes_content().gives(of::<Upload>).success(&[201]).refuses(&[RunRefused]);
+        .query(of::<UploadQuery>).takes_content().gives(of::<Upload>).success(&[201]).refuses(&[RunRefused])
+        .command("run.upload");
     LIST_ARTIFACTS = Route::new("list_artifacts", "runs", Get, "/api/v1/runs/{run}/artifacts",
         "List what became of a run's declared outputs")
         .gives(of::<Page<Artifact>>);
@@ -349,14 +373,18 @@ routes! {
         .gives_raw(ResponseBody::Lines);
     SUSPEND_RUN = Route::new("suspend_run", "runs", Post, "/api/v1/runs/{run}/suspend",
         "Freeze a run and hold its calls")
-        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent()
+        .command("run.suspend");
     RESUME_RUN = Route::new("resume_run", "runs", Post, "/api/v1/runs/{run}/resume", "Let a suspended run go on")
-        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent()
+        .command("run.resume");
     CANCEL_RUN = Route::new("cancel_run", "runs", Post, "/api/v1/runs/{run}/cancel",
         "Ask a run to end, and kill it after its grace period")
-        .takes(of::<Reason>).gives(of::<Operation>).success(&[202, 200]).refuses(&[BadTransition]).reasoned().idempotent();
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[202, 200]).refuses(&[BadTransition]).reasoned().idempotent()
+        .command("run.cancel");
     KILL_RUN = Route::new("kill_run", "runs", Post, "/api/v1/runs/{run}/kill", "End a run now")
-        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent();
+        .takes(of::<Reason>).gives(of::<Operation>).success(&[200, 202]).refuses(&[BadTransition]).reasoned().idempotent()
+        .command("run.kill");
     GET_RUN_EVIDENCE = Route::new("get_run_evidence", "evidence", Get, "/api/v1/runs/{run}/evidence",
         "Read the evidence of a run")
         .query(of::<PageQuery>).gives(of::<Page<EvidenceLeaf>>);
@@ -380,7 +408,72 @@ routes! {
         .query(of::<PageQuery>).gives(of::<Page<Operator>>);
     ROTATE_OPERATOR = Route::new("rotate_operator", "operators", Post, "/api/v1/operators/{operator}/rotate",
         "Replace an operator's credential; the new one is in the answer and nowhere else")
-        .takes(of::<OperatorRotate>).gives(of::<RotatedOperator>).reasoned();
+        .takes(of::<OperatorRotate>).gives(of::<RotatedOperator>).reasoned()
+        .command("operator.rotate");
+
+    ADD_OPERATOR = Route::new("add_operator", "operators", Post, "/api/v1/operators",
+        "Add an operator; its credential is in the answer and nowhere else")
+        .takes(of::<OperatorAdd>).gives(of::<NewOperator>).success(&[201]).refuses(&[AlreadyExists]).reasoned()
+        .command("operator.add");
+    PUT_OPERATOR_ROLES = Route::new("put_operator_roles", "operators", Put, "/api/v1/operators/{operator}/roles",
+        "Set the roles of an operator")
+        .takes(of::<OperatorRoles>).gives(of::<Operator>).reasoned().command("operator.roles");
+    REVOKE_OPERATOR = Route::new("revoke_operator", "operators", Delete, "/api/v1/operators/{operator}",
+        "Revoke an operator; its credential is dead")
+        .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned().command("operator.revoke");
+
+    LIST_POLICIES = Route::new("list_policies", "policies", Get, "/api/v1/policies",
+        "List the levels that have policies, with the version that decides at each")
+        .query(of::<PageQuery>).gives(of::<Page<PolicyLevel>>);
+    GET_POLICY = Route::new("get_policy", "policies", Get, "/api/v1/policies/{policy_level}",
+        "Read which version decides at a level")
+        .gives(of::<PolicyLevel>).etag();
+    ACTIVATE_POLICY = Route::new("activate_policy", "policies", Put, "/api/v1/policies/{policy_level}/active",
+        "Have another version decide, an earlier one to go back, or none")
+        .takes(of::<PolicyActivate>).gives(of::<PolicyLevel>)
+        .refuses(&[PolicyNotApproved, PolicyLocksOut, PolicyInvalid, PreconditionFailed]).reasoned().etag()
+        .command("policy.activate");
+    CHECK_POLICY = Route::new("check_policy", "policies", Post, "/api/v1/policies/{policy_level}/check",
+        "Look at a text as if it were written to a level; nothing is stored")
+        .takes(of::<PolicyCheck>).gives(of::<PolicyChecked>).refuses(&[PolicyInvalid]).command("policy.check");
+    LIST_POLICY_VERSIONS = Route::new("list_policy_versions", "policies", Get,
+        "/api/v1/policies/{policy_level}/versions", "List the versions of a level, newest first")
+        .query(of::<PageQuery>).gives(of::<Page<PolicyVersion>>);
+    ADD_POLICY_VERSION = Route::new("add_policy_version", "policies", Post,
+        "/api/v1/policies/{policy_level}/versions", "Write a version; it decides nothing before it is activated")
+        .takes(of::<PolicyWrite>).gives(of::<PolicyVersion>).success(&[201, 200]).refuses(&[PolicyInvalid]).reasoned()
+        .command("policy.put");
+    GET_POLICY_VERSION = Route::new("get_policy_version", "policies", Get,
+        "/api/v1/policies/{policy_level}/versions/{policy_version}", "Read a version with its text")
+        .gives(of::<PolicyVersion>);
+    APPROVE_POLICY_VERSION = Route::new("approve_policy_version", "policies", Post,
+        "/api/v1/policies/{policy_level}/versions/{policy_version}/approve", "Approve a version")
+        .takes(of::<Reason>).gives(of::<PolicyVersion>).refuses(&[PolicyFourEyes]).reasoned()
+        .command("policy.approve");
+    SIMULATE_POLICY_VERSION = Route::new("simulate_policy_version", "policies", Get,
+        "/api/v1/policies/{policy_level}/versions/{policy_version}/simulation",
+        "Make recorded decisions again with a version and list those that would change")
+        .query(of::<SimulateQuery>).gives(of::<PolicySimulation>).refuses(&[PolicyInvalid, EvidenceUnavailable]);
+    GET_POLICY_STATUS = Route::new("get_policy_status", "policies", Get, "/api/v1/policy-status",
+        "Read which versions each gateway applies, and since when")
+        .gives(of::<PolicyStatus>);
+    EXPLAIN_DECISION = Route::new("explain_decision", "policies", Get,
+        "/api/v1/tenants/{tenant}/decisions/{decision}/explanation",
+        "Make a recorded decision again with the versions of its time")
+        .query(of::<ExplainQuery>).gives(of::<PolicyExplanation>).refuses(&[EvidenceUnavailable]);
+
+    LIST_APPROVALS = Route::new("list_approvals", "approvals", Get, "/api/v1/tenants/{tenant}/approvals",
+        "List the calls of a tenant that wait, or waited, for a person, newest first")
+        .query(of::<ApprovalQuery>).gives(of::<Page<Approval>>);
+    GET_APPROVAL = Route::new("get_approval", "approvals", Get, "/api/v1/tenants/{tenant}/approvals/{approval}",
+        "Read one call that waits, with its arguments")
+        .gives(of::<Approval>).refuses(&[EvidenceUnavailable]);
+    APPROVE_CALL = Route::new("approve_call", "approvals", Post,
+        "/api/v1/tenants/{tenant}/approvals/{approval}/approve", "Allow exactly this call, once")
+        .takes(of::<Reason>).gives(of::<Approval>).refuses(&[ApprovalClosed]).reasoned().command("approval.approve");
+    DENY_CALL = Route::new("deny_call", "approvals", Post,
+        "/api/v1/tenants/{tenant}/approvals/{approval}/deny", "Refuse this call for the rest of its run")
+        .takes(of::<Reason>).gives(of::<Approval>).refuses(&[ApprovalClosed]).reasoned().command("approval.deny");
 
     GET_PLANE = Route::new("get_plane", "plane", Get, "/api/v1/plane", "Read what the plane is and whether it is well")
         .gives(of::<Plane>);
@@ -422,6 +515,13 @@ mod tests {
             if lifecycle {
                 assert!(route.needs_reason && route.idempotent, "{}", route.operation_id);
             }
+        }
+    }
+
+    #[test]
+    fn whatever_changes_something_has_a_name_that_policies_can_use() {
+        for route in ROUTES {
+            assert_eq!(route.command.is_some(), route.method != Method::Get, "{}", route.operation_id);
         }
     }
 

@@ -69,12 +69,18 @@ impl Exit {
             | ProblemCode::ProfileUnenforceable
             | ProblemCode::ProfileTooWeak
             | ProblemCode::ManifestInvalid
+            | ProblemCode::PolicyInvalid
+            | ProblemCode::PolicyBlocked
+            | ProblemCode::PolicyFourEyes
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
             ProblemCode::NotFound | ProblemCode::RouteNotFound | ProblemCode::CursorExpired => Self::NotFound,
             ProblemCode::AlreadyExists
             | ProblemCode::BadTransition
             | ProblemCode::InUse
+            | ProblemCode::PolicyNotApproved
+            | ProblemCode::PolicyLocksOut
+            | ProblemCode::ApprovalClosed
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::NotReady => Self::Unreachable,
@@ -204,6 +210,9 @@ fn default_next(code: ProblemCode) -> Option<&'static str> {
         ProblemCode::ManifestInvalid => {
             Some("correct the file and register it again; docs/manifest.md has every field")
         }
+        ProblemCode::PolicyInvalid => Some("correct the text; docs/policy.md has the language"),
+        ProblemCode::PolicyBlocked => Some("`cogward policy status` shows which versions decide"),
+        ProblemCode::ApprovalClosed => Some("`cogward approval show ID` tells what became of it"),
         ProblemCode::Throttled | ProblemCode::NotReady => Some("repeat the command in a moment"),
         _ => None,
     }

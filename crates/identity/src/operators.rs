@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use cogward_model::{
-    Clock, Entropy, TenantName, Timestamp,
+    Clock, Entropy, RoleName, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
     id::{Id, OperatorId},
 };
@@ -23,6 +23,8 @@ pub struct Operator {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Roles that policies name.
+    pub roles: Vec<RoleName>,
 }
 
 impl Operator {
@@ -118,11 +120,27 @@ impl Operators {
         Self { store, clock, entropy }
     }
 
-    /// Makes an operator. It exists once the transaction is committed, together with the event.
+    /// Makes an operator without roles of its own. It exists once the transaction is committed, together with the event.
     ///
     /// # Errors
     /// [`CreateError`] when the name is not one or is taken.
     pub async fn create(&self, tx: &mut Tx, name: &str, role: Role, by: Attribution) -> Result<Created, CreateError> {
+        self.create_with(tx, name, role, Vec::new(), by).await
+    }
+
+    /// Makes an operator with roles that policies name. It exists once the transaction is committed, together with the
+    /// event.
+    ///
+    /// # Errors
+    /// [`CreateError`] when the name is not one or is taken.
+    pub async fn create_with(
+        &self,
+        tx: &mut Tx,
+        name: &str,
+        role: Role,
+        roles: Vec<RoleName>,
+        by: Attribution,
+    ) -> Result<Created, CreateError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(CreateError::Name);
         }
@@ -132,6 +150,7 @@ impl Operators {
             id,
             name: name.to_owned(),
             role,
+            roles: roles.clone(),
             credential_hash,
             created: self.clock.now(),
             revoked: None,
@@ -142,8 +161,9 @@ impl Operators {
         let event = Event::new(EventType::OperatorCreated, TenantName::default_tenant(), by)
             .public("operator", id.to_string())
             .public("role", role.as_str())
+            .public("roles", roles.iter().map(ToString::to_string).collect::<Vec<_>>())
             .personal("name", name);
-        Ok(Created { operator: Operator { id, name: name.to_owned(), role }, credential, event })
+        Ok(Created { operator: Operator { id, name: name.to_owned(), role, roles }, credential, event })
     }
 
     /// Who holds this token.
@@ -160,7 +180,7 @@ impl Operators {
         if !known || row.revoked.is_some() {
             return Err(VerifyError::Refused);
         }
-        Ok(Operator { id: row.id, name: row.name, role: row.role })
+        Ok(Operator { id: row.id, name: row.name, role: row.role, roles: row.roles })
     }
 
     /// Revokes an operator; its token is refused once the transaction is committed, with the event.

@@ -35,6 +35,12 @@ fn is_tool(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
+fn is_role(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+}
+
 fn is_content(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
@@ -94,8 +100,8 @@ names! {
     UpstreamName, is_dns_label, "an upstream name",
         "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter", "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
     /// A role of operators, as policies name it: `finance-approver`.
-    RoleName, is_dns_label, "a role",
-        "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter", "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
+    RoleName, is_role, "a role",
+        "use 1 to 63 lower-case letters, digits, `.`, `-` and `_`, starting with a letter", "^[a-z][a-z0-9._-]{0,62}$";
     /// The label a person gives to a version of an agent; the digest is its identity.
     VersionLabel, is_version, "a version",
         "use 1 to 64 letters, digits, `.`, `-`, `_` and `+`, starting with a letter or digit", "^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$";

@@ -1,7 +1,7 @@
 //! Where a policy belongs: the plane, a tenant, a tier of a tenant, or an agent.
 //!
 //! One text names each place, in paths, in the ledger and on the command line: `plane`, `tenant:retail`,
-//! `tier:retail:production`, `agent:retail:clerk`. A lower place can only narrow what a higher one allows.
+//! `tier:retail/production`, `agent:retail/clerk`. A lower place can only narrow what a higher one allows.
 
 use std::{fmt, str::FromStr};
 
@@ -49,8 +49,8 @@ impl fmt::Display for PolicyScope {
         match self {
             Self::Plane => f.write_str("plane"),
             Self::Tenant(tenant) => write!(f, "tenant:{tenant}"),
-            Self::Tier(tenant, tier) => write!(f, "tier:{tenant}:{}", tier.as_str()),
-            Self::Agent(tenant, agent) => write!(f, "agent:{tenant}:{agent}"),
+            Self::Tier(tenant, tier) => write!(f, "tier:{tenant}/{}", tier.as_str()),
+            Self::Agent(tenant, agent) => write!(f, "agent:{tenant}/{agent}"),
         }
     }
 }
@@ -58,7 +58,7 @@ impl fmt::Display for PolicyScope {
 /// Why a text does not name a place of policies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a level of policy: use `plane`, `tenant:TENANT`, `tier:TENANT:TIER` or `agent:TENANT:AGENT`, where \
+    "`{0}` is not a level of policy: use `plane`, `tenant:TENANT`, `tier:TENANT/TIER` or `agent:TENANT/AGENT`, where \
      TIER is development, staging or production"
 )]
 pub struct ParsePolicyScopeError(String);
@@ -68,15 +68,17 @@ impl FromStr for PolicyScope {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refuse = || ParsePolicyScopeError(text.chars().take(160).collect());
-        let mut parts = text.split(':');
-        let scope = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("plane"), None, None, None) => Self::Plane,
-            (Some("tenant"), Some(tenant), None, None) => Self::Tenant(tenant.parse().map_err(|_| refuse())?),
-            (Some("tier"), Some(tenant), Some(tier), None) => {
+        if text == "plane" {
+            return Ok(Self::Plane);
+        }
+        let (level, rest) = text.split_once(':').ok_or_else(refuse)?;
+        let scope = match (level, rest.split_once('/')) {
+            ("tenant", None) => Self::Tenant(rest.parse().map_err(|_| refuse())?),
+            ("tier", Some((tenant, tier))) => {
                 let tier = Tier::ALL.into_iter().find(|known| known.as_str() == tier).ok_or_else(refuse)?;
                 Self::Tier(tenant.parse().map_err(|_| refuse())?, tier)
             }
-            (Some("agent"), Some(tenant), Some(agent), None) => {
+            ("agent", Some((tenant, agent))) => {
                 Self::Agent(tenant.parse().map_err(|_| refuse())?, agent.parse().map_err(|_| refuse())?)
             }
             _ => return Err(refuse()),
@@ -105,8 +107,8 @@ impl schemars::JsonSchema for PolicyScope {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "Where a policy belongs: `plane`, `tenant:TENANT`, `tier:TENANT:TIER` or `agent:TENANT:AGENT`.",
-            "pattern": "^(plane|tenant:[a-z][a-z0-9-]{0,62}|tier:[a-z][a-z0-9-]{0,62}:(development|staging|production)|agent:[a-z][a-z0-9-]{0,62}:[a-z][a-z0-9-]{0,62})$",
+            "description": "Where a policy belongs: `plane`, `tenant:TENANT`, `tier:TENANT/TIER` or `agent:TENANT/AGENT`.",
+            "pattern": "^(plane|tenant:[a-z][a-z0-9-]{0,62}|tier:[a-z][a-z0-9-]{0,62}/(development|staging|production)|agent:[a-z][a-z0-9-]{0,62}/[a-z][a-z0-9-]{0,62})$",
         })
     }
 }
@@ -117,12 +119,25 @@ mod tests {
 
     #[test]
     fn each_place_has_one_text() {
-        for text in ["plane", "tenant:retail", "tier:retail:production", "agent:retail:clerk"] {
+        for text in ["plane", "tenant:retail", "tier:retail/production", "agent:retail/clerk"] {
             assert_eq!(text.parse::<PolicyScope>().unwrap().to_string(), text);
         }
         for bad in [
-            "", "Plane", "plane:", "tenant", "tenant:", "tenant:A", "tenant:a:b", "tier:retail", "tier:retail:prod",
-            "agent:retail", "agent:retail:clerk:1", "agent:retail:..", "run:x", "tenant:retail ", "tenant:re/tail",
+            "",
+            "Plane",
+            "plane:",
+            "tenant",
+            "tenant:",
+            "tenant:A",
+            "tenant:a:b",
+            "tier:retail",
+            "tier:retail:prod",
+            "agent:retail",
+            "agent:retail:clerk:1",
+            "agent:retail:..",
+            "run:x",
+            "tenant:retail ",
+            "tenant:re/tail",
         ] {
             assert!(bad.parse::<PolicyScope>().is_err(), "{bad:?}");
         }
@@ -130,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_place_knows_its_level_and_tenant() {
-        let tier: PolicyScope = "tier:retail:staging".parse().unwrap();
+        let tier: PolicyScope = "tier:retail/staging".parse().unwrap();
         assert_eq!((tier.level(), tier.tenant().map(TenantName::as_str)), ("tier", Some("retail")));
         assert_eq!((PolicyScope::Plane.level(), PolicyScope::Plane.tenant()), ("plane", None));
     }

@@ -28,6 +28,10 @@ pub enum Noun {
     Run,
     /// An operation on a run.
     Operation,
+    /// A version of a policy.
+    Policy,
+    /// A call that waits for a person.
+    Approval,
     /// The stored answer to a command.
     IdempotencyKey,
 }
@@ -46,6 +50,8 @@ impl fmt::Display for Noun {
             Self::Floor => "floor",
             Self::Run => "run",
             Self::Operation => "operation",
+            Self::Policy => "policy version",
+            Self::Approval => "approval",
             Self::IdempotencyKey => "idempotency key",
         })
     }

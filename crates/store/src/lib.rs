@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod agents;
+mod approvals;
 mod credentials;
 mod error;
 mod floors;
@@ -20,6 +21,7 @@ mod operations;
 mod operators;
 mod outbox;
 mod page;
+mod policies;
 mod providers;
 mod rows;
 mod runs;
@@ -41,6 +43,7 @@ use sqlx::{
 use tokio::sync::Mutex;
 
 pub use agents::AgentRow;
+pub use approvals::{ApprovalFilter, ApprovalRow, ApprovalState};
 pub use credentials::CredentialRow;
 pub use error::{Noun, OpenError, StoreError};
 pub use floors::{FloorRow, FloorRows};
@@ -49,6 +52,7 @@ pub use operations::{OperationRow, OperationState};
 pub use operators::{OperatorRow, Role};
 pub use outbox::{Committed, OutboxRow};
 pub use page::{Page, PageRequest};
+pub use policies::{Answerable, NewPolicyVersion, PolicyPointerRow, PolicyVersionRow};
 pub use providers::ProviderRow;
 pub use runs::{RunFilter, RunRow};
 pub use secrets::SecretRow;

@@ -12,6 +12,8 @@ const STEPS: &[(&str, &str)] = &[
     ("0003_operator_rotation", include_str!("../migrations/0003_operator_rotation.sql")),
     ("0004_warm", include_str!("../migrations/0004_warm.sql")),
     ("0005_credentials", include_str!("../migrations/0005_credentials.sql")),
+    ("0006_policies", include_str!("../migrations/0006_policies.sql")),
+    ("0007_approvals", include_str!("../migrations/0007_approvals.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use cogward_model::{Timestamp, id::OperatorId};
+use cogward_model::{RoleName, Timestamp, id::OperatorId};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -60,6 +60,8 @@ pub struct OperatorRow {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Roles that policies name: who approves what.
+    pub roles: Vec<RoleName>,
     /// The hash of its secret, in the form that the identity crate gives it.
     pub credential_hash: String,
     /// When it was made.
@@ -78,6 +80,7 @@ impl fmt::Debug for OperatorRow {
             .field("id", &self.id)
             .field("name", &self.name)
             .field("role", &self.role)
+            .field("roles", &self.roles)
             .field("created", &self.created)
             .field("revoked", &self.revoked)
             .field("rotated", &self.rotated)
@@ -91,6 +94,7 @@ fn row(row: &SqliteRow) -> Result<OperatorRow, StoreError> {
         id: rows::typed(row, "id")?,
         name: row.try_get("name")?,
         role: rows::typed(row, "role")?,
+        roles: rows::json(row, "roles")?,
         credential_hash: row.try_get("credential_hash")?,
         created: rows::time(row, "created")?,
         revoked: rows::time_or_null(row, "revoked")?,
@@ -145,7 +149,7 @@ impl Tx {
     pub async fn operator_insert(&mut self, operator: &OperatorRow) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO operators (id, name, role, credential_hash, created, revoked, rotated, previous_hash,
-                 previous_until) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                 previous_until, roles) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(operator.id.to_string())
         .bind(&operator.name)
@@ -156,10 +160,35 @@ impl Tx {
         .bind(operator.rotated.map(rows::micros))
         .bind(operator.previous.as_ref().map(|(hash, _)| hash))
         .bind(operator.previous.as_ref().map(|(_, until)| rows::micros(*until)))
+        .bind(serde_json::to_string(&operator.roles)?)
         .execute(self.connection())
         .await
         .map_err(|e| StoreError::on_write(e, Noun::Operator, &operator.name))?;
         Ok(())
+    }
+
+    /// Sets the roles of an operator that is not revoked; says whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn operator_roles_put(&mut self, id: OperatorId, roles: &[RoleName]) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE operators SET roles = $1 WHERE id = $2 AND revoked IS NULL")
+            .bind(serde_json::to_string(roles)?)
+            .bind(id.to_string())
+            .execute(self.connection())
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Operators that may change things and are not revoked.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn operators_writing(&mut self) -> Result<u64, StoreError> {
+        let found = sqlx::query("SELECT COUNT(*) AS writing FROM operators WHERE role = 'operator' AND revoked IS NULL")
+            .fetch_one(self.connection())
+            .await?;
+        rows::number(&found, "writing")
     }
 
     /// Revokes an operator; says whether it was still valid.

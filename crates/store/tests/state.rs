@@ -150,6 +150,7 @@ async fn what_is_taken_or_missing_is_a_typed_error() {
         id: new_id(),
         name: "admin".into(),
         role: Role::Operator,
+        roles: vec!["finance".parse().unwrap()],
         credential_hash: "h".into(),
         created: at(1),
         revoked: None,

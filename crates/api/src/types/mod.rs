@@ -2,6 +2,7 @@
 //! camelCase of its YAML wherever it is shown.
 
 pub mod agents;
+pub mod approvals;
 pub mod events;
 pub mod evidence;
 pub mod floors;
@@ -10,20 +11,27 @@ pub mod operations;
 pub mod operators;
 pub mod page;
 pub mod plane;
+pub mod policies;
 pub mod runs;
 pub mod tenants;
 pub mod upstreams;
 
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
+pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{EvidenceLeaf, EvidenceRef};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use operations::{Operation, OperationState, Receipt};
-pub use operators::{Operator, OperatorRotate, RotatedOperator};
+pub use operators::{NewOperator, Operator, OperatorAdd, OperatorRoles, OperatorRotate, RotatedOperator};
 pub use page::{Page, PageQuery};
 pub use plane::{
     Check, CheckStatus, Doctor, Environment, EvidenceHealth, KnownBad, Plane, Pod, ProfileReport, Ready, WhoAmI,
+};
+pub use policies::{
+    Answered, AppliedPolicy, ChangedDecision, ExplainQuery, GatewayPolicies, PolicyActivate, PolicyChange, PolicyCheck,
+    PolicyChecked, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyState, PolicyStatus, PolicyVerdict,
+    PolicyVersion, PolicyWrite, SimulateQuery,
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};

@@ -1,6 +1,6 @@
 //! Operators: who may command the plane.
 
-use cogward_model::{Timestamp, id::OperatorId};
+use cogward_model::{RoleName, Timestamp, id::OperatorId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct Operator {
     pub name: String,
     /// What it may do: `operator` or `auditor`.
     pub role: String,
+    /// Roles that policies name: which approvals it may answer, which commands it may give.
+    #[serde(default)]
+    pub roles: Vec<RoleName>,
     /// When it was made.
     pub created: Timestamp,
     /// When its credential was replaced last.
@@ -29,6 +32,51 @@ pub struct Operator {
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
+}
+
+/// Most roles of one operator.
+pub const ROLES_MAX: usize = 32;
+
+/// An operator to be added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorAdd {
+    /// The name for the records; used once.
+    #[schemars(length(min = 1, max = 100))]
+    pub name: String,
+    /// Whether it reads only.
+    #[serde(default)]
+    pub auditor: bool,
+    /// Its roles.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub roles: Vec<RoleName>,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: Option<String>,
+}
+
+/// An operator that was added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NewOperator {
+    /// The operator.
+    pub operator: Operator,
+    /// Its credential. This answer is the only place that has it.
+    pub credential: Credential,
+}
+
+/// The roles that an operator has from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorRoles {
+    /// All of them.
+    #[schemars(length(max = 32))]
+    pub roles: Vec<RoleName>,
+    /// Why; goes into the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: Option<String>,
 }
 
 /// A credential to be replaced.

@@ -25,6 +25,7 @@ fn view(row: OperatorRow) -> Operator {
         id: row.id,
         name: row.name,
         role: row.role.as_str().to_owned(),
+        roles: row.roles,
         created: row.created,
         rotated: row.rotated,
         previous_until: row.previous.map(|(_, until)| until),
