@@ -20,17 +20,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("identity", &["model", "store"]),
     ("registry", &["model", "store"]),
     ("budget", &["model"]),
+    ("policy", &["model"]),
     ("sandbox", &["model"]),
     ("engine", &["model", "store", "evidence", "journal", "sandbox"]),
-    ("gateway", &["model", "budget", "journal"]),
+    ("gateway", &["model", "budget", "journal", "policy"]),
     (
         "server",
         &[
-            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "sandbox",
-            "engine", "gateway",
+            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy",
+            "sandbox", "engine", "gateway",
         ],
     ),
-    ("cli", &["model", "ledger", "api", "registry", "sandbox", "server"]),
+    ("cli", &["model", "ledger", "api", "registry", "policy", "sandbox", "server"]),
     ("testkit", &["model", "ledger", "api"]),
 ];
 
@@ -45,7 +46,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Crates without I/O, and what they therefore cannot use.
-const PURE: [&str; 4] = ["model", "ledger", "api", "budget"];
+const PURE: [&str; 5] = ["model", "ledger", "api", "budget", "policy"];
 const IMPURE: [&str; 9] = ["tokio", "hyper", "sqlx", "rustix", "nix", "axum", "ureq", "rustls", "cogward-store"];
 
 /// Errors without a type are for the edges: programs and tests.

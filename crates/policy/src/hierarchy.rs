@@ -1,0 +1,129 @@
+//! The versions that judge one principal, from the plane to the agent, and all that are active at one moment.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use cogward_model::{AgentName, TenantName, manifest::Tier};
+
+use crate::{
+    ask::{Ask, Head},
+    level::{self, LevelKind, PolicyScope},
+    slice::Slice,
+    track::Tracker,
+    verdict::Decided,
+    version::Version,
+};
+
+/// Slices that are kept per hierarchy; when there are more, all are made again.
+pub const SLICES_MAX: usize = 4096;
+
+/// Hierarchies that are kept.
+const HIERARCHIES_MAX: usize = 4096;
+
+/// The stack of versions for one principal.
+#[derive(Debug)]
+pub struct Hierarchy {
+    versions: Vec<Arc<Version>>,
+    slices: RwLock<HashMap<Arc<Head>, Arc<Slice>>>,
+}
+
+/// Every active version of the plane at one moment. It is replaced whole.
+#[derive(Debug)]
+pub struct Active {
+    generation: u64,
+    versions: BTreeMap<PolicyScope, Arc<Version>>,
+    hierarchies: RwLock<HashMap<(TenantName, Tier, AgentName), Arc<Hierarchy>>>,
+}
+
+impl Hierarchy {
+    /// A stack; its order is that of the levels.
+    #[must_use]
+    pub fn new(versions: impl IntoIterator<Item = Arc<Version>>) -> Self {
+        let mut versions: Vec<Arc<Version>> = versions.into_iter().collect();
+        versions.sort_by_key(|version| LevelKind::of(version.level()));
+        Self { versions, slices: RwLock::default() }
+    }
+
+    /// The versions, from the widest level.
+    #[must_use]
+    pub fn versions(&self) -> &[Arc<Version>] {
+        &self.versions
+    }
+
+    /// Every tracker that has to be kept for this principal; one per key.
+    #[must_use]
+    pub fn trackers(&self) -> Vec<Arc<Tracker>> {
+        let mut all: BTreeMap<String, Arc<Tracker>> = BTreeMap::new();
+        for tracker in self.versions.iter().flat_map(|version| version.trackers()) {
+            all.entry(tracker.key()).or_insert_with(|| Arc::clone(tracker));
+        }
+        all.into_values().collect()
+    }
+
+    /// What the stack says to a head; made once and kept.
+    #[must_use]
+    pub fn slice(&self, head: &Arc<Head>) -> Arc<Slice> {
+        if let Some(slice) = self.slices.read().unwrap_or_else(PoisonError::into_inner).get(head) {
+            return Arc::clone(slice);
+        }
+        let slice = Arc::new(Slice::of(&self.versions, head));
+        let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
+        if slices.len() >= SLICES_MAX {
+            slices.clear();
+        }
+        slices.insert(Arc::clone(head), Arc::clone(&slice));
+        slice
+    }
+
+    /// Decides one ask.
+    #[must_use]
+    pub fn decide(&self, ask: &Ask) -> Decided {
+        self.slice(&ask.head).decide(&ask.facts)
+    }
+}
+
+impl Active {
+    /// The versions of one generation. Without a version for the plane, the built-in one is active.
+    ///
+    /// # Errors
+    /// None in practice: the built-in version is a fixed text.
+    pub fn new(generation: u64, versions: impl IntoIterator<Item = Arc<Version>>) -> Result<Self, crate::Findings> {
+        let mut all: BTreeMap<PolicyScope, Arc<Version>> =
+            versions.into_iter().map(|version| (version.level().clone(), version)).collect();
+        if !all.contains_key(&PolicyScope::Plane) {
+            all.insert(PolicyScope::Plane, Arc::new(Version::built_in()?));
+        }
+        Ok(Self { generation, versions: all, hierarchies: RwLock::default() })
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The active version of each level.
+    #[must_use]
+    pub fn versions(&self) -> &BTreeMap<PolicyScope, Arc<Version>> {
+        &self.versions
+    }
+
+    /// The versions that judge an agent.
+    #[must_use]
+    pub fn hierarchy(&self, tenant: &TenantName, tier: Tier, agent: &AgentName) -> Arc<Hierarchy> {
+        let key = (tenant.clone(), tier, agent.clone());
+        if let Some(hierarchy) = self.hierarchies.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(hierarchy);
+        }
+        let stack = level::above(tenant, tier, agent);
+        let hierarchy = Arc::new(Hierarchy::new(stack.iter().filter_map(|level| self.versions.get(level)).cloned()));
+        let mut hierarchies = self.hierarchies.write().unwrap_or_else(PoisonError::into_inner);
+        if hierarchies.len() >= HIERARCHIES_MAX {
+            hierarchies.clear();
+        }
+        hierarchies.insert(key, Arc::clone(&hierarchy));
+        hierarchy
+    }
+}

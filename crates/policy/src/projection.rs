@@ -1,0 +1,184 @@
+//! Arguments, from their raw bytes, as the values that policies read: only the needed parts, never a wrong value.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use serde::{
+    Deserializer as _,
+    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    path::Paths,
+    shape::{Field, Kind, Shape},
+    value::{Decimal, NumberError, Record, VALUE_DEPTH_MAX, Value, whole},
+};
+
+/// The most elements of a list that a policy reads.
+const ELEMENTS_MAX: usize = 1024;
+
+/// Why arguments cannot be shown to the policies that read them. The call is blocked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProjectionError {
+    /// Not JSON, not an object, or a member twice.
+    #[error("the arguments are not one JSON object without repeated members")]
+    Malformed,
+    /// A value of another type than the tool's schema says.
+    #[error("the argument `{0}` is not {1}, as the tool's schema says")]
+    WrongType(String, &'static str),
+    /// A number that policies cannot carry exactly.
+    #[error("the number in the argument `{0}` cannot be read by policy: {1}")]
+    Number(String, NumberError),
+    /// Nested too deeply, or too long a list.
+    #[error("the argument `{0}` is too large to be read by policy")]
+    TooLarge(String),
+}
+
+impl Shape {
+    /// The parts of raw arguments that are read.
+    ///
+    /// # Errors
+    /// When a part that is read has no exact value; the call must then be blocked.
+    pub fn project(&self, raw: &str, paths: &Paths) -> Result<Record, ProjectionError> {
+        let mut at = Vec::new();
+        record(raw, self.fields(), paths, &mut at)
+    }
+}
+
+fn record(
+    raw: &str,
+    fields: &BTreeMap<String, Field>,
+    paths: &Paths,
+    at: &mut Vec<String>,
+) -> Result<Record, ProjectionError> {
+    let members = members(raw).map_err(|_| ProjectionError::Malformed)?;
+    let mut read = Record::new();
+    for (name, member) in members {
+        let Some(field) = fields.get(name.as_ref()) else { continue };
+        let whole = paths.is_whole();
+        let Some(below) = (if whole { Some(paths) } else { paths.below(&name) }) else { continue };
+        // An optional member that is null is a member that is not there.
+        if member.get() == "null" && !field.required {
+            continue;
+        }
+        at.push(name.clone().into_owned());
+        let value = value(member.get(), &field.kind, below, at)?;
+        at.pop();
+        read.insert(name.into_owned(), value);
+    }
+    Ok(read)
+}
+
+fn value(raw: &str, kind: &Kind, paths: &Paths, at: &mut Vec<String>) -> Result<Value, ProjectionError> {
+    let here = |at: &[String]| at.join(".");
+    let wrong = |at: &[String], wanted| ProjectionError::WrongType(here(at), wanted);
+    if at.len() > VALUE_DEPTH_MAX {
+        return Err(ProjectionError::TooLarge(here(at)));
+    }
+    match kind {
+        Kind::Bool => match raw {
+            "true" => Ok(Value::Bool(true)),
+            "false" => Ok(Value::Bool(false)),
+            _ => Err(wrong(at, "true or false")),
+        },
+        Kind::Text => serde_json::from_str(raw).map(Value::Text).map_err(|_| wrong(at, "text")),
+        Kind::Long => match whole(raw) {
+            Ok(number) => Ok(Value::Long(number)),
+            Err(NumberError::NotANumber | NumberError::TooFine) => Err(wrong(at, "a whole number")),
+            Err(error) => Err(ProjectionError::Number(here(at), error)),
+        },
+        Kind::Decimal => match raw.parse::<Decimal>() {
+            Ok(number) => Ok(Value::Decimal(number)),
+            Err(NumberError::NotANumber) => Err(wrong(at, "a number")),
+            Err(error) => Err(ProjectionError::Number(here(at), error)),
+        },
+        Kind::Record(fields) => record(raw, fields, paths, at).map(Value::Record).map_err(|error| match error {
+            ProjectionError::Malformed => wrong(at, "an object"),
+            other => other,
+        }),
+        Kind::Set(element) => {
+            let elements = elements(raw).map_err(|_| wrong(at, "a list"))?;
+            if elements.len() > ELEMENTS_MAX {
+                return Err(ProjectionError::TooLarge(here(at)));
+            }
+            let mut everything = Paths::default();
+            everything.add([]);
+            at.push("[]".to_owned());
+            let values: Result<Vec<Value>, _> =
+                elements.into_iter().map(|raw| value(raw.get(), element, &everything, at)).collect();
+            at.pop();
+            Ok(Value::Set(values?))
+        }
+    }
+}
+
+/// The members of an object in their order; a repeated name is an error.
+pub(crate) fn members(raw: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut all: Self::Value = Vec::new();
+            let mut seen = std::collections::HashSet::new();
+            while let Some(name) = map.next_key_seed(Name)? {
+                if !seen.insert(name.clone()) {
+                    return Err(A::Error::custom("a member is repeated"));
+                }
+                all.push((name, map.next_value()?));
+            }
+            Ok(all)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(raw);
+    let all = reader.deserialize_map(Members)?;
+    reader.end()?;
+    Ok(all)
+}
+
+/// The elements of a list.
+pub(crate) fn elements(raw: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
+    struct Elements;
+    impl<'de> Visitor<'de> for Elements {
+        type Value = Vec<&'de RawValue>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(element) = list.next_element()? {
+                all.push(element);
+            }
+            Ok(all)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(raw);
+    let all = reader.deserialize_seq(Elements)?;
+    reader.end()?;
+    Ok(all)
+}
+
+/// A member name, borrowed where it has no escapes.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        d.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
