@@ -3,14 +3,15 @@
 //! Below the keeper the namespaces are that program's own, so who belongs to the run is told by its groups and by
 //! descent: the keeper is the first process of its process namespace, and who loses a parent in there is given to it.
 //! What holds inside is that program's to promise; the guest has checked it.
+//!
+//! The carrier's own processes are not restricted as the agent's are. They are those that were there when the sandbox
+//! was complete and its agent held, each by its number and the time at which it began; whoever comes later is not one
+//! of them, whatever its uid.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use super::{
-    Attestation, Control, Facts, limits, mounts, namespaces_of, network,
+    Attestation, Control, Facts, Window, limits, mounts, namespaces_of, network,
     process::{self, Status},
 };
 use crate::{cgroup::Cgroup, native::Uids};
@@ -26,14 +27,36 @@ pub struct Kept<'a> {
     pub keeper: i32,
     /// Those of its namespaces that are the run's own, by their names below `/proc/<pid>/ns`.
     pub own: &'a [&'a str],
-    /// The uid on the host of the agent's processes, where they are processes of the host.
-    pub agent: Option<u32>,
-    /// The facts of the first look, once there was one.
-    pub first: Option<&'a Facts>,
+    /// What comes beside the carrier's own processes.
+    pub others: Others,
+    /// What the first look has found, once there was one.
+    pub first: Option<&'a First>,
+    /// Which of the host's other processes are looked at this time.
+    pub window: &'a Window,
 }
 
-/// Looks at everything. `None` when the sandbox is at its end.
-pub fn look(subject: &Kept<'_>) -> Option<Attestation> {
+/// What may be in a sandbox beside its carrier's own processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// The agent's processes, which are the host's and have this uid there.
+    Agents(u32),
+    /// Whatever the carrier makes: a kernel in user space has processes for the agent's.
+    Carriers,
+    /// Nobody: what the agent has is inside of a machine, which its monitor makes by itself.
+    None,
+}
+
+/// What later looks are held against.
+#[derive(Debug, Clone)]
+pub struct First {
+    /// The facts.
+    pub facts: Facts,
+    /// The carrier's own processes, and when each began.
+    own: Vec<(i32, u64)>,
+}
+
+/// Looks at everything, and says what later looks are held against. `None` when the sandbox is at its end.
+pub fn look(subject: &Kept<'_>) -> Option<(Attestation, First)> {
     let begun = Instant::now();
     let (namespaces, _) = namespaces_of(subject.keeper);
     let mut facts =
@@ -46,103 +69,129 @@ pub fn look(subject: &Kept<'_>) -> Option<Attestation> {
             _ => apart.must(false, || format!("{name} cannot be read")),
         }
     }
+    let first = subject.first.map(|first| &first.facts);
     let mut checks = vec![apart.check()];
     checks.push(network(subject.keeper, &mut facts));
-    checks.push(mounts(subject.keeper, &mut facts, subject.first));
-    checks.push(limits(&facts, subject.first));
+    checks.push(mounts(subject.keeper, &mut facts, first));
+    checks.push(limits(&facts, first));
 
     let mut spaces = Control::new("namespaces as they were made");
-    if let Some(first) = subject.first {
+    if let Some(first) = first {
         spaces.must(first.namespaces == facts.namespaces, || "they are not those of the launch".to_owned());
     }
+    checks.push(spaces.check());
+    let inside = placed(subject, &facts, host, &mut checks);
+    let own = match subject.first {
+        Some(first) => first.own.clone(),
+        None => carriers(subject, &inside),
+    };
+    restricted(subject, &facts, &own, &inside, &mut checks);
+    process::lives(subject.keeper).then(|| {
+        let found = Attestation {
+            facts: facts.clone(),
+            checks,
+            processes: inside.len() as u64,
+            took_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            violations: Vec::new(),
+        };
+        (found, First { facts, own })
+    })
+}
+
+/// Who is inside, and who should not be: in the run's groups or namespaces, and not made in there. Nobody can be made a
+/// child of a process that has not made it, so descent tells the two apart, whatever the uid.
+fn placed(subject: &Kept<'_>, facts: &Facts, host: i32, checks: &mut Vec<super::Check>) -> BTreeSet<i32> {
     let mut outside = Control::new("every process in its control groups");
-    let mut uids = Control::new("uids of its own range");
-    let own = |status: &Status| status.uids.iter().all(|uid| is_within(*uid, facts.uids));
-    let theirs = descendants(subject.keeper);
+    let mut strangers = Control::new("nobody else in its namespaces");
+    let (pids, net) = (facts.namespaces.get("pid").copied(), facts.namespaces.get("net").copied());
+    let hosts = process::namespace(host, "pid").ok();
+    // Whoever has the number of one that has ended is the host's.
+    let of_host = |pid: i32| process::namespace(pid, "pid").ok().is_none_or(|found| Some(found) == hosts);
+    let mut theirs = process::descendants(subject.keeper);
+    theirs.retain(|pid| !of_host(*pid));
+    if subject.first.is_some() {
+        for pid in subject.window.turn() {
+            if theirs.contains(&pid) {
+            } else if pids.is_some() && process::namespace(pid, "pid").ok() == pids {
+                theirs.insert(pid);
+            } else if net.is_some() && of_host(pid) && process::namespace(pid, "net").ok() == net {
+                strangers
+                    .must(!process::lives(pid), || format!("process {pid} of the host is in its network namespace"));
+            }
+        }
+    }
     // After the processes: one that was made meanwhile is in neither list, one that was moved is in the first only.
     let groups = subject.cgroup.members();
     for (group, members) in &groups {
         for pid in theirs.iter().filter(|pid| !members.contains(pid)) {
             outside.must(!process::lives(*pid), || format!("process {pid} is not in {group}"));
         }
+        for pid in members.iter().filter(|pid| !theirs.contains(pid)) {
+            let made_there = process::is_below(*pid, subject.keeper);
+            strangers.must(made_there, || format!("process {pid} of the host is in {group}"));
+        }
     }
-    let inside: BTreeSet<i32> = groups.into_iter().flat_map(|(_, members)| members).chain(theirs).collect();
+    checks.extend([outside, strangers].map(Control::check));
+    groups.into_iter().flat_map(|(_, members)| members).chain(theirs).collect()
+}
+
+/// The carrier's own processes: all that there are while the agent is held, but the agent's.
+fn carriers(subject: &Kept<'_>, inside: &BTreeSet<i32>) -> Vec<(i32, u64)> {
+    let agents = |pid: i32| match subject.others {
+        Others::Agents(uid) => {
+            matches!(Status::of(pid, pid), Some(Ok(status)) if status.uids.iter().all(|found| *found == uid))
+        }
+        Others::Carriers | Others::None => false,
+    };
+    inside.iter().filter(|pid| !agents(**pid)).filter_map(|pid| Some((*pid, process::began(*pid)?))).collect()
+}
+
+/// What the processes may, by their threads.
+fn restricted(
+    subject: &Kept<'_>,
+    facts: &Facts,
+    own: &[(i32, u64)],
+    inside: &BTreeSet<i32>,
+    checks: &mut Vec<super::Check>,
+) {
+    let mut uids = Control::new("uids of its own range");
     let mut filter = Control::new("system-call filter on every thread of the agent");
     let mut privileges = Control::new("no_new_privs on every thread of the agent");
     let mut capabilities = Control::new("no capabilities on any thread of the agent");
-    for pid in &inside {
-        for thread in process::threads(*pid) {
+    let mut alone = Control::new("no process but the carrier's own");
+    for pid in inside {
+        let carriers = own.iter().any(|(own, began)| own == pid && process::began(*pid) == Some(*began));
+        // What a monitor may have made is below it, in a namespace further in.
+        let beside = || process::namespace(*pid, "pid").ok().as_ref() == facts.namespaces.get("pid");
+        if subject.others == Others::None && !carriers && beside() {
+            alone.must(!process::lives(*pid), || format!("process {pid} came after the launch"));
+        }
+        for thread in process::threads(*pid).into_iter().take(super::THREADS_MAX) {
             let Some(status) = Status::of(*pid, thread) else { continue };
             let Ok(status) = status else {
                 uids.must(false, || format!("the status of thread {thread} is not whole"));
                 continue;
             };
-            uids.must(own(&status), || format!("thread {thread} has uids {:?}", status.uids));
-            if subject.agent.is_some_and(|agent| status.uids.contains(&agent)) {
+            let wanted = |uid: &u32| match subject.others {
+                Others::Agents(agent) if !carriers => *uid == agent,
+                _ => is_within(*uid, facts.uids),
+            };
+            uids.must(status.uids.iter().all(wanted), || format!("thread {thread} has uids {:?}", status.uids));
+            if matches!(subject.others, Others::Agents(_)) && !carriers {
                 filter.must(status.seccomp == 2, || format!("thread {thread}: mode {}", status.seccomp));
                 privileges.must(status.no_new_privs, || format!("thread {thread} may gain privileges"));
                 capabilities.must(status.capabilities == 0, || format!("thread {thread}: {:x}", status.capabilities));
             }
         }
     }
-    checks.extend([spaces, outside].map(Control::check));
-    // Without a user namespace of its own the keeper is the host's root, and so is a jailer until it has made its jail.
-    if subject.own.contains(&"user") {
-        checks.push(uids.check());
+    match subject.others {
+        // Its keeper is the host's root, without a user namespace of its own, and so was its jailer.
+        Others::None => checks.push(alone.check()),
+        Others::Carriers => checks.push(uids.check()),
+        Others::Agents(_) => checks.extend([uids, filter, privileges, capabilities].map(Control::check)),
     }
-    if subject.agent.is_some() {
-        checks.extend([filter, privileges, capabilities].map(Control::check));
-    }
-    process::lives(subject.keeper).then(|| Attestation {
-        facts,
-        checks,
-        processes: inside.len() as u64,
-        took_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-        violations: Vec::new(),
-    })
 }
 
 fn is_within(uid: u32, (base, count): (u32, u32)) -> bool {
     uid.checked_sub(base).is_some_and(|above| above < count)
-}
-
-/// A process and everything that has it for an ancestor.
-fn descendants(of: i32) -> BTreeSet<i32> {
-    let parents: BTreeMap<i32, i32> =
-        process::all().into_iter().filter_map(|pid| Some((pid, process::parent(pid)?))).collect();
-    let mut found = BTreeSet::from([of]);
-    loop {
-        let before = found.len();
-        found.extend(
-            parents.iter().filter(|(_, parent)| found.contains(*parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
-        );
-        // As many rounds as there are generations.
-        if found.len() == before {
-            return found;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_child_and_its_child_are_found_and_a_stranger_is_not() {
-        let script = "sleep 60 & echo $!; wait";
-        let mut child = std::process::Command::new("/bin/sh")
-            .args(["-c", script])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
-        let (first, second) = (i32::try_from(child.id()).unwrap(), line.trim().parse::<i32>().unwrap());
-        assert_eq!(descendants(first), BTreeSet::from([first, second]));
-        for pid in [second, first] {
-            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
-                .unwrap();
-        }
-        child.wait().unwrap();
-    }
 }

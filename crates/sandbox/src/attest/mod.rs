@@ -18,6 +18,7 @@ use std::{
 use cogward_model::{Digest, attestation::Check, violation::Violation};
 use serde::{Deserialize, Serialize};
 
+pub use self::process::Window;
 use self::process::Status;
 use crate::{cgroup::Cgroup, native::Uids};
 
@@ -94,6 +95,8 @@ pub struct Subject<'a> {
     pub filter: (Digest, u32),
     /// The facts of the first look, once there was one.
     pub first: Option<&'a Facts>,
+    /// Which of the host's other processes are looked at this time.
+    pub window: &'a Window,
 }
 
 /// The digest of some bytes.
@@ -238,24 +241,20 @@ fn limits(facts: &Facts, first: Option<&Facts>) -> Check {
     control.check()
 }
 
-/// Who is inside and where: by namespace over all processes of the host, and by group.
+/// Who is inside and where: by namespace, group and descent. What init or the agent has made is found wherever it was
+/// moved to; who was in neither place and has entered a namespace from outside is found among the host's processes, of
+/// which each look takes some.
 fn placed(subject: &Subject<'_>, facts: &Facts, checks: &mut Vec<Check>) -> Vec<i32> {
     let mut inside = Vec::new();
     let mut strangers = Control::new("nobody else in its namespaces");
     let (pids, net) = (facts.namespaces.get("pid"), facts.namespaces.get("net"));
     // At the first look nobody has had the time to enter or to leave, and a start does not wait for a look at every
     // process of the host: the groups, into which the first process of the run was cloned, have them all.
-    let candidates = match subject.first {
-        Some(_) => process::all(),
-        None => subject
-            .cgroup
-            .members()
-            .into_iter()
-            .flat_map(|(_, members)| members)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect(),
-    };
+    let mut candidates: BTreeSet<i32> = subject.cgroup.members().into_iter().flat_map(|(_, members)| members).collect();
+    if subject.first.is_some() {
+        candidates.extend(process::descendants(subject.init));
+        candidates.extend(subject.window.turn());
+    }
     for pid in candidates {
         if pids.is_some() && process::namespace(pid, "pid").ok().as_ref() == pids {
             inside.push(pid);

@@ -1,9 +1,15 @@
 //! One process or thread, as the host's `/proc` tells of it.
 
 use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read},
+    mem::MaybeUninit,
+    path::Path,
 };
+
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 /// Most bytes that are read of one file: `mountinfo` is the largest, and ours has some dozens of lines.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -28,10 +34,106 @@ pub fn all() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// Processes of the host that one look takes in which are not the run's. A host full of runs has thousands, and every
+/// run is looked at every minute.
+pub const WINDOW: usize = 256;
+
+/// Goes round all processes of the host, some at each look.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Where the next turn begins, in the words of the kernel.
+    next: Cell<u64>,
+}
+
+impl Window {
+    /// The next of them; from the beginning again once all have been seen.
+    pub fn turn(&self) -> Vec<i32> {
+        let (found, next) = Self::from(self.next.get()).unwrap_or_default();
+        self.next.set(next);
+        found
+    }
+
+    fn from(place: u64) -> rustix::io::Result<(Vec<i32>, u64)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open("/proc", flags, Mode::empty())?;
+        rustix::fs::seek(&directory, SeekFrom::Start(place))?;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(&directory, &mut buffer);
+        let mut found = Vec::with_capacity(WINDOW);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            if let Some(pid) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+                found.push(pid);
+            }
+            if found.len() == WINDOW {
+                return Ok((found, entry.next_entry_cookie()));
+            }
+        }
+        Ok((found, 0))
+    }
+}
+
 /// The process that made a process, or was given it.
-pub fn parent(pid: i32) -> Option<i32> {
+fn parent(pid: i32) -> Option<i32> {
     let text = read(pid, "status").ok()?;
     text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// A process and everything that has it for an ancestor. Of one that has ended meanwhile the children may be missing.
+pub fn descendants(of: i32) -> BTreeSet<i32> {
+    // Not every kernel is built to tell them.
+    if !Path::new("/proc/thread-self/children").exists() {
+        return descendants_of_all(of);
+    }
+    let mut found = BTreeSet::from([of]);
+    let mut open = vec![of];
+    while let Some(pid) = open.pop() {
+        for thread in threads(pid) {
+            let children = read(pid, &format!("task/{thread}/children")).unwrap_or_default();
+            open.extend(
+                children.split_whitespace().filter_map(|child| child.parse().ok()).filter(|c| found.insert(*c)),
+            );
+        }
+    }
+    found
+}
+
+/// Whether a process has another for an ancestor, or is at its end. Looked up from below: of a process with many
+/// children that come and go, the kernel may leave some out.
+pub fn is_below(pid: i32, top: i32) -> bool {
+    // Whoever loses a parent meanwhile is given another one, which the next round finds.
+    for _ in 0..4 {
+        let mut at = Some(pid);
+        while let Some(above) = at.filter(|above| *above > 1) {
+            if above == top {
+                return true;
+            }
+            at = parent(above);
+        }
+    }
+    !lives(pid)
+}
+
+/// The same out of every process of the host.
+fn descendants_of_all(of: i32) -> BTreeSet<i32> {
+    let parents: BTreeMap<i32, i32> = all().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = BTreeSet::from([of]);
+    loop {
+        let before = found.len();
+        let next: Vec<i32> = parents.iter().filter(|(_, up)| found.contains(*up)).map(|(pid, _)| *pid).collect();
+        found.extend(next);
+        // As many rounds as there are generations.
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// When a process began, in ticks since the host did: its number may be another's later, and this tells the two apart.
+pub fn began(pid: i32) -> Option<u64> {
+    let text = read(pid, "stat").ok()?;
+    // The name is in parentheses and may hold whatever its process likes; the time is the 22nd field.
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// The threads of a process.
@@ -206,6 +308,49 @@ mod tests {
         let address = format!("{inet6}fe80000000000000000000000a000001 02 40 20 80     sit0\n");
         assert!(!look(&with, Some(igmp), Some(trie), Some(&address)), "one has an address of version 6");
         assert!(!look(&with, None, Some(trie), Some(inet6)) && !look(&with, Some(igmp), None, Some(inet6)));
+    }
+
+    #[test]
+    fn a_child_and_its_child_are_found_and_a_stranger_is_not() {
+        let script = "sleep 60 & echo $!; wait";
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+        let (first, second) = (i32::try_from(child.id()).unwrap(), line.trim().parse::<i32>().unwrap());
+        for found in [descendants(first), descendants_of_all(first)] {
+            assert_eq!(found, BTreeSet::from([first, second]));
+        }
+        assert!(began(first).unwrap() <= began(second).unwrap() && began(0).is_none());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(is_below(second, first) && is_below(second, own) && !is_below(first, second) && !is_below(own, first));
+        for pid in [second, first] {
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL)
+                .unwrap();
+        }
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn some_at_each_look_are_all_in_the_end() {
+        let mut sleepers: Vec<_> =
+            (0..300).map(|_| std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap()).collect();
+        let (window, mut seen) = (Window::default(), BTreeSet::new());
+        let rounds = all().len() / WINDOW + 2;
+        for _ in 0..rounds {
+            let turn = window.turn();
+            assert!(turn.len() <= WINDOW);
+            seen.extend(turn);
+        }
+        for sleeper in &mut sleepers {
+            assert!(seen.contains(&i32::try_from(sleeper.id()).unwrap()));
+            sleeper.kill().unwrap();
+            sleeper.wait().unwrap();
+        }
+        assert!(rounds > 2);
     }
 
     #[test]

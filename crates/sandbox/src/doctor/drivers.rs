@@ -19,7 +19,7 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid},
 };
 
-use super::Check;
+use super::{Check, versions};
 use crate::{
     cgroup::{self, Hosts},
     config::SandboxConfig,
@@ -101,7 +101,11 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
     let said = carried.enforcement();
     let runtime = said.runtime.as_ref().map_or(String::new(), |r| format!("{} {}: ", r.name, r.version));
     let (checks, took) = (said.self_checks.len(), begin.elapsed().as_millis());
-    Ok(format!("{runtime}a sandbox was held, passed {checks} checks from inside, ran, was frozen and ended; {took} ms"))
+    let warning = said.runtime.as_ref().and_then(|r| versions::warning(&r.name, &r.version));
+    let warning = warning.map_or(String::new(), |why| format!(". Warning: {why}"));
+    Ok(format!(
+        "{runtime}a sandbox was held, passed {checks} checks from inside, ran, was frozen and ended; {took} ms{warning}"
+    ))
 }
 
 fn through(Sandbox { carried, cgroup, .. }: &mut Sandbox) -> Result<(), String> {

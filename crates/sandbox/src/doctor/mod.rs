@@ -12,6 +12,7 @@ mod pod;
 mod probes;
 mod reasons;
 mod runner;
+mod versions;
 
 use std::{
     io::{self, Read, Write},

@@ -15,7 +15,7 @@ use rustix::{
 
 use super::{Carried, Driver, Event, Order, Overhead, Watched};
 use crate::{
-    attest::{self, Attestation, Facts},
+    attest::{self, Attestation, Facts, Window},
     cgroup::Cgroup,
     native::{
         self, Begun, Stage, Uids,
@@ -57,6 +57,7 @@ struct Sandbox {
     /// Digest of the system-call filter, and of how many programs it is.
     filter: (Digest, u32),
     first: Option<Facts>,
+    window: Window,
 }
 
 impl Driver for Native {
@@ -144,7 +145,8 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         self_checks: checks,
     };
     let filter = (filter, FILTERS);
-    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, uids: order.uids, filter, first: None })
+    let (uids, window) = (order.uids, Window::default());
+    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, uids, filter, first: None, window })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
@@ -263,6 +265,7 @@ impl Carried for Sandbox {
             init: self.begun.pid.as_raw_nonzero().get(),
             filter: self.filter,
             first: self.first.as_ref(),
+            window: &self.window,
         };
         let found = attest::look(&subject)?;
         self.first.get_or_insert_with(|| found.facts.clone());

@@ -71,6 +71,8 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     // When the host itself runs out of memory, agents go before the plane does. Inherited by the agent, which cannot
     // lower it. Not every container lets it be written, and nothing that is promised depends on it.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    // A crash of init itself has the host execute nothing either.
+    super::crash::limit().at("limit of core files")?;
     let sources = Sources::open(spec, uids)?;
     expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
     super::become_first_uid(uids).at("uid of init")?;

@@ -245,7 +245,7 @@ const OF_ANOTHER_PROCESS: &[(i64, u8)] = &[
 ];
 
 /// Options of sockets that put a program into the kernel: a filter, a loaded one, and those that choose a listener.
-const SOCKET_PROGRAMS: &[i32] =
+pub const SOCKET_PROGRAMS: &[i32] =
     &[libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF];
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;

@@ -22,6 +22,7 @@ pub const CHECKS: &[crate::Check] = &[
     ("a_kill_reaches_an_agent_whose_supervisor_stands_still", supervisor_stopped),
     ("the_wall_clock_ends_a_frozen_run", wall_clock),
     ("what_is_in_force_is_seen_from_outside_and_so_is_what_is_gone", attested),
+    ("somebody_else_is_found_whatever_the_uid", strangers),
     ("a_kill_reaches_what_was_moved_out_of_its_groups", moved),
     ("no_crash_of_what_carries_an_agent_has_the_host_execute_anything", crashes),
 ];
@@ -216,6 +217,46 @@ fn attested(carrier: &Carrier) {
         let found = gone(&run).await;
         assert!(found.len() == 1 && found[0].contains("limits"), "{found:?}");
         assert!(run.kill().await.unwrap().empty);
+        run.wait().await;
+    });
+}
+
+fn strangers(carrier: &Carrier) {
+    run(async {
+        let rig = carrier.python(DAEMONS);
+        let run = rig.started().await;
+        rig.until("up").await;
+        assert_eq!(gone(&run).await, Vec::<String>::new());
+        let base = run.enforcement().uid_base;
+        let first =
+            *processes(&rig).iter().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>().iter().min().unwrap();
+        let place = |id: u32| {
+            for group in rig.groups_left() {
+                std::fs::write(group.join("cgroup.procs"), id.to_string()).unwrap();
+            }
+        };
+        // One of the host that has a uid of the run's range and is in its groups.
+        let mut command = std::process::Command::new("/bin/sleep");
+        let mut stranger = std::os::unix::process::CommandExt::uid(command.arg("600"), base + 7).spawn().unwrap();
+        place(stranger.id());
+        let found = gone(&run).await;
+        assert!(found.iter().any(|check| check.contains("nobody else in its namespaces")), "{found:?}");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(gone(&run).await, Vec::<String>::new());
+        // One that has entered its namespaces as well: beside the first process, which is no agent's.
+        let mut entered = std::process::Command::new("nsenter")
+            .args(["-t", &first.to_string(), "-p", "-n", "-i", "--", "/bin/sh", "-c", "echo $$; exec sleep 600"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(entered.stdout.take().unwrap()), &mut line).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id())).unwrap();
+        place(children.trim().parse().unwrap());
+        assert!(!gone(&run).await.is_empty());
+        assert!(run.kill().await.unwrap().empty, "and it is killed with the others");
+        entered.wait().unwrap();
         run.wait().await;
     });
 }

@@ -126,6 +126,7 @@ fn container() {
     carried(Profile::Container, r#"{"container": {"runtime": "/usr/sbin/runc"}}"#, 1_200);
 }
 
+    carried(Profile::Container, r#"{"container": {"runtime": "/usr/bin/crun"}}"#, 1_200);
 fn gvisor() {
     carried(Profile::Gvisor, r#"{"gvisor": {"runtime": "/usr/bin/runsc"}}"#, 700);
 }

@@ -37,6 +37,8 @@ fn container_answers(technique: &str) -> &'static [i32] {
         "network" => &[libc::ENETUNREACH, libc::ECONNREFUSED, libc::EADDRINUSE],
         // Calls that are newer than the runtime are not there; those of another architecture end the process.
         "kernel" | "newer" | "older" => &[libc::ENOSYS, -libc::SIGSYS],
+        // Its `/proc` is read-only.
+        "memory" => &[libc::EROFS],
         _ => &[],
     }
 }
@@ -46,20 +48,9 @@ fn is_of(id: &str, list: &[&str]) -> bool {
     list.iter().any(|entry| entry.strip_suffix('*').map_or(id == *entry, |start| id.starts_with(start)))
 }
 
-/// Refused by Landlock or the native filter alone, to a process that could only do it to itself: settings of its own
-/// process, its own memory, options of its own sockets, ports of its own namespace, the names in its root.
-const NATIVE_ALONE: &[&str] = &[
-    "escape.layered-protocol",
-    "escape.reuseport-*",
-    "escape.socket-*",
-    "identity.oom",
-    "memory.own-code",
-    "network.bind*",
-    "read.root-list",
-    "shell.list-root",
-    "shell.oom",
-    "write.proc-self-*",
-];
+/// Refused by Landlock alone, to a process that could only do it to itself: a port is behind a pointer, which the filter
+/// of a runtime cannot read, and is one of the sandbox's own namespace.
+const NATIVE_ALONE: &[&str] = &["network.bind", "network.bind-any", "network.bind-ipv6", "network.bind-unspecified"];
 
 /// Answered by the kernel that the sandbox has for itself, about nothing but itself.
 #[rustfmt::skip]

@@ -18,6 +18,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::kept::{is_kept, store};
 use crate::{
     native::{AGENT_UID, At, Stage, disk, template},
     storage::InputMount,
@@ -63,19 +64,9 @@ pub fn of_directory(source: &Path, kept: &Path) -> Result<PathBuf, Stage> {
         found.mtime_nsec()
     );
     let image = kept.join(name);
-    if image.is_file() {
-        return Ok(image);
+    if !is_kept(&image) {
+        store(&image, |temporary| make(source, temporary)).at(&stage)?;
     }
-    // Whole or not at all, also when two runs make the same.
-    let temporary = kept.join(format!(".{}.new", std::process::id()));
-    let made = make(source, &temporary).and_then(|()| {
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444))?;
-        fs::rename(&temporary, &image)
-    });
-    if made.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    made.at(&stage)?;
     Ok(image)
 }
 
@@ -251,15 +242,8 @@ pub fn keep(source: &Path, kept: &Path) -> Result<PathBuf, Stage> {
     fs::DirBuilder::new().mode(0o700).recursive(true).create(kept).at(&stage)?;
     let name = format!("{}-{}-{}-{}.{:09}", found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec());
     let copy = kept.join(name);
-    if !copy.is_file() {
-        let temporary = kept.join(format!(".{}.new", std::process::id()));
-        let made = fs::copy(&source, &temporary)
-            .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444)))
-            .and_then(|()| fs::rename(&temporary, &copy));
-        if made.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        made.at(&stage)?;
+    if !is_kept(&copy) {
+        store(&copy, |temporary| fs::copy(&source, temporary).map(drop)).at(&stage)?;
     }
     Ok(copy)
 }

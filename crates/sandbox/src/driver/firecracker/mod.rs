@@ -10,6 +10,7 @@ mod api;
 mod http;
 mod images;
 mod jail;
+mod kept;
 pub mod probe;
 mod version;
 
@@ -40,7 +41,10 @@ use super::{
     guest::{self, Drive, Link, Mount},
 };
 use crate::{
-    attest::{self, Attestation, Facts, keeper::Kept},
+    attest::{
+        self, Attestation, Window,
+        keeper::{First, Kept, Others},
+    },
     cgroup::Cgroup,
     native::{At, Stage, Uids, network},
     spec::{Enforcement, LaunchSpec, Root, Runtime},
@@ -153,7 +157,8 @@ struct Machine {
     enforcement: Enforcement,
     jail: Jail,
     uids: Uids,
-    first: Option<Facts>,
+    first: Option<First>,
+    window: Window,
 }
 
 impl Driver for Firecracker {
@@ -209,7 +214,8 @@ struct Parts {
 impl Parts {
     fn into_machine(self, keeper: Keeper, jail: Jail, uids: Uids) -> Machine {
         let Self { link, listeners, streams, enforcement } = self;
-        Machine { link, keeper, listeners, streams, ended: None, enforcement, jail, uids, first: None }
+        let window = Window::default();
+        Machine { link, keeper, listeners, streams, ended: None, enforcement, jail, uids, first: None, window }
     }
 }
 
@@ -450,12 +456,12 @@ impl Carried for Machine {
             uids: self.uids,
             keeper: self.keeper.pid(),
             own: &["mnt", "pid", "ipc", "uts", "net"],
-            // The agent's processes are the machine's.
-            agent: None,
+            others: Others::None,
             first: self.first.as_ref(),
+            window: &self.window,
         };
-        let found = attest::keeper::look(&subject)?;
-        self.first.get_or_insert_with(|| found.facts.clone());
+        let (found, first) = attest::keeper::look(&subject)?;
+        self.first.get_or_insert(first);
         Some(found)
     }
 

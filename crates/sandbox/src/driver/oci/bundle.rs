@@ -33,13 +33,19 @@ pub fn generate(spec: &LaunchSpec, kind: RuntimeKind, places: Places<'_>) -> Opt
     // To become the agent's uid, to signal what has it and to read what it left; the agent's process keeps none.
     let needed = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_DAC_READ_SEARCH"];
     let none: [&str; 0] = [];
+    // All of it where the host's kernel answers: what an agent may set of its own process there, such as when the host
+    // kills it for want of memory, or its own code, is the host's to set.
+    let readonly = match kind.shares_the_kernel() {
+        true => vec!["/proc"],
+        false => vec!["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+    };
     let mut linux = json!({
         "namespaces": namespaces(kind),
         "maskedPaths": [
             "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
             "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
         ],
-        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        "readonlyPaths": readonly,
     });
     let allowed = filter.as_ref().map(|(_, allowed)| *allowed);
     if let (Some((filter, _)), Some(linux)) = (filter, linux.as_object_mut()) {

@@ -2,12 +2,16 @@
 //!
 //! It is the list of `standard`, but a runtime's filter compares whole registers where the kernel looks at half of
 //! one. A condition is therefore only ever "these bits are that value": a list of what is let through, never of what is
-//! not. What is refused is answered with `EPERM` and reported to nobody.
+//! not. Where `standard` lets through all but some values, the rest of all values is taken apart into groups that have
+//! some bits in common ([`all_but`]). What is refused is answered with `EPERM` and reported to nobody.
 
 use nix::libc;
 use serde_json::{Value, json};
 
-use crate::native::{seccomp::IOCTLS, syscalls};
+use crate::native::{
+    seccomp::{IOCTLS, SOCKET_PROGRAMS},
+    syscalls,
+};
 
 /// The bits of a register that the kernel looks at where an argument is an `int`.
 const INT: u64 = 0xffff_ffff;
@@ -23,6 +27,36 @@ struct Is(u32, u64, u64);
 
 fn int(place: u32, value: impl TryInto<u64>) -> Is {
     Is(place, INT, value.try_into().unwrap_or(INT))
+}
+
+/// Every value of an `int` at this place but some: as many conditions as there are groups, any of which must hold.
+fn all_but(place: u32, excepted: &[u64]) -> Vec<Is> {
+    let mut groups = Vec::new();
+    // From all values on: a group with an exception in it is halved by its next bit, and one that is nothing else goes.
+    let mut open = vec![(0_u64, 0_u64, 32_u32)];
+    while let Some((mask, value, bits)) = open.pop() {
+        if !excepted.iter().any(|except| except & mask == value) {
+            groups.push(Is(place, mask, value));
+        } else if let Some(left) = bits.checked_sub(1) {
+            let bit = 1 << left;
+            open.extend([(mask | bit, value, left), (mask | bit, value | bit, left)]);
+        }
+    }
+    groups
+}
+
+/// No programs on sockets, and no protocol of the kernel over TCP, by level and option.
+fn options_of_sockets() -> Vec<Vec<Is>> {
+    let word = |value: i32| u64::from(value.unsigned_abs());
+    let (socket, tcp) = (word(libc::SOL_SOCKET), word(libc::IPPROTO_TCP));
+    let programs: Vec<u64> = SOCKET_PROGRAMS.iter().map(|option| word(*option)).collect();
+    let of = |level: u64, excepted: &[u64]| {
+        all_but(2, excepted).into_iter().map(|option| vec![Is(1, INT, level), option]).collect::<Vec<_>>()
+    };
+    let mut ways: Vec<Vec<Is>> = all_but(1, &[socket, tcp]).into_iter().map(|level| vec![level]).collect();
+    ways.extend(of(socket, &programs));
+    ways.extend(of(tcp, &[word(libc::TCP_ULP)]));
+    ways
 }
 
 /// The calls that are let through only with some arguments: any one of the lists, all of whose conditions hold.
@@ -63,6 +97,7 @@ fn conditional() -> Vec<(&'static str, Vec<Vec<Is>>)> {
         ("mknod", node(1)),
         ("mknodat", node(2)),
         ("prlimit64", read_limits),
+        ("setsockopt", options_of_sockets()),
         ("setrlimit", limits(0)),
     ]
 }
@@ -131,6 +166,45 @@ mod tests {
         }
         assert!(allowed > 200 && !whole.contains(&"clone3"));
         assert_eq!(filter["defaultAction"], "SCMP_ACT_ERRNO");
+    }
+
+    #[test]
+    fn all_but_some_values_is_exactly_that() {
+        let holds = |groups: &[Is], value: u64| groups.iter().any(|Is(_, mask, wanted)| value & mask == *wanted);
+        for excepted in [&[26_u64, 50, 51, 52][..], &[31], &[1, 6], &[0], &[0xffff_ffff]] {
+            let groups = all_but(2, excepted);
+            assert!(groups.len() <= 32 * excepted.len(), "{}", groups.len());
+            let near = excepted.iter().flat_map(|e| (0..32).map(move |bit| e ^ (1 << bit)));
+            for value in (0..4_096).chain(near).chain([0x8000_0000, 0xffff_fffe]) {
+                // What the kernel does not look at makes no difference.
+                for value in [value, value | 1 << 32, value | 0xffff_ffff << 32] {
+                    assert_eq!(holds(&groups, value), !excepted.contains(&(value & INT)), "{value:x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_sockets_are_refused_as_in_standard() {
+        let ways = options_of_sockets();
+        let passes = |level: u64, option: u64| {
+            let registers = [0, level, option];
+            ways.iter().any(|way| way.iter().all(|Is(place, mask, value)| registers[*place as usize] & mask == *value))
+        };
+        for (level, option) in [(1, 26), (1, 50), (1, 51), (1, 52), (6, 31), (1, 26 | 1 << 32), (1 << 32 | 6, 31)] {
+            assert!(!passes(level, option), "{level:x} {option:x}");
+        }
+        for (level, option) in [(1, 2), (1, 15), (1, 27), (6, 1), (6, 26), (6, 50), (41, 26), (0, 31), (0, 1)] {
+            assert!(passes(level, option), "{level} {option}");
+        }
+        // One condition for each register: a runtime takes two as "one or the other".
+        for way in conditional().into_iter().flat_map(|(_, ways)| ways) {
+            let mut places: Vec<u32> = way.iter().map(|Is(place, ..)| *place).collect();
+            places.sort_unstable();
+            let count = places.len();
+            places.dedup();
+            assert_eq!(places.len(), count);
+        }
     }
 
     #[test]

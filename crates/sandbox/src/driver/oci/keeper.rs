@@ -176,7 +176,7 @@ fn build(
 ) -> Result<Built, Stage> {
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     // State and log of the runtime are small, and so is what is written here.
-    let root = memory(config.len() + spec.stdin.len() + (8 << 20), plain).at("root file system")?;
+    let root = memory(config.len() + spec.stdin.len() + (8 << 20), "755", plain).at("root file system")?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&root, "", sources.run_dir(), "", flags).at("root file system")?;
     let outer = Tree::new(root);
@@ -220,7 +220,8 @@ fn build(
 fn rootfs(spec: &LaunchSpec, sources: &Sources, host: &Host, outer: &Tree) -> Result<(), Stage> {
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let payload = sources.payload(spec) + guest::PROGRAM.len();
-    let root = memory(payload + (4 << 20), plain).at("root of the container")?;
+    // The agent goes through it to what it may read, and does not see what else there is.
+    let root = memory(payload + (4 << 20), "711", plain).at("root of the container")?;
     outer.attach(root.as_fd(), "bundle/rootfs").at("root of the container")?;
     let inner = Tree::new(root);
     sources.furnish(spec, &inner)?;
@@ -258,7 +259,7 @@ fn workspace(spec: &LaunchSpec) -> Result<OwnedFd, Stage> {
     tree::file_system("tmpfs", &options, plain | MountAttrFlags::MOUNT_ATTR_NOEXEC).at("workspace")
 }
 
-fn memory(bytes: usize, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+fn memory(bytes: usize, mode: &str, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let size = bytes.to_string();
-    tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "4096"), ("mode", "755")], attributes)
+    tree::file_system("tmpfs", &[("size", &size), ("nr_inodes", "4096"), ("mode", mode)], attributes)
 }

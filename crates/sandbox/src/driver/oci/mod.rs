@@ -29,7 +29,10 @@ use super::{
     guest::{Config, Doors, Link},
 };
 use crate::{
-    attest::{self, Attestation, Facts, keeper::Kept},
+    attest::{
+        self, Attestation, Window,
+        keeper::{First, Kept, Others},
+    },
     cgroup::Cgroup,
     native::{
         self, At, Stage, Uids,
@@ -79,7 +82,8 @@ struct Container {
     enforcement: Enforcement,
     uids: Uids,
     shares_the_kernel: bool,
-    first: Option<Facts>,
+    first: Option<First>,
+    window: Window,
 }
 
 impl Driver for Oci {
@@ -125,6 +129,7 @@ impl Driver for Oci {
                     uids: order.uids,
                     shares_the_kernel: self.kind.shares_the_kernel(),
                     first: None,
+                    window: Window::default(),
                 }))
             }
             Err(stage) => {
@@ -306,11 +311,15 @@ impl Carried for Container {
             uids: self.uids,
             keeper: self.pid,
             own: &["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"],
-            agent: self.shares_the_kernel.then(|| self.uids.agent_on_host().0),
+            others: match self.shares_the_kernel {
+                true => Others::Agents(self.uids.agent_on_host().0),
+                false => Others::Carriers,
+            },
             first: self.first.as_ref(),
+            window: &self.window,
         };
-        let found = attest::keeper::look(&subject)?;
-        self.first.get_or_insert_with(|| found.facts.clone());
+        let (found, first) = attest::keeper::look(&subject)?;
+        self.first.get_or_insert(first);
         Some(found)
     }
 
