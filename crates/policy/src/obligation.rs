@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::{Path, PathError};
 
+mod apply;
+
+pub use apply::{ApplyError, REDACTED, WITHHELD, apply_arguments, apply_result};
+
 /// One thing to do to a call or to its answer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

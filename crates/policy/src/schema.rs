@@ -30,6 +30,12 @@ impl Schema {
         self.tools.insert((server.to_owned(), tool.to_owned()), shape);
     }
 
+    /// The arguments of a pinned tool.
+    #[must_use]
+    pub fn shape(&self, server: &str, tool: &str) -> Option<&Arc<Shape>> {
+        self.tools.get(&(server.to_owned(), tool.to_owned()))
+    }
+
     /// The schema as a text that Cedar reads.
     #[must_use]
     pub fn text(&self, trackers: &[Arc<Tracker>]) -> String {

@@ -167,6 +167,18 @@ impl Version {
         &self.trackers
     }
 
+    /// The same version with one rule alone, or with one left out; for analysis.
+    pub(crate) fn with_rules(&self, keep: impl Fn(&Rule) -> bool) -> Self {
+        Self {
+            level: self.level.clone(),
+            text: Arc::clone(&self.text),
+            digest: self.digest,
+            rules: self.rules.iter().filter(|rule| keep(rule)).cloned().collect(),
+            trackers: self.trackers.clone(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// What is doubtful in it.
     #[must_use]
     pub fn warnings(&self) -> &[Finding] {

@@ -1,0 +1,297 @@
+//! Obligations on raw JSON: the bytes that are not meant stay as they are.
+
+use std::ops::Range;
+
+use super::Obligation;
+use crate::{
+    path::Path,
+    projection::{elements, members},
+    value::{NumberError, whole},
+};
+
+/// What stands for a text that was taken out.
+pub const REDACTED: &str = "[redacted]";
+
+/// What stands for a text whose parts cannot be told apart.
+pub const WITHHELD: &str = "[withheld: a policy redacts fields of this answer, and this part is not JSON]";
+
+/// The most lists in lists that are followed.
+const NESTING_MAX: usize = 64;
+
+/// What JSON allows between its parts.
+const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// Why an obligation cannot be met. The call is blocked, or its answer withheld.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Not JSON, or a member twice.
+    #[error("it is not one JSON object without repeated members")]
+    Malformed,
+    /// A cap on something that is no number.
+    #[error("`{0}` is not a number, so it cannot be held at {1}")]
+    NoNumber(Path, i64),
+    /// Lists in lists without end.
+    #[error("it is nested too deeply")]
+    TooDeep,
+}
+
+/// One replacement of bytes.
+struct Edit {
+    at: Range<usize>,
+    with: String,
+}
+
+/// Meets the obligations on the arguments of a call. Nothing is answered when nothing changes.
+///
+/// # Errors
+/// When one cannot be met; the call must then be blocked.
+///
+/// ```
+/// # use cogward_policy::obligation::{apply_arguments, caps};
+/// let capped = apply_arguments(&caps("arguments.limit=100")?, r#"{ "limit": 5000, "q": "x" }"#)?;
+/// assert_eq!(capped.as_deref(), Some(r#"{ "limit": 100, "q": "x" }"#));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn apply_arguments(obligations: &[Obligation], raw: &str) -> Result<Option<String>, ApplyError> {
+    let mut changed: Option<String> = None;
+    // One after the other, caps first: two caps can put members into one object, and what is redacted stays so.
+    let redacts = |obligation: &&Obligation| matches!(obligation, Obligation::RedactArguments(_));
+    let ordered = obligations.iter().filter(|one| !redacts(one)).chain(obligations.iter().filter(redacts));
+    for obligation in ordered {
+        let text = changed.as_deref().unwrap_or(raw);
+        let part = text.trim_matches(WHITESPACE);
+        let mut edits = Vec::new();
+        match obligation {
+            Obligation::RedactArguments(path) => {
+                members(part).map_err(|_| ApplyError::Malformed)?;
+                redact(text, part, path.steps(), 0, &mut edits)?;
+            }
+            Obligation::Cap { path, most } => {
+                members(part).map_err(|_| ApplyError::Malformed)?;
+                cap(text, part, path, path.steps(), *most, 0, &mut edits)?;
+            }
+            Obligation::RedactResult(_) => continue,
+        }
+        if let Some(next) = spliced(text, edits)? {
+            changed = Some(next);
+        }
+    }
+    Ok(changed)
+}
+
+/// Meets the obligations on the `result` of a tool call: `structuredContent`, and every text that is JSON. A part that
+/// is not JSON is withheld, because the fields in it cannot be told apart. Nothing is answered when nothing changes.
+///
+/// # Errors
+/// When one cannot be met; the answer must then be withheld whole.
+pub fn apply_result(obligations: &[Obligation], raw: &str) -> Result<Option<String>, ApplyError> {
+    let paths: Vec<&Path> = obligations
+        .iter()
+        .filter_map(|obligation| match obligation {
+            Obligation::RedactResult(path) => Some(path),
+            _ => None,
+        })
+        .collect();
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let mut edits = Vec::new();
+    for (name, value) in members(raw).map_err(|_| ApplyError::Malformed)? {
+        match name.as_ref() {
+            "structuredContent" => {
+                for path in &paths {
+                    redact(raw, value.get(), path.steps(), 0, &mut edits)?;
+                }
+            }
+            "content" => {
+                for block in elements(value.get()).map_err(|_| ApplyError::Malformed)? {
+                    redact_block(raw, block.get(), &paths, &mut edits)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    spliced(raw, edits)
+}
+
+/// One block of content: text, an embedded resource, or something that cannot be looked into.
+fn redact_block(raw: &str, block: &str, paths: &[&Path], edits: &mut Vec<Edit>) -> Result<(), ApplyError> {
+    let all = members(block).map_err(|_| ApplyError::Malformed)?;
+    let kind = all.iter().find(|(name, _)| name == "type").map_or("", |(_, value)| value.get());
+    match kind {
+        "\"text\"" => redact_text(raw, &all, paths, edits),
+        "\"resource\"" => {
+            for (_, resource) in all.iter().filter(|(name, _)| name == "resource") {
+                let inner = members(resource.get()).map_err(|_| ApplyError::Malformed)?;
+                redact_text(raw, &inner, paths, edits)?;
+                for (_, blob) in inner.iter().filter(|(name, _)| name == "blob") {
+                    edits.push(Edit { at: span(raw, blob.get()), with: "\"\"".to_owned() });
+                }
+            }
+            Ok(())
+        }
+        "\"resource_link\"" => Ok(()),
+        // Images, sounds and what is not known may show anything.
+        _ => {
+            let with = format!("{{\"type\":\"text\",\"text\":{}}}", quoted(WITHHELD));
+            edits.push(Edit { at: span(raw, block), with });
+            Ok(())
+        }
+    }
+}
+
+fn redact_text(
+    raw: &str,
+    members_of: &[(std::borrow::Cow<'_, str>, &serde_json::value::RawValue)],
+    paths: &[&Path],
+    edits: &mut Vec<Edit>,
+) -> Result<(), ApplyError> {
+    for (_, text) in members_of.iter().filter(|(name, _)| name == "text") {
+        let inner: String = serde_json::from_str(text.get()).map_err(|_| ApplyError::Malformed)?;
+        let at = span(raw, text.get());
+        let is_json =
+            inner.trim_start().starts_with(['{', '[']) && serde_json::from_str::<serde::de::IgnoredAny>(&inner).is_ok();
+        if !is_json {
+            edits.push(Edit { at, with: quoted(WITHHELD) });
+            continue;
+        }
+        let mut inside = Vec::new();
+        for path in paths {
+            // A text that says a thing twice is withheld like one that is not JSON.
+            if redact(&inner, inner.trim_matches(WHITESPACE), path.steps(), 0, &mut inside).is_err() {
+                inside = vec![Edit { at: 0..inner.len(), with: WITHHELD.to_owned() }];
+                break;
+            }
+        }
+        if let Some(changed) = spliced(&inner, inside)? {
+            edits.push(Edit { at, with: quoted(&changed) });
+        }
+    }
+    Ok(())
+}
+
+/// Replaces what is at the path by a mark, or by null where it is no text.
+fn redact(
+    whole_text: &str,
+    part: &str,
+    steps: &[String],
+    depth: usize,
+    edits: &mut Vec<Edit>,
+) -> Result<(), ApplyError> {
+    let Some((step, rest)) = steps.split_first() else {
+        let with = if part.starts_with('"') { quoted(REDACTED) } else { "null".to_owned() };
+        edits.push(Edit { at: span(whole_text, part), with });
+        return Ok(());
+    };
+    if depth > NESTING_MAX {
+        return Err(ApplyError::TooDeep);
+    }
+    match part.as_bytes().first() {
+        Some(b'{') => {
+            for (name, value) in members(part).map_err(|_| ApplyError::Malformed)? {
+                if name == *step {
+                    redact(whole_text, value.get(), rest, depth + 1, edits)?;
+                }
+            }
+        }
+        Some(b'[') => {
+            for element in elements(part).map_err(|_| ApplyError::Malformed)? {
+                redact(whole_text, element.get(), steps, depth + 1, edits)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Holds a number at a maximum. One that is not there is put in, because the server's own default may be more.
+fn cap(
+    raw: &str,
+    part: &str,
+    path: &Path,
+    steps: &[String],
+    most: i64,
+    depth: usize,
+    edits: &mut Vec<Edit>,
+) -> Result<(), ApplyError> {
+    let no_number = || ApplyError::NoNumber(path.clone(), most);
+    if depth > NESTING_MAX {
+        return Err(ApplyError::TooDeep);
+    }
+    let Some((step, rest)) = steps.split_first() else {
+        let too_much = match whole(part) {
+            Ok(number) => number > most,
+            Err(NumberError::OutOfRange) => !part.starts_with('-'),
+            // Not a whole number: what is at least as much as the cap becomes the cap.
+            Err(NumberError::TooFine) => {
+                let units: Result<crate::value::Decimal, _> = part.parse();
+                units.map_or(true, |units| i128::from(units.ten_thousandths()) >= i128::from(most) * 10_000)
+            }
+            Err(NumberError::NotANumber) if part == "null" => true,
+            Err(NumberError::NotANumber) => return Err(no_number()),
+        };
+        if too_much {
+            edits.push(Edit { at: span(raw, part), with: most.to_string() });
+        }
+        return Ok(());
+    };
+    match part.as_bytes().first() {
+        Some(b'{') => {
+            let all = members(part).map_err(|_| ApplyError::Malformed)?;
+            if let Some((_, value)) = all.iter().find(|(name, _)| name == step) {
+                if value.get() == "null" && !rest.is_empty() {
+                    edits.push(Edit { at: span(raw, value.get()), with: nested(rest, most) });
+                    return Ok(());
+                }
+                return cap(raw, value.get(), path, rest, most, depth + 1, edits);
+            }
+            let at = span(raw, part).start + 1;
+            let comma = if all.is_empty() { "" } else { "," };
+            edits.push(Edit { at: at..at, with: format!("{}:{}{comma}", quoted(step), nested(rest, most)) });
+            Ok(())
+        }
+        Some(b'[') => {
+            let all = elements(part).map_err(|_| ApplyError::Malformed)?;
+            all.into_iter().try_for_each(|element| cap(raw, element.get(), path, steps, most, depth + 1, edits))
+        }
+        _ => Err(no_number()),
+    }
+}
+
+/// The cap inside the objects that are missing around it.
+fn nested(steps: &[String], most: i64) -> String {
+    steps.iter().rev().fold(most.to_string(), |inner, step| format!("{{{}:{inner}}}", quoted(step)))
+}
+
+/// Where a part, borrowed from a text, is in it.
+fn span(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    start..start + part.len()
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The text with the edits made; of edits that overlap, the wider one is made.
+fn spliced(text: &str, mut edits: Vec<Edit>) -> Result<Option<String>, ApplyError> {
+    if edits.is_empty() {
+        return Ok(None);
+    }
+    edits.sort_by(|a, b| a.at.start.cmp(&b.at.start).then(b.at.end.cmp(&a.at.end)));
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for edit in edits {
+        if edit.at.start < done {
+            continue;
+        }
+        out.push_str(text.get(done..edit.at.start).ok_or(ApplyError::Malformed)?);
+        out.push_str(&edit.with);
+        done = edit.at.end;
+    }
+    out.push_str(text.get(done..).ok_or(ApplyError::Malformed)?);
+    Ok((out != text).then_some(out))
+}
+
+#[cfg(test)]
+mod tests;
