@@ -259,6 +259,7 @@ fn spec(profile: Profile, driver: DriverSettings, slot: u32) -> (tempfile::TempD
         resources: Resources { memory_mib: 256, workspace_mib: 8, pids: 32, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: code, at: "/app".into() }],
+        package_image: None,
         argv: AGENT.map(str::to_owned).to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: "/app".into(),

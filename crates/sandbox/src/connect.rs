@@ -27,6 +27,8 @@ use crate::{
 
 /// Time for a supervisor to make a sandbox, or to say why not.
 const LAUNCH_MAX: Duration = Duration::from_secs(30);
+/// Bytes of an image that a supervisor reads in a second, at least, before it mounts it.
+const IMAGE_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// Time for a supervisor that lives to answer a new connection.
 const ADOPT_MAX: Duration = Duration::from_secs(10);
 
@@ -95,11 +97,16 @@ pub async fn launch(exe: &Path, spec: &LaunchSpec) -> Result<Supervised, LaunchE
         .map_err(failed("could not be started"))?;
     // It outlives this plane; while the plane lives, the runtime reaps it.
     drop(child);
-    let (stream, hello, listeners) = match timeout(LAUNCH_MAX, connect(ours)).await {
+    let (stream, hello, listeners) = match timeout(launch_max(spec), connect(ours)).await {
         Ok(done) => done.map_err(failed("did not answer"))?,
         Err(_) => return Err(failed("did not answer")(io::Error::from(io::ErrorKind::TimedOut))),
     };
     Ok(supervise(&spec.run_dir, stream, hello, listeners)??)
+}
+
+fn launch_max(spec: &LaunchSpec) -> Duration {
+    let bytes = spec.package_image.as_ref().map_or(0, |image| image.bytes);
+    LAUNCH_MAX.saturating_add(Duration::from_secs(bytes / IMAGE_BYTES_PER_SECOND))
 }
 
 /// Finds out what became of a run, and takes it over again when it lives.

@@ -16,6 +16,7 @@ pub mod connect;
 pub mod doctor;
 mod driver;
 pub mod handle;
+pub mod image;
 mod native;
 pub mod profile;
 pub mod protocol;
@@ -29,6 +30,7 @@ pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
 pub use handle::{CommandError, Listeners, Supervised};
+pub use image::{ImageError, Images, PackageImage};
 pub use reports::Reports;
 pub use spec::{
     DriverSettings, Enforcement, Exit, ExitCause, FirecrackerSettings, KillReport, LateInput, LaunchSpec,

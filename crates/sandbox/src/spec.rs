@@ -14,7 +14,7 @@ use cogward_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::storage::Storage;
+use crate::{image::PackageImage, storage::Storage};
 
 pub use crate::driver::firecracker::FirecrackerSettings;
 pub use cogward_model::violation::Violation;
@@ -61,6 +61,10 @@ pub struct LaunchSpec {
     pub root: Root,
     /// Packages, read-only. Their content must be readable by others (0755/0644).
     pub mounts: Vec<ReadOnlyMount>,
+    /// The image of the package, where there is one: what `root`, `mounts` and `storage.from` name of the package comes
+    /// out of it. Native only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_image: Option<PackageImage>,
     /// The program and its arguments; a program without a slash is looked up in the run's own `PATH`.
     pub argv: Vec<String>,
     /// The whole environment; nothing is inherited.
@@ -283,6 +287,14 @@ impl LaunchSpec {
                 return refuse("mounts", "has a source that is not absolute");
             }
         }
+        if let Some(image) = &self.package_image {
+            if self.driver != DriverSettings::Native {
+                return refuse("package_image", "is of a driver that mounts none");
+            }
+            if !image.file.is_absolute() || !is_plain_absolute(&image.of.to_string_lossy()) {
+                return refuse("package_image", "has a path that is not a plain absolute one");
+            }
+        }
         if let Some(fault) = self.storage.fault() {
             return refuse("storage", fault);
         }
@@ -377,6 +389,10 @@ pub struct Enforcement {
     pub resources: Resources,
     /// `host-usr` or `image`.
     pub root: String,
+    /// What the package is mounted from: `erofs` (its image, by its file), `erofs-loop` (its image, by a loop device),
+    /// `drive` (a drive of a machine), or `directory` (of the host).
+    #[serde(default = "directory")]
+    pub package: String,
     /// Where the bytes of the workspace are.
     #[serde(default)]
     pub workspace: Medium,
@@ -387,6 +403,13 @@ pub struct Enforcement {
 fn native() -> String {
     DriverSettings::Native.name().to_owned()
 }
+
+fn directory() -> String {
+    PACKAGE_DIRECTORY.to_owned()
+}
+
+/// The word for a package that is mounted from its directory on the host.
+pub(crate) const PACKAGE_DIRECTORY: &str = "directory";
 
 /// A program that a driver relies on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -534,6 +557,7 @@ pub(crate) mod tests {
             resources: Resources::default(),
             root: Root::HostUsr,
             mounts: vec![ReadOnlyMount { source: "/srv/p".into(), at: "/app".into() }],
+            package_image: None,
             argv: vec!["/usr/bin/true".into()],
             env: vec![],
             cwd: "/app".into(),

@@ -23,7 +23,7 @@ use cogward_model::{
     event::{Attribution, EventType},
     manifest::Profile,
 };
-use cogward_sandbox::{HostReport, SandboxConfig, doctor, profile::PROFILES};
+use cogward_sandbox::{HostReport, Images, SandboxConfig, doctor, profile::PROFILES};
 use cogward_store::{PageRequest, Store, TenantRow};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,9 @@ pub enum ServeError {
     /// The runs of an earlier plane.
     #[error("the runs cannot be taken over")]
     Recover(#[from] cogward_engine::RecoverError),
+    /// What a crash left among the images of packages.
+    #[error("the images of packages cannot be swept")]
+    Images(#[source] std::io::Error),
     /// What a crash left among the packages.
     #[error("the packages cannot be swept")]
     Packages(#[source] std::io::Error),
@@ -145,6 +148,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let (listener, address) = http::bind(options.listen).await?;
     let data = DataDir::open(&options.data_dir)?;
     cogward_registry::package::sweep(&data.join("packages")).map_err(ServeError::Packages)?;
+    let images = Images::new(data.join("images"));
+    images.sweep(&data.join("packages")).map_err(ServeError::Images)?;
     let (state, dir) = (data.join("state.db"), data.join("evidence"));
     // A plane with a history and without its state would give itself a new operator over the old ledger.
     if !state.exists() && dir.join("wal").exists() {
@@ -181,7 +186,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         sandboxes: Arc::new(HostSandboxes::new(
             options.supervisor_exe,
             options.sandboxes,
-            packages.clone(),
+            (packages.clone(), images),
             missing,
             report,
         )),

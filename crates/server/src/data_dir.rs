@@ -80,7 +80,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
         let dir = Self { root, _lock: lock };
-        for sub in ["runs", "packages", "exports", "staging"] {
+        for sub in ["runs", "packages", "images", "exports", "staging"] {
             let path = dir.root.join(sub);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&path)(error)),

@@ -88,6 +88,11 @@ fn text(report: &Report) -> Vec<String> {
             attempt.expected
         ));
     }
+    if report.package == "directory" {
+        lines.push(
+            "packages are mounted from directories of the host: their paths can be seen (`cogward doctor`)".into(),
+        );
+    }
     for program in &report.absent {
         lines.push(format!("not tried from {}: it is not there", program.as_str()));
     }
@@ -123,6 +128,7 @@ mod tests {
             profile: Profile::Hardened,
             kernel: "6.18".into(),
             attacks: 1,
+            package: "erofs".into(),
             absent: vec![],
             reported: 3,
             attempts: vec![attempt],

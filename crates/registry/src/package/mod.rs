@@ -24,7 +24,7 @@ pub use contents::{ContentError, Contents, Limits, Summary};
 pub use oci::OciError;
 pub use pack::{PackError, Packed, pack};
 pub use receive::{KeepError, ReceiveError, Staged, receive, sweep};
-pub use verify::{VerifyError, verify};
+pub use verify::{VerifyError, verify, verify_at};
 pub use walk::WalkError;
 
 use cogward_model::Digest;

@@ -38,8 +38,15 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`] when it is missing, changed or unreadable.
 pub fn verify(packages: &Path, digest: Digest) -> Result<Summary, VerifyError> {
-    let place = packages.join(digest.hex());
-    let listing = match std::fs::read_dir(&place) {
+    verify_at(&packages.join(digest.hex()), digest)
+}
+
+/// The same of a package that is at another place, such as a mount of its image.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_at(place: &Path, digest: Digest) -> Result<Summary, VerifyError> {
+    let listing = match std::fs::read_dir(place) {
         Ok(listing) => listing,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(VerifyError::Missing(digest)),
         Err(e) => return Err(WalkError::io(&place.display().to_string(), e).into()),

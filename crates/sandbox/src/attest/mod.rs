@@ -8,6 +8,7 @@
 //! process has proved them from inside before its first instruction, and only its descendants have its filters.
 
 pub mod keeper;
+mod package;
 mod process;
 
 use std::{
@@ -18,8 +19,9 @@ use std::{
 use cogward_model::{Digest, attestation::Check, violation::Violation};
 use serde::{Deserialize, Serialize};
 
-pub use self::process::Window;
+pub use self::package::Declared;
 use self::process::Status;
+pub use self::process::Window;
 use crate::{cgroup::Cgroup, native::Uids};
 
 /// Names of the namespaces below `/proc/<pid>/ns`.
@@ -70,6 +72,13 @@ pub struct Facts {
     /// Mounts in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_points: Option<u64>,
+    /// What the package was found to be mounted from: `erofs`, `erofs-loop` or `directory`; absent where it is not
+    /// looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// The SHA-256 of the image of the package that was mounted, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_image: Option<Digest>,
     /// The namespaces, by the numbers that the kernel gives them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub namespaces: BTreeMap<String, u64>,
@@ -93,6 +102,8 @@ pub struct Subject<'a> {
     pub init: i32,
     /// Digest of the filter that the agent's process has installed, and of how many programs it is.
     pub filter: (Digest, u32),
+    /// What of the sandbox comes from the package.
+    pub package: &'a Declared,
     /// The facts of the first look, once there was one.
     pub first: Option<&'a Facts>,
     /// Which of the host's other processes are looked at this time.
@@ -152,6 +163,7 @@ pub fn look(subject: &Subject<'_>) -> Option<Attestation> {
         own_namespaces(&facts, unreadable),
         network(subject.init, &mut facts),
         mounts(subject.init, &mut facts, subject.first),
+        package(subject.init, subject.package, &mut facts),
         limits(&facts, subject.first),
     ];
     let inside = placed(subject, &facts, &mut checks);
@@ -223,6 +235,20 @@ fn mounts(init: i32, facts: &mut Facts, first: Option<&Facts>) -> Check {
             control.must(first.is_none_or(|first| first.mounts == facts.mounts), || "it has changed".to_owned());
         }
         Err(error) => control.must(false, || format!("it cannot be read: {error}")),
+    }
+    control.check()
+}
+
+/// The package is where it was declared to be from, in its mounts as the kernel tells of them.
+fn package(init: i32, declared: &Declared, facts: &mut Facts) -> Check {
+    let mut control = Control::new("package from where it was declared to be");
+    match process::read(init, "mountinfo") {
+        Ok(table) => {
+            let found = declared.found(&table);
+            found.wrong.into_iter().for_each(|wrong| control.must(false, || wrong));
+            (facts.package, facts.package_image) = (Some(found.from.to_owned()), declared.image());
+        }
+        Err(error) => control.must(false, || format!("its mounts cannot be read: {error}")),
     }
     control.check()
 }

@@ -65,6 +65,7 @@ mod tests {
             profile: Profile::Standard,
             kernel: "6".into(),
             attacks: 1,
+            package: "erofs".into(),
             absent: vec![],
             reported: 0,
             attempts: [Verdict::Allowed, Verdict::Refused, Verdict::Skipped].map(attempt).to_vec(),

@@ -117,6 +117,9 @@ pub struct Report {
     pub attacks: usize,
     /// Programs that are not there, so that their attempts are missing.
     pub absent: Vec<Program>,
+    /// What the programs' own package was mounted from, as in the evidence of a run: what only an image keeps from an
+    /// agent was tried when it was one.
+    pub package: String,
     /// Refused system calls that the sandbox reported meanwhile.
     pub reported: u64,
     /// Each attempt.

@@ -76,15 +76,16 @@ pub(super) struct Answer {
     pub absent: bool,
 }
 
-/// The attacks that a program carries out on a profile.
-pub(super) fn attacks_of(program: Program, profile: Profile) -> Vec<&'static Attack> {
+/// The attacks that a program carries out on a profile, and on packages that come from images where they do.
+pub(super) fn attacks_of(program: Program, profile: Profile, images: bool) -> Vec<&'static Attack> {
     let fits = |means: &Means| match program {
         Program::Binary => matches!(means, Means::Call(..) | Means::Calls(_)),
         Program::Static => matches!(means, Means::Call(..) | Means::Calls(_) | Means::Legacy(_)),
         Program::Python => matches!(means, Means::Call(..) | Means::Calls(_) | Means::Python(_)),
         Program::Shell => matches!(means, Means::Shell(_)),
     };
-    attacks::all().filter(|a| a.holds_in(profile) && fits(&a.means)).collect()
+    let claimed = |a: &&Attack| images || a.technique() != attacks::package::TECHNIQUE;
+    attacks::all().filter(claimed).filter(|a| a.holds_in(profile) && fits(&a.means)).collect()
 }
 
 /// The tasks of a program, its controls first. `host` are files of the host that exist and must not be reached.
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn only_the_expected_refusal_counts() {
-        let attacks = attacks_of(Program::Binary, Profile::Standard);
+        let attacks = attacks_of(Program::Binary, Profile::Standard, true);
         let mut answers: Vec<_> =
             attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(1)))).collect();
         assert_eq!(
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_program_that_died_was_not_refused_unless_that_is_how() {
-        let attacks = attacks_of(Program::Static, Profile::Standard);
+        let attacks = attacks_of(Program::Static, Profile::Standard, true);
         let any = attacks.iter().position(|a| a.refusal.is_empty()).unwrap();
         let mut answers: Vec<_> =
             attacks.iter().map(|a| answer(a.id, a.refusal.first().copied().or(Some(-11)))).collect();

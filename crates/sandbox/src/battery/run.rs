@@ -8,7 +8,7 @@ use std::{
 };
 
 use cogward_model::{
-    Id, SystemClock, SystemEntropy,
+    Digest, Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
 
@@ -17,7 +17,7 @@ use super::{
     plan::{self, Answer, Task},
 };
 use crate::{
-    DriverSettings, LaunchError, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
+    DriverSettings, ImageError, Images, LaunchError, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
     doctor::{self, Missing, ProbeError},
     launch,
     spec::UID_SLOTS,
@@ -53,6 +53,9 @@ pub enum VerifyError {
     /// The sandbox could not be made.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The image of the programs could not be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A file that is needed outside could not be made or read.
     #[error("{what}: {source}")]
     Files {
@@ -92,8 +95,16 @@ pub async fn verify(
 
     // A profile that can be enforced has one.
     let driver = config.driver(profile).unwrap_or_default();
-    let mut report =
-        Report { profile, kernel: host.kernel, attacks: 0, absent: Vec::new(), reported: 0, attempts: Vec::new() };
+    let images = driver == DriverSettings::Native && host.require_package_images().is_ok();
+    let mut report = Report {
+        profile,
+        kernel: host.kernel,
+        attacks: 0,
+        absent: Vec::new(),
+        package: String::new(),
+        reported: 0,
+        attempts: Vec::new(),
+    };
     let secret = directory.join("secret");
     fs::write(&secret, "a secret of the plane").map_err(files("the bait"))?;
     for program in Program::ALL {
@@ -106,7 +117,8 @@ pub async fn verify(
             report.absent.push(program);
             continue;
         }
-        let (attempts, reported) = one(exe, (profile, &driver), directory, program).await?;
+        let (attempts, reported, package) = one(exe, (profile, &driver, images), directory, program).await?;
+        report.package = package;
         report.attempts.extend(attempts);
         report.reported += reported;
     }
@@ -123,17 +135,26 @@ fn files(what: &'static str) -> impl Fn(io::Error) -> VerifyError {
 
 async fn one(
     exe: &Path,
-    (profile, driver): (Profile, &DriverSettings),
+    (profile, driver, images): (Profile, &DriverSettings, bool),
     directory: &Path,
     program: Program,
-) -> Result<(Vec<Attempt>, u64), VerifyError> {
-    let attacks = plan::attacks_of(program, profile);
+) -> Result<(Vec<Attempt>, u64, String), VerifyError> {
+    let attacks = plan::attacks_of(program, profile, images);
     let home = directory.join(program.as_str());
     let run_dir = home.join("run");
     fs::create_dir_all(&run_dir).map_err(files("the run directory"))?;
     fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700)).map_err(files("the run directory"))?;
-    let spec = spec(exe, (profile, driver), program, &home, run_dir, plan::tasks(program, &attacks, directory))?;
+    let mut spec = spec(exe, (profile, driver), program, &home, run_dir, plan::tasks(program, &attacks, directory))?;
+    if images {
+        let (kept, package) = (home.join("images"), home.join("package"));
+        fs::create_dir_all(&kept).map_err(files("the images"))?;
+        // The digest is a name here: nobody has registered this package.
+        let name = Digest::from_bytes([0; 32]);
+        let made = tokio::task::spawn_blocking(move || Images::new(kept).prepare(name, &package, &|_| Ok(()))).await;
+        spec.package_image = Some(made.map_err(|e| files("the images")(io::Error::other(e)))??);
+    }
     let run = launch(exe, &spec).await?;
+    let package = run.enforcement().package.clone();
     let mut violations = run.violations();
     let mut reported = 0;
     if let Err(error) = run.start().await {
@@ -163,7 +184,7 @@ async fn one(
         let errors = fs::read(spec.run_dir.join("stderr.log")).unwrap_or_default();
         VerifyError::Blind { program, detail: String::from_utf8_lossy(&errors).chars().take(500).collect() }
     })?;
-    Ok((attempts, reported))
+    Ok((attempts, reported, package))
 }
 
 async fn next(violations: &mut Option<crate::Reports>) -> Option<crate::Violation> {
@@ -216,6 +237,7 @@ fn spec(
         resources: Resources { memory_mib: 256, workspace_mib: 64, pids: 64, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: package, at: "/app".into() }],
+        package_image: None,
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("HOME".into(), "/work".into())],
         cwd: "/app".into(),

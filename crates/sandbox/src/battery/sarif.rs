@@ -105,6 +105,7 @@ mod tests {
             profile: Profile::Hardened,
             kernel: "6.18".into(),
             attacks: 1,
+            package: "erofs".into(),
             absent: vec![Program::Python],
             reported: 3,
             attempts: verdicts.iter().map(attempt).collect(),

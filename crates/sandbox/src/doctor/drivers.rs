@@ -74,6 +74,7 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
         resources: Resources { memory_mib: 64, workspace_mib: 1, ..Resources::default() },
         root: Root::HostUsr,
         mounts: Vec::new(),
+        package_image: None,
         argv: vec!["/bin/sleep".to_owned(), "60".to_owned()],
         env: Vec::new(),
         cwd: "/".to_owned(),

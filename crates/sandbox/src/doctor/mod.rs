@@ -146,6 +146,14 @@ impl HostReport {
         }
     }
 
+    /// Whether packages are mounted from images of their own here.
+    ///
+    /// # Errors
+    /// What is missing. They are mounted from their directories then.
+    pub fn require_package_images(&self) -> Result<(), Missing> {
+        missing(&self.checks, probes::PACKAGE_IMAGE).map_or(Ok(()), Err)
+    }
+
     fn new(checks: Vec<Check>, environment: Environment, pod: Pod) -> Self {
         let needs = |profile| Controls::of(profile).needs.iter();
         let missing = |profile| -> Vec<Missing> { needs(profile).filter_map(|name| missing(&checks, name)).collect() };

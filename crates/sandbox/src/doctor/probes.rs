@@ -34,8 +34,11 @@ use crate::{
 /// The mechanism that a workspace on disk needs.
 pub const WORKSPACE_DISK: &str = "workspace-disk";
 
+/// What the package of a run needs to come from an image of its own.
+pub const PACKAGE_IMAGE: &str = "package-image";
+
 /// What profiles need, and some that none needs yet.
-pub const PROBES: [Probe; 13] = [
+pub const PROBES: [Probe; 14] = [
     Probe::new("kernel", "run Linux 6.7 or later", kernel),
     Probe::new(
         "namespaces",
@@ -77,6 +80,13 @@ pub const PROBES: [Probe; 13] = [
         "needed by manifests with `workspace: {medium: disk}`: run the plane as root, with e2fsprogs, ext4 and loop devices \
          (in a container: /dev/loop-control and the devices)",
         workspace_on_disk,
+    ),
+    Probe::new(
+        PACKAGE_IMAGE,
+        "needed by no profile: without it packages are mounted from their directories on the host, and the evidence of each \
+         run says so. Run the plane as root (with systemd: deploy/systemd/package-images.conf), with erofs-utils and erofs \
+         in the kernel: Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE, or loop devices",
+        package_image,
     ),
     Probe::new("overlayfs", "not needed by any profile yet", overlay),
     Probe::new("runsc", "not needed by any profile yet", runsc),
@@ -299,11 +309,20 @@ fn use_group(group: &mut Cgroup) -> Result<String, String> {
 
 /// A place for an image that every host has; the runs' own are in the plane's data directory.
 fn workspace_on_disk() -> Result<String, String> {
+    in_directory(disk::probe)
+}
+
+fn package_image() -> Result<String, String> {
+    in_directory(crate::image::probe)
+}
+
+/// Does something with a directory that goes again.
+fn in_directory(probe: fn(&Path) -> Result<String, String>) -> Result<String, String> {
     let name = format!("cogward-probe-{}", std::process::id());
     let dir = ["/var/tmp", "/tmp", "/dev/shm"].map(|top| Path::new(top).join(&name));
     let made = |dir: &&std::path::PathBuf| std::fs::DirBuilder::new().mode(0o700).create(dir).is_ok();
     let dir = dir.iter().find(made).ok_or("no directory for temporary files can be written to")?;
-    let result = disk::probe(dir);
+    let result = probe(dir);
     let _gone = std::fs::remove_dir_all(dir);
     result
 }

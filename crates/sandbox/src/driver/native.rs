@@ -17,12 +17,13 @@ use super::{Carried, Driver, Event, Order, Overhead, Watched};
 use crate::{
     attest::{self, Attestation, Facts, Window},
     cgroup::Cgroup,
+    image::Backing,
     native::{
         self, Begun, Stage, Uids,
         control::{self, FromSandbox, ToInit},
         network, seccomp, sys,
     },
-    spec::{Enforcement, LateInput, Root},
+    spec::{Enforcement, LateInput, PACKAGE_DIRECTORY, Root},
 };
 
 /// Time from the clone to the held agent, at most. Far above what a loaded host needs.
@@ -53,6 +54,8 @@ struct Sandbox {
     /// Where an input that is still to come is written to: the file, and standard input.
     late: Option<[OwnedFd; 2]>,
     enforcement: Enforcement,
+    /// What of it comes from the package, and where from.
+    package: attest::Declared,
     uids: Uids,
     /// Digest of the system-call filter, and of how many programs it is.
     filter: (Digest, u32),
@@ -141,12 +144,13 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
             Root::Image { .. } => "image",
         }
         .to_owned(),
+        package: begun.package.map_or(PACKAGE_DIRECTORY, Backing::as_str).to_owned(),
         workspace: spec.storage.medium,
         self_checks: checks,
     };
-    let filter = (filter, FILTERS);
+    let (filter, package) = ((filter, FILTERS), attest::Declared::of(spec));
     let (uids, window) = (order.uids, Window::default());
-    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, uids, filter, first: None, window })
+    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, package, uids, filter, first: None, window })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
@@ -264,6 +268,7 @@ impl Carried for Sandbox {
             uids: self.uids,
             init: self.begun.pid.as_raw_nonzero().get(),
             filter: self.filter,
+            package: &self.package,
             first: self.first.as_ref(),
             window: &self.window,
         };

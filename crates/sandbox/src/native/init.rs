@@ -42,6 +42,8 @@ pub struct Ends<'a> {
     pub stderr: &'a OwnedFd,
     /// The file system of a workspace on disk.
     pub workspace: Option<BorrowedFd<'a>>,
+    /// A mount of the image that the package comes from.
+    pub package: Option<BorrowedFd<'a>>,
 }
 
 /// Everything init does. Never returns: this is a copy of the supervisor's process.
@@ -63,7 +65,7 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>)
 fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
     // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
     let mut kept = vec![ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-    kept.extend(ends.workspace);
+    kept.extend(ends.workspace.into_iter().chain(ends.package));
     sys::close_all_but(&kept).at("descriptors")?;
     rustix::process::setsid().at("session")?;
     // The supervisor's own umask closes what it writes on the host; what is made in here is for the agent to read.
@@ -73,7 +75,7 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     // A crash of init itself has the host execute nothing either.
     super::crash::limit().at("limit of core files")?;
-    let sources = Sources::open(spec, uids)?;
+    let sources = Sources::open(spec, uids, ends.package)?;
     expect(ends.control, |m| matches!(m, ToInit::Mapped))?;
     super::become_first_uid(uids).at("uid of init")?;
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 const LOOP_CTL_GET_FREE: u64 = 0x4C82;
 const LOOP_CONFIGURE: u64 = 0x4C0A;
+const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 /// Between the question for a free device and its use, somebody else may take it.
@@ -46,8 +47,17 @@ struct Config {
 /// Attaches a file to a free device, and names it. It is detached when the last that uses it closes it, whatever
 /// happens to us.
 pub fn attach(file: BorrowedFd<'_>) -> io::Result<(OwnedFd, String)> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let control = rustix::fs::open("/dev/loop-control", flags, Mode::empty())?;
+    attach_with(file, OFlags::RDWR, 0)
+}
+
+/// The same of a file that is never written to.
+pub fn attach_read_only(file: BorrowedFd<'_>) -> io::Result<(OwnedFd, String)> {
+    attach_with(file, OFlags::RDONLY, READ_ONLY)
+}
+
+fn attach_with(file: BorrowedFd<'_>, access: OFlags, more: u32) -> io::Result<(OwnedFd, String)> {
+    let flags = access | OFlags::CLOEXEC;
+    let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     for _ in 0..ATTEMPTS {
         // SAFETY: takes no argument beyond the request.
@@ -60,7 +70,7 @@ pub fn attach(file: BorrowedFd<'_>) -> io::Result<(OwnedFd, String)> {
         // SAFETY: a `Config` of zeroes is a valid value: it is plain integers and arrays of them.
         let mut config: Config = unsafe { std::mem::zeroed() };
         config.fd = fd;
-        config.info.flags = AUTOCLEAR | DIRECT_IO;
+        config.info.flags = AUTOCLEAR | DIRECT_IO | more;
         // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which is what `Config` is (its size is checked in
         // the tests) and which outlives the call. The descriptor in it is open: it is borrowed.
         let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, std::ptr::from_ref(&config)) };

@@ -10,7 +10,7 @@ pub mod crash;
 pub mod disk;
 pub mod init;
 pub mod landlock;
-mod loop_device;
+pub mod loop_device;
 pub mod mounts;
 pub mod network;
 pub mod seccomp;
@@ -28,7 +28,7 @@ use cogward_model::manifest::Medium;
 use nix::libc;
 use rustix::process::Pid;
 
-use crate::{profile::Controls, spec::LaunchSpec};
+use crate::{image, profile::Controls, spec::LaunchSpec};
 
 /// A step of the launch that failed, and what the system answered.
 #[derive(Debug)]
@@ -141,6 +141,8 @@ pub struct Begun {
     pub stdout: OwnedFd,
     /// The agent's standard error.
     pub stderr: OwnedFd,
+    /// How the image of the package is mounted, where the run has one.
+    pub package: Option<image::Backing>,
     /// Holds the size of a workspace on disk, for as long as the run lives; nobody reads it.
     _ballast: Option<OwnedFd>,
 }
@@ -155,6 +157,16 @@ pub fn disk_of(spec: &LaunchSpec, uids: Uids) -> Result<Option<(OwnedFd, OwnedFd
             disk::workspace_for(&spec.run_dir, mib, inodes, uids.agent_on_host()).map(Some)
         }
         Medium::Disk => Err(Stage::new("workspace on disk", &"the plane does not run as root")),
+    }
+}
+
+/// A mount of the image that the package comes from, where the run has one. That it is the image that was made is
+/// made sure of here.
+pub fn package_of(spec: &LaunchSpec, uids: Uids) -> Result<Option<image::Mounted>, Stage> {
+    match &spec.package_image {
+        None => Ok(None),
+        Some(image) if matches!(uids, Uids::OwnRange { .. }) => image::open(image).map(Some),
+        Some(_) => Err(Stage::new("image of the package", &"the plane does not run as root")),
     }
 }
 
@@ -177,6 +189,7 @@ pub fn begin(
         let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
         rustix::fs::fchown(end, owner.0, owner.1).at("owner of the standard streams")?;
     }
+    let package = package_of(spec, uids)?;
     let (disk, ballast) = disk_of(spec, uids)?.unzip();
     match sys::clone_into(NAMESPACES, cgroup).at("namespaces")? {
         sys::Side::Child => {
@@ -186,6 +199,7 @@ pub fn begin(
                 stdout: &stdout_write,
                 stderr: &stderr_write,
                 workspace: disk.as_ref().map(AsFd::as_fd),
+                package: package.as_ref().map(|package| package.mount.as_fd()),
             };
             init::main(spec, controls, uids, &ends)
         }
@@ -193,7 +207,8 @@ pub fn begin(
             write_maps(pid, uids).at("uid map")?;
             // An init that has died already has said why, and that is read next.
             let _ = control::send(control.as_fd(), &control::ToInit::Mapped, &[]);
-            Ok(Begun { pid, pidfd, control, start, stdout, stderr, _ballast: ballast })
+            let package = package.map(|package| package.backing);
+            Ok(Begun { pid, pidfd, control, start, stdout, stderr, package, _ballast: ballast })
         }
     }
 }

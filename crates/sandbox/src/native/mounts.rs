@@ -30,6 +30,7 @@ use super::{
     tree::{self, Tree},
 };
 use crate::{
+    image::{Attached, top_level},
     spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
     storage::{INPUTS, SKILLS},
 };
@@ -61,7 +62,9 @@ pub struct Sources {
 impl Sources {
     /// Clones what the run may see, in the mount namespace of the run, which is cut off from the host's first. Only
     /// before the uid changes: afterwards the plane's directories are closed.
-    pub fn open(spec: &LaunchSpec, uids: Uids) -> Result<Self, Stage> {
+    ///
+    /// `package` is a mount of the image that the package comes from, where the launch names one.
+    pub fn open(spec: &LaunchSpec, uids: Uids, package: Option<BorrowedFd<'_>>) -> Result<Self, Stage> {
         // Before the first clone: one of a mount that still belongs to the host's would get what is mounted there later.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).at("private mounts")?;
@@ -76,22 +79,9 @@ impl Sources {
             template: None,
             grants: Grants { connect: network::PORTS.to_vec(), ..Grants::default() },
         };
-        match &spec.root {
-            Root::HostUsr => sources.host_usr()?,
-            Root::Image { dir } => sources.image(dir, spec, uids)?,
-        }
-        for mount in &spec.mounts {
-            readable(&mount.source, uids)?;
-            sources.tree(&mount.source, mount.at.trim_start_matches('/'), true)?;
-        }
+        sources.package(spec, uids, package)?;
         for input in &spec.storage.inputs {
             sources.input(&input.source, &format!("{INPUTS}/{}", input.name), uids)?;
-        }
-        if let Some(from) = &spec.storage.from {
-            readable(from, uids)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let stage = format!("workspace from {}", from.display());
-            sources.template = Some(rustix::fs::open(from, flags, Mode::empty()).at(&stage)?);
         }
         for device in DEVICES {
             let fd = clone_tree(&Path::new("/dev").join(device)).at("device nodes")?;
@@ -102,9 +92,35 @@ impl Sources {
         Ok(sources)
     }
 
-    fn tree(&mut self, source: &Path, at: &str, execute: bool) -> Result<(), Stage> {
+    /// The root and what is mounted of the package: out of its image, as far as it is of the package and there is one.
+    fn package(&mut self, spec: &LaunchSpec, uids: Uids, mount: Option<BorrowedFd<'_>>) -> Result<(), Stage> {
+        let attached = match (&spec.package_image, mount) {
+            (Some(image), Some(mount)) => {
+                Some(Attached::at(image, mount, self.run_dir.as_fd()).at("image of the package")?)
+            }
+            (None, None) => None,
+            _ => return Err(Stage::new("image of the package", &"it was declared and not mounted, or not declared")),
+        };
+        let from = Origin(attached.as_ref());
+        match &spec.root {
+            Root::HostUsr => self.host_usr()?,
+            Root::Image { dir } => self.image(dir, spec, uids, from)?,
+        }
+        for mount in &spec.mounts {
+            from.readable(&mount.source, uids)?;
+            self.tree(&mount.source, mount.at.trim_start_matches('/'), true, from)?;
+        }
+        if let Some(template) = &spec.storage.from {
+            from.readable(template, uids)?;
+            let stage = format!("workspace from {}", template.display());
+            self.template = Some(from.directory(template).at(&stage)?);
+        }
+        attached.map_or(Ok(()), |attached| attached.detach().at("image of the package"))
+    }
+
+    fn tree(&mut self, source: &Path, at: &str, execute: bool, from: Origin<'_>) -> Result<(), Stage> {
         let stage = || format!("mount of {}", source.display());
-        let fd = clone_tree(source).at(&stage())?;
+        let fd = from.tree(source).at(&stage())?;
         tree::make_read_only(fd.as_fd(), true).at(&stage())?;
         let place = format!("/{at}");
         if execute {
@@ -121,11 +137,11 @@ impl Sources {
         let stage = format!("input {at}");
         let found = std::fs::symlink_metadata(source).at(&stage)?;
         if found.is_dir() {
-            readable(source, uids)?;
+            Origin(None).readable(source, uids)?;
         } else if !found.is_file() || (matches!(uids, Uids::OwnRange { .. }) && found.mode() & 0o004 == 0) {
             return Err(Stage::new(stage, &"it is neither a file nor a directory that the agent could read"));
         }
-        self.tree(source, at, false)?;
+        self.tree(source, at, false, Origin(None))?;
         if let Some((_, fd)) = self.trees.last() {
             let no_execution = MountAttrFlags::MOUNT_ATTR_NOEXEC.bits();
             super::sys::mount_add_attributes(fd.as_fd(), no_execution.into(), true).at(&stage)?;
@@ -134,7 +150,7 @@ impl Sources {
     }
 
     fn host_usr(&mut self) -> Result<(), Stage> {
-        self.tree(Path::new("/usr"), "usr", true)?;
+        self.tree(Path::new("/usr"), "usr", true, Origin(None))?;
         for name in ["bin", "sbin", "lib", "lib64"] {
             if Path::new("/usr").join(name).is_dir() {
                 self.links.push((name.to_owned(), format!("usr/{name}")));
@@ -143,7 +159,7 @@ impl Sources {
         for name in ETC_TREES {
             let source = Path::new("/etc").join(name);
             if source.is_dir() {
-                self.tree(&source, &format!("etc/{name}"), false)?;
+                self.tree(&source, &format!("etc/{name}"), false, Origin(None))?;
             }
         }
         for name in ETC_FILES {
@@ -167,25 +183,63 @@ impl Sources {
     }
 
     /// Shows each top-level entry of an image by itself, so that the root above them is always ours.
-    fn image(&mut self, dir: &Path, spec: &LaunchSpec, uids: Uids) -> Result<(), Stage> {
-        readable(dir, uids)?;
+    fn image(&mut self, dir: &Path, spec: &LaunchSpec, uids: Uids, from: Origin<'_>) -> Result<(), Stage> {
+        from.readable(dir, uids)?;
         let ours = ["proc", "dev", "sys", "tmp", "run", "work"];
-        for entry in std::fs::read_dir(dir).at("image")? {
-            let entry = entry.at("image")?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let covered = spec.mounts.iter().any(|m| m.at.split('/').nth(1) == Some(name));
+        let directory = from.directory(dir).at("image")?;
+        for (name, target) in top_level(directory.as_fd()).at("image")? {
+            let covered = spec.mounts.iter().any(|m| m.at.split('/').nth(1) == Some(name.as_str()));
             let inputs = name == INPUTS && !spec.storage.inputs.is_empty();
-            if ours.contains(&name) || covered || inputs {
+            if ours.contains(&name.as_str()) || covered || inputs {
                 continue;
             }
-            let kind = entry.file_type().at("image")?;
-            if kind.is_symlink() {
-                let target = std::fs::read_link(entry.path()).at("image")?;
-                self.links.push((name.to_owned(), target.to_string_lossy().into_owned()));
-            } else if kind.is_dir() {
-                self.tree(&entry.path(), name, true)?;
+            match target {
+                Some(target) => self.links.push((name, target)),
+                None => self.tree(&dir.join(&name), &name, true, from)?,
             }
+        }
+        Ok(())
+    }
+}
+
+/// Where what a launch names on the host is taken from: the image of the package, as far as it is of the package.
+#[derive(Clone, Copy)]
+struct Origin<'a>(Option<&'a Attached<'a>>);
+
+impl Origin<'_> {
+    fn of_package<'p>(&self, source: &'p Path) -> Option<(&Attached<'_>, &'p Path)> {
+        self.0.and_then(|image| Some((image, image.inside(source)?)))
+    }
+
+    /// A detached mount of a directory, or of a file of the host.
+    fn tree(&self, source: &Path) -> io::Result<OwnedFd> {
+        match self.of_package(source) {
+            Some((image, inside)) => image.clone_of(inside),
+            None => clone_tree(source),
+        }
+    }
+
+    /// A directory, to be read.
+    fn directory(&self, source: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match self.of_package(source) {
+            Some((image, inside)) => image.open(inside, flags),
+            None => Ok(rustix::fs::open(source, flags, Mode::empty())?),
+        }
+    }
+
+    /// Refuses a directory that the agent could not enter, with a sentence instead of the agent's own confusion.
+    fn readable(&self, source: &Path, uids: Uids) -> Result<(), Stage> {
+        let stage = format!("mount of {}", source.display());
+        let mode = match self.of_package(source) {
+            Some((image, inside)) => image.stat(inside).at(&stage)?.st_mode,
+            None => std::fs::symlink_metadata(source).at(&stage)?.mode(),
+        };
+        if FileType::from_raw_mode(mode) != FileType::Directory {
+            return Err(Stage::new(stage, &"it is not a directory"));
+        }
+        if matches!(uids, Uids::OwnRange { .. }) && mode & 0o005 != 0o005 {
+            return Err(Stage::new(stage, &format!("the agent could not read it: its mode is {:o}", mode & 0o7777)));
         }
         Ok(())
     }
@@ -243,22 +297,6 @@ impl Sources {
 pub fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(open_tree(CWD, source, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?)
-}
-
-/// Refuses a directory that the agent could not enter, with a sentence instead of the agent's own confusion.
-fn readable(source: &Path, uids: Uids) -> Result<(), Stage> {
-    let stage = format!("mount of {}", source.display());
-    let found = std::fs::symlink_metadata(source).at(&stage)?;
-    if !found.is_dir() {
-        return Err(Stage::new(stage, &"it is not a directory"));
-    }
-    if matches!(uids, Uids::OwnRange { .. }) && found.mode() & 0o005 != 0o005 {
-        return Err(Stage::new(
-            stage,
-            &format!("the agent could not read it: its mode is {:o}", found.mode() & 0o7777),
-        ));
-    }
-    Ok(())
 }
 
 /// What is left of the build for the processes of the sandbox.

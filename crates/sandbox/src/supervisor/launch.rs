@@ -91,7 +91,8 @@ fn disk_places(spec: &LaunchSpec) -> Vec<PathBuf> {
     let mounts = spec.mounts.iter().map(|mount| mount.source.clone());
     let inputs = spec.storage.inputs.iter().map(|input| input.source.clone());
     let workspace = (spec.storage.medium == cogward_model::manifest::Medium::Disk).then(|| spec.run_dir.clone());
-    mounts.chain(inputs).chain([root]).chain(workspace).collect()
+    let image = spec.package_image.iter().map(|image| image.file.clone());
+    mounts.chain(inputs).chain([root]).chain(workspace).chain(image).collect()
 }
 
 /// Takes the status of every child that has ended.

@@ -27,6 +27,8 @@ pub struct Carrier {
     name: &'static str,
     profile: Profile,
     driver: DriverSettings,
+    /// Whether the package comes from an image of its own.
+    imaged: bool,
 }
 
 impl Carrier {
@@ -35,6 +37,9 @@ impl Carrier {
         let mut rig = rig::python(program);
         rig.spec.profile = self.profile;
         rig.spec.driver = self.driver.clone();
+        if self.imaged {
+            rig::imaged(&mut rig);
+        }
         if self.profile == Profile::Microvm {
             // A monitor of its own for each, and an image in the place of the host's /usr.
             rig.spec.driver = DriverSettings::Firecracker(world::settings(rig.data.path(), world::WELL));
@@ -57,11 +62,13 @@ impl Carrier {
 
 fn carriers() -> Vec<Carrier> {
     let oci = |runtime: &str, kind| DriverSettings::Oci { runtime: runtime.into(), kind, platform: None };
-    let native = |name, profile| Carrier { name, profile, driver: DriverSettings::Native };
-    let of = |name, profile, driver| Carrier { name, profile, driver };
+    let native = |name, profile| Carrier { name, profile, driver: DriverSettings::Native, imaged: false };
+    let of = |name, profile, driver| Carrier { name, profile, driver, imaged: false };
     vec![
         native("native_standard", Profile::Standard),
         native("native_hardened", Profile::Hardened),
+        Carrier { imaged: true, ..native("native_standard_of_an_image", Profile::Standard) },
+        Carrier { imaged: true, ..native("native_hardened_of_an_image", Profile::Hardened) },
         of("oci_runsc", Profile::Gvisor, oci("/usr/bin/runsc", RuntimeKind::Runsc)),
         of("oci_runc", Profile::Container, oci("/usr/sbin/runc", RuntimeKind::Runc)),
         of("oci_crun", Profile::Container, oci("/usr/bin/crun", RuntimeKind::Crun)),

@@ -79,7 +79,7 @@ fn proven() {
         let run = rig.held().await;
         let proof = run.proof().unwrap().clone();
         assert_eq!(gone(&proof), Vec::<String>::new());
-        assert_eq!((proof.checks.len(), proof.processes), (11, 2));
+        assert_eq!((proof.checks.len(), proof.processes), (12, 2));
         let facts = &proof.facts;
         assert_eq!(facts.namespaces.len(), 7);
         for (name, number) in &facts.namespaces {

@@ -48,6 +48,8 @@ fn whole(profile: Profile) {
         let skipped: Vec<_> =
             report.attempts.iter().filter(|a| a.verdict == Verdict::Skipped).map(|a| (&a.id, &a.answer)).collect();
         println!("  skipped {skipped:?}, {} reported", report.reported);
+        assert_eq!(report.package, "erofs");
+        assert!(report.attempts.iter().filter(|a| a.id.starts_with("package.")).count() >= 9);
         assert!(report.attacks >= 500 && refused > 1_200 && skipped.len() < 10 && report.reported > 100);
     });
 }
@@ -124,9 +126,9 @@ fn carried(profile: Profile, config: &'static str, least: usize) {
 
 fn container() {
     carried(Profile::Container, r#"{"container": {"runtime": "/usr/sbin/runc"}}"#, 1_200);
+    carried(Profile::Container, r#"{"container": {"runtime": "/usr/bin/crun"}}"#, 1_200);
 }
 
-    carried(Profile::Container, r#"{"container": {"runtime": "/usr/bin/crun"}}"#, 1_200);
 fn gvisor() {
     carried(Profile::Gvisor, r#"{"gvisor": {"runtime": "/usr/bin/runsc"}}"#, 700);
 }

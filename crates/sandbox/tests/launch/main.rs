@@ -11,6 +11,7 @@ mod faults;
 mod files;
 mod hardened;
 mod host;
+mod image;
 mod late;
 mod lifecycle;
 mod limits;
@@ -18,6 +19,9 @@ mod neighbours;
 mod outside;
 mod rig;
 mod timing;
+#[expect(dead_code, reason = "only its image of a root is used here")]
+#[path = "../machine/world.rs"]
+mod world;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,7 @@ fn tests() -> Vec<Test> {
         files::TESTS,
         hardened::TESTS,
         host::TESTS,
+        image::TESTS,
         late::TESTS,
         lifecycle::TESTS,
         limits::TESTS,

@@ -8,10 +8,10 @@ use std::{
 };
 
 use cogward_model::{
-    Id, SystemClock, SystemEntropy,
+    Digest, Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
-use cogward_sandbox::{DriverSettings, Exit, LaunchSpec, ReadOnlyMount, Root, Supervised, Violation, launch};
+use cogward_sandbox::{DriverSettings, Exit, Images, LaunchSpec, ReadOnlyMount, Root, Supervised, Violation, launch};
 
 /// Blocks on a test's future, with a bound: a sandbox that hangs is a failure, not a wait.
 pub fn run<F: Future<Output = ()>>(test: F) {
@@ -69,6 +69,7 @@ pub fn python(program: &str) -> Rig {
         resources: Resources { memory_mib: 256, workspace_mib: 8, pids: 32, ..Resources::default() },
         root: Root::HostUsr,
         mounts: vec![ReadOnlyMount { source: code, at: "/app".into() }],
+        package_image: None,
         argv: ["/usr/bin/python3", "-B", "main.py"].map(str::to_owned).to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/work".into())],
         cwd: "/app".into(),
@@ -81,6 +82,20 @@ pub fn python(program: &str) -> Rig {
         storage: cogward_sandbox::storage::Storage::default(),
     };
     Rig { data, spec }
+}
+
+/// Has the package of a rig come from an image of its own, as far as it is below its first mount.
+pub fn imaged(rig: &mut Rig) {
+    let of = rig.spec.mounts[0].source.clone();
+    image_of(rig, &of);
+}
+
+/// The same of a directory.
+pub fn image_of(rig: &mut Rig, of: &std::path::Path) {
+    let images = rig.data.path().join("images");
+    std::fs::create_dir_all(&images).unwrap();
+    let made = Images::new(images).prepare(Digest::from_bytes([1; 32]), of, &|_| Ok(()));
+    rig.spec.package_image = Some(made.unwrap());
 }
 
 impl Rig {

@@ -18,11 +18,11 @@ use cogward_model::{
     content::{GivenInput, TreeLimits},
     manifest::{self, Profile},
 };
-use cogward_registry::content;
+use cogward_registry::{content, package};
 use cogward_sandbox::storage::{InputMount, Storage};
 use cogward_sandbox::{
-    Adopted, CommandError, ExitCause, HostReport, LateInput, LaunchSpec, ReadOnlyMount, Root, SandboxConfig,
-    Supervised, protocol::Phase,
+    Adopted, CommandError, DriverSettings, ExitCause, HostReport, Images, LateInput, LaunchSpec, PackageImage,
+    ReadOnlyMount, Root, SandboxConfig, Supervised, protocol::Phase,
 };
 use tokio::sync::mpsc;
 
@@ -34,6 +34,8 @@ pub(crate) struct HostSandboxes {
     exe: PathBuf,
     config: SandboxConfig,
     packages: PathBuf,
+    /// Where they are mounted from, where this host can.
+    images: Option<Arc<Images>>,
     missing: HashMap<Profile, Vec<Missing>>,
     report: Option<HostReport>,
 }
@@ -44,11 +46,42 @@ impl HostSandboxes {
     pub(crate) fn new(
         exe: PathBuf,
         config: SandboxConfig,
-        packages: PathBuf,
+        (packages, images): (PathBuf, Images),
         missing: HashMap<Profile, Vec<Missing>>,
         report: Option<HostReport>,
     ) -> Self {
-        Self { exe, config, packages, missing, report }
+        // A host that could not be probed launches nothing.
+        let images = match report.as_ref().map_or(Ok(()), HostReport::require_package_images) {
+            Ok(()) => Some(Arc::new(images)),
+            Err(lacking) => {
+                tracing::warn!(why = %lacking.why, fix = %lacking.fix, "packages are mounted from their directories");
+                None
+            }
+        };
+        Self { exe, config, packages, images, missing, report }
+    }
+
+    /// Makes sure that what runs is what was registered, byte for byte: a file that was changed since stops the run.
+    /// Answers with the image that it is mounted from, where it is.
+    async fn package(
+        &self,
+        request: &LaunchRequest,
+        driver: &DriverSettings,
+    ) -> Result<Option<PackageImage>, PortError> {
+        let (packages, package) = (self.packages.clone(), request.package);
+        let images = self.images.clone().filter(|_| *driver == DriverSettings::Native);
+        // Of the directory of a root, the trust store of the run was read.
+        let directory = images.is_none() || request.root_image.is_some();
+        let prepared = tokio::task::spawn_blocking(move || {
+            if directory {
+                package::verify(&packages, package).map_err(|e| PortError::from_error(&e))?;
+            }
+            let Some(images) = images else { return Ok(None) };
+            let verify = |at: &Path| package::verify_at(at, package).map(drop).map_err(|e| PortError::from_error(&e).0);
+            let image = images.prepare(package, &packages.join(package.hex()), &verify);
+            image.map(Some).map_err(|e| PortError::from_error(&e))
+        });
+        prepared.await.map_err(|e| PortError::from_error(&e))?
     }
 }
 
@@ -75,22 +108,18 @@ impl Sandboxes for HostSandboxes {
 
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>> {
         Box::pin(async move {
-            // What runs is what was registered, byte for byte: a file that was changed since stops the run.
-            let (packages, package) = (self.packages.clone(), request.package);
-            let verified = tokio::task::spawn_blocking(move || cogward_registry::package::verify(&packages, package));
-            let verified = verified.await.map_err(|e| PortError::from_error(&e))?;
-            verified.map_err(|e| PortError::from_error(&e))?;
-            // So are its inputs what was recorded when it was asked for.
+            // A run is accepted only when its profile can be enforced; this is the last look.
+            let driver = self.config.driver(request.profile);
+            let driver =
+                driver.ok_or_else(|| PortError(format!("no driver carries `{}`", request.profile.as_str())))?;
+            let package_image = self.package(&request, &driver).await?;
+            // Its inputs are what was recorded when it was asked for.
             let given = request.inputs.clone();
             let verified = tokio::task::spawn_blocking(move || unchanged(&given));
             verified.await.map_err(|e| PortError::from_error(&e))??;
             let (medium, from) = request.workspace;
             let inputs = request.inputs.into_iter().map(|(input, source)| InputMount { name: input.name, source });
             let storage = Storage { medium, from, inputs: inputs.collect(), outputs: request.outputs };
-            // A run is accepted only when its profile can be enforced; this is the last look.
-            let driver = self.config.driver(request.profile);
-            let driver =
-                driver.ok_or_else(|| PortError(format!("no driver carries `{}`", request.profile.as_str())))?;
             let spec = LaunchSpec {
                 run: request.run,
                 run_dir: request.run_dir,
@@ -99,6 +128,7 @@ impl Sandboxes for HostSandboxes {
                 resources: request.resources,
                 root: request.root_image.map_or(Root::HostUsr, |dir| Root::Image { dir }),
                 mounts: request.mounts.into_iter().map(|(source, at)| ReadOnlyMount { source, at }).collect(),
+                package_image,
                 argv: request.argv,
                 env: request.env,
                 cwd: request.cwd,

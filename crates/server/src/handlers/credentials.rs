@@ -218,7 +218,12 @@ mod tests {
     }
 
     fn caller(app: &App) -> Caller {
-        Caller(Operator { id: Id::new(&*app.clock, &*app.entropy), name: "test".to_owned(), role: Role::Operator, roles: Vec::new() })
+        Caller(Operator {
+            id: Id::new(&*app.clock, &*app.entropy),
+            name: "test".to_owned(),
+            role: Role::Operator,
+            roles: Vec::new(),
+        })
     }
 
     async fn putting(app: App) -> Result<StatusCode, Failure> {

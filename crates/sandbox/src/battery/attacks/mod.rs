@@ -7,6 +7,7 @@ mod files;
 mod kernel;
 mod memory;
 mod network;
+pub mod package;
 mod process;
 mod shell;
 
@@ -84,6 +85,7 @@ pub enum Arg {
 pub fn all() -> impl Iterator<Item = &'static Attack> {
     [
         network::ATTACKS,
+        package::ATTACKS,
         kernel::ATTACKS,
         kernel::ATTACKS_HERE,
         calls::ATTACKS,
@@ -135,6 +137,10 @@ pub fn help(technique: &str) -> &'static str {
         }
         "process" => {
             "No other process is visible, and none of init or of another uid can be traced, read or signalled."
+        }
+        "package" => {
+            "The package is mounted from an image of its own: no path of the host is in the table of mounts, and no file of \
+             it is one of the host's."
         }
         "execute" => {
             "Only programs of the root and the package are executed: the writable places are mounted `noexec`, and Landlock \

@@ -304,6 +304,7 @@ impl Firecracker {
             cgroup: order.cgroup.kind().to_owned(),
             resources: spec.resources,
             root: "image".to_owned(),
+            package: "drive".to_owned(),
             workspace: Medium::Disk,
             self_checks,
         };

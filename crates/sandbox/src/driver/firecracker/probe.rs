@@ -74,6 +74,7 @@ fn machine(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Resu
         resources: Resources { memory_mib: 64, workspace_mib: 1, ..Resources::default() },
         root: Root::Image { dir: image },
         mounts: Vec::new(),
+        package_image: None,
         // It is held before this and never gets there.
         argv: vec!["/nothing".to_owned()],
         env: Vec::new(),

@@ -102,7 +102,7 @@ fn prepare(
     // The runtime and all that it starts inherit it.
     crash::limit().at("limit of core files")?;
     let spec = order.spec;
-    let sources = Sources::open(spec, order.uids)?;
+    let sources = Sources::open(spec, order.uids, None)?;
     // After the sources, which have cut this namespace off from the host's mounts.
     let host = Host::open(spec, program)?;
     init::expect(ends.control, |m| matches!(m, ToInit::Mapped))?;

@@ -251,6 +251,7 @@ impl Oci {
                 Root::Image { .. } => "image",
             }
             .to_owned(),
+            package: crate::spec::PACKAGE_DIRECTORY.to_owned(),
             workspace: spec.storage.medium,
             self_checks,
         }
