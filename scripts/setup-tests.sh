@@ -64,6 +64,25 @@ else
   echo "$wanted" > "$venv/stamp"
 fi
 
+# The solver that proves what a change of policy grants: Debian's cvc5 is older than Cedar's compiler takes.
+if [ "$purpose" = tests ]; then
+  solver=$cache/venvs/solver
+  wanted=$(stamp_of tests/requirements-solver.txt tests/fixtures/solver/cvc5.py)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$solver/stamp" "$wanted"; then
+    say "solver: there"
+  else
+    say "solver: making $solver"
+    rm -rf "$solver"
+    python3 -m venv "$solver" || fail "python3 has no venv module: install python3-venv"
+    try 300 "$solver/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      -r tests/requirements-solver.txt || fail "the Python packages of tests/requirements-solver.txt cannot be installed"
+    { echo "#!$solver/bin/python"; cat tests/fixtures/solver/cvc5.py; } > "$solver/bin/cvc5"
+    chmod +x "$solver/bin/cvc5"
+    "$solver/bin/cvc5" --version > /dev/null || fail "the solver does not start"
+    echo "$wanted" > "$solver/stamp"
+  fi
+fi
+
 # MCP servers, real ones, at the versions of the lock file. Their install scripts do not run.
 servers=tests/fixtures/mcp-servers
 wanted=$(stamp_of "$servers/package-lock.json")

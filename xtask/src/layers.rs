@@ -21,13 +21,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("registry", &["model", "store"]),
     ("budget", &["model"]),
     ("policy", &["model"]),
+    ("prover", &["policy"]),
     ("sandbox", &["model"]),
     ("engine", &["model", "store", "evidence", "journal", "sandbox"]),
     ("gateway", &["model", "budget", "journal", "policy"]),
     (
         "server",
         &[
-            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy",
+            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy", "prover",
             "sandbox", "engine", "gateway",
         ],
     ),

@@ -9,10 +9,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod analysis;
 mod annotations;
 pub mod ask;
 mod context;
-mod entities;
+pub mod entities;
 pub mod escalation;
 pub mod explain;
 pub mod finding;

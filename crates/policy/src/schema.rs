@@ -1,16 +1,37 @@
 //! The Cedar schema: what policies can name. A part is fixed, and a part is made from the pinned tools.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::Write,
+    sync::Arc,
+};
 
 use crate::{
     ask::Deed,
-    finding::{Finding, Severity},
     shape::{Field, Kind, Shape},
     track::Tracker,
-    version::Version,
 };
 
+mod names;
+mod validate;
+
 const ENTITIES: &str = include_str!("schema/entities.cedarschema");
+
+/// What all actions of agents have in their context.
+const AGENT: &str = "
+      \"tier\": String,
+      \"autonomy\": String,
+      \"subject\"?: String,
+      \"run\"?: String,
+      \"budget\": Budget,
+      \"time\": Time,
+      \"labels\": Set<String>,
+      \"history\": History,";
+
+/// What all actions of operators have.
+const OPERATOR: &str = "
+      \"time\": Time,
+      \"command\": String,";
 
 /// The tools that policies can name, with their arguments.
 #[derive(Debug, Clone, Default)]
@@ -25,9 +46,18 @@ impl Schema {
         Self::default()
     }
 
-    /// Adds a pinned tool.
+    /// Adds a pinned tool. Of two tools of one name, which a level above tenants can see, what they have in common is
+    /// offered.
     pub fn tool(&mut self, server: &str, tool: &str, shape: Arc<Shape>) {
-        self.tools.insert((server.to_owned(), tool.to_owned()), shape);
+        match self.tools.entry((server.to_owned(), tool.to_owned())) {
+            Entry::Vacant(place) => drop(place.insert(shape)),
+            Entry::Occupied(mut place) => {
+                if **place.get() != *shape {
+                    let common = place.get().in_common(&shape);
+                    place.insert(Arc::new(common));
+                }
+            }
+        }
     }
 
     /// The arguments of a pinned tool.
@@ -36,112 +66,134 @@ impl Schema {
         self.tools.get(&(server.to_owned(), tool.to_owned()))
     }
 
+    /// Every pinned tool, by server and name.
+    pub fn tools(&self) -> impl Iterator<Item = (&str, &str, &Arc<Shape>)> {
+        self.tools.iter().map(|((server, tool), shape)| (server.as_str(), tool.as_str(), shape))
+    }
+
     /// The schema as a text that Cedar reads.
     #[must_use]
     pub fn text(&self, trackers: &[Arc<Tracker>]) -> String {
-        let mut text = String::from("namespace Cogward {\n");
-        text.push_str(ENTITIES);
-        let history: Vec<String> = trackers.iter().map(|tracker| format!("\"{}\": Long", tracker.name)).collect();
-        let _ = writeln!(
-            text,
-            "\n  /// The trackers that the set declares.\n  type History = {{ {} }};",
-            history.join(", ")
-        );
-        for action in Deed::ACTIONS {
-            let (principal, resource, context) = applies(action);
-            let _ = writeln!(
-                text,
-                "\n  action \"{action}\" appliesTo {{\n    principal: [{principal}],\n    resource: [{resource}],\n    context: {{ {context} }},\n  }};"
-            );
-        }
-        for ((server, tool), shape) in &self.tools {
-            let (principal, resource, context) = applies("tool_call");
-            let _ = writeln!(
-                text,
-                "\n  action \"tool:{server}/{tool}\" in [\"tool_call\"] appliesTo {{\n    principal: [{principal}],\n    resource: [{resource}],\n    context: {{ {context}, \"arguments\": {} }},\n  }};",
-                record(shape.fields())
-            );
-        }
-        text.push_str("}\n");
-        text
+        text_of(self.tools(), trackers)
     }
 
-    pub(crate) fn validate(&self, version: &Version) -> Vec<Finding> {
-        let whole = |what: String| Finding {
-            severity: Severity::Error,
-            line: 0,
-            column: 0,
-            rule: None,
-            what,
-            next_step: "Report this as a defect".into(),
-        };
-        let text = self.text(version.trackers());
-        let schema = match cedar_policy::Schema::from_cedarschema_str(&text) {
-            Ok((schema, _)) => schema,
-            Err(error) => return vec![whole(format!("the schema could not be made: {error}"))],
-        };
-        let policies = version.rules().iter().map(|rule| rule.policy.clone());
-        let set = match cedar_policy::PolicySet::from_policies(policies) {
-            Ok(set) => set,
-            Err(error) => return vec![whole(error.to_string())],
-        };
-        let source = match crate::source::Source::new(version.text()) {
-            Ok(source) => source,
-            Err(findings) => return findings.0,
-        };
-        let result = cedar_policy::Validator::new(schema).validate(&set, cedar_policy::ValidationMode::Strict);
-        let rule = |id: &cedar_policy::PolicyId| id.to_string();
-        let errors = result
-            .validation_errors()
-            .map(|error| source.diagnostic(Severity::Error, Some(&rule(error.policy_id())), error));
-        let warnings = result
-            .validation_warnings()
-            .map(|warning| source.diagnostic(Severity::Warning, Some(&rule(warning.policy_id())), warning));
-        errors.chain(warnings).take(crate::finding::FINDINGS_MAX).collect()
+    /// The fixed part with a preface, as it is published.
+    #[must_use]
+    pub fn published() -> String {
+        let mut text = String::from(
+            "// The Cedar schema of cogward's policies: the fixed part. `cogward policy schema` prints it with what is\n\
+             // generated for this installation:\n\
+             //\n\
+             // - `History` has one `Long` for each tracker that the set declares with `@track`;\n\
+             // - each approved tool is an action in `tool_call`, whose context has the arguments of the tool with the\n\
+             //   types of its input schema:\n\
+             //\n",
+        );
+        let example = Shape::of(&serde_json::json!({
+            "type": "object",
+            "properties": {
+                "amount": { "type": "number" },
+                "to": { "type": "string" },
+                "tags": { "type": "array", "items": { "type": "string" } },
+            },
+            "required": ["amount", "to"],
+        }));
+        let mut action = String::new();
+        push_tool(&mut action, "bank", "transfer", &example);
+        for line in action.trim().lines() {
+            let _ = writeln!(text, "//     {}", line.strip_prefix("  ").unwrap_or(line));
+        }
+        text.push('\n');
+        text.push_str(&Self::new().text(&[]));
+        text
     }
 }
 
-const AGENT: &str = "\"tier\": String, \"autonomy\": String, \"subject\"?: String, \"run\"?: String, \"budget\": Budget, \
-                     \"time\": Time, \"labels\": Set<String>, \"history\": History";
+fn text_of<'a>(tools: impl Iterator<Item = (&'a str, &'a str, &'a Arc<Shape>)>, trackers: &[Arc<Tracker>]) -> String {
+    let mut text = String::from("namespace Cogward {\n");
+    text.push_str(ENTITIES);
+    let history: Vec<String> = trackers.iter().map(|tracker| format!("\"{}\": Long", tracker.name)).collect();
+    let _ =
+        writeln!(text, "\n  /// The trackers that the set declares.\n  type History = {{ {} }};", history.join(", "));
+    for action in Deed::ACTIONS {
+        let (about, principal, resource, more) = applies(action);
+        let common = if principal == "Operator" { OPERATOR } else { AGENT };
+        let _ = writeln!(
+            text,
+            "\n  /// {about}\n  action \"{action}\" appliesTo {{\n    principal: [{principal}],\n    resource: [{resource}],\n    context: {{{common}{more}\n    }},\n  }};"
+        );
+    }
+    for (server, tool, shape) in tools {
+        push_tool(&mut text, server, tool, shape);
+    }
+    text.push_str("}\n");
+    text
+}
 
-fn applies(action: &str) -> (&'static str, &'static str, String) {
-    let agent = |more: &str| format!("{AGENT}{more}");
+fn push_tool(text: &mut String, server: &str, tool: &str, shape: &Shape) {
+    let _ = writeln!(
+        text,
+        "\n  action \"tool:{server}/{tool}\" in [\"tool_call\"] appliesTo {{\n    principal: [AgentVersion],\n    resource: [Tool],\n    context: {{{AGENT}\n      \"arguments\": {},\n    }},\n  }};",
+        record(shape.fields())
+    );
+}
+
+/// What an action is, for whom, on what, and what is known of it besides.
+fn applies(action: &str) -> (&'static str, &'static str, &'static str, &'static str) {
     match action {
         "model_call" => (
+            "A model is called.",
             "AgentVersion",
             "Model",
-            agent(", \"model\": { \"wire\": String, \"streaming\": Bool, \"tokens_max\": Long }"),
+            "\n      \"model\": { \"wire\": String, \"streaming\": Bool, \"tokens_max\": Long },",
         ),
-        "egress" => ("AgentVersion", "Host", agent(", \"request\"?: { \"method\": String, \"path\": String }")),
-        "memory" => ("AgentVersion", "Store", agent(", \"operation\": String")),
-        "token" => ("AgentVersion", "Audience", agent("")),
-        "run_command" => ("Operator", "Agent", "\"time\": Time, \"command\": String".into()),
-        "operator_command" => ("Operator", "Tenant, Plane", "\"time\": Time, \"command\": String".into()),
-        "sampling" | "elicitation" => ("AgentVersion", "ToolServer", agent("")),
-        "resource_read" => ("AgentVersion", "Resource", agent("")),
-        "prompt_get" => ("AgentVersion", "Prompt", agent("")),
-        _ => ("AgentVersion", "Tool", agent("")),
+        "egress" => (
+            "A host outside is reached; `request` is there for inspected hosts.",
+            "AgentVersion",
+            "Host",
+            "\n      \"request\"?: { \"method\": String, \"path\": String },",
+        ),
+        "memory" => (
+            "A memory store is used: `read`, `write`, `delete`.",
+            "AgentVersion",
+            "Store",
+            "\n      \"operation\": String,",
+        ),
+        "token" => ("A token of an identity is issued.", "AgentVersion", "Audience", ""),
+        "run_command" => ("An operator starts, suspends, resumes, stops or kills a run.", "Operator", "Agent", ""),
+        "operator_command" => ("An operator does anything else.", "Operator", "Tenant, Plane", ""),
+        "sampling" => ("A tool server asks for a completion.", "AgentVersion", "ToolServer", ""),
+        "elicitation" => ("A tool server asks the user.", "AgentVersion", "ToolServer", ""),
+        "resource_read" => ("A resource of a tool server is read.", "AgentVersion", "Resource", ""),
+        "prompt_get" => ("A prompt of a tool server is taken.", "AgentVersion", "Prompt", ""),
+        _ => (
+            "A tool is called. Write `in`, not `==`: each approved tool is an action of its own.",
+            "AgentVersion",
+            "Tool",
+            "",
+        ),
     }
 }
 
 fn record(fields: &BTreeMap<String, Field>) -> String {
-    let all: Vec<String> = fields
-        .iter()
-        .map(|(name, field)| {
-            let optional = if field.required { "" } else { "?" };
-            format!("\"{}\"{optional}: {}", name.escape_debug(), kind(&field.kind))
-        })
-        .collect();
-    format!("{{ {} }}", all.join(", "))
+    let member = |(name, field): (&String, &Field)| {
+        let optional = if field.required { "" } else { "?" };
+        format!("\"{}\"{optional}: {}", name.escape_debug(), type_of(&field.kind))
+    };
+    let all: Vec<String> = fields.iter().map(member).collect();
+    if all.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", all.join(", ")) }
 }
 
-fn kind(kind_: &Kind) -> String {
-    match kind_ {
+fn type_of(kind: &Kind) -> String {
+    match kind {
         Kind::Bool => "Bool".into(),
         Kind::Long => "Long".into(),
         Kind::Decimal => "decimal".into(),
         Kind::Text => "String".into(),
-        Kind::Set(element) => format!("Set<{}>", kind(element)),
+        Kind::Set(element) => format!("Set<{}>", type_of(element)),
         Kind::Record(fields) => record(fields),
     }
 }
+
+#[cfg(test)]
+mod tests;

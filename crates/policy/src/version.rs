@@ -317,3 +317,6 @@ fn only_tools(scope: &Scope) -> bool {
     };
     scope.actions().is_some_and(|actions| !actions.is_empty() && actions.iter().all(of_tools))
 }
+
+#[cfg(test)]
+mod tests;
