@@ -112,6 +112,22 @@ if [ "$purpose" = tests ]; then
   fi
 fi
 
+# What makes the images that packages are mounted from. The demo works without: packages are directories then, and
+# `cogward doctor` says so.
+if [ "$purpose" = tests ]; then
+  if PATH=$PATH:/usr/sbin:/sbin command -v mkfs.erofs > /dev/null; then
+    say "mkfs.erofs: there"
+  else
+    command -v apt-get > /dev/null || fail "mkfs.erofs is missing: install the package erofs-utils"
+    say "mkfs.erofs: installing erofs-utils"
+    try 300 apt-get install --quiet --yes --no-install-recommends erofs-utils > /dev/null \
+      || { try 300 apt-get update --quiet > /dev/null \
+        && try 300 apt-get install --quiet --yes --no-install-recommends erofs-utils > /dev/null; } \
+      || fail "erofs-utils cannot be installed"
+  fi
+  grep -qw erofs /proc/filesystems || modprobe erofs 2> /dev/null || fail "the kernel has no erofs: packages cannot be mounted from images"
+fi
+
 # Debian's stress-ng, which the sandbox is tested with.
 if [ "$purpose" = tests ]; then
   if [ -x /usr/bin/stress-ng ]; then

@@ -20,7 +20,7 @@ use cogward_model::{
     Id, SystemClock, SystemEntropy,
     manifest::{Profile, Resources},
 };
-use cogward_sandbox::{DriverSettings, LateInput, LaunchSpec, ReadOnlyMount, Root, RuntimeKind, launch};
+use cogward_sandbox::{DriverSettings, Images, LateInput, LaunchSpec, ReadOnlyMount, Root, RuntimeKind, launch};
 
 const ROUNDS: u32 = 40;
 const APART: Duration = Duration::from_millis(60);
@@ -153,7 +153,87 @@ fn main() -> ExitCode {
     let standard = ours.first().map(|took| took.iter().map(|l| l.kill).collect::<Vec<_>>()).unwrap_or_default();
     row("kill in standard, command to none left", standard, None);
     runtime.block_on(density());
+    packages(&runtime);
     ExitCode::SUCCESS
+}
+
+/// Starts of each package, in turns.
+const PACKAGE_ROUNDS: u32 = 20;
+
+/// What a start costs when the package comes from an image of its own and when it is a directory of the host, each with
+/// what is read of it before every start; and what it costs to make the image.
+fn packages(runtime: &tokio::runtime::Runtime) {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let scratch = tempfile::tempdir().unwrap();
+    let large = scratch.path().join("large");
+    let done = Command::new("/bin/sh")
+        .args(["-c", "cp -rL $(/usr/bin/python3 -c 'import os; print(os.path.dirname(os.__file__))') \"$1\"", "sh"])
+        .arg(&large)
+        .stderr(Stdio::null())
+        .status();
+    // What a link leads to nowhere is left out; the rest is there.
+    assert!(done.is_ok() && large.is_dir());
+    println!("\n{PACKAGE_ROUNDS} launches until held, of each package in turns, 60 ms apart");
+    println!("{:<44} {:>9} {:>9} {:>9}", "", "p50 ms", "p99 ms", "x dir");
+    for (name, package) in [("examples/quickstart", examples.join("quickstart")), ("Python's library", large)] {
+        let images = tempfile::tempdir().unwrap();
+        let digest = cogward_model::Digest::from_bytes([1; 32]);
+        let package = package.canonicalize().unwrap();
+        let begin = Instant::now();
+        let (entries, bytes) = read_all(&package);
+        let read = begin.elapsed();
+        let begin = Instant::now();
+        let image = match Images::new(images.path().to_owned()).prepare(digest, &package, &|_| Ok(())) {
+            Ok(image) => image,
+            Err(error) => return println!("!! {name}: {error}: not measured"),
+        };
+        let built = begin.elapsed();
+        let (mut directory, mut imaged) = (Vec::new(), Vec::new());
+        for round in 0..PACKAGE_ROUNDS {
+            for (times, image) in [(&mut directory, None), (&mut imaged, Some(&image))] {
+                std::thread::sleep(APART);
+                let slot = (std::process::id() % 400) * 10 + round % 10;
+                let (_data, mut spec) = spec(Profile::Standard, DriverSettings::Native, slot);
+                spec.mounts = vec![ReadOnlyMount { source: package.clone(), at: "/app".into() }];
+                spec.package_image = image.cloned();
+                let begin = Instant::now();
+                if image.is_none() {
+                    // As the plane does before every start from a directory; of an image the supervisor reads all.
+                    read_all(&package);
+                }
+                let run = runtime.block_on(launch(&std::env::current_exe().unwrap(), &spec)).unwrap();
+                times.push(begin.elapsed());
+                assert_eq!(run.enforcement().package, if image.is_some() { "erofs" } else { "directory" });
+                assert!(runtime.block_on(run.kill()).unwrap().empty);
+                runtime.block_on(run.wait());
+            }
+        }
+        let reference = at(&mut directory.clone(), 50);
+        println!("{name}: {entries} entries, {} KiB; image {} KiB", bytes / 1024, image.bytes / 1024);
+        row("  from a directory, read before", directory, Some(reference));
+        row("  from its image, hashed and mounted", imaged, Some(reference));
+        println!("{:<44} {:>9.2}", "  making the image, once", millis(built));
+        println!("{:<44} {:>9.2}", "  reading the directory alone", millis(read));
+    }
+}
+
+/// Reads every file below a directory through a hash. Answers with the entries and the bytes.
+fn read_all(directory: &Path) -> (u64, u64) {
+    let (mut entries, mut bytes) = (0, 0);
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        entries += 1;
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            let below = read_all(&entry.path());
+            (entries, bytes) = (entries + below.0, bytes + below.1);
+        } else if kind.is_file() {
+            let content = fs::read(entry.path()).unwrap();
+            bytes += content.len() as u64;
+            std::hint::black_box(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &content));
+        }
+    }
+    (entries, bytes)
 }
 
 /// Sandboxes that are there at once.

@@ -23,6 +23,7 @@ use super::{ImageError, PackageImage, maker, mount, step};
 
 const IMAGE: &str = "image.erofs";
 const DESCRIPTION: &str = "image.json";
+/// What is kept beside an image, at most.
 const DESCRIPTION_BYTES_MAX: u64 = 4096;
 const BUILDING: &str = ".building-";
 /// All images together; what was not used for the longest time goes first.

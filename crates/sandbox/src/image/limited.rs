@@ -13,9 +13,9 @@ use rustix::{
     process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit},
 };
 
-/// What is kept of what a program says.
+/// What is kept of what the program that makes images says.
 const SAID_MAX: usize = 4 * 1024;
-/// How long the end of a program that has closed its last stream is waited for.
+/// How long its end is waited for once it has closed its last stream.
 const END_MAX: Duration = Duration::from_secs(5);
 /// More than it needs for its own libraries and files.
 const OPEN_FILES: u64 = 256;

@@ -18,14 +18,17 @@ use crate::native::disk;
 /// The program is looked for here, and nowhere else.
 const MAKERS: [&str; 4] = ["/usr/bin/mkfs.erofs", "/usr/sbin/mkfs.erofs", "/bin/mkfs.erofs", "/sbin/mkfs.erofs"];
 const BLOCK: u64 = 4096;
-/// What a package can have, and its description: see `package::Limits` of the registry.
+/// Entries of a directory that becomes an image: what a package can have, and a few that describe it.
 const ENTRIES_MAX: u64 = 200_100;
-const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024 + 1024 * 1024;
+/// Bytes of all files of it together: what a package can have, and its description.
+const BYTES_MAX: u64 = 4_097 * 1024 * 1024;
+/// Directories within directories of it: more than a package can have.
 const DEPTH_MAX: usize = 80;
-/// Longest name: one byte less than file systems take, because some versions of the program cut the last one off.
+/// Longest name in an image: one byte less than file systems take, because some versions of the program cut the last one off.
 const NAME_MAX: usize = 254;
-/// Far more than a package of the largest size takes.
+/// Time for making an image: far more than a package of the largest size takes.
 const TIME_MAX: Duration = Duration::from_secs(300);
+/// Memory of the program that makes one. Version 1.5 takes 0.93 GB for as many entries as a package can have.
 const MEMORY_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Where the program is.
