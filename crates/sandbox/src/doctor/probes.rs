@@ -81,13 +81,17 @@ pub const PROBES: [Probe; 14] = [
          (in a container: /dev/loop-control and the devices)",
         workspace_on_disk,
     ),
-    Probe::new(
-        PACKAGE_IMAGE,
-        "needed by no profile: without it packages are mounted from their directories on the host, and the evidence of each \
+    Probe {
+        // Two programs, and the first mount of a file system may load it into the kernel.
+        most: Duration::from_secs(5),
+        ..Probe::new(
+            PACKAGE_IMAGE,
+            "needed by no profile: without it packages are mounted from their directories on the host, and the evidence of each \
          run says so. Run the plane as root (with systemd: deploy/systemd/package-images.conf), with erofs-utils and erofs \
          in the kernel: Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE, or loop devices",
-        package_image,
-    ),
+            package_image,
+        )
+    },
     Probe::new("overlayfs", "not needed by any profile yet", overlay),
     Probe::new("runsc", "not needed by any profile yet", runsc),
     Probe::new("kvm", "not needed by any profile yet", kvm),
@@ -309,19 +313,25 @@ fn use_group(group: &mut Cgroup) -> Result<String, String> {
 
 /// A place for an image that every host has; the runs' own are in the plane's data directory.
 fn workspace_on_disk() -> Result<String, String> {
-    in_directory(disk::probe)
+    in_directory(disk::probe, &TEMPORARY)
 }
 
+/// Where the plane keeps images, if this is its data directory: not every file system has files that can be mounted.
 fn package_image() -> Result<String, String> {
-    in_directory(crate::image::probe)
+    let own = std::env::current_dir().map(|place| place.join("images")).unwrap_or_default();
+    let tops: Vec<&Path> = if own.is_dir() { vec![&own] } else { TEMPORARY.map(Path::new).to_vec() };
+    in_directory(crate::image::probe, &tops)
 }
+
+/// Directories for temporary files.
+const TEMPORARY: [&str; 3] = ["/var/tmp", "/tmp", "/dev/shm"];
 
 /// Does something with a directory that goes again.
-fn in_directory(probe: fn(&Path) -> Result<String, String>) -> Result<String, String> {
+fn in_directory(probe: fn(&Path) -> Result<String, String>, tops: &[impl AsRef<Path>]) -> Result<String, String> {
     let name = format!("cogward-probe-{}", std::process::id());
-    let dir = ["/var/tmp", "/tmp", "/dev/shm"].map(|top| Path::new(top).join(&name));
+    let dirs: Vec<_> = tops.iter().map(|top| top.as_ref().join(&name)).collect();
     let made = |dir: &&std::path::PathBuf| std::fs::DirBuilder::new().mode(0o700).create(dir).is_ok();
-    let dir = dir.iter().find(made).ok_or("no directory for temporary files can be written to")?;
+    let dir = dirs.iter().find(made).ok_or("no directory for temporary files can be written to")?;
     let result = probe(dir);
     let _gone = std::fs::remove_dir_all(dir);
     result

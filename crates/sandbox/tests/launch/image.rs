@@ -4,11 +4,11 @@ use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use cogward_model::{Digest, manifest::Profile};
-use cogward_sandbox::{LaunchError, ReadOnlyMount, Root};
+use cogward_sandbox::{HostReport, LaunchError, ReadOnlyMount, Root};
 
 use crate::{
     Test,
@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("image::one_that_was_changed_is_refused_before_the_agent", changed),
     ("image::a_package_that_is_mounted_from_elsewhere_is_found", elsewhere),
     ("image::the_evidence_says_what_it_was", said),
+    ("image::the_doctor_says_why_there_are_none", none),
 ];
 
 const LOOKS: &str = r#"
@@ -271,4 +272,40 @@ fn said() {
         run.wait().await;
         assert_ne!(image.digest, Digest::from_bytes([0; 32]));
     });
+}
+
+/// What the doctor says when it is started so, with this program as `$0`.
+fn doctor(script: &str, program: &Path) -> HostReport {
+    let done = Command::new("/bin/sh").args(["-c", script]).arg(program).stdin(Stdio::null()).output().unwrap();
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&done.stderr)))
+}
+
+fn none() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (plain, hangs) = (dir.path().join("plain"), dir.path().join("hangs-at-package-image"));
+    for program in [&plain, &hangs] {
+        fs::copy(rig::exe(), program).unwrap();
+    }
+    let here = doctor("exec \"$0\" supervise --probe", &plain);
+    assert_eq!(here.require_package_images(), Ok(()));
+    let masked = "for f in /usr/bin/mkfs.erofs /usr/sbin/mkfs.erofs; do [ ! -e $f ] || mount --bind /dev/null $f; done; \
+                  exec \"$0\" supervise --probe";
+    for (script, program, why) in [
+        (format!("exec unshare -m /bin/sh -c '{masked}' \"$0\""), &plain, "erofs-utils"),
+        ("exec setpriv --bounding-set -sys_admin \"$0\" supervise --probe".to_owned(), &plain, "mounting an image"),
+        (
+            "exec setpriv --reuid 54321 --regid 54321 --clear-groups \"$0\" supervise --probe".to_owned(),
+            &plain,
+            "runs as root",
+        ),
+        ("exec \"$0\" supervise --probe".to_owned(), &hangs, "hung"),
+    ] {
+        let report = doctor(&script, program);
+        let missing = report.require_package_images().unwrap_err();
+        assert!(missing.why.contains(why) && missing.fix.contains("erofs-utils"), "{script}: {missing:?}");
+        // No profile depends on it.
+        let lacking = report.require(Profile::Standard).err().unwrap_or_default();
+        assert!(lacking.iter().all(|lacks| lacks.mechanism != "package-image"), "{lacking:?}");
+    }
 }
