@@ -14,6 +14,7 @@ mod checkpoint;
 mod durable;
 mod export;
 mod frames;
+mod judged;
 mod keys;
 mod open;
 mod outbox;
@@ -27,8 +28,9 @@ pub mod vault;
 
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
+pub use judged::{Judged, JudgedFilter};
 pub use keys::KeyringError;
 pub use open::{EvidenceOptions, OpenError};
 pub use outbox::DrainError;
-pub use read::{DecidedOrCompleted, LeafView, ReadError};
+pub use read::{DecidedOrCompleted, Kept, Lasting, LeafView, ReadError};
 pub use record::{Evidence, Health, LeafRef, RecordError};

@@ -11,9 +11,9 @@ use std::{
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
-use cogward_model::{NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::EventId};
+use cogward_model::{AgentName, NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::EventId};
 use cogward_wal::{Position, Wal};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
     frames,
@@ -81,7 +81,7 @@ impl Progress {
     }
 
     /// The part of the log that holds all leaves of a run; empty when there are none.
-    fn span(&self, tenant: &TenantName, run: RunId) -> (Position, Position) {
+    pub(crate) fn span(&self, tenant: &TenantName, run: RunId) -> (Position, Position) {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.runs.get(&run) {
             // The identifier of a run does not open another tenant's ledger.
@@ -130,6 +130,8 @@ pub enum DecidedOrCompleted {
         reserved: Amounts,
         /// In which scopes.
         budget: Vec<String>,
+        /// What later decisions look back on; none for a call that adds nothing to it.
+        lasting: Option<Box<Lasting>>,
     },
     /// An outcome.
     Completed {
@@ -143,7 +145,34 @@ pub enum DecidedOrCompleted {
         used: Amounts,
         /// The decisions that it settles.
         refs: Vec<EventId>,
+        /// How it ended: `ok`, `error` or `unknown`.
+        outcome: Option<String>,
     },
+}
+
+/// What a decision left behind for later ones: counts, and labels of what was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lasting {
+    /// Who acted.
+    pub agent: Option<AgentName>,
+    /// The user for whom it acted; [`Kept::Lost`] when the person's key was destroyed.
+    pub subject: Kept<String>,
+    /// What it added to which counts.
+    pub added: Kept<BTreeMap<String, i64>>,
+    /// The labels of the data that it read.
+    pub labels: Vec<String>,
+}
+
+/// A value that the ledger only commits to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Kept<T> {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// The vault opens it.
+    Known(T),
+    /// The vault does not open it any more.
+    Lost,
 }
 
 #[derive(Deserialize)]
@@ -168,6 +197,16 @@ struct BudgetBody {
     used: Option<BudgetAmounts>,
     #[serde(default)]
     refs: Vec<String>,
+    #[serde(default)]
+    outcome: Option<String>,
+    #[serde(default)]
+    act: Option<String>,
+    #[serde(default)]
+    sub: Option<IgnoredAny>,
+    #[serde(default)]
+    history: Option<IgnoredAny>,
+    #[serde(default)]
+    labels_read: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -269,23 +308,38 @@ impl Evidence {
     /// See [`ReadError`].
     pub fn replay_decisions(&self, visit: &mut dyn FnMut(&DecidedOrCompleted)) -> Result<(), ReadError> {
         let shared = &self.shared;
-        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, _| {
-            let kind = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.kind;
+        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, sealed| {
+            let parsed = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?;
+            let kind = parsed.body.kind;
             if !kind.ends_with(".decided") && !kind.ends_with(".completed") {
                 return Ok(true);
             }
             let BudgetLeaf { body, chain: BudgetChain { time } } =
                 serde_json::from_slice(leaf).map_err(|_| ReadError::Damaged(at))?;
-            let BudgetBody { id, tenant, run, decision, reserved, budget, used, refs } = body;
+            let lasting = match body.history.is_some() || !body.labels_read.is_empty() {
+                true => Some(Box::new(lasting(&*shared.keyring.tenant(&body.tenant)?, &body, &parsed, leaf, sealed))),
+                false => None,
+            };
+            let BudgetBody { id, tenant, run, decision, reserved, budget, used, refs, outcome, .. } = body;
             if kind.ends_with(".decided") {
                 let permitted = decision.as_deref() == Some("permit");
                 let reserved = reserved.map(Amounts::from).unwrap_or_default();
                 let kind = kind.to_owned();
-                visit(&DecidedOrCompleted::Decided { kind, permitted, id, tenant, run, time, reserved, budget });
+                visit(&DecidedOrCompleted::Decided {
+                    kind,
+                    permitted,
+                    id,
+                    tenant,
+                    run,
+                    time,
+                    reserved,
+                    budget,
+                    lasting,
+                });
             } else if let Some(used) = used {
                 // An outcome may refer to other things, too; only decisions hold a reservation.
                 let refs = refs.iter().filter_map(|id| id.parse().ok()).collect();
-                visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs });
+                visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs, outcome });
             }
             Ok::<_, ReadError>(true)
         })
@@ -313,11 +367,30 @@ fn view(
 ) -> Option<LeafView> {
     let mut whole: serde_json::Value = serde_json::from_slice(leaf).ok()?;
     let body = whole.get_mut("body")?.take();
+    let disclosed = disclosed(keys, tenant, parsed.body.id, &body, sealed)?;
+    Some(LeafView {
+        seq: parsed.chain.seq,
+        run_seq: parsed.body.run_seq?,
+        time: parsed.chain.time.parse().ok()?,
+        hash: hash_text(&leaf_hash(leaf)),
+        body,
+        disclosed,
+    })
+}
+
+/// The values that the vault still opens.
+pub(crate) fn disclosed(
+    keys: &TenantKeys,
+    tenant: &TenantName,
+    id: &str,
+    body: &serde_json::Value,
+    sealed: &mut Vec<Vec<u8>>,
+) -> Option<BTreeMap<String, serde_json::Value>> {
     let mut disclosed = BTreeMap::new();
     for frame in sealed.drain(..) {
         let sealed = Sealed::parse(&frame)?;
         let field = sealed.field.clone();
-        let opened = keys.known(&sealed.key_id).and_then(|key| sealed.open(&key, tenant.as_str(), parsed.body.id));
+        let opened = keys.known(&sealed.key_id).and_then(|key| sealed.open(&key, tenant.as_str(), id));
         // Shown only if it is what the leaf commits to: the vault may be wrong, the ledger is not.
         if let Some(opened) = opened
             && body.get(&field).and_then(|f| f.get("$c")).and_then(|c| c.as_str()) == Some(opened.commitment().as_str())
@@ -327,12 +400,40 @@ fn view(
             disclosed.insert(field, value);
         }
     }
-    Some(LeafView {
-        seq: parsed.chain.seq,
-        run_seq: parsed.body.run_seq?,
-        time: parsed.chain.time.parse().ok()?,
-        hash: hash_text(&leaf_hash(leaf)),
-        body,
-        disclosed,
-    })
+    Some(disclosed)
+}
+
+fn lasting(
+    keys: &TenantKeys,
+    known: &BudgetBody,
+    parsed: &Parsed<'_>,
+    leaf: &[u8],
+    sealed: &mut Vec<Vec<u8>>,
+) -> Lasting {
+    let whole: serde_json::Value = serde_json::from_slice(leaf).unwrap_or_default();
+    let body = whole.get("body").cloned().unwrap_or_default();
+    let mut opened = disclosed(keys, &known.tenant, parsed.body.id, &body, sealed).unwrap_or_default();
+    let mut kept = |there: bool, field: &str| match (there, opened.remove(field)) {
+        (false, _) => Kept::Nothing,
+        (true, Some(value)) => Kept::Known(value),
+        (true, None) => Kept::Lost,
+    };
+    let subject = match kept(known.sub.is_some(), "sub") {
+        Kept::Known(serde_json::Value::String(subject)) => Kept::Known(subject),
+        Kept::Nothing => Kept::Nothing,
+        _ => Kept::Lost,
+    };
+    let added = match kept(known.history.is_some(), "history") {
+        Kept::Known(value) => amounts(&value).map_or(Kept::Lost, Kept::Known),
+        Kept::Nothing => Kept::Nothing,
+        Kept::Lost => Kept::Lost,
+    };
+    let agent = known.act.as_deref().and_then(|act| act.strip_prefix("agent:")?.split_once('@')?.0.parse().ok());
+    Lasting { agent, subject, added, labels: known.labels_read.clone() }
+}
+
+/// Amounts by their names; one beyond what a number of the ledger holds is a text.
+fn amounts(value: &serde_json::Value) -> Option<BTreeMap<String, i64>> {
+    let amount = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    value.as_object()?.iter().map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
 }

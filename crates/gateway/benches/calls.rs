@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use cogward_budget::{Budgets, Scope};
 use cogward_evidence::{Evidence, EvidenceOptions, Health};
-use cogward_gateway::{FenceState, Gateway, Records, RunGrant, RunListeners, gate::Unrecorded};
+use cogward_gateway::{FenceState, Gateway, Records, RunGrant, RunListeners, gate::Unrecorded, policy::PolicySet};
 use cogward_model::{
     Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy,
     action::Amounts,
@@ -29,6 +29,7 @@ use cogward_model::{
     manifest::Manifest,
     upstream::{Price, Provider, ProviderShape, ToolServer, ToolTransport},
 };
+use cogward_policy::Version;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1 as server, service::service_fn};
@@ -212,6 +213,31 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }
 
+/// A hundred rules: a tenth of them can match any call and reads something, the others are about other tools.
+fn hundred_rules() -> PolicySet {
+    use std::fmt::Write;
+    let mut text = String::from("permit(principal, action, resource);\n");
+    for n in 0..99 {
+        let _ = match n % 10 {
+            0 => writeln!(
+                text,
+                "forbid(principal, action, resource) when {{ context.budget.calls < {n} && context.time.hour > 24 }};"
+            ),
+            5 => writeln!(
+                text,
+                "forbid(principal, action in Cogward::Action::\"tool_call\", resource == Cogward::Tool::\"bank/t{n}\");"
+            ),
+            _ => writeln!(
+                text,
+                "permit(principal, action in Cogward::Action::\"tool_call\", resource == Cogward::Tool::\"bank/t{n}\");"
+            ),
+        };
+    }
+    let level = "tenant:default".parse().expect("a level");
+    let version = Version::load(level, &text).expect("a policy");
+    PolicySet { versions: vec![Arc::new(version)], ..PolicySet::default() }
+}
+
 fn manifest() -> Manifest {
     serde_json::from_value(serde_json::json!({
         "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
@@ -286,7 +312,12 @@ fn main() {
         "", "conns", "calls/s", "x direct", "p50 us", "p99 us", "p50 +us", "p99/p50", "CPU us", "of ledger"
     );
     let time = Duration::from_secs_f64(seconds);
-    for (name, work, governed) in [("tools/call", Work::Tool, mcp), ("chat completion, 1 KiB", Work::Model, model)] {
+    let (tool, chat) = (("tools/call", Work::Tool, mcp, false), ("chat completion, 1 KiB", Work::Model, model, false));
+    let (tool_ruled, chat_ruled) =
+        (("tools/call, 100 rules", Work::Tool, mcp, true), ("chat, 100 rules", Work::Model, model, true));
+    for (name, work, governed, ruled) in [tool, tool_ruled, chat, chat_ruled] {
+        let set = if ruled { hundred_rules() } else { PolicySet::default() };
+        gateway.policies().active().replace(set, cogward_model::Timestamp::default()).expect("policies");
         for connections in [1, 32] {
             let mut rows = Vec::new();
             for _ in 0..rounds {

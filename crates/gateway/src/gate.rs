@@ -1,32 +1,49 @@
-//! The one gate: attribute, authorise, reserve, record, then forward, settle, record.
+//! The one gate: attribute, authorise, ask policy, reserve, record, then forward, settle, record.
 //!
 //! A protocol builds a [`Call`] and gets an [`Admitted`] or a [`Refusal`], both of them already on
 //! disk. Upstream clients take `&Admitted<_>`, which only this module can make. An admitted call must
 //! be settled; one that is dropped (a panic, a cut connection) is recorded as an unknown outcome and
 //! charged in full, because its effect may have happened.
 
+mod admitted;
+mod record;
+
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use bytes::Bytes;
 use cogward_budget::{Budgets, Reservation, ReserveError};
 use cogward_model::{
     Clock, Timestamp,
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
-    event::{Event, EventType, Field, FieldClass, Value},
+    event::{Event, EventType, Field},
     id::EventId,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use crate::{fence::Fence, run::RunContext};
+pub use self::{
+    admitted::Admitted,
+    record::{confidential, public},
+};
+use self::{
+    admitted::{Settlement, Ticket},
+    record::{amounts, decision},
+};
+use crate::{
+    fence::{Fence, FenceState},
+    policy::{Cleared, Content, InHand, Judgement, Policies, Question},
+    run::RunContext,
+};
 
 /// How long a call waits for one of the run's slots before it is throttled.
 const SLOT_WAIT: Duration = Duration::from_secs(2);
+/// How often one call asks for approvals: policies may change in between, but not for ever.
+const ASKS_MAX: usize = 3;
 
 /// Where decisions and outcomes are recorded: the evidence of the plane.
 pub trait Records: Send + Sync {
@@ -53,6 +70,19 @@ pub struct Unrecorded(pub String);
 pub trait Governed: Send {
     /// The vocabulary of decisions.
     fn action(&self) -> Action;
+
+    /// What would be forwarded, as far as it is known now.
+    fn content(&self) -> Content<'_> {
+        Content::default()
+    }
+
+    /// Takes what policy made of the arguments. What is forwarded is this.
+    fn set_arguments(&mut self, _arguments: Bytes) {}
+
+    /// What the record says of the arguments as they are now.
+    fn fields(&self, _run: &RunContext) -> Vec<Field> {
+        Vec::new()
+    }
 }
 
 /// A call before it is decided.
@@ -69,30 +99,23 @@ pub struct Call<A> {
     pub fields: Vec<Field>,
 }
 
+/// The admitted call that another one goes on with.
+#[derive(Debug, Clone, Copy)]
+pub struct First {
+    /// Its decision.
+    pub decision: EventId,
+    /// Whether a person approved it.
+    pub approved: bool,
+}
+
 /// Decides, reserves and records.
 pub struct Gate {
     records: Arc<dyn Records>,
     budgets: Arc<Budgets>,
     clock: Arc<dyn Clock>,
+    policies: Arc<Policies>,
+    settlement: Arc<Settlement>,
     plane: Fence,
-}
-
-/// Proof that a call was decided, reserved and durably recorded. Must be settled.
-pub struct Admitted<A> {
-    target: A,
-    action: Action,
-    ticket: Ticket,
-}
-
-/// The part of an admitted call that settles it, whatever its type.
-struct Ticket {
-    gate: Arc<dyn Settles>,
-    run: Arc<RunContext>,
-    decision: EventId,
-    kind: EventType,
-    reservation: Option<Reservation>,
-    admitted: Timestamp,
-    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A reservation whose decision is not yet on disk.
@@ -115,25 +138,49 @@ impl Drop for Held<'_> {
     }
 }
 
-trait Settles: Send + Sync {
-    fn settle(&self, ticket: &mut Ticket, outcome: &Outcome, fields: Vec<Field>);
+/// Everything that a permit consists of before it is recorded.
+struct Permit {
+    reservation: Reservation,
+    rule: &'static str,
+    slot: Option<OwnedSemaphorePermit>,
+    cleared: Cleared,
+    in_hand: InHand,
 }
 
-struct Settlement {
-    records: Arc<dyn Records>,
-    budgets: Arc<Budgets>,
-    clock: Arc<dyn Clock>,
+/// A refusal with what the policies said, for the record.
+struct Refused {
+    refusal: Refusal,
+    fields: Vec<Field>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, fields: Vec::new() }
+    }
 }
 
 impl Gate {
     pub(crate) fn new(records: Arc<dyn Records>, budgets: Arc<Budgets>, clock: Arc<dyn Clock>) -> Self {
-        Self { records, budgets, clock, plane: Fence::closed("plane") }
+        let policies = Arc::new(Policies::default());
+        let settlement = Arc::new(Settlement {
+            records: Arc::clone(&records),
+            budgets: Arc::clone(&budgets),
+            clock: Arc::clone(&clock),
+            policies: Arc::clone(&policies),
+        });
+        Self { records, budgets, clock, policies, settlement, plane: Fence::closed("plane") }
     }
 
     /// The fence around everything.
     #[must_use]
     pub fn plane_fence(&self) -> &Fence {
         &self.plane
+    }
+
+    /// What the policies say, and what they look back on.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// Time, as the gate sees it.
@@ -151,14 +198,15 @@ impl Gate {
     }
 
     /// Takes more for a call that goes on. It is decided, reserved, recorded and settled like a call of its own, and
-    /// runs in the slot of the `first`.
+    /// runs in the slot of the `first`. It adds nothing to what policies count, and needs no approval of its own
+    /// where the first had one.
     ///
     /// # Errors
     /// As [`Self::admit`].
     pub async fn admit_more<A: Governed>(
         &self,
         run: &Arc<RunContext>,
-        first: EventId,
+        first: First,
         call: Call<A>,
     ) -> Result<Admitted<A>, Refusal> {
         self.take(run, call, Some(first)).await
@@ -175,48 +223,60 @@ impl Gate {
         &self,
         run: &Arc<RunContext>,
         mut call: Call<A>,
-        first: Option<EventId>,
+        first: Option<First>,
     ) -> Result<Admitted<A>, Refusal> {
         let action = call.target.action();
-        call.fields.extend(first.map(|first| public("refs", vec![first.to_string()])));
-        let decided = self.decide(run, &action, call.worst, call.objection, first.is_none()).await;
-        let (reservation, rule, slot) = match decided {
+        call.fields.extend(first.map(|first| public("refs", vec![first.decision.to_string()])));
+        let asked = Asked { action: &action, content: call.target.content(), worst: call.worst, first };
+        let permit = match self.decide(run, &asked, call.objection.take()).await {
             Ok(permit) => permit,
-            Err(refusal) => return Err(self.refuse(run, &action, refusal, call.fields).await),
+            Err(Refused { refusal, fields }) => {
+                call.fields.extend(call.target.fields(run));
+                call.fields.extend(fields);
+                return Err(self.refuse(run, &action, refusal, call.fields).await);
+            }
         };
-        let mut event = self
-            .decision(run, &action, "permit", rule)
+        let Permit { reservation, rule, slot, mut cleared, in_hand } = permit;
+        if let Some(arguments) = cleared.arguments.take() {
+            call.target.set_arguments(arguments);
+        }
+        let mut event = decision(run, &action, "permit", rule)
             .public("reserved", amounts(reservation.amounts()))
             .public("budget", reservation.scopes().iter().map(|s| s.as_str().to_owned()).collect::<Vec<_>>());
         event.fields.extend(call.fields);
+        event.fields.extend(call.target.fields(run));
+        event.fields.append(&mut cleared.fields);
+        event.fields.extend(in_hand.field());
         // Until the record is durable nothing is forwarded, so whatever ends the wait (an error, an agent
-        // that goes away) gives the reservation back.
+        // that goes away) gives the reservation back, and what the call added to counts. An approval stays
+        // used: the record may be there, and a second one must not name it.
         let held = Held { budgets: &self.budgets, reservation: Some(reservation) };
+        let approved = in_hand.used();
         let decision = self.records.record(event).await.map_err(|error| unrecorded(&error))?;
         let reservation = held.keep();
         run.calls_in_flight.fetch_add(1, Ordering::AcqRel);
         if first.is_none() {
             run.counters.admitted(&action);
         }
+        let (added, redacted) = cleared.keep(&self.policies, run);
         let admitted = Admitted {
             ticket: Ticket {
-                gate: Arc::new(Settlement {
-                    records: Arc::clone(&self.records),
-                    budgets: Arc::clone(&self.budgets),
-                    clock: Arc::clone(&self.clock),
-                }),
+                gate: Arc::clone(&self.settlement),
                 run: Arc::clone(run),
                 decision,
                 kind: EventType::completed(&action),
                 reservation,
                 admitted: self.clock.now(),
+                added,
                 _slot: slot,
             },
             target: call.target,
+            redacted,
+            approved: approved || first.is_some_and(|first| first.approved),
             action,
         };
         // The record took a disk flush: a kill may have come in between, and it must hold.
-        if run.fence.state() == crate::FenceState::Closed || self.plane.state() == crate::FenceState::Closed {
+        if run.fence.state() == FenceState::Closed || self.plane.state() == FenceState::Closed {
             admitted
                 .settle(&Outcome::Broken { used: Amounts::default(), cause: "stopped before it was forwarded".into() });
             return Err(Refusal::new(
@@ -232,30 +292,90 @@ impl Gate {
     async fn decide(
         &self,
         run: &Arc<RunContext>,
-        action: &Action,
-        worst: Amounts,
+        asked: &Asked<'_>,
         objection: Option<Refusal>,
-        takes_slot: bool,
-    ) -> Result<(Reservation, &'static str, Option<OwnedSemaphorePermit>), Refusal> {
+    ) -> Result<Permit, Refused> {
         self.plane.pass().await?;
         run.fence.pass().await?;
         if let Some(why) = self.records.stopped() {
-            return Err(Refusal::new(
+            return Err(Refused::from(Refusal::new(
                 RefusalCode::EvidenceUnavailable,
                 "evidence.durable",
                 why,
                 "Agents act again when evidence can be written; nothing was lost",
-            ));
+            )));
         }
-        let rule = run.grant.permits(action)?;
+        let rule = run.grant.permits(asked.action)?;
         if let Some(refusal) = objection {
-            return Err(refusal);
+            return Err(refusal.into());
         }
-        let slot = if takes_slot { Some(slot(run).await?) } else { None };
-        // A suspend may have come while the call waited for its slot.
-        run.fence.pass().await?;
-        let reservation = self.budgets.reserve(&run.grant.budgets, worst).map_err(|error| over_budget(&error))?;
-        Ok((reservation, rule, slot))
+        let slot = if asked.first.is_none() { Some(slot(run).await?) } else { None };
+        let mut in_hand = InHand::default();
+        for _ in 0..=ASKS_MAX {
+            // A suspend or a kill may have come while the call waited for its slot or for an approval.
+            self.plane.pass().await?;
+            run.fence.pass().await?;
+            // From here to the reservation nothing waits: what is decided is how things are.
+            match self.judge(run, asked, &in_hand) {
+                Judgement::Permit(cleared) => {
+                    let reserved = self.budgets.reserve(&run.grant.budgets, asked.worst);
+                    let reservation = reserved.map_err(|error| over_budget(&error))?;
+                    return Ok(Permit { reservation, rule, slot, cleared: *cleared, in_hand });
+                }
+                Judgement::Block { refusal, fields } => return Err(Refused { refusal, fields }),
+                Judgement::Escalate { asks, fields } => {
+                    // What was approved before is not what is asked for now.
+                    in_hand = InHand::default();
+                    let asking = self.policies.approve(&asks);
+                    let answer = tokio::select! {
+                        biased;
+                        () = run.cut_signal().cancelled() => continue,
+                        answer = asking => answer,
+                    };
+                    in_hand = answer.map_err(|refusal| Refused { refusal, fields })?;
+                }
+            }
+        }
+        let detail = "the policies changed again and again while the call was being decided";
+        let refusal = Refusal::new(RefusalCode::Throttled, "policy.changing", detail, "Make the call again");
+        Err(refusal.into())
+    }
+
+    fn judge(&self, run: &RunContext, asked: &Asked<'_>, in_hand: &InHand) -> Judgement {
+        let left = || self.left(run);
+        let Asked { action, content, worst, first } = *asked;
+        let question = Question { run, action, content, worst, first, left: &left, now: self.clock.now() };
+        self.policies.judge(&question, in_hand)
+    }
+
+    /// Whether policy blocks what is asked, as things are: it need not be prepared then. It is decided for good, and
+    /// recorded, when it is admitted.
+    pub(crate) fn would_block<A: Governed>(&self, run: &RunContext, target: &A) -> bool {
+        let (action, content) = (target.action(), target.content());
+        let asked = Asked { action: &action, content, worst: Amounts::default(), first: None };
+        matches!(self.judge(run, &asked, &InHand::default()), Judgement::Block { .. })
+    }
+
+    /// What is left of the budgets of a run: the least of each part over all of them.
+    fn left(&self, run: &RunContext) -> Amounts {
+        let most = Amounts {
+            tokens: u64::MAX,
+            cost: cogward_model::NanoUsd::MAX,
+            tool_calls: u64::MAX,
+            connections: u64::MAX,
+            egress_bytes: u64::MAX,
+        };
+        run.grant.budgets.iter().fold(most, |least, scope| {
+            let balance = self.budgets.balance(scope);
+            let left = balance.limit.unwrap_or_default().saturating_sub(balance.used.saturating_add(balance.held));
+            Amounts {
+                tokens: least.tokens.min(left.tokens),
+                cost: least.cost.min(left.cost),
+                tool_calls: least.tool_calls.min(left.tool_calls),
+                connections: least.connections.min(left.connections),
+                egress_bytes: least.egress_bytes.min(left.egress_bytes),
+            }
+        })
     }
 
     /// Records a refusal that a protocol found by itself (a request that names no declared thing at all),
@@ -267,10 +387,11 @@ impl Gate {
             () = run.cut_signal().cancelled() => {}
             () = tokio::time::sleep_until(run.refusals.next(Instant::now())) => {}
         }
-        let mut event = self
-            .decision(run, action, "block", &refusal.rule)
+        let word = if refusal.code == RefusalCode::ApprovalRequired { "escalate" } else { "block" };
+        let mut event = decision(run, action, word, &refusal.rule)
             .public("code", refusal.code.as_str())
             .public("reserved", amounts(Amounts::default()));
+        event.fields.extend(refusal.approval.iter().map(|approval| public("approval", vec![approval.id.to_string()])));
         event.fields.extend(fields);
         match self.records.record(event).await {
             Ok(_) => refusal,
@@ -285,125 +406,15 @@ impl Gate {
     pub(crate) async fn record(&self, event: Event) -> Result<(), Refusal> {
         self.records.record(event).await.map(|_| ()).map_err(|error| unrecorded(&error))
     }
-
-    fn decision(&self, run: &RunContext, action: &Action, verdict: &'static str, rule: &str) -> Event {
-        let grant = &run.grant;
-        let event = Event::new(EventType::decided(action), grant.tenant.clone(), grant.attribution())
-            .run(grant.run)
-            .public("basis", vec!["gateway"])
-            .public("decision", verdict)
-            .public("rule", rule)
-            .public("policy", grant.version_digest.to_string())
-            .public("autonomy", grant.autonomy.as_str())
-            .public("tier", grant.tier.as_str());
-        match action {
-            Action::ToolCall { server, tool } => event.public("tool", format!("{server}/{tool}")),
-            Action::ModelCall { provider, model, wire, streaming } => event
-                .public("provider", provider.as_str())
-                .public("model", bounded(model))
-                .public("wire", wire.as_str())
-                .public("streaming", *streaming),
-            Action::Egress { host, port } => event.public("host", bounded(host)).public("port", u64::from(*port)),
-            // A path may name persons and business: committed, not shown.
-            Action::Request { host, port, method, path } => event
-                .public("host", bounded(host))
-                .public("port", u64::from(*port))
-                .public("method", bounded(method))
-                .confidential("path", bounded(path)),
-        }
-    }
 }
 
-impl<A> Admitted<A> {
-    /// What was admitted.
-    #[must_use]
-    pub fn target(&self) -> &A {
-        &self.target
-    }
-
-    /// The action as it was decided.
-    #[must_use]
-    pub fn action(&self) -> &Action {
-        &self.action
-    }
-
-    /// The decision's id in the ledger.
-    #[must_use]
-    pub fn decision(&self) -> EventId {
-        self.ticket.decision
-    }
-
-    /// The worst case that is held.
-    #[must_use]
-    pub fn reserved(&self) -> Amounts {
-        self.ticket.reservation.as_ref().map(Reservation::amounts).unwrap_or_default()
-    }
-
-    /// The run that it belongs to.
-    #[must_use]
-    pub fn run(&self) -> &Arc<RunContext> {
-        &self.ticket.run
-    }
-
-    /// Ends the call: the actual replaces the reservation, the outcome is recorded.
-    pub fn settle(self, outcome: &Outcome) {
-        self.settle_with(outcome, Vec::new());
-    }
-
-    /// Like [`Self::settle`], with more fields of the outcome record.
-    pub fn settle_with(mut self, outcome: &Outcome, fields: Vec<Field>) {
-        self.ticket.end(outcome, fields);
-    }
-}
-
-impl Ticket {
-    fn end(&mut self, outcome: &Outcome, fields: Vec<Field>) {
-        let gate = Arc::clone(&self.gate);
-        gate.settle(self, outcome, fields);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(reservation) = &self.reservation {
-            let used = reservation.amounts();
-            self.end(&Outcome::Broken { used, cause: "broken off before it was settled".into() }, Vec::new());
-        }
-    }
-}
-
-impl Settles for Settlement {
-    fn settle(&self, ticket: &mut Ticket, outcome: &Outcome, fields: Vec<Field>) {
-        let Some(reservation) = ticket.reservation.take() else { return };
-        let (used, estimated, word) = match outcome {
-            Outcome::Completed { used, estimated, upstream_error, .. } => {
-                (*used, *estimated, if *upstream_error { "error" } else { "ok" })
-            }
-            Outcome::Broken { used, .. } => (*used, true, "unknown"),
-        };
-        self.budgets.settle(reservation, used);
-        ticket.run.calls_in_flight.fetch_sub(1, Ordering::AcqRel);
-        let grant = &ticket.run.grant;
-        let mut event = Event::new(ticket.kind, grant.tenant.clone(), grant.attribution())
-            .run(grant.run)
-            .public("basis", vec!["gateway"])
-            .public("refs", vec![ticket.decision.to_string()])
-            .public("outcome", word)
-            .public("used", amounts(used))
-            .public("estimated", estimated)
-            .public("latency_us", self.clock.now().micros_since(ticket.admitted));
-        match outcome {
-            Outcome::Completed { result: Some(digest), .. } => event = event.confidential("result", digest.to_string()),
-            Outcome::Completed { result: None, .. } => {}
-            Outcome::Broken { cause, .. } => event = event.public("cause", bounded(cause)),
-        }
-        event.fields.extend(fields);
-        // An outcome that the ledger no longer takes stays visible as a decision without one; the
-        // ledger has then stopped, and with it every further decision.
-        if let Err(error) = self.records.note(event) {
-            tracing::error!(run = %grant.run, decision = %ticket.decision, %error, "outcome not recorded");
-        }
-    }
+/// What is asked for, whatever its type.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    action: &'a Action,
+    content: Content<'a>,
+    worst: Amounts,
+    first: Option<First>,
 }
 
 /// One of the slots for calls in flight.
@@ -420,33 +431,6 @@ async fn slot(run: &RunContext) -> Result<OwnedSemaphorePermit, Refusal> {
     );
     refusal.retry_after = Some(Duration::from_secs(1));
     Err(refusal)
-}
-
-/// A field of the customer's business.
-#[must_use]
-pub fn confidential(name: &'static str, value: impl Into<Value>) -> Field {
-    Field { name: name.into(), class: FieldClass::Confidential, value: value.into() }
-}
-
-/// A field that everyone may read.
-#[must_use]
-pub fn public(name: &'static str, value: impl Into<Value>) -> Field {
-    Field { name: name.into(), class: FieldClass::Public, value: value.into() }
-}
-
-fn amounts(amounts: Amounts) -> Value {
-    Value::Map(BTreeMap::from([
-        ("connections".to_owned(), amounts.connections.into()),
-        ("cost_nano".to_owned(), amounts.cost.nanos().into()),
-        ("egress_bytes".to_owned(), amounts.egress_bytes.into()),
-        ("tokens".to_owned(), amounts.tokens.into()),
-        ("tool_calls".to_owned(), amounts.tool_calls.into()),
-    ]))
-}
-
-/// What an agent sent is shown in clear only up to a bound, and without control characters.
-fn bounded(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 fn over_budget(error: &ReserveError) -> Refusal {

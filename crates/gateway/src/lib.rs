@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod approvals;
 pub mod body;
 pub mod egress;
 pub mod fence;
@@ -20,6 +21,7 @@ pub mod json;
 pub mod mcp;
 pub mod model;
 mod pace;
+pub mod policy;
 mod rooms;
 mod run;
 mod serve;
@@ -27,6 +29,7 @@ mod stall;
 pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tool_process;
 pub mod upstreams;
 
 use std::{
@@ -112,6 +115,12 @@ impl Gateway {
         }
     }
 
+    /// What policies say, and what they look back on.
+    #[must_use]
+    pub fn policies(&self) -> &policy::Policies {
+        self.inner.gate.policies()
+    }
+
     /// Tool servers and providers, to be set by the operator's commands.
     #[must_use]
     pub fn upstreams(&self) -> &Upstreams {
@@ -173,7 +182,11 @@ impl Gateway {
     pub fn close_run(&self, run: RunId) -> CutReport {
         let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
         self.inner.egress.inspection.forget(run);
-        context.map(|context| context.cut()).unwrap_or_default()
+        context.map_or_else(CutReport::default, |context| {
+            let report = context.cut();
+            self.policies().history().forget_run(&context.grant.tenant, run);
+            report
+        })
     }
 
     /// Calls of a run that are in flight.

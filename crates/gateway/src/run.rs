@@ -17,6 +17,7 @@ use crate::{
     grant::RunGrant,
     mcp::RunMcp,
     pace::{Pace, Turns},
+    policy::{RunPolicies, Who},
     rooms::{Held, Room, Rooms},
     telemetry::Telemetry,
 };
@@ -92,6 +93,10 @@ pub struct RunContext {
     /// Room for the answers that it has not read.
     pub(crate) answers: Room,
     pub(crate) mcp: RunMcp,
+    /// What is active for it, as it was found last.
+    pub(crate) policies: RunPolicies,
+    /// Who acts, as the history counts.
+    pub(crate) who: Arc<Who>,
     /// Where its telemetry goes, if it is accepted.
     pub(crate) telemetry: Option<Telemetry>,
     cut: CancellationToken,
@@ -110,6 +115,12 @@ impl RunContext {
             bodies: rooms.bodies.of(&grant.tenant),
             answers: rooms.answers.of(&grant.tenant),
             telemetry: grant.telemetry.clone().map(Telemetry::new),
+            who: Arc::new(Who {
+                tenant: grant.tenant.clone(),
+                run: grant.run,
+                user: grant.subject.as_deref().map(Arc::from),
+                agent: grant.agent.clone(),
+            }),
             grant,
             fence: Fence::closed("run"),
             connections: Arc::new(Semaphore::new(RUN_CONNECTIONS_MAX)),
@@ -119,6 +130,7 @@ impl RunContext {
             refusals: Pace::default(),
             dials: Turns::default(),
             mcp: RunMcp::default(),
+            policies: RunPolicies::default(),
             cut: CancellationToken::new(),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     egress::inspect::echo::Forms,
     mcp::upstream::{Timeouts, ToolServerClient},
     model::provider::{ProviderClient, ProviderTimeouts},
+    tool_process::{self, ServerProcesses},
 };
 
 /// A secret for one upstream.
@@ -55,11 +56,22 @@ pub struct StoredCredential {
 type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 
 /// All upstreams of a plane.
-#[derive(Default)]
 pub struct Upstreams {
     tool_servers: Named<ToolServerClient>,
+    processes: RwLock<Arc<dyn ServerProcesses>>,
     providers: Named<ProviderClient>,
     credentials: Named<StoredCredential>,
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self {
+            tool_servers: Named::default(),
+            processes: RwLock::new(tool_process::by_default()),
+            providers: Named::default(),
+            credentials: Named::default(),
+        }
+    }
 }
 
 impl Upstreams {
@@ -67,6 +79,18 @@ impl Upstreams {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Has the processes of tool servers that are added from now on started by `processes`. Until then nothing is started
+    /// that is to be confined.
+    pub fn start_processes_by(&self, processes: Arc<dyn ServerProcesses>) {
+        *self.processes.write().unwrap_or_else(PoisonError::into_inner) = processes;
+    }
+
+    /// What starts the processes of tool servers.
+    #[must_use]
+    pub fn processes(&self) -> Arc<dyn ServerProcesses> {
+        Arc::clone(&self.processes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Adds or replaces a tool server. Calls in flight end on the old one.
@@ -82,7 +106,8 @@ impl Upstreams {
         timeouts: Timeouts,
     ) {
         let key = (server.tenant.clone(), server.name.clone());
-        let client = Arc::new(ToolServerClient::new(server, credential).with_timeouts(timeouts));
+        let client = ToolServerClient::new(server, credential).with_processes(self.processes()).with_timeouts(timeouts);
+        let client = Arc::new(client);
         self.tool_servers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
     }
 

@@ -17,7 +17,6 @@ use std::{
 use bytes::Bytes;
 use cogward_model::{
     action::{Action, Amounts, Outcome},
-    id::EventId,
     limits::{EGRESS_INSTALMENT_BYTES_MAX, EGRESS_INSTALMENT_BYTES_MIN},
 };
 use http_body::Frame;
@@ -26,7 +25,7 @@ use super::Connect;
 use crate::{
     Inner,
     body::BrokenStream,
-    gate::{Admitted, Call, Governed},
+    gate::{Admitted, Call, First, Governed},
     run::RunContext,
 };
 
@@ -66,7 +65,7 @@ pub struct Counts {
 struct Allowance {
     inner: Arc<Inner>,
     run: Arc<RunContext>,
-    first: EventId,
+    first: First,
     first_bytes: u64,
     action: Action,
     /// Reserved and not yet forwarded.
@@ -95,7 +94,7 @@ impl Counts {
         let allowance = inner.gate.limits_egress_bytes(&run).then(|| Allowance {
             inner: Arc::clone(inner),
             run,
-            first: admitted.decision(),
+            first: admitted.first(),
             first_bytes,
             action: admitted.action().clone(),
             left: AtomicU64::new(first_bytes),

@@ -37,7 +37,7 @@ use self::{
     resolve::{Reachable, Resolver},
 };
 use crate::{
-    Inner,
+    Inner, approvals,
     body::{self, AgentBody},
     gate::{self, Admitted, Call, Governed},
     run::RunContext,
@@ -106,7 +106,7 @@ pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Inc
 }
 
 /// Takes a connection or a request through the gate. The name is looked up only if it is declared, nothing
-/// else is held against it, and the run may act.
+/// else is held against it, no policy blocks it, and the run may act.
 async fn admit(
     inner: &Inner,
     run: &Arc<RunContext>,
@@ -127,6 +127,7 @@ async fn admit(
         && objection.is_none()
         && inner.gate.plane_fence().pass().await.is_ok()
         && run.fence.pass().await.is_ok()
+        && !inner.gate.would_block(run, &asked)
     {
         tokio::select! {
             biased;
@@ -226,7 +227,7 @@ async fn refuse_unnamed(inner: &Inner, run: &RunContext, shown: &str, port: u16,
 /// A refusal as a proxy says it. Most clients show their users only the status line of a refused
 /// CONNECT, so the rule stands there too.
 fn refused(refusal: &Refusal) -> Response<AgentBody> {
-    let told = serde_json::json!({
+    let mut told = serde_json::json!({
         "error": {
             "type": "cogward_refusal",
             "code": refusal.code.as_str(),
@@ -235,6 +236,9 @@ fn refused(refusal: &Refusal) -> Response<AgentBody> {
             "next_step": refusal.next_step,
         }
     });
+    if let (Some(approval), Some(error)) = (&refusal.approval, told.get_mut("error").and_then(|e| e.as_object_mut())) {
+        error.insert("approval".to_owned(), approvals::told(approval));
+    }
     let built = body::refusal_head(refusal)
         .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .body(body::full(told.to_string()));

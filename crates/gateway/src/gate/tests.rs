@@ -3,11 +3,14 @@
 use std::sync::{Mutex, atomic::AtomicBool};
 
 use cogward_budget::Scope;
-use cogward_model::{Digest, Id, RunId, SystemClock, SystemEntropy, UpstreamName};
+use cogward_model::{Digest, Id, RunId, SystemClock, SystemEntropy, UpstreamName, event::Value};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::{FenceState, RunGrant, testing::manifest};
+
+mod approval;
+mod policy;
 
 #[derive(Default)]
 struct Ledger {

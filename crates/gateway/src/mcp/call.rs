@@ -27,6 +27,7 @@ use crate::{
     Inner,
     gate::{Admitted, Call, Governed, confidential, public},
     grant::not_declared,
+    policy::Content,
     rooms::Held,
     run::RunContext,
 };
@@ -47,6 +48,18 @@ pub struct ToolCall {
 impl Governed for ToolCall {
     fn action(&self) -> Action {
         Action::ToolCall { server: self.server.clone(), tool: self.tool.clone() }
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content { arguments: Some(&self.arguments), body: None }
+    }
+
+    fn set_arguments(&mut self, arguments: Bytes) {
+        self.arguments = arguments;
+    }
+
+    fn fields(&self, run: &RunContext) -> Vec<Field> {
+        vec![argument_field(run, &self.arguments)]
     }
 }
 
@@ -87,10 +100,8 @@ pub(super) async fn call(
     };
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
     let examined = examine(inner, run, &server, &tool, &arguments).await;
-    let mut fields = vec![argument_field(run, &arguments)];
-    if let Some(definition) = &examined.definition {
-        fields.push(public("definition", definition.digest.to_string()));
-    }
+    let definition = examined.definition.as_ref();
+    let fields = definition.map(|definition| public("definition", definition.digest.to_string())).into_iter().collect();
     let call = Call {
         target: ToolCall { server, tool, arguments },
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
@@ -224,13 +235,23 @@ async fn carry_out(client: &ToolServerClient, admitted: Admitted<ToolCall>) -> A
     let used = admitted.reserved();
     match answered {
         Some(Ok(ToolAnswer { result, is_error, typed, room })) => {
-            let kept = admitted.run().grant.evidence.keep_results && result.len() <= KEPT_BYTES_MAX;
-            let text = std::str::from_utf8(&result).ok().filter(|_| kept);
-            let fields = text.map(|text| confidential("result_text", text)).into_iter().collect();
+            let redacted = admitted.redact(&result);
+            let shown = match &redacted {
+                Ok(None) => std::str::from_utf8(&result).ok(),
+                Ok(Some(redacted)) => Some(redacted.as_str()),
+                Err(_) => None,
+            };
+            let keeps = admitted.run().grant.evidence.keep_results;
+            let kept = shown.filter(|text| keeps && text.len() <= KEPT_BYTES_MAX);
+            let fields = kept.map(|text| confidential("result_text", text)).into_iter().collect();
             let digest = Some(sha256(&result));
             let outcome = Outcome::Completed { used, estimated: false, upstream_error: is_error, result: digest };
             admitted.settle_with(&outcome, fields);
-            Answer { result, typed, room }
+            match redacted {
+                Ok(None) => Answer { result, typed, room },
+                Ok(Some(redacted)) => Answer { result: redacted.into(), typed, room },
+                Err(withheld) => Answer::failed(&format!("cogward let this call take place, but {withheld}.")),
+            }
         }
         Some(Err(error)) => {
             let (used, effect) = match error.effect_possible() {

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     gate::Admitted,
     rooms::{Held, Room},
+    tool_process::ServerProcesses,
     upstreams::Credential,
 };
 
@@ -215,9 +216,12 @@ impl ToolServerClient {
     /// Not connected yet.
     #[must_use]
     pub fn new(server: ToolServer, credential: Option<Credential>) -> Self {
+        let confinement = server.transport.confinement();
         let transport = match server.transport {
-            ToolTransport::Stdio { command, args, env, credential_env } => {
-                stdio::Program::new(command, args, env, credential_env, credential).map(Transport::Stdio)
+            ToolTransport::Stdio { command, args, env, credential_env, .. } => {
+                let owner = (server.tenant, server.name.clone());
+                stdio::Program::new(owner, (command, args, env), credential_env, credential, confinement)
+                    .map(Transport::Stdio)
             }
             ToolTransport::Http { url, credential_header } => {
                 http::Endpoint::new(&url, credential_header.as_deref(), credential.as_ref()).map(Transport::Http)
@@ -234,6 +238,15 @@ impl ToolServerClient {
             failures: AtomicU32::new(0),
             generations: AtomicU64::new(0),
         }
+    }
+
+    /// With what starts its process, where it has one.
+    #[must_use]
+    pub fn with_processes(mut self, processes: Arc<dyn ServerProcesses>) -> Self {
+        if let Transport::Stdio(program) = &mut self.transport {
+            program.start_by(processes);
+        }
+        self
     }
 
     /// With other limits of time.
@@ -411,7 +424,7 @@ impl ToolServerClient {
                 Err(UpstreamError::Unusable { server: self.name.clone(), cause: cause.clone() })
             }
             Transport::Stdio(program) => {
-                let session = program.start(&self.name)?;
+                let session = program.start(&self.name).await?;
                 let greeting =
                     session.request("initialize", &greeting(), None).await.map_err(RequestError::into_inner)?;
                 self.revision(&greeting.result)?;

@@ -4,7 +4,10 @@ use cogward_model::decision::{Refusal, RefusalCode};
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::body::{self, AgentBody};
+use crate::{
+    approvals,
+    body::{self, AgentBody},
+};
 
 /// The shape of errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +19,14 @@ pub(super) enum Dialect {
 impl Dialect {
     /// A refusal, with its status and headers.
     pub(super) fn refusal(self, refusal: &Refusal) -> Response<AgentBody> {
-        let text = self.text(kind(refusal.code), refusal.code.as_str(), &refusal.sentence());
+        let mut told = self.value(kind(refusal.code), refusal.code.as_str(), &refusal.sentence());
+        if let (Some(approval), Some(error)) = (&refusal.approval, told.get_mut("error").and_then(Value::as_object_mut))
+        {
+            error.insert("approval".to_owned(), approvals::told(approval));
+        }
         body::refusal_head(refusal)
             .header(header::CONTENT_TYPE, "application/json")
-            .body(body::full(text))
+            .body(body::full(told.to_string()))
             .unwrap_or_else(|_| body::empty(StatusCode::FORBIDDEN))
     }
 

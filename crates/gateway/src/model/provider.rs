@@ -8,6 +8,7 @@ use std::{fmt, time::Duration};
 use super::scripted::Script;
 use crate::{
     gate::{Admitted, Governed},
+    policy::Content,
     rooms::Held,
     upstreams::Credential,
 };
@@ -113,6 +114,10 @@ impl Governed for ModelCall {
             wire: self.wire,
             streaming: self.streaming,
         }
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content { arguments: None, body: Some(&self.body) }
     }
 }
 

@@ -1,13 +1,12 @@
 //! A tool server as a process: one JSON message per line on its stdin and stdout.
 //!
-//! It is started without a shell, with no environment but its own, in a process group that ends as a
-//! whole. Its lines are bounded, what is not a message is counted and refused, and its standard error
+//! It is started without a shell, with no environment but its own, confined as the operator has said
+//! ([`crate::tool_process`]), and ends as a whole. Its lines are bounded, what is not a message is counted and refused, and its standard error
 //! is read and mostly thrown away so that it can never block.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::Path,
-    process::Stdio,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +15,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use cogward_model::{UpstreamName, limits::RESPONSE_BYTES_MAX};
+use cogward_model::{TenantName, UpstreamName, limits::RESPONSE_BYTES_MAX, upstream::Confinement};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -28,6 +26,7 @@ use super::{Reply, RequestError, UpstreamError};
 use crate::{
     mcp::rpc::{self, Message},
     rooms::Room,
+    tool_process::{self, ProcessControl, ServerProcess, ServerProcesses, ServerProgram, StartError},
     upstreams::Credential,
 };
 
@@ -39,24 +38,20 @@ const GARBAGE_MAX: u32 = 64;
 const STDERR_KEPT: usize = 4 * 1024;
 /// Time to end by itself when its stdin is closed.
 const END_MS: u64 = 1_000;
-/// Where programs of the system are looked for by what the server starts.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is started.
 pub(super) struct Program {
-    command: String,
-    args: Vec<String>,
-    env: BTreeMap<String, String>,
-    credential: Option<(String, Credential)>,
+    program: ServerProgram,
+    processes: Arc<dyn ServerProcesses>,
 }
 
 impl Program {
     pub(super) fn new(
-        command: String,
-        args: Vec<String>,
-        env: BTreeMap<String, String>,
+        (tenant, server): (TenantName, UpstreamName),
+        (command, args, env): (String, Vec<String>, BTreeMap<String, String>),
         credential_env: Option<String>,
         credential: Option<Credential>,
+        confinement: Confinement,
     ) -> Result<Self, String> {
         if !Path::new(&command).is_absolute() {
             return Err("`command` is not an absolute path".to_owned());
@@ -76,33 +71,23 @@ impl Program {
             (None, Some(_)) => return Err("it has a credential, but no `credential_env` says where it goes".into()),
             (_, None) => None,
         };
-        Ok(Self { command, args, env, credential })
+        let program = ServerProgram { tenant, server, command, args, env, credential, confinement };
+        Ok(Self { program, processes: tool_process::by_default() })
+    }
+
+    pub(super) fn start_by(&mut self, processes: Arc<dyn ServerProcesses>) {
+        self.processes = processes;
     }
 
     /// Starts the process; it has not been greeted yet.
-    pub(super) fn start(&self, server: &UpstreamName) -> Result<Session, UpstreamError> {
-        let mut command = Command::new(&self.command);
-        command
-            .args(&self.args)
-            .env_clear()
-            .env("PATH", SEARCH_PATH)
-            .env("LANG", "C.UTF-8")
-            .envs(&self.env)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        if let Some((name, secret)) = &self.credential {
-            command.env(name, secret.expose());
-        }
-        let unavailable = |cause: String| UpstreamError::Unavailable { server: server.clone(), cause, sent: false };
-        let mut child = command.spawn().map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
-        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(unavailable("it has no standard streams".to_owned()));
-        };
+    pub(super) async fn start(&self, server: &UpstreamName) -> Result<Session, UpstreamError> {
+        let ServerProcess { stdin, stdout, stderr, control } =
+            self.processes.start(&self.program).await.map_err(|error| match error {
+                StartError::Refused(cause) => UpstreamError::Unusable { server: server.clone(), cause },
+                error @ StartError::Failed(_) => {
+                    UpstreamError::Unavailable { server: server.clone(), cause: error.to_string(), sent: false }
+                }
+            })?;
         let stop = CancellationToken::new();
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
         let shared = Arc::new(Shared {
@@ -115,9 +100,9 @@ impl Program {
         });
         tokio::spawn(write(stdin, queue, stop.clone()));
         tokio::spawn(read(stdout, Arc::clone(&shared)));
-        let secret = self.credential.as_ref().map(|(_, secret)| secret.clone());
+        let secret = self.program.credential.as_ref().map(|(_, secret)| secret.clone());
         let tail = tokio::spawn(drain(stderr, secret));
-        tokio::spawn(oversee(child, Arc::clone(&shared), tail));
+        tokio::spawn(oversee(control, Arc::clone(&shared), tail));
         Ok(Session { shared, _stop: stop.drop_guard() })
     }
 }
@@ -302,7 +287,7 @@ fn line(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Vec<u8>>, stop: CancellationToken) {
+async fn write(mut stdin: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>, stop: CancellationToken) {
     loop {
         let next = tokio::select! {
             () = stop.cancelled() => return,
@@ -319,7 +304,7 @@ async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Vec<u8>>, stop: 
     }
 }
 
-async fn read(stdout: ChildStdout, shared: Arc<Shared>) {
+async fn read(stdout: impl AsyncRead + Unpin, shared: Arc<Shared>) {
     let mut reader = BufReader::with_capacity(64 * 1024, stdout);
     let mut garbage = 0_u32;
     loop {
@@ -366,7 +351,7 @@ async fn next_line<R: AsyncBufRead + Unpin>(reader: &mut R, max: usize) -> Resul
 }
 
 /// Reads standard error to its end and keeps the last of it, without the credential.
-async fn drain(mut stderr: ChildStderr, secret: Option<Credential>) -> String {
+async fn drain(mut stderr: impl AsyncRead + Unpin, secret: Option<Credential>) -> String {
     let mut kept: VecDeque<u8> = VecDeque::with_capacity(STDERR_KEPT);
     let mut part = [0_u8; 2048];
     while let Ok(count @ 1..) = stderr.read(&mut part).await {
@@ -383,24 +368,18 @@ async fn drain(mut stderr: ChildStderr, secret: Option<Credential>) -> String {
     rpc::shown(&text, STDERR_KEPT)
 }
 
-async fn oversee(mut child: Child, shared: Arc<Shared>, tail: tokio::task::JoinHandle<String>) {
-    let group = child.id();
+async fn oversee(mut control: Box<dyn ProcessControl>, shared: Arc<Shared>, tail: tokio::task::JoinHandle<String>) {
     let by_itself = tokio::select! {
-        status = child.wait() => Some(status),
+        ended = control.ended() => Some(ended),
         () = shared.stop.cancelled() => {
             // Its stdin is closed by now, which asks it to end.
-            tokio::time::timeout(Duration::from_millis(END_MS), child.wait()).await.ok()
+            tokio::time::timeout(Duration::from_millis(END_MS), control.ended()).await.ok()
         }
     };
     // Also what it started itself, which may hold its pipes open.
-    if let Some(pid) = group.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-    let status = match by_itself {
-        Some(status) => status,
-        None => child.wait().await,
-    };
-    let ended = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    let killed = control.kill().await;
+    let ended = by_itself.unwrap_or(killed);
+    drop(control);
     let asked = shared.stop.is_cancelled();
     shared.end(&format!("its process ended ({ended})"));
     let tail = tokio::time::timeout(Duration::from_millis(END_MS), tail).await;

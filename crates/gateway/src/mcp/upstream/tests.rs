@@ -42,10 +42,18 @@ async fn a_registration_that_cannot_work_says_what_to_mend_and_never_the_credent
 
 #[tokio::test]
 async fn a_server_that_does_not_start_is_not_started_without_end() {
-    let gone = client(json!({"kind": "stdio", "command": "/nonexistent/server"}), None);
+    let gone = client(json!({"kind": "stdio", "command": "/nonexistent/server", "sandbox": "none"}), None);
     assert!(gone.tools().await.unwrap_err().to_string().contains("cannot be started"));
     assert!(gone.tools().await.unwrap_err().to_string().contains("is tried again in"));
-    let mute = client(json!({"kind": "stdio", "command": "/bin/true"}), None);
+    let mute = client(json!({"kind": "stdio", "command": "/bin/true", "sandbox": "none"}), None);
     let error = mute.tools().await.unwrap_err();
     assert!(matches!(error, UpstreamError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_confined_is_not_started() {
+    // As registered without a word about it, also by an earlier plane.
+    let confined = client(json!({"kind": "stdio", "command": "/bin/true"}), None);
+    let error = confined.tools().await.unwrap_err();
+    assert!(matches!(&error, UpstreamError::Unusable { cause, .. } if cause.contains("confines")), "{error}");
 }

@@ -1,0 +1,119 @@
+//! The gate's question to the policies, and what follows from the answer.
+//!
+//! Policies ([`active`]) are pure; what they look back on ([`history`]) and who they send a call to
+//! ([`crate::approvals`]) is here. One call is decided by the versions of one generation, together with what it adds
+//! to the history, in one step that waits for nothing. What policies ask to be changed ([`obligation`]) is changed
+//! before the record is written, so what is recorded is what is forwarded.
+
+pub mod active;
+mod ask;
+mod command;
+pub mod history;
+mod in_hand;
+mod judge;
+mod obligation;
+pub mod restore;
+mod window;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
+
+use cogward_model::{
+    TenantName, Timestamp, ToolName, UpstreamName,
+    action::{Action, Amounts},
+};
+use cogward_policy::Shape;
+
+pub(crate) use self::{
+    active::RunPolicies,
+    history::{Added, Who},
+    in_hand::InHand,
+    judge::{Cleared, Judgement},
+    obligation::redacted,
+};
+pub use self::{
+    active::{ActivePolicies, ActiveStatus, PolicySet},
+    command::{CommandAsk, CommandVerdict},
+    history::{Ended, History},
+    obligation::Withheld,
+    restore::{Earlier, Restoring},
+};
+use crate::{approvals::Approvals, gate::First, run::RunContext};
+
+/// What operators know of a tool beside its name.
+#[derive(Debug, Clone, Default)]
+pub struct ToolMarks {
+    /// The labels of the data that it reads.
+    pub labels: Arc<BTreeSet<String>>,
+    /// The types of its arguments, of the definition that was approved; none for a tool that is not pinned.
+    pub shape: Option<Arc<Shape>>,
+}
+
+/// Where marks of tools are kept.
+pub trait ToolFacts: Send + Sync {
+    /// What is known of a tool. Asked for every call: nothing may be waited for.
+    fn of(&self, tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> ToolMarks;
+}
+
+/// Everything that decides beside the manifest.
+#[derive(Default)]
+pub struct Policies {
+    active: ActivePolicies,
+    history: Arc<History>,
+    approvals: OnceLock<Arc<dyn Approvals>>,
+    marks: OnceLock<Arc<dyn ToolFacts>>,
+}
+
+/// One call, as the policies are asked about it.
+pub(crate) struct Question<'a> {
+    pub(crate) run: &'a RunContext,
+    pub(crate) action: &'a Action,
+    pub(crate) content: Content<'a>,
+    pub(crate) worst: Amounts,
+    pub(crate) first: Option<First>,
+    /// What is left of the run's budgets; looked up when a policy reads it.
+    pub(crate) left: &'a dyn Fn() -> Amounts,
+    pub(crate) now: Timestamp,
+}
+
+/// What would be forwarded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Content<'a> {
+    /// The arguments of a tool: an object in JSON that was checked. Policies read them, and may change them.
+    pub arguments: Option<&'a bytes::Bytes>,
+    /// A body that goes on as it is. An approval is for these very bytes.
+    pub body: Option<&'a bytes::Bytes>,
+}
+
+impl Policies {
+    /// What is active.
+    #[must_use]
+    pub fn active(&self) -> &ActivePolicies {
+        &self.active
+    }
+
+    /// What was done before.
+    #[must_use]
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Who is asked for approvals. The first one stays; without one, what needs an approval is refused.
+    pub fn approvals_by(&self, approvals: Arc<dyn Approvals>) {
+        let _ = self.approvals.set(approvals);
+    }
+
+    /// Where the marks of tools are. The first one stays; without one, no tool has any.
+    pub fn tools_marked_by(&self, marks: Arc<dyn ToolFacts>) {
+        let _ = self.marks.set(marks);
+    }
+
+    fn marks(&self, run: &RunContext, action: &Action) -> ToolMarks {
+        match (self.marks.get(), action) {
+            (Some(marks), Action::ToolCall { server, tool }) => marks.of(&run.grant.tenant, server, tool),
+            _ => ToolMarks::default(),
+        }
+    }
+}
