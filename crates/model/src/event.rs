@@ -133,6 +133,8 @@ event_types! {
     ApprovalExpired = "approval.expired";
     /// The call that was allowed was made; it cannot be made again.
     ApprovalConsumed = "approval.consumed";
+    /// The call that was allowed was not made after all: the approval stands again.
+    ApprovalReturned = "approval.returned";
     /// The weakest sandbox profile that is accepted was changed.
     FloorChanged = "floor.changed";
     /// An agent version was registered.

@@ -1,4 +1,4 @@
--- Calls that wait for a person. `request` is the digest of the exact call. `slot` is run and request for as long as the
+-- Calls that wait for a person. `request` is the digest of the exact call. `slot` is run, request and role for as long as the
 -- row is the answer to that call, and NULL after: the constraint holds among those only. The arguments are in `secrets`.
 CREATE TABLE approvals (
     id              TEXT   NOT NULL PRIMARY KEY,

@@ -117,8 +117,9 @@ pub struct ApprovalFilter {
     pub state: Option<ApprovalState>,
 }
 
-fn slot(run: RunId, request: Digest) -> String {
-    format!("{run}/{request}")
+/// What only one row has as long as it is the answer: a call may be asked of several roles.
+fn slot(run: RunId, request: Digest, role: &str) -> String {
+    format!("{run}/{request}/{role}")
 }
 
 fn row(row: &SqliteRow) -> Result<ApprovalRow, StoreError> {
@@ -203,6 +204,31 @@ impl Store {
         Ok(Page::cut(items, page, |a: &ApprovalRow| a.id.to_string()))
     }
 
+    /// An approval, whatever its tenant: for the plane itself, never for a request.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn approval_of_any(&self, id: ApprovalId) -> Result<Option<ApprovalRow>, StoreError> {
+        let found = sqlx::query("SELECT * FROM approvals WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        found.as_ref().map(row).transpose()
+    }
+
+    /// Those of a run that can still be answered or used.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or a row is not readable.
+    pub async fn approvals_open(&self, run: RunId) -> Result<Vec<ApprovalRow>, StoreError> {
+        let found =
+            sqlx::query("SELECT * FROM approvals WHERE run = $1 AND state IN ('pending', 'approved') ORDER BY id")
+                .bind(run.to_string())
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
+        found.iter().map(row).collect()
+    }
+
     /// Those that can no longer be answered or used: their time is over at `now`, or their run has ended.
     ///
     /// # Errors
@@ -229,13 +255,18 @@ impl Tx {
         get(self.connection(), tenant, id).await
     }
 
-    /// The row that answers this exact call of a run, if it was asked before and the answer still stands.
+    /// The row that answers this exact call of a run for a role, if it was asked before and the answer still stands.
     ///
     /// # Errors
     /// [`StoreError`] when the database failed or the row is not readable.
-    pub async fn approval_for(&mut self, run: RunId, request: Digest) -> Result<Option<ApprovalRow>, StoreError> {
+    pub async fn approval_for(
+        &mut self,
+        run: RunId,
+        request: Digest,
+        role: &str,
+    ) -> Result<Option<ApprovalRow>, StoreError> {
         let found = sqlx::query("SELECT * FROM approvals WHERE slot = $1")
-            .bind(slot(run, request))
+            .bind(slot(run, request, role))
             .fetch_optional(self.connection())
             .await?;
         found.as_ref().map(row).transpose()
@@ -280,7 +311,7 @@ impl Tx {
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         )
         .bind(new.id.to_string())
-        .bind(slot(new.run, new.request))
+        .bind(slot(new.run, new.request, &new.role))
         .bind(new.tenant.as_str())
         .bind(new.run.to_string())
         .bind(new.agent.as_str())
@@ -350,7 +381,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`] when the database failed.
     pub async fn approval_give_back(&mut self, approval: &ApprovalRow) -> Result<bool, StoreError> {
-        let slot = slot(approval.run, approval.request);
+        let slot = slot(approval.run, approval.request, &approval.role);
         let done = sqlx::query(
             "UPDATE approvals SET state = 'approved', consumed = NULL, slot = $1 WHERE id = $2 AND state = 'consumed'
                  AND NOT EXISTS (SELECT 1 FROM approvals WHERE slot = $1)",

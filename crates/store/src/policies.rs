@@ -172,14 +172,13 @@ impl Store {
         page: &PageRequest,
     ) -> Result<Page<PolicyVersionRow>, StoreError> {
         let before = page.after.as_deref().and_then(|text| text.parse::<i64>().ok()).unwrap_or(i64::MAX);
-        let found = sqlx::query(
-            "SELECT * FROM policy_versions WHERE scope = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
-        )
-        .bind(scope.to_string())
-        .bind(before)
-        .bind(page.fetch())
-        .fetch_all(&mut *self.reader().await?)
-        .await?;
+        let found =
+            sqlx::query("SELECT * FROM policy_versions WHERE scope = $1 AND number < $2 ORDER BY number DESC LIMIT $3")
+                .bind(scope.to_string())
+                .bind(before)
+                .bind(page.fetch())
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
         let items = found.iter().map(version).collect::<Result<_, _>>()?;
         Ok(Page::cut(items, page, |v: &PolicyVersionRow| v.number.to_string()))
     }
@@ -331,12 +330,14 @@ impl Tx {
         .await
         .map_err(|e| StoreError::on_write(e, Noun::Policy, scope))?;
         if let Some(digest) = digest {
-            sqlx::query("UPDATE policy_versions SET first_active = COALESCE(first_active, $1) WHERE scope = $2 AND digest = $3")
-                .bind(at)
-                .bind(scope.to_string())
-                .bind(digest.to_string())
-                .execute(self.connection())
-                .await?;
+            sqlx::query(
+                "UPDATE policy_versions SET first_active = COALESCE(first_active, $1) WHERE scope = $2 AND digest = $3",
+            )
+            .bind(at)
+            .bind(scope.to_string())
+            .bind(digest.to_string())
+            .execute(self.connection())
+            .await?;
         }
         pointer(&row)
     }

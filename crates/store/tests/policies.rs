@@ -178,15 +178,19 @@ async fn an_approval_is_used_once_and_a_call_has_one_answer_at_a_time() {
     let second = tx.approval_insert(&asked(run, 9, 100)).await;
     assert!(matches!(second, Err(StoreError::Conflict { noun: Noun::Approval, .. })), "{second:?}");
     assert_eq!(tx.approvals_waiting(&tenant, run).await.unwrap(), (1, 1));
+    assert_eq!(tx.approval_for(run, digest(9), "legal").await.unwrap(), None, "another role has its own answer");
     assert!(!tx.approval_consume(first.id, at(5)).await.unwrap(), "not before it is approved");
     assert!(tx.approval_decide(first.id, true, &ada(4)).await.unwrap());
     assert!(!tx.approval_decide(first.id, false, &ada(4)).await.unwrap(), "answered once");
     assert!(tx.approval_consume(first.id, at(5)).await.unwrap());
     assert!(!tx.approval_consume(first.id, at(5)).await.unwrap(), "used once");
-    assert_eq!(tx.approval_for(run, digest(9)).await.unwrap(), None);
+    assert_eq!(tx.approval_for(run, digest(9), "finance").await.unwrap(), None);
     // Not used after all: approved again, unless the call was asked anew in the meantime.
     assert!(tx.approval_give_back(&first).await.unwrap());
-    assert_eq!(tx.approval_for(run, digest(9)).await.unwrap().map(|a| a.state), Some(ApprovalState::Approved));
+    assert_eq!(
+        tx.approval_for(run, digest(9), "finance").await.unwrap().map(|a| a.state),
+        Some(ApprovalState::Approved)
+    );
     assert!(tx.approval_consume(first.id, at(6)).await.unwrap());
     let third = asked(run, 9, 100);
     tx.approval_insert(&third).await.unwrap();
@@ -218,9 +222,12 @@ async fn what_is_over_expires_is_told_and_makes_room() {
     assert!(tx.approval_expire(short.id).await.unwrap());
     assert!(!tx.approval_expire(short.id).await.unwrap());
     assert!(!tx.approval_decide(short.id, true, &ada(4)).await.unwrap(), "too late");
-    assert_eq!(tx.approval_for(run, digest(1)).await.unwrap().map(|a| a.state), Some(ApprovalState::Expired));
+    assert_eq!(
+        tx.approval_for(run, digest(1), "finance").await.unwrap().map(|a| a.state),
+        Some(ApprovalState::Expired)
+    );
     tx.approval_told(short.id).await.unwrap();
-    assert_eq!(tx.approval_for(run, digest(1)).await.unwrap(), None);
+    assert_eq!(tx.approval_for(run, digest(1), "finance").await.unwrap(), None);
     tx.approval_insert(&asked(run, 1, 50)).await.unwrap();
     let _ = tx.commit(Vec::new()).await.unwrap();
 }

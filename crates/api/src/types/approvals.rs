@@ -1,9 +1,6 @@
 //! Approvals: calls that wait for a person.
 
-use cogward_model::{
-    AgentName, Digest, RunId, TenantName, Timestamp, VersionLabel,
-    id::ApprovalId,
-};
+use cogward_model::{AgentName, Digest, RunId, TenantName, Timestamp, VersionLabel, id::ApprovalId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

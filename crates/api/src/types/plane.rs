@@ -1,6 +1,6 @@
 //! The plane itself: what it is, whether it is well, what its host can enforce.
 
-use cogward_model::{Timestamp, id::OperatorId};
+use cogward_model::{PolicyScope, Timestamp, id::OperatorId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub struct Plane {
     pub runs_live: u64,
     /// Whether it takes new runs.
     pub accepting: bool,
+    /// Levels whose active policy cannot be used: nothing is permitted to the agents under them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies_unusable: Vec<PolicyScope>,
 }
 
 /// Whether evidence can be written.

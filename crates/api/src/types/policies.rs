@@ -299,8 +299,10 @@ pub struct PolicySimulation {
     pub tenant: TenantName,
     /// Decisions that were looked at.
     pub decisions: u64,
-    /// Those that were made again; the others have no recorded input, or the level does not bear on them.
+    /// Those that were made again; on the others the level does not bear, or their question cannot be opened any more.
     pub replayed: u64,
+    /// Those whose record does not have what this version reads: only what the versions of that time read is recorded.
+    pub unknown: u64,
     /// Whether there were more than were read.
     pub more: bool,
     /// How many verdicts changed, by what from and what to.
