@@ -215,6 +215,8 @@ fn no_secret_reaches_the_sandbox_the_ledger_or_the_logs() -> Result<()> {
         &credential.to_string_lossy(),
         "--credential-env",
         "API_KEY",
+        "--mount",
+        &server.to_string_lossy(),
         "--stdio",
         "--",
         "/usr/bin/python3",

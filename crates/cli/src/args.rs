@@ -1,6 +1,7 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
 mod floors;
+mod policies;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -13,9 +14,11 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 
 pub use self::{
     floors::{Floor, Operator},
+    policies::{Approval, ApprovalWord, Policy},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     upstreams::{
-        Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd,
+        Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag,
+        ToolSandboxFlag, ToolServer, ToolServerAdd,
     },
 };
 use crate::{
@@ -102,7 +105,13 @@ pub enum Command {
     /// Say which sandbox profiles are too weak to be registered or started
     #[command(subcommand)]
     Floor(Floor),
-    /// List operators and replace their credentials
+    /// Write, approve and activate policies, and look at what they decided
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Answer calls that wait for a person
+    #[command(subcommand)]
+    Approval(Approval),
+    /// Add, list and revoke operators, their roles and their credentials
     #[command(subcommand)]
     Operator(Operator),
     /// Look at a lifecycle command and its receipt
@@ -146,6 +155,9 @@ pub struct Serve {
     /// Seconds between two looks at the sandbox of a run; a control that is gone ends the run
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub attest_every: u32,
+    /// Whoever wrote a version of a policy may not approve it; needs two operators
+    #[arg(long)]
+    pub policy_four_eyes: bool,
     /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,

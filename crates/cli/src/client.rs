@@ -50,12 +50,21 @@ struct Request<'a> {
     sent: Sent<'a>,
     idempotency_key: Option<&'a str>,
     last_event: Option<&'a str>,
+    if_match: Option<u64>,
     accept: &'static str,
 }
 
 impl<'a> Request<'a> {
     fn new(method: Method, path: &'a str) -> Self {
-        Self { method, path, sent: Sent::Nothing, idempotency_key: None, last_event: None, accept: "application/json" }
+        Self {
+            method,
+            path,
+            sent: Sent::Nothing,
+            idempotency_key: None,
+            last_event: None,
+            if_match: None,
+            accept: "application/json",
+        }
     }
 }
 
@@ -136,6 +145,17 @@ impl Client {
         self.json(self.send(Request { sent, ..Request::new(Method::PUT, path) })?)
     }
 
+    /// Replaces a resource, if it is still this revision.
+    pub fn put_if<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        revision: Option<u64>,
+    ) -> Result<T, Failure> {
+        let sent = Sent::Json(to_json(body)?);
+        self.json(self.send(Request { sent, if_match: revision, ..Request::new(Method::PUT, path) })?)
+    }
+
     /// Removes a resource.
     pub fn delete(&self, path: &str) -> Result<(), Failure> {
         self.send(Request::new(Method::DELETE, path)).map(drop)
@@ -183,6 +203,9 @@ impl Client {
         }
         if let Some(key) = request.idempotency_key {
             head = head.header(IDEMPOTENCY_KEY, key);
+        }
+        if let Some(revision) = request.if_match {
+            head = head.header("if-match", format!("\"{revision}\""));
         }
         if let Some(event) = request.last_event {
             head = head.header(LAST_EVENT_ID, event);

@@ -2,6 +2,7 @@
 //! anything that the plane should decide.
 
 mod agents;
+mod approvals;
 mod credentials;
 mod doctor;
 mod events;
@@ -11,6 +12,7 @@ mod floors;
 mod login;
 mod operators;
 mod packages;
+mod policies;
 mod providers;
 mod runs;
 mod serve;
@@ -65,6 +67,8 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         }
         Command::Tenant(tenant) => tenants::run(tenant, session),
         Command::Floor(floor) => floors::run(floor, session),
+        Command::Policy(policy) => policies::run(policy, session),
+        Command::Approval(approval) => approvals::run(approval, session),
         Command::Operator(operator) => operators::run(operator, session),
         Command::Operation(args::Operation::Show { operation }) => {
             let operation: cogward_api::Operation = session.client()?.get(&cogward_api::paths::operation(operation))?;

@@ -225,7 +225,12 @@ pub fn printable(text: &str) -> String {
         match letter {
             '\n' | '\t' => safe.push(letter),
             // Besides control characters, those that turn the direction of text and so show another text.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            // Nor those that show nothing and hide that two texts differ.
+            '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}'
+            | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}' => {
                 safe.extend(letter.escape_unicode());
             }
             _ if letter.is_control() => safe.extend(letter.escape_unicode()),
@@ -254,6 +259,8 @@ mod tests {
              budget_exceeded          7\n\
              forbidden                4\n\
              run_refused              4\n\
+             policy_blocked           4\n\
+             policy_four_eyes         4\n\
              not_found                3\n\
              route_not_found          3\n\
              method_not_allowed       1\n\
@@ -263,10 +270,14 @@ mod tests {
              profile_too_weak         4\n\
              in_use                   5\n\
              idempotency_conflict     5\n\
+             policy_not_approved      5\n\
+             policy_locks_out         5\n\
+             approval_closed          5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\
              payload_too_large        1\n\
              unsupported_media_type   1\n\
+             policy_invalid           4\n\
              manifest_invalid         4\n\
              package_invalid          4\n\
              throttled                7\n\

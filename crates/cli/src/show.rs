@@ -8,13 +8,14 @@ use cogward_model::{
     Timestamp,
     attestation::{Attested, Check},
     run::RunState,
-    upstream::{ProviderShape, ToolTransport},
+    upstream::{ProviderShape, ToolNetwork, ToolSandbox, ToolTransport},
     violation::{Severity, ViolationTotal},
 };
 
 use crate::output::{Cell, Show, Tone};
 
 mod files;
+mod policies;
 
 fn maybe<T: std::fmt::Display>(value: &Option<T>) -> Cell {
     value.as_ref().map(ToString::to_string).unwrap_or_default().into()
@@ -181,8 +182,13 @@ impl Show for ToolServer {
     const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "UPDATED"];
     fn row(&self) -> Vec<Cell> {
         let (kind, at) = match &self.transport {
-            ToolTransport::Stdio { command, args, .. } => {
-                ("stdio", std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
+            ToolTransport::Stdio { command, args, sandbox, network, .. } => {
+                let kind = match (sandbox, network) {
+                    (ToolSandbox::None, _) => "stdio, UNCONFINED",
+                    (ToolSandbox::Standard, ToolNetwork::Host) => "stdio, HOST NETWORK",
+                    (ToolSandbox::Standard, ToolNetwork::None) => "stdio",
+                };
+                (kind, std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
             }
             ToolTransport::Http { url, .. } => ("http", url.clone()),
         };
@@ -489,6 +495,14 @@ impl Show for Plane {
     }
     fn name(&self) -> String {
         self.listen.clone()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        for level in &self.policies_unusable {
+            let told = format!("{level} cannot be used, nothing is permitted under it: `cogward policy status`");
+            all.push(("POLICY", Cell::toned(told, Tone::Bad)));
+        }
+        all
     }
 }
 

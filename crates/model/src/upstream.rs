@@ -37,6 +37,18 @@ pub enum ToolTransport {
         /// The variable in which it gets the credential that the plane keeps, if one was given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential_env: Option<String>,
+        /// What it is confined by.
+        #[serde(default, skip_serializing_if = "is_default")]
+        sandbox: ToolSandbox,
+        /// Its network.
+        #[serde(default, skip_serializing_if = "is_default")]
+        network: ToolNetwork,
+        /// The paths of the host that it sees, at the same places, beside the programs of the system.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mounts: Vec<ToolMount>,
+        /// The memory of all its processes, in MiB; 512 unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory_mib: Option<u32>,
     },
     /// MCP streamable HTTP.
     Http {
@@ -46,6 +58,70 @@ pub enum ToolTransport {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential_header: Option<String>,
     },
+}
+
+/// What a program that serves tools is confined by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolSandbox {
+    /// A sandbox with the controls of profile `standard`.
+    #[default]
+    Standard,
+    /// Nothing: it runs as the plane's own user and may do whatever that one may.
+    None,
+}
+
+/// The network of a program that serves tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolNetwork {
+    /// None but a loopback interface of its own.
+    #[default]
+    None,
+    /// The host's: whatever the plane's host reaches, its own loopback included.
+    Host,
+}
+
+/// A path of the host that a program which serves tools sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolMount {
+    /// An absolute path, the same inside.
+    pub path: String,
+    /// Whether it may write below it, as if it were its owner. Nothing below is executed then.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub writable: bool,
+}
+
+/// All that a program which serves tools is confined to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// By what.
+    pub sandbox: ToolSandbox,
+    /// Its network.
+    pub network: ToolNetwork,
+    /// What it sees of the host.
+    pub mounts: Vec<ToolMount>,
+    /// Its memory, in MiB.
+    pub memory_mib: Option<u32>,
+}
+
+impl ToolTransport {
+    /// What its program is confined to; the usual where it has none.
+    #[must_use]
+    pub fn confinement(&self) -> Confinement {
+        match self {
+            Self::Stdio { sandbox, network, mounts, memory_mib, .. } => {
+                let (sandbox, network, memory_mib) = (*sandbox, *network, *memory_mib);
+                Confinement { sandbox, network, mounts: mounts.clone(), memory_mib }
+            }
+            Self::Http { .. } => Confinement::default(),
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A credential for one inspected host. The plane keeps the secret sealed and puts it in the place of its

@@ -15,7 +15,7 @@ use cogward_api::{Doctor, ProfileReport};
 use cogward_budget::Budgets;
 use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_gateway::{Credential as UpstreamCredential, EgressOptions, FenceState, Gateway, InspectionKey, Tally};
+use cogward_gateway::{Credential as UpstreamCredential, EgressOptions, FenceState, Gateway, InspectionKey, Tally, policy::History};
 use cogward_identity::{Credential, Operators, Role, Secrets};
 use cogward_journal::{Journal, JournalEvent, JournalOptions};
 use cogward_model::{
@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 pub use crate::http::ListenError;
 use crate::{
     ServeOptions,
-    adapters::{HostSandboxes, JournalNotices, PlaneLedger, RunGateways},
+    adapters::{HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, RunGateways, approvals::StoredApprovals},
     budgets,
     data_dir::{DataDir, DataDirError},
     described::described,
@@ -40,6 +40,7 @@ use crate::{
     handlers::{credentials, providers, tool_servers},
     http,
     plane::{App, Plane},
+    policies::PlanePolicies,
     routes, witness,
 };
 
@@ -49,6 +50,8 @@ const RUN_SLOTS: u32 = 1_024;
 const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// How often older ones are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// How often approvals whose time is over are ended.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How long calls in flight may take when the plane drains.
 const CALLS_DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -96,6 +99,9 @@ pub enum ServeError {
     /// The budgets could not be read from the ledger.
     #[error("the budgets cannot be restored")]
     Budgets(#[from] cogward_evidence::ReadError),
+    /// The active policies.
+    #[error("the policies cannot be read: {0}")]
+    Policies(String),
     /// The journal.
     #[error("the journal cannot be opened")]
     Journal(#[from] cogward_journal::OpenError),
@@ -166,7 +172,6 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let credential = first_start(&store, &evidence, &operators).await?;
 
     let budgets = Arc::new(Budgets::new());
-    let earlier = Mutex::new(restore_budgets(&store, &evidence, &budgets).await?);
     let ledger = Arc::new(PlaneLedger::new(evidence.clone()));
     let egress = EgressOptions {
         static_hosts: options.egress_hosts,
@@ -175,8 +180,25 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         ..EgressOptions::default()
     };
     let gateway = Gateway::with_egress(ledger.clone(), budgets.clone(), clock.clone(), egress);
-    open_upstreams(&store, &secrets, &gateway).await?;
+    let history = gateway.policies().history().clone();
+    let earlier = Mutex::new(restore_budgets(&store, &evidence, &budgets, history).await?);
     let (host, missing, report) = probe(&options.supervisor_exe, data.root(), &options.sandboxes).await?;
+    let lacking = missing.get(&Profile::Standard).cloned().unwrap_or_default();
+    let (exe, root) = (options.supervisor_exe.clone(), data.root().to_owned());
+    let tools = Arc::new(HostToolProcesses::new(exe, root, lacking, journal.clone()));
+    tools.sweep().await;
+    gateway.upstreams().start_processes_by(tools);
+    open_upstreams(&store, &secrets, &gateway).await?;
+    let policies = PlanePolicies::default();
+    let opened = policies.open(&store, &gateway, clock.now()).await;
+    opened.map_err(|e| ServeError::Policies(cogward_engine::ports::PortError::from_error(&e).0))?;
+    let approvals = StoredApprovals {
+        store: store.clone(),
+        evidence: evidence.clone(),
+        journal: journal.clone(),
+        secrets: secrets.clone(),
+    };
+    gateway.policies().approvals_by(Arc::new(approvals.clone()));
     let files = RunFiles::new(data.join("runs"));
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
@@ -193,6 +215,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         gateways: Arc::new(RunGateways {
             gateway: gateway.clone(),
             budgets: budgets.clone(),
+            approvals: approvals.clone(),
             files: files.clone(),
             earlier,
         }),
@@ -239,6 +262,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         secrets,
         gateway,
         budgets,
+        policies,
+        approvals,
+        four_eyes: options.four_eyes,
         engine,
         files,
         data,
@@ -248,6 +274,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         address,
     });
     tokio::spawn(purge_answers(app.clone()));
+    tokio::spawn(sweep_approvals(app.clone()));
     Ok(Running { app, listener, credential })
 }
 
@@ -330,10 +357,11 @@ async fn restore_budgets(
     store: &Store,
     evidence: &Evidence,
     budgets: &Arc<Budgets>,
+    history: Arc<History>,
 ) -> Result<HashMap<RunId, Tally>, ServeError> {
     let live: HashSet<_> = store.runs_unclosed().await?.into_iter().map(|row| row.id).collect();
     let (evidence, budgets) = (evidence.clone(), budgets.clone());
-    Ok(tokio::task::spawn_blocking(move || budgets::restore(&evidence, &budgets, &live)).await??)
+    Ok(tokio::task::spawn_blocking(move || budgets::restore(&evidence, &budgets, &history, &live)).await??)
 }
 
 async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredential>, ServeError> {
@@ -445,6 +473,17 @@ async fn probe(exe: &Path, data: &Path, config: &SandboxConfig) -> Result<Probed
         (profile, missing.collect())
     });
     Ok((described(report.clone()), missing.into(), Some(report)))
+}
+
+/// Ends approvals that nobody asks about any more.
+async fn sweep_approvals(app: App) {
+    loop {
+        app.approvals.sweep(app.clock.now()).await;
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+    }
 }
 
 /// Forgets answers that nobody will ask for again.

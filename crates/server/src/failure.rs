@@ -30,6 +30,10 @@ impl Failure {
         self
     }
 
+    pub(crate) fn more_findings(&mut self, findings: Vec<Finding>) {
+        self.0.findings.extend(findings);
+    }
+
     pub(crate) fn code(&self) -> ProblemCode {
         self.0.code
     }

@@ -11,6 +11,8 @@ mod adapters;
 mod auth;
 mod boot;
 mod budgets;
+mod catalogue;
+mod commands;
 mod data_dir;
 mod described;
 mod events;
@@ -21,6 +23,7 @@ mod http;
 mod idempotency;
 mod linger;
 mod plane;
+mod policies;
 mod routes;
 mod witness;
 
@@ -48,6 +51,8 @@ pub struct ServeOptions {
     pub sandboxes: SandboxConfig,
     /// How often the sandboxes of runs are examined.
     pub attesting: Attesting,
+    /// Whether whoever wrote a version of a policy may not approve it.
+    pub four_eyes: bool,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

@@ -19,7 +19,7 @@ use cogward_model::{Clock, Entropy, Timestamp, event::Event};
 use cogward_store::{Committed, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_dir::DataDir, failure::Failure};
+use crate::{adapters::approvals::StoredApprovals, data_dir::DataDir, failure::Failure, policies::PlanePolicies};
 
 /// A plane that is up.
 pub(crate) struct Plane {
@@ -30,6 +30,10 @@ pub(crate) struct Plane {
     pub(crate) secrets: Secrets,
     pub(crate) gateway: Gateway,
     pub(crate) budgets: Arc<Budgets>,
+    pub(crate) policies: PlanePolicies,
+    pub(crate) approvals: StoredApprovals,
+    /// Whether whoever wrote a version of a policy may not approve it.
+    pub(crate) four_eyes: bool,
     pub(crate) engine: Engine,
     pub(crate) files: RunFiles,
     pub(crate) data: DataDir,

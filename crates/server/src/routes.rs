@@ -16,11 +16,11 @@ use cogward_api::{
 use futures_util::FutureExt;
 
 use crate::{
-    auth,
+    auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, credentials, events, evidence, files, floors, operations, operators, plane as planes, providers, runs,
-        tenants, tool_servers,
+        agents, approvals, credentials, events, evidence, files, floors, operations, operators, plane as planes,
+        policies, policy_replay, providers, runs, tenants, tool_servers,
     },
     plane::App,
 };
@@ -75,6 +75,24 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::WATCH_EVENTS, get(events::watch)),
         (&table::LIST_OPERATORS, get(operators::list)),
         (&table::ROTATE_OPERATOR, post(operators::rotate)),
+        (&table::ADD_OPERATOR, post(operators::add)),
+        (&table::PUT_OPERATOR_ROLES, put(operators::set_roles)),
+        (&table::REVOKE_OPERATOR, delete(operators::revoke)),
+        (&table::LIST_POLICIES, get(policies::list)),
+        (&table::GET_POLICY, get(policies::show)),
+        (&table::ACTIVATE_POLICY, put(policies::activate)),
+        (&table::CHECK_POLICY, post(policies::check)),
+        (&table::LIST_POLICY_VERSIONS, get(policies::versions)),
+        (&table::ADD_POLICY_VERSION, post(policies::put)),
+        (&table::GET_POLICY_VERSION, get(policies::version)),
+        (&table::APPROVE_POLICY_VERSION, post(policies::approve)),
+        (&table::SIMULATE_POLICY_VERSION, get(policy_replay::simulate)),
+        (&table::GET_POLICY_STATUS, get(policies::status)),
+        (&table::EXPLAIN_DECISION, get(policy_replay::explain)),
+        (&table::LIST_APPROVALS, get(approvals::list)),
+        (&table::GET_APPROVAL, get(approvals::show)),
+        (&table::APPROVE_CALL, post(approvals::approve)),
+        (&table::DENY_CALL, post(approvals::deny)),
         (&table::GET_PLANE, get(planes::show)),
         (&table::GET_DOCTOR, get(planes::doctor)),
         (&table::WHO_AM_I, get(planes::who_am_i)),
@@ -92,6 +110,10 @@ pub(crate) fn router(app: &App) -> Router {
             || matches!(route.request, RequestBody::Tar | RequestBody::Content);
         if !streams {
             handler = handler.layer(middleware::from_fn(in_time));
+        }
+        if let Some(name) = route.command {
+            let decided = commands::Decided { app: app.clone(), route, name };
+            handler = handler.layer(middleware::from_fn_with_state(decided, commands::decide));
         }
         if route.authenticated {
             handler = handler.layer(middleware::from_fn_with_state(app.clone(), auth::authenticate));

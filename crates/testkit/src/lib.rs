@@ -529,12 +529,18 @@ impl Plane {
         .map(drop)
     }
 
-    /// Adds a stdio tool server.
+    /// Adds a stdio tool server. What its command names of the host it sees, with the packages of a program.
     ///
     /// # Errors
     /// When it is refused.
     pub fn add_stdio(&self, name: &str, command: &[&str]) -> Result<()> {
-        let mut args = vec!["tool-server", "add", name, "--reason", "test", "--stdio", "--"];
+        let mut args = vec!["tool-server", "add", name, "--reason", "test"];
+        let named = command.iter().map(Path::new).filter(|path| path.is_absolute() && path.exists());
+        for path in named.filter(|path| !path.starts_with("/usr")) {
+            let packages = path.ancestors().find(|above| above.ends_with("node_modules"));
+            args.extend(["--mount", packages.unwrap_or(path).to_str().context("a path of text")?]);
+        }
+        args.extend(["--stdio", "--"]);
         args.extend(command);
         self.ok(args).map(drop)
     }

@@ -1,7 +1,7 @@
 //! `floor` and `operator`.
 
 use clap::Subcommand;
-use cogward_model::{TenantName, id::OperatorId, manifest::Tier};
+use cogward_model::{RoleName, TenantName, id::OperatorId, manifest::Tier};
 
 use super::{LimitFlag, ProfileWord, ReasonFlag};
 
@@ -90,6 +90,46 @@ pub enum Operator {
     List {
         #[command(flatten)]
         limit: LimitFlag,
+    },
+    /// Add an operator, and print its credential, once
+    #[command(
+        after_help = "Roles are those that policies name: `@escalate(\"finance\")` is answered by operators with the role\n\
+        finance.\n\n\
+        Examples:\n  \
+        cogward operator add ada --role finance --role legal --reason \"joined the desk\" > ada.credential\n  \
+        cogward operator add audit --auditor --reason \"external audit 2026\""
+    )]
+    Add {
+        /// The name for the records
+        name: String,
+        /// A role; may be repeated
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<RoleName>,
+        /// It reads everything and changes nothing
+        #[arg(long)]
+        auditor: bool,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+    /// Set the roles of an operator; those that are not named are taken away
+    #[command(
+        after_help = "Example:\n  cogward operator roles opr_01KAMZ... --role finance --reason \"new on the desk\""
+    )]
+    Roles {
+        /// The operator; the one whose credential is used unless said
+        operator: Option<OperatorId>,
+        /// A role; may be repeated; none takes all away
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<RoleName>,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+    /// Revoke an operator; its credential is dead at once
+    Revoke {
+        /// The operator
+        operator: OperatorId,
+        #[command(flatten)]
+        reason: ReasonFlag,
     },
     /// Replace an operator's credential, and print the new one, once
     #[command(

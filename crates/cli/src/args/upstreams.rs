@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use cogward_model::{UpstreamName, upstream::Price};
 
 use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
@@ -13,9 +13,11 @@ pub enum ToolServer {
     /// Add or replace a tool server
     #[command(
         after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it. A program\n\
-            runs in `/` as the plane's own user, so every path must be absolute.\n\n\
+            runs in a sandbox of its own: it sees the system's programs and what is mounted, at absolute paths, and has no\n\
+            network unless it is given the host's.\n\n\
         Examples:\n  \
-        cogward tool-server add files --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
+        cogward tool-server add files --mount /srv/mcp --mount-writable /data \\\n    \
+          --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
         vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
     )]
@@ -74,6 +76,22 @@ pub struct ToolServerAdd {
     /// The variable in which the program gets the credential
     #[arg(long, value_name = "NAME", requires = "stdio", conflicts_with = "server_url")]
     pub credential_env: Option<String>,
+    /// A path of the host that the program sees, at the same place, to read and to execute; may be repeated. Beside these it
+    /// sees the programs of the system alone
+    #[arg(long, value_name = "PATH", requires = "stdio", conflicts_with = "server_url")]
+    pub mount: Vec<String>,
+    /// A directory of the host that it may also write to, as if it were its owner; may be repeated
+    #[arg(long, value_name = "PATH", requires = "stdio", conflicts_with = "server_url")]
+    pub mount_writable: Vec<String>,
+    /// `host`: it has the network of the plane's host, the loopback included; without, it has none
+    #[arg(long, value_name = "WHICH", requires = "stdio", conflicts_with = "server_url", value_enum, default_value_t)]
+    pub network: ToolNetworkFlag,
+    /// `none`: it runs as the plane's own user, unconfined
+    #[arg(long, value_name = "WHICH", requires = "stdio", conflicts_with = "server_url", value_enum, default_value_t)]
+    pub sandbox: ToolSandboxFlag,
+    /// Memory of all its processes, in MiB; 512 unless given
+    #[arg(long, value_name = "MIB", requires = "stdio", conflicts_with = "server_url")]
+    pub memory_mib: Option<u32>,
     /// The header that carries the credential; `Authorization: Bearer` unless said
     #[arg(long, value_name = "HEADER", requires = "server_url", conflicts_with = "stdio")]
     pub credential_header: Option<String>,
@@ -83,6 +101,26 @@ pub struct ToolServerAdd {
     pub tenant: TenantFlag,
     #[command(flatten)]
     pub reason: ReasonMaybe,
+}
+
+/// The network of a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ToolNetworkFlag {
+    /// A loopback interface of its own
+    #[default]
+    None,
+    /// The host's
+    Host,
+}
+
+/// What confines a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ToolSandboxFlag {
+    /// A sandbox with the controls of profile `standard`
+    #[default]
+    Standard,
+    /// Nothing
+    None,
 }
 
 /// A secret, from a file.

@@ -1,6 +1,9 @@
 //! `cogward operator`.
 
-use cogward_api::{Operator, OperatorRotate, PageQuery, RotatedOperator, WhoAmI, paths};
+use cogward_api::{
+    NewOperator, Operator, OperatorAdd, OperatorRoles, OperatorRotate, PageQuery, ReasonQuery, RotatedOperator, WhoAmI,
+    paths,
+};
 
 use super::Session;
 use crate::{
@@ -15,6 +18,34 @@ pub fn run(command: args::Operator, session: &mut Session<'_>) -> Result<Exit, F
         args::Operator::List { limit } => {
             let operators: Vec<Operator> = client.list(paths::OPERATORS, &PageQuery::default(), limit.count())?;
             session.output.list(&operators)?;
+        }
+        args::Operator::Add { name, roles, auditor, reason } => {
+            let add = OperatorAdd { name, auditor, roles, reason: Some(reason.reason) };
+            let made: NewOperator = client.post(paths::OPERATORS, &add)?;
+            match session.output.format {
+                Format::Json | Format::Jsonl => session.output.one(&made)?,
+                Format::Name | Format::Table => session.output.line(made.credential.expose())?,
+            }
+            session.output.say(&format!(
+                "The credential of `{}` ({}) is shown this once; `cogward login` keeps it.",
+                made.operator.name, made.operator.id
+            ));
+        }
+        args::Operator::Roles { operator, roles, reason } => {
+            let operator = match operator {
+                Some(operator) => operator,
+                None => client.get::<WhoAmI>(paths::WHOAMI)?.operator,
+            };
+            let put = OperatorRoles { roles, reason: Some(reason.reason) };
+            let operator: Operator = client.put(&paths::operator_roles(operator), &put)?;
+            session.output.one(&operator)?;
+        }
+        args::Operator::Revoke { operator, reason } => {
+            let query = ReasonQuery { reason: reason.reason };
+            let path = paths::with_query(&paths::operator(operator), &query)
+                .map_err(|error| Failure::local("cannot make the request", error))?;
+            client.delete(&path)?;
+            session.output.say(&format!("Operator {operator} is revoked; its credential is dead."));
         }
         args::Operator::Rotate { operator, overlap, reason } => {
             let operator = match operator {
@@ -54,7 +85,7 @@ impl Show for RotatedOperator {
 impl Show for Operator {
     const PLURAL: &'static str = "operators";
     const HEAD: &'static [&'static str] =
-        &["OPERATOR", "NAME", "ROLE", "CREATED", "ROTATED", "OLD ONE UNTIL", "REVOKED"];
+        &["OPERATOR", "NAME", "ROLE", "ROLES", "CREATED", "ROTATED", "OLD ONE UNTIL", "REVOKED"];
     fn row(&self) -> Vec<Cell> {
         let time =
             |at: Option<cogward_model::Timestamp>| -> Cell { at.map(|t| t.to_string()).unwrap_or_default().into() };
@@ -62,6 +93,7 @@ impl Show for Operator {
             self.id.into(),
             Cell::from(&self.name),
             Cell::from(&self.role),
+            self.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into(),
             time(Some(self.created)),
             time(self.rotated),
             time(self.previous_until),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cogward_api::{Credential, PageQuery, ReasonQuery, ToolServer, ToolServerPut, paths};
-use cogward_model::upstream::ToolTransport;
+use cogward_model::upstream::{ToolMount, ToolNetwork, ToolSandbox, ToolTransport};
 
 use super::Session;
 use crate::{
@@ -49,10 +49,25 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
             args: command.collect(),
             env: unique(add.env)?,
             credential_env: add.credential_env,
+            sandbox: match add.sandbox {
+                args::ToolSandboxFlag::Standard => ToolSandbox::Standard,
+                args::ToolSandboxFlag::None => ToolSandbox::None,
+            },
+            network: match add.network {
+                args::ToolNetworkFlag::None => ToolNetwork::None,
+                args::ToolNetworkFlag::Host => ToolNetwork::Host,
+            },
+            mounts: mounts(add.mount, add.mount_writable),
+            memory_mib: add.memory_mib,
         },
         _ => return Err(Failure::usage("give either --url URL or --stdio -- PROGRAM [ARGUMENT]...")),
     };
     Ok(ToolServerPut { transport, credential: credential(&add.credential)?, reason: add.reason.reason })
+}
+
+fn mounts(read: Vec<String>, write: Vec<String>) -> Vec<ToolMount> {
+    let mount = |writable| move |path| ToolMount { path, writable };
+    read.into_iter().map(mount(false)).chain(write.into_iter().map(mount(true))).collect()
 }
 
 /// Pairs as a map; a name that is given twice is a mistake, not a choice.

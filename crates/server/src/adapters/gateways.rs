@@ -13,6 +13,8 @@ use cogward_gateway::{FenceState, Gateway, Notice, Notices, RunGrant, RunListene
 use cogward_journal::{Journal, JournalEvent, Severity};
 use cogward_model::{RunId, manifest::Telemetry};
 
+use super::approvals::StoredApprovals;
+
 /// How long the last outcomes of a run may take to be recorded after it was cut.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
@@ -21,6 +23,8 @@ const SETTLE_LOOK: Duration = Duration::from_millis(5);
 pub(crate) struct RunGateways {
     pub(crate) gateway: Gateway,
     pub(crate) budgets: Arc<Budgets>,
+    /// What its runs wait for people for.
+    pub(crate) approvals: StoredApprovals,
     /// Where runs have their files.
     pub(crate) files: RunFiles,
     /// What runs that live on did under earlier planes, until they are opened again.
@@ -83,6 +87,7 @@ impl Gateways for RunGateways {
             let tally = self.gateway.tally(run);
             let telemetry = self.gateway.telemetry(run);
             self.gateway.close_run(run);
+            self.approvals.run_ended(run).await;
             RunUsed {
                 amounts: self.budgets.close(&Scope::run(run)),
                 model_calls: tally.model_calls,

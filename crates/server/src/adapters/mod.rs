@@ -1,10 +1,13 @@
 //! The engine's and the gateways' ports over the crates that do the work.
 
+pub(crate) mod approvals;
 mod gateways;
 mod ledger;
 mod refusals;
 mod sandboxes;
+pub(crate) mod tool_processes;
 
 pub(crate) use gateways::{JournalNotices, RunGateways};
 pub(crate) use ledger::PlaneLedger;
 pub(crate) use sandboxes::HostSandboxes;
+pub(crate) use tool_processes::HostToolProcesses;

@@ -77,7 +77,9 @@ impl HostSandboxes {
                 package::verify(&packages, package).map_err(|e| PortError::from_error(&e))?;
             }
             let Some(images) = images else { return Ok(None) };
-            let verify = |at: &Path| package::verify_at(at, package).map(drop).map_err(|e| PortError::from_error(&e).0);
+            let verify = |at: &Path| {
+                package::verify_at(at, package).map(drop).map_err(|e| PortError::from_error(&e).0)
+            };
             let image = images.prepare(package, &packages.join(package.hex()), &verify);
             image.map(Some).map_err(|e| PortError::from_error(&e))
         });
@@ -139,6 +141,7 @@ impl Sandboxes for HostSandboxes {
                 grace: request.grace,
                 storage,
                 wall_clock: request.wall_clock,
+                service: None,
             };
             let run = cogward_sandbox::launch(&self.exe, &spec).await.map_err(|e| PortError::from_error(&e))?;
             Ok(Arc::new(HostSandbox::new(run)) as Arc<dyn Sandbox>)

@@ -1,6 +1,7 @@
 //! What the routes do, a module per noun.
 
 pub(crate) mod agents;
+pub(crate) mod approvals;
 mod archive;
 pub(crate) mod credentials;
 pub(crate) mod events;
@@ -10,6 +11,8 @@ pub(crate) mod floors;
 pub(crate) mod operations;
 pub(crate) mod operators;
 pub(crate) mod plane;
+pub(crate) mod policies;
+pub(crate) mod policy_replay;
 pub(crate) mod providers;
 mod registration;
 mod run_view;

@@ -1,7 +1,9 @@
 //! The plane itself.
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{Doctor, EvidenceHealth, Plane, ProblemCode, Ready, WhoAmI, openapi as description};
+use cogward_api::{
+    Check, CheckStatus, Doctor, EvidenceHealth, Plane, ProblemCode, Ready, WhoAmI, openapi as description,
+};
 use cogward_evidence::Health;
 use http::header;
 
@@ -21,11 +23,21 @@ pub(crate) async fn show(State(app): State<App>) -> Answer<Plane> {
         accepting: app.is_accepting() && evidence == EvidenceHealth::Ok,
         evidence,
         runs_live: app.engine.live_count() as u64,
+        policies_unusable: app.policies.active().unusable.keys().cloned().collect(),
     })
 }
 
 pub(crate) async fn doctor(State(app): State<App>) -> Answer<Doctor> {
-    Answer(app.doctor.clone())
+    let mut doctor = app.doctor.clone();
+    for (level, (digest, why)) in &app.policies.active().unusable {
+        doctor.checks.push(Check {
+            name: format!("policy {level}"),
+            status: CheckStatus::Missing,
+            detail: format!("the active version {digest} cannot be used, so nothing is permitted under it: {why}"),
+            fix: Some(format!("activate another version: `cogward policy list --level {level}`")),
+        });
+    }
+    Answer(doctor)
 }
 
 pub(crate) async fn who_am_i(Caller(operator): Caller) -> Answer<WhoAmI> {

@@ -141,9 +141,9 @@ pub(crate) async fn kill(
 /// A reason as it is asked for; without one the refusal is of its own kind.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MaybeReason {
+pub(crate) struct MaybeReason {
     #[serde(default)]
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// The reason of a command, which must say something.

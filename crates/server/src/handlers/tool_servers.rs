@@ -11,7 +11,7 @@ use cogward_model::{
     TenantName, UpstreamName,
     event::EventType,
     manifest::Manifest,
-    upstream::{self, ToolTransport},
+    upstream::{self, ToolNetwork, ToolSandbox, ToolTransport},
 };
 use cogward_store::ToolServerRow;
 use http::{HeaderMap, StatusCode};
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{bounded_reason, etag, known_tenant, page_of, precondition};
 use crate::{
+    adapters::tool_processes,
     events::{by_operator, digest_of},
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
@@ -79,10 +80,13 @@ pub(crate) async fn put(
         return Err(Failure::invalid("a credential was given, and `credential_env` does not say in which variable")
             .rule("transport.credential_env"));
     }
+    if let Some(why) = tool_processes::unseen(&transport) {
+        return Err(Failure::invalid(why).rule("transport.mounts"));
+    }
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
-    let tools = try_out(config.clone(), for_gateway()).await?;
+    let tools = try_out(&app, config.clone(), for_gateway()).await?;
 
     let mut tx = app.store.begin().await?;
     precondition(&headers, tx.tool_server(&tenant, &name).await?.map(|row| row.revision))?;
@@ -93,6 +97,7 @@ pub(crate) async fn put(
         .public("tool_server", name.as_str())
         .public("revision", revision)
         .public("transport", kind_of(&config.transport))
+        .public("confined", confined(&config.transport))
         .public("has_credential", secret.is_some())
         .public("tools", tools as u64)
         .confidential("config", digest_of(&config));
@@ -115,16 +120,31 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
     }
 }
 
+/// How far a program is confined, for the record; nothing is to be said of a server that is elsewhere.
+fn confined(transport: &ToolTransport) -> &'static str {
+    let confinement = transport.confinement();
+    match (transport, confinement.sandbox, confinement.network) {
+        (ToolTransport::Http { .. }, _, _) => "elsewhere",
+        (_, ToolSandbox::None, _) => "none",
+        (_, ToolSandbox::Standard, ToolNetwork::Host) => "standard, network of the host",
+        (_, ToolSandbox::Standard, ToolNetwork::None) => "standard",
+    }
+}
+
 /// Connects and asks for its tools; says how many there are.
-async fn try_out(config: upstream::ToolServer, credential: Option<Credential>) -> Result<usize, Failure> {
+async fn try_out(
+    plane: &Plane,
+    config: upstream::ToolServer,
+    credential: Option<Credential>,
+) -> Result<usize, Failure> {
     let next = match &config.transport {
         ToolTransport::Stdio { .. } => {
-            "what it said is in the plane's log; it runs in `/` with an environment of its own, so every path must be \
-             absolute; then add it again"
+            "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
+             path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
         ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
     };
-    let client = ToolServerClient::new(config, credential);
+    let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
     match client.tools().await {
         Ok(tools) => Ok(tools.iter().count()),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),

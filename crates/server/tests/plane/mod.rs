@@ -56,6 +56,7 @@ impl Plane {
             egress_hosts: std::collections::HashMap::new(),
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
+            four_eyes: false,
         };
         start(options).await.unwrap()
     }
@@ -84,6 +85,7 @@ impl Plane {
                     egress_hosts: std::collections::HashMap::new(),
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
                     attesting: cogward_server::Attesting::default(),
+                    four_eyes: false,
                 };
                 match start(options).await {
                     Ok(running) => return running,
