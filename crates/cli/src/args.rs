@@ -4,6 +4,7 @@ mod floors;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod upstreams;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -14,6 +15,7 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 pub use self::{
     floors::{Floor, Operator},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
+    tools::Tool,
     upstreams::{
         Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd,
     },
@@ -81,6 +83,9 @@ pub enum Command {
     /// Connect MCP servers whose tools agents may be given
     #[command(subcommand)]
     ToolServer(ToolServer),
+    /// Look at the tools of tool servers, approve and block them
+    #[command(subcommand)]
+    Tool(Tool),
     /// Connect model providers whose models agents may be given
     #[command(subcommand)]
     Provider(Provider),

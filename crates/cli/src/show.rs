@@ -178,8 +178,12 @@ impl Show for Registration {
 
 impl Show for ToolServer {
     const PLURAL: &'static str = "tool servers";
-    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "UPDATED"];
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "TOOLS", "UPDATED"];
     fn row(&self) -> Vec<Cell> {
+        let cogward_api::ToolCounts { approved, quarantined, blocked, gone } = self.tools;
+        let counts = [(approved, "approved"), (quarantined, "quarantined"), (blocked, "blocked"), (gone, "gone")];
+        let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+        let tone = if quarantined + blocked + gone > 0 { Tone::Warn } else { Tone::Plain };
         let (kind, at) = match &self.transport {
             ToolTransport::Stdio { command, args, .. } => {
                 ("stdio", std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
@@ -192,6 +196,7 @@ impl Show for ToolServer {
             kind.into(),
             at.into(),
             yes(self.has_credential).into(),
+            Cell::toned(counts.join(", "), tone),
             time(self.updated),
         ]
     }

@@ -123,6 +123,16 @@ event_types! {
     ToolServerAdded = "tool_server.added";
     /// A tool server was removed and its credential forgotten.
     ToolServerRemoved = "tool_server.removed";
+    /// A tool was seen that nobody has approved.
+    ToolQuarantined = "tool.quarantined";
+    /// A tool is not what it was: another definition, gone, back, or of another server.
+    ToolChanged = "tool.changed";
+    /// An operator approved the definition of a tool.
+    ToolApproved = "tool.approved";
+    /// An operator blocked a tool.
+    ToolBlocked = "tool.blocked";
+    /// An operator set the labels of a tool.
+    ToolLabelled = "tool.labelled";
     /// A model provider was added or replaced.
     ProviderAdded = "provider.added";
     /// A credential for an inspected host was stored or replaced.

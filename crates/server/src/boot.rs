@@ -39,6 +39,7 @@ use crate::{
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http,
+    pins::PinBook,
     plane::{App, Plane},
     routes, witness,
 };
@@ -170,7 +171,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         ..EgressOptions::default()
     };
     let gateway = Gateway::with_egress(ledger.clone(), budgets.clone(), clock.clone(), egress);
-    open_upstreams(&store, &secrets, &gateway).await?;
+    let pins = PinBook::new(store.clone(), evidence.clone(), journal.clone(), gateway.pins().clone());
+    gateway.keep_pins(Arc::new(pins.clone()));
+    open_upstreams(&store, &secrets, &gateway, &pins).await?;
     let (host, missing, report) = probe(&options.supervisor_exe, data.root(), &options.sandboxes).await?;
     let files = RunFiles::new(data.join("runs"));
     let packages = data.join("packages");
@@ -233,6 +236,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         operators,
         secrets,
         gateway,
+        pins,
         budgets,
         engine,
         files,
@@ -340,12 +344,17 @@ async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredenti
 
 /// Hands every registered upstream to the gateway. One that cannot be used stays away from agents and
 /// does not keep the plane from starting.
-async fn open_upstreams(store: &Store, secrets: &Secrets, gateway: &Gateway) -> Result<(), ServeError> {
+async fn open_upstreams(
+    store: &Store,
+    secrets: &Secrets,
+    gateway: &Gateway,
+    pins: &PinBook,
+) -> Result<(), ServeError> {
     let mut tenants = PageRequest { after: None, limit: 500 };
     loop {
         let found = store.tenants(&tenants).await?;
         for tenant in found.items {
-            open_upstreams_of(&tenant.name, store, secrets, gateway).await?;
+            open_upstreams_of(&tenant.name, store, secrets, gateway, pins).await?;
         }
         match found.next {
             Some(next) => tenants.after = Some(next),
@@ -359,12 +368,14 @@ async fn open_upstreams_of(
     store: &Store,
     secrets: &Secrets,
     gateway: &Gateway,
+    pins: &PinBook,
 ) -> Result<(), ServeError> {
     let mut page = PageRequest { after: None, limit: 500 };
     loop {
         let found = store.tool_servers(tenant, &page).await?;
         for row in found.items {
             let credential = secret(secrets, &tool_servers::secret_name(tenant, &row.config.name)).await?;
+            pins.load(&row.config).await?;
             gateway.upstreams().put_tool_server(row.config, credential);
         }
         match found.next {

@@ -20,6 +20,7 @@ mod handlers;
 mod http;
 mod idempotency;
 mod linger;
+mod pins;
 mod plane;
 mod routes;
 mod witness;

@@ -12,6 +12,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0003_operator_rotation", include_str!("../migrations/0003_operator_rotation.sql")),
     ("0004_warm", include_str!("../migrations/0004_warm.sql")),
     ("0005_credentials", include_str!("../migrations/0005_credentials.sql")),
+    ("0008_tool_pins", include_str!("../migrations/0008_tool_pins.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

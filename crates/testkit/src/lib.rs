@@ -529,12 +529,12 @@ impl Plane {
         .map(drop)
     }
 
-    /// Adds a stdio tool server.
+    /// Adds a stdio tool server, and approves the tools that it offers.
     ///
     /// # Errors
     /// When it is refused.
     pub fn add_stdio(&self, name: &str, command: &[&str]) -> Result<()> {
-        let mut args = vec!["tool-server", "add", name, "--reason", "test", "--stdio", "--"];
+        let mut args = vec!["tool-server", "add", name, "--approve-tools", "--reason", "test", "--stdio", "--"];
         args.extend(command);
         self.ok(args).map(drop)
     }

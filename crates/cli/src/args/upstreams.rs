@@ -14,8 +14,10 @@ pub enum ToolServer {
     #[command(
         after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it. A program\n\
             runs in `/` as the plane's own user, so every path must be absolute.\n\n\
+            New tools are quarantined: no agent sees or calls one before its definition was approved, with\n\
+            `cogward tool approve`, or here with --approve-tools.\n\n\
         Examples:\n  \
-        cogward tool-server add files --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
+        cogward tool-server add files --approve-tools --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
         vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
     )]
@@ -79,6 +81,9 @@ pub struct ToolServerAdd {
     pub credential_header: Option<String>,
     #[command(flatten)]
     pub credential: CredentialFlag,
+    /// Approve the tools that it offers now, as they are; without it they wait for `cogward tool approve`
+    #[arg(long)]
+    pub approve_tools: bool,
     #[command(flatten)]
     pub tenant: TenantFlag,
     #[command(flatten)]

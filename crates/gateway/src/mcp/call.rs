@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cogward_model::{
-    ToolName, UpstreamName,
+    Digest, ToolName, UpstreamName,
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     event::Field,
@@ -27,6 +27,7 @@ use crate::{
     Inner,
     gate::{Admitted, Call, Governed, confidential, public},
     grant::not_declared,
+    pins::not_approved,
     rooms::Held,
     run::RunContext,
 };
@@ -88,8 +89,8 @@ pub(super) async fn call(
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
     let examined = examine(inner, run, &server, &tool, &arguments).await;
     let mut fields = vec![argument_field(run, &arguments)];
-    if let Some(definition) = &examined.definition {
-        fields.push(public("definition", definition.digest.to_string()));
+    if let Some(pin) = &examined.pin {
+        fields.push(public("definition", pin.to_string()));
     }
     let call = Call {
         target: ToolCall { server, tool, arguments },
@@ -116,14 +117,15 @@ pub(super) async fn definition(inner: &Inner, run: &RunContext, name: &str) -> O
     inner.gate.plane_fence().pass().await.ok()?;
     run.fence.pass().await.ok()?;
     let client = inner.upstreams.tool_server(&run.grant.tenant, server)?;
-    client.tools().await.ok()?.get(tool).cloned()
+    inner.pinned(&run.grant.tenant, server, &client).await.ok()?.served().get(tool).cloned()
 }
 
 /// What is known of a declared tool before the gate.
 #[derive(Default)]
 struct Examined {
     client: Option<Arc<ToolServerClient>>,
-    definition: Option<Arc<ToolDefinition>>,
+    /// The definition that decides: the approved one, or the one that nobody approved.
+    pin: Option<Digest>,
     objection: Option<Refusal>,
 }
 
@@ -167,14 +169,20 @@ async fn look(
         .tool_server(&run.grant.tenant, server)
         .ok_or_else(|| absent(format!("the tool server `{server}` is not connected")))?;
     let client = examined.client.insert(client);
-    let catalogue = tokio::select! {
+    let pins = tokio::select! {
         () = run.cut_signal().cancelled() => return Err(listing::cut()),
-        catalogue = client.tools() => catalogue.map_err(|error| absent(error.to_string()))?,
+        pins = inner.pinned(&run.grant.tenant, server, client) => pins.map_err(|error| error.refusal())?,
     };
-    let definition = catalogue
-        .get(tool)
-        .ok_or_else(|| absent(format!("the tool server `{server}` does not offer `{tool}` at the moment")))?;
-    let definition = examined.definition.insert(Arc::clone(definition));
+    let Some(definition) = pins.served().get(tool) else {
+        return Err(match pins.held(tool) {
+            Some(held) if held.offered => {
+                examined.pin = Some(held.digest);
+                not_approved(server, tool)
+            }
+            _ => absent(format!("the tool server `{server}` does not offer `{tool}` at the moment")),
+        });
+    };
+    examined.pin = Some(definition.digest);
     definition.schema().check(arguments).await.map_err(|error| {
         let next = match &error {
             SchemaError::Broken { .. } => "Mend the arguments and call again",

@@ -25,6 +25,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use call::ToolCall;
+pub(crate) use catalogue::sha256;
 pub use catalogue::{ToolCatalogue, ToolDefinition};
 pub(crate) use session::RunMcp;
 use upstream::UpstreamError;

@@ -4,6 +4,7 @@ mod calls;
 mod eras;
 mod fake;
 mod hostile;
+mod pinned;
 mod unread;
 
 use std::{
@@ -106,6 +107,7 @@ impl Plane {
         let (ledger, budgets) = (Arc::new(Ledger::default()), Arc::new(Budgets::new()));
         let records = Arc::clone(&ledger) as Arc<dyn Records>;
         let gateway = Gateway::new(records, Arc::clone(&budgets), Arc::new(SystemClock));
+        gateway.keep_pins(Arc::new(crate::testing::Trusting(Arc::clone(gateway.pins()))));
         let timeouts = Timeouts { start: Duration::from_secs(20), call };
         let credential = credential.map(|secret| Credential::new(Zeroizing::new(secret.to_owned())));
         for server in servers {
