@@ -14,8 +14,7 @@ use crate::{
         EvidenceLeaf, Floor, FloorPut, LogQuery, Operation, Operator, OperatorRotate, Page, PageQuery, Plane, Provider,
         ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
         Shortfall, ShortfallQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
-        ToolServer, ToolServerPut, Upload, UploadQuery,
-        VersionSummary, Warm, WarmPut, WhoAmI,
+        ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 

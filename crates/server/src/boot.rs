@@ -344,12 +344,7 @@ async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredenti
 
 /// Hands every registered upstream to the gateway. One that cannot be used stays away from agents and
 /// does not keep the plane from starting.
-async fn open_upstreams(
-    store: &Store,
-    secrets: &Secrets,
-    gateway: &Gateway,
-    pins: &PinBook,
-) -> Result<(), ServeError> {
+async fn open_upstreams(store: &Store, secrets: &Secrets, gateway: &Gateway, pins: &PinBook) -> Result<(), ServeError> {
     let mut tenants = PageRequest { after: None, limit: 500 };
     loop {
         let found = store.tenants(&tenants).await?;

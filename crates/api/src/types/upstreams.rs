@@ -182,6 +182,7 @@ mod tests {
     fn a_credential_is_not_printed() {
         let put = ToolServerPut {
             transport: ToolTransport::Http { url: "https://tools.example".into(), credential_header: None },
+            approve_tools: false,
             credential: Some(Credential::new("hunter2".into())),
             reason: None,
         };

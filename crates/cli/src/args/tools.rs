@@ -40,11 +40,13 @@ pub enum Tool {
         tenant: TenantFlag,
     },
     /// Approve the definition of a tool; agents see and call it from the next call on
-    #[command(after_help = "Without --digest it shows what is different, and approves exactly that. With --digest it\n\
+    #[command(
+        after_help = "Without --digest it shows what is different, and approves exactly that. With --digest it\n\
         approves the definition that was looked at before, and no other.\n\n\
         Examples:\n  \
         cogward tool approve files read_text_file --reason \"reviewed, ticket 4711\"\n  \
-        cogward tool approve files read_text_file --digest sha256:… --reason \"reviewed, ticket 4711\"")]
+        cogward tool approve files read_text_file --digest sha256:… --reason \"reviewed, ticket 4711\""
+    )]
     Approve {
         /// The tool server
         server: UpstreamName,

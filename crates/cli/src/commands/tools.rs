@@ -30,7 +30,11 @@ pub fn run(command: args::Tool, session: &mut Session<'_>) -> Result<Exit, Failu
                 if left == Some(0) {
                     break;
                 }
-                tools.extend(client.list::<Tool>(&paths::tools(&tenant.tenant, server), &PageQuery::default(), left)?);
+                tools.extend(client.list::<Tool>(
+                    &paths::tools(&tenant.tenant, server),
+                    &PageQuery::default(),
+                    left,
+                )?);
             }
             session.output.list(&tools)?;
         }

@@ -239,7 +239,8 @@ mod tests {
         let other =
             r#"{"title":"T","name":"s_a","inputSchema":{"type":"object","x-unknown":1.50},"_meta":{"k\u0041":[1 ,2]}}"#;
         assert_eq!(tool.renamed("s_a"), other);
-        let canonical = r#"{"_meta":{"kA":[1,2]},"inputSchema":{"type":"object","x-unknown":1.5},"name":"a","title":"T"}"#;
+        let canonical =
+            r#"{"_meta":{"kA":[1,2]},"inputSchema":{"type":"object","x-unknown":1.5},"name":"a","title":"T"}"#;
         assert_eq!(tool.digest, sha256(canonical.as_bytes()));
     }
 

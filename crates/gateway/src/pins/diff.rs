@@ -144,7 +144,9 @@ mod tests {
     #[test]
     fn a_difference_shows_what_was_hidden() {
         let before = lines(r#"{"name":"a","description":"Reads.\nAll.","inputSchema":{"type":"object"}}"#);
-        let after = lines("{\"name\":\"a\",\"description\":\"Reads.\u{200b}\\nAll.\\u001b[2J\",\"inputSchema\":{\"type\":\"object\"}}");
+        let after = lines(
+            "{\"name\":\"a\",\"description\":\"Reads.\u{200b}\\nAll.\\u001b[2J\",\"inputSchema\":{\"type\":\"object\"}}",
+        );
         let said: Vec<String> = difference(&before, &after)
             .into_iter()
             .map(|(change, line)| match change {
@@ -163,7 +165,11 @@ mod tests {
     #[test]
     fn long_lines_and_large_definitions_are_bounded() {
         let long = lines(&serde_json::json!({"d": "x".repeat(100_000)}).to_string());
-        assert!(long.iter().all(|line| line.len() < LINE_MAX + 64) && long[1].ends_with("bytes more)\""), "{}", long[1].len());
+        assert!(
+            long.iter().all(|line| line.len() < LINE_MAX + 64) && long[1].ends_with("bytes more)\""),
+            "{}",
+            long[1].len()
+        );
         let many = |word: &str| (0..5_000).map(|n| format!("{word}{n}")).collect::<Vec<_>>();
         assert_eq!(difference(&many("a"), &many("b")).len(), 10_000);
     }

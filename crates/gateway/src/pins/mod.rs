@@ -33,10 +33,12 @@ use crate::{
     },
 };
 
-/// The shortest time between two lists of one server that differ.
-const SETTLE: Duration = Duration::from_secs(1);
-/// For each tool that changed, this is added: what a server changes all the time is written that much less often.
-const SETTLE_EACH: Duration = Duration::from_millis(10);
+/// How far ahead of time a server may change its definitions; a few changes in a row are looked at at once.
+const AHEAD: Duration = Duration::from_secs(1);
+/// What a list that differs costs of that time, and each tool in it: what a server changes all the time is written that
+/// much less often.
+const EACH_LIST: Duration = Duration::from_millis(50);
+const EACH_TOOL: Duration = Duration::from_millis(10);
 /// An operator's command may come between an examination and its use; then it is looked at again.
 const ATTEMPTS: usize = 3;
 
@@ -258,28 +260,31 @@ impl Inner {
             return Ok(pins);
         }
         let turn = self.pins.turn(tenant, server);
-        let mut not_before = turn.lock().await;
+        let mut busy_until = turn.lock().await;
         for _ in 0..ATTEMPTS {
             if let Some(pins) = self.pins.holding(tenant, server, catalogue.digest()) {
                 return Ok(pins);
             }
-            if let Some(after) = not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
-                return Err(PinsError::Unsettled { server: server.clone(), after });
+            let now = Instant::now();
+            let ahead = busy_until.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
+            if ahead > AHEAD {
+                return Err(PinsError::Unsettled { server: server.clone(), after: ahead - AHEAD });
             }
             let unwritten = |why| PinsError::Unwritten { server: server.clone(), why };
-            let keeper = self.keeper.get().ok_or_else(|| unwritten(Unwritten("nobody keeps what is approved".into())))?;
+            let keeper =
+                self.keeper.get().ok_or_else(|| unwritten(Unwritten("nobody keeps what is approved".into())))?;
             let changed =
                 keeper.examine(tenant.clone(), server.clone(), Arc::clone(&catalogue)).await.map_err(unwritten)?;
             if changed > 0 {
-                let each = SETTLE_EACH.saturating_mul(u32::try_from(changed).unwrap_or(u32::MAX));
-                *not_before = Some(Instant::now() + SETTLE.max(each));
+                let tools = EACH_TOOL.saturating_mul(u32::try_from(changed).unwrap_or(u32::MAX));
+                *busy_until = Some(now + ahead + EACH_LIST + tools);
             }
             if let Some(pins) = self.pins.holding(tenant, server, catalogue.digest()) {
                 return Ok(pins);
             }
             catalogue = client.tools().await?;
         }
-        Err(PinsError::Unsettled { server: server.clone(), after: SETTLE })
+        Err(PinsError::Unsettled { server: server.clone(), after: AHEAD })
     }
 }
 
@@ -314,7 +319,8 @@ mod tests {
     use super::*;
 
     fn server(transport: serde_json::Value) -> ToolServer {
-        serde_json::from_value(serde_json::json!({"tenant": "default", "name": "files", "transport": transport})).unwrap()
+        serde_json::from_value(serde_json::json!({"tenant": "default", "name": "files", "transport": transport}))
+            .unwrap()
     }
 
     #[test]
@@ -325,7 +331,8 @@ mod tests {
         };
         let one = stdio("/bin/a", "x", "1", None);
         assert_eq!(one, stdio("/bin/a", "x", "1", Some("TOKEN")));
-        for other in [stdio("/bin/b", "x", "1", None), stdio("/bin/a", "y", "1", None), stdio("/bin/a", "x", "2", None)] {
+        for other in [stdio("/bin/b", "x", "1", None), stdio("/bin/a", "y", "1", None), stdio("/bin/a", "x", "2", None)]
+        {
             assert_ne!(one, other);
         }
         let http = |url: &str| identity(&server(serde_json::json!({"kind": "http", "url": url})));

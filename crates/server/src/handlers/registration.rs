@@ -291,8 +291,10 @@ async fn unapproved_tools(app: &Plane, parsed: &Parsed, known: &Known) -> Result
             let row = app.store.tool_pin(tenant, server, tool).await?;
             let state = row.map_or(PinState::Quarantined, |row| row.pin.state);
             if state != PinState::Approved {
-                let problem =
-                    format!("the definition of `{server}/{tool}` is not approved ({}): calls are refused", state.as_str());
+                let problem = format!(
+                    "the definition of `{server}/{tool}` is not approved ({}): calls are refused",
+                    state.as_str()
+                );
                 let fix = format!(
                     "look at it with `cogward tool diff {server} {tool}`, then `cogward tool approve {server} {tool}`"
                 );

@@ -133,12 +133,9 @@ pub(crate) async fn put(
     app.gateway.upstreams().put_tool_server(config.clone(), for_gateway());
     app.pins.put(&config, catalogue.digest(), &observed.rows());
     app.pins.tell(&observed);
-    app.journal.publish(
-        JournalEvent::tenant("tool_server.added", tenant.clone())
-            .detail(serde_json::json!({
-                "tool_server": name, "revision": revision, "tools": tools, "approved": observed.approved(),
-            })),
-    );
+    app.journal.publish(JournalEvent::tenant("tool_server.added", tenant.clone()).detail(serde_json::json!({
+        "tool_server": name, "revision": revision, "tools": tools, "approved": observed.approved(),
+    })));
     let row = found(&app, &tenant, &name).await?;
     let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, [etag(revision)], Answer(view(&app, row).await?)))
@@ -152,10 +149,7 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
 }
 
 /// Connects and asks for its tools.
-async fn try_out(
-    config: upstream::ToolServer,
-    credential: Option<Credential>,
-) -> Result<Arc<ToolCatalogue>, Failure> {
+async fn try_out(config: upstream::ToolServer, credential: Option<Credential>) -> Result<Arc<ToolCatalogue>, Failure> {
     let next = match &config.transport {
         ToolTransport::Stdio { .. } => {
             "what it said is in the plane's log; it runs in `/` with an environment of its own, so every path must be \

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{DiffLine, LineChange, Page, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut};
+use cogward_api::{
+    DiffLine, LineChange, Page, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
+};
 use cogward_gateway::pins::{
     diff::{self, Change},
     suspicion::{self, Names},

@@ -197,7 +197,8 @@ impl Observed {
     pub(crate) fn approvals(&self, operator: &Operator, reason: Option<&str>) -> Vec<Event> {
         let parts = self.approved.chunks(PER_EVENT);
         let event = |part: &[(ToolName, Option<Digest>, Digest)]| {
-            let tools: Vec<Value> = part.iter().map(|(tool, before, after)| entry(tool, *before, Some(*after))).collect();
+            let tools: Vec<Value> =
+                part.iter().map(|(tool, before, after)| entry(tool, *before, Some(*after))).collect();
             by_operator(EventType::ToolApproved, self.tenant.clone(), operator, reason)
                 .public("tool_server", self.server.as_str())
                 .public("upstream", self.upstream.to_string())
