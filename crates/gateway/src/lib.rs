@@ -20,6 +20,7 @@ pub mod json;
 pub mod mcp;
 pub mod model;
 mod pace;
+pub mod pins;
 mod rooms;
 mod run;
 mod serve;
@@ -32,7 +33,7 @@ pub mod upstreams;
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use cogward_budget::Budgets;
@@ -46,6 +47,7 @@ pub use egress::{
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
+pub use pins::{PinKeeper, PinTable};
 pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;
 pub use telemetry::TelemetryCount;
@@ -65,6 +67,8 @@ pub struct Inner {
     pub upstreams: Upstreams,
     /// Hosts outside.
     pub egress: egress::Egress,
+    pins: Arc<pins::PinTable>,
+    keeper: OnceLock<Arc<dyn pins::PinKeeper>>,
     rooms: rooms::Rooms,
     exports: Arc<Semaphore>,
     runs: RwLock<HashMap<RunId, Arc<RunContext>>>,
@@ -105,6 +109,8 @@ impl Gateway {
                 gate: gate::Gate::new(records, budgets, clock),
                 upstreams: Upstreams::new(),
                 egress: egress::Egress::new(options),
+                pins: Arc::default(),
+                keeper: OnceLock::new(),
                 rooms: rooms::Rooms::default(),
                 exports: Arc::new(Semaphore::new(telemetry::READ_AT_ONCE)),
                 runs: RwLock::default(),
@@ -173,6 +179,9 @@ impl Gateway {
     pub fn close_run(&self, run: RunId) -> CutReport {
         let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
         self.inner.egress.inspection.forget(run);
+        if let Some(context) = &context {
+            mcp::forget(&self.inner, context);
+        }
         context.map(|context| context.cut()).unwrap_or_default()
     }
 

@@ -23,6 +23,9 @@ pub enum RefusalCode {
     AddressRefused,
     /// The placeholder of a credential where it does not belong.
     CredentialMisused,
+    /// The tool's definition is not one that an operator approved.
+    #[serde(rename = "not_approved")]
+    Quarantined,
     /// The decision cannot be recorded, so it cannot take effect.
     EvidenceUnavailable,
     /// The upstream is not there or does not answer.
@@ -41,6 +44,7 @@ impl RefusalCode {
             Self::Throttled => "throttled",
             Self::AddressRefused => "address_refused",
             Self::CredentialMisused => "credential_misused",
+            Self::Quarantined => "not_approved",
             Self::EvidenceUnavailable => "evidence_unavailable",
             Self::UpstreamUnavailable => "upstream_unavailable",
         }
@@ -50,7 +54,11 @@ impl RefusalCode {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::LifecycleFence | Self::NotDeclared | Self::AddressRefused | Self::CredentialMisused => 403,
+            Self::LifecycleFence
+            | Self::NotDeclared
+            | Self::AddressRefused
+            | Self::CredentialMisused
+            | Self::Quarantined => 403,
             Self::InvalidRequest => 400,
             Self::BudgetExceeded => 402,
             Self::Throttled => 429,

@@ -21,13 +21,16 @@ pub mod listener;
 pub mod manifest;
 pub mod money;
 pub mod name;
+pub mod name_scope;
+pub mod pin;
 pub mod run;
 pub mod upstream;
 pub mod violation;
+pub mod visible;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 pub use digest::Digest;
 pub use id::{Id, RunId};
 pub use listener::Listener;
 pub use money::NanoUsd;
-pub use name::{AgentName, ContentName, TenantName, ToolName, UpstreamName, VersionLabel};
+pub use name::{AgentName, ContentName, DataLabel, TenantName, ToolName, UpstreamName, VersionLabel};

@@ -47,7 +47,8 @@ fn kind(code: RefusalCode) -> &'static str {
         RefusalCode::LifecycleFence
         | RefusalCode::NotDeclared
         | RefusalCode::AddressRefused
-        | RefusalCode::CredentialMisused => "permission_error",
+        | RefusalCode::CredentialMisused
+        | RefusalCode::Quarantined => "permission_error",
         RefusalCode::InvalidRequest => "invalid_request_error",
         RefusalCode::BudgetExceeded => "billing_error",
         RefusalCode::Throttled => "rate_limit_error",
