@@ -127,6 +127,12 @@ impl Show for AgentVersion {
         for grant in &spec.permissions.tools {
             let tools = grant.allow.iter().map(|tool| tool.as_str()).collect::<Vec<_>>().join(", ");
             all.push(("TOOLS", format!("{}: {tools}", grant.server).into()));
+            for (what, patterns) in [("RESOURCES", &grant.resources), ("PROMPTS", &grant.prompts)] {
+                if !patterns.is_empty() {
+                    let named = patterns.iter().map(|pattern| pattern.as_str()).collect::<Vec<_>>().join(", ");
+                    all.push((what, format!("{}: {named}", grant.server).into()));
+                }
+            }
         }
         for grant in &spec.permissions.models {
             all.push(("MODEL", format!("{}/{}", grant.provider, grant.name).into()));

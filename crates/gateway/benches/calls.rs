@@ -272,6 +272,7 @@ fn main() {
             tenant: tenant.clone(),
             name: "echo".parse().expect("a name"),
             transport: ToolTransport::Http { url: format!("http://{direct}/mcp"), credential_header: None },
+            limits: cogward_model::upstream::ToolServerLimits::default(),
         },
         None,
     );

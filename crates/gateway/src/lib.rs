@@ -179,6 +179,9 @@ impl Gateway {
     pub fn close_run(&self, run: RunId) -> CutReport {
         let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
         self.inner.egress.inspection.forget(run);
+        if let Some(context) = &context {
+            mcp::forget(&self.inner, context);
+        }
         context.map(|context| context.cut()).unwrap_or_default()
     }
 

@@ -165,6 +165,26 @@ event_types! {
     ToolCallCompleted = "tool.call.completed";
     /// The list of tools was served, filtered.
     ToolListServed = "tool.list.served";
+    /// The list of resources was served, filtered.
+    ResourceListServed = "resource.list.served";
+    /// Reading a resource was decided.
+    ResourceReadDecided = "resource.read.decided";
+    /// Reading a resource ended.
+    ResourceReadCompleted = "resource.read.completed";
+    /// The list of prompts was served, filtered.
+    PromptListServed = "prompt.list.served";
+    /// Taking a prompt was decided.
+    PromptGetDecided = "prompt.get.decided";
+    /// Taking a prompt ended.
+    PromptGetCompleted = "prompt.get.completed";
+    /// That a tool server asks the agent's model was decided.
+    SamplingDecided = "sampling.decided";
+    /// A tool server had its answer of the agent's model, or none.
+    SamplingCompleted = "sampling.completed";
+    /// That a tool server asks the agent's user was decided.
+    ElicitationDecided = "elicitation.decided";
+    /// A tool server had its answer of the agent's user, or none.
+    ElicitationCompleted = "elicitation.completed";
     /// A model call was decided.
     ModelCallDecided = "model.call.decided";
     /// A model call ended.
@@ -199,6 +219,10 @@ impl EventType {
             crate::action::Action::ToolCall { .. } => Self::ToolCallDecided,
             crate::action::Action::ModelCall { .. } => Self::ModelCallDecided,
             crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressDecided,
+            crate::action::Action::ResourceRead { .. } => Self::ResourceReadDecided,
+            crate::action::Action::PromptGet { .. } => Self::PromptGetDecided,
+            crate::action::Action::Sampling { .. } => Self::SamplingDecided,
+            crate::action::Action::Elicitation { .. } => Self::ElicitationDecided,
         }
     }
 
@@ -209,6 +233,10 @@ impl EventType {
             crate::action::Action::ToolCall { .. } => Self::ToolCallCompleted,
             crate::action::Action::ModelCall { .. } => Self::ModelCallCompleted,
             crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressCompleted,
+            crate::action::Action::ResourceRead { .. } => Self::ResourceReadCompleted,
+            crate::action::Action::PromptGet { .. } => Self::PromptGetCompleted,
+            crate::action::Action::Sampling { .. } => Self::SamplingCompleted,
+            crate::action::Action::Elicitation { .. } => Self::ElicitationCompleted,
         }
     }
 }

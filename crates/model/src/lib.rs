@@ -21,6 +21,7 @@ pub mod listener;
 pub mod manifest;
 pub mod money;
 pub mod name;
+pub mod name_scope;
 pub mod pin;
 pub mod run;
 pub mod upstream;

@@ -212,6 +212,7 @@ async fn a_pin_is_kept_whole_and_belongs_to_its_server() {
         tenant: TenantName::default_tenant(),
         name: "files".parse().unwrap(),
         transport: ToolTransport::Http { url: "https://a.example".into(), credential_header: None },
+        limits: Default::default(),
     };
     tx.tool_server_put(&server, "ada", at(1)).await.unwrap();
     assert_eq!(tx.tool_pin_put(&row).await.unwrap(), 1);
@@ -437,6 +438,7 @@ async fn upstreams_and_secrets_are_replaced_in_place() {
         tenant: TenantName::default_tenant(),
         name: "files".parse().unwrap(),
         transport: ToolTransport::Http { url: "https://tools.example/mcp".into(), credential_header: None },
+        limits: cogward_model::upstream::ToolServerLimits::default(),
     };
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.tool_server_put(&server, "opr", at(1)).await.unwrap(), 1);

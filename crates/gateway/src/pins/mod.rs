@@ -232,12 +232,19 @@ pub fn not_approved(server: &UpstreamName, tool: &ToolName) -> Refusal {
     )
 }
 
-/// Who a server is: how it is reached. Credentials may be replaced without its becoming another one.
+/// Who a server is: how it is reached. Credentials, and how they are got, may be replaced without its becoming another
+/// one. What is not said is left out, so that a field that comes later changes nothing for who does not use it.
 #[must_use]
 pub fn identity(server: &ToolServer) -> Digest {
     let mut transport = serde_json::to_value(&server.transport).unwrap_or_default();
     if let Some(members) = transport.as_object_mut() {
-        members.retain(|key, _| !key.starts_with("credential"));
+        let empty = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => true,
+            serde_json::Value::Array(items) => items.is_empty(),
+            serde_json::Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        members.retain(|key, value| !key.starts_with("credential") && key != "oauth" && !empty(value));
     }
     let whole = serde_json::json!({"tenant": server.tenant, "name": server.name, "transport": transport}).to_string();
     let text = canonical::canonical(&whole).unwrap_or(whole);

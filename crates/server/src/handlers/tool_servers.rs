@@ -39,7 +39,7 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport } = row.config;
+    let upstream::ToolServer { tenant, name, transport, limits: _ } = row.config;
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
     let mut tools = ToolCounts::default();
     for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
@@ -98,7 +98,8 @@ pub(crate) async fn put(
         return Err(Failure::invalid("a credential was given, and `credential_env` does not say in which variable")
             .rule("transport.credential_env"));
     }
-    let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport };
+    let limits = upstream::ToolServerLimits::default();
+    let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
     let catalogue = try_out(config.clone(), for_gateway()).await?;
