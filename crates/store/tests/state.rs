@@ -208,12 +208,8 @@ async fn a_pin_is_kept_whole_and_belongs_to_its_server() {
         revision: 1,
     };
     assert!(matches!(tx.tool_pin_put(&row).await, Err(StoreError::Missing { noun: Noun::Tool, .. })));
-    let server = ToolServer {
-        tenant: TenantName::default_tenant(),
-        name: "files".parse().unwrap(),
-        transport: ToolTransport::Http { url: "https://a.example".into(), credential_header: None },
-        limits: Default::default(),
-    };
+    let server = r#"{"tenant": "default", "name": "files", "transport": {"kind": "http", "url": "https://a.example"}}"#;
+    let server: ToolServer = serde_json::from_str(server).unwrap();
     tx.tool_server_put(&server, "ada", at(1)).await.unwrap();
     assert_eq!(tx.tool_pin_put(&row).await.unwrap(), 1);
     assert_eq!(tx.tool_pin(&row.tenant, &row.server, &row.tool).await.unwrap(), Some(row.clone()));
