@@ -364,11 +364,8 @@ impl ToolServerClient {
 
     /// Whether a list is still what the server would answer, as far as that can be known.
     fn holds(&self, age: &Age, connection: &Connection, list: List) -> bool {
-        let fresh = match &connection.link {
-            // A process says when its lists change.
-            Link::Stdio(_) => true,
-            Link::Http(_) => age.at.elapsed() < age.holds,
-        };
+        // A process says when its lists change, if it is honest; it is asked again like any other.
+        let fresh = age.at.elapsed() < age.holds;
         fresh && age.generation == connection.generation && age.changes == self.hub.changes(list)
     }
 
