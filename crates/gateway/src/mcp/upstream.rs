@@ -7,10 +7,12 @@
 pub(super) mod answer;
 mod credential;
 pub(super) mod exchange;
+mod guard;
 mod http;
 mod hub;
 mod limits;
 pub(super) mod listed;
+mod oauth;
 mod seat;
 pub(super) mod sse;
 mod stdio;
@@ -290,8 +292,8 @@ impl ToolServerClient {
             ToolTransport::Stdio { command, args, env, credential_env } => {
                 stdio::Program::new(command, args, env, credential_env, credential).map(Transport::Stdio)
             }
-            ToolTransport::Http { url, credential_header } => {
-                Credentials::single(credential_header.as_deref(), credential.as_ref())
+            ToolTransport::Http { url, credential_header, headers, oauth } => {
+                Credentials::of(&url, credential_header.as_deref(), &headers, oauth, credential)
                     .and_then(|credentials| http::Endpoint::new(&url, credentials))
                     .map(Transport::Http)
             }
@@ -364,11 +366,8 @@ impl ToolServerClient {
 
     /// Whether a list is still what the server would answer, as far as that can be known.
     fn holds(&self, age: &Age, connection: &Connection, list: List) -> bool {
-        let fresh = match &connection.link {
-            // A process says when its lists change.
-            Link::Stdio(_) => true,
-            Link::Http(_) => age.at.elapsed() < age.holds,
-        };
+        // A process says when its lists change, if it is honest; it is asked again like any other.
+        let fresh = age.at.elapsed() < age.holds;
         fresh && age.generation == connection.generation && age.changes == self.hub.changes(list)
     }
 
