@@ -41,11 +41,6 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Takes a member out.
-    pub(super) fn remove(&mut self, name: &str) {
-        self.0.retain(|(key, _)| key != name);
-    }
-
     /// Keeps some of them.
     pub(super) fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) {
         self.0.retain(|(key, value)| keep(key, value));
@@ -119,7 +114,7 @@ mod tests {
         let mut members = Members::read(object).unwrap();
         members.set("a", r#""new""#);
         members.set("z", "7");
-        members.remove("b");
+        members.retain(|key, _| key != "b");
         assert_eq!(members.json(), r#"{"a":"new","kA":{"x":null},"z":7}"#);
         assert!(Members::read(b"[1]").is_none() && Members::read(b"7").is_none());
     }

@@ -12,6 +12,7 @@ use cogward_model::{
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     id::EventId,
+    limits::STREAM_EVENT_BYTES_MAX,
 };
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     members::Members,
     rpc,
     session::{Answered, Session},
-    stream::{EventLog, Weight},
+    stream::{EventLog, Weight, room},
     upstream::exchange::{AskMethod, ClientCan},
 };
 use crate::{
@@ -32,6 +33,8 @@ use crate::{
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 /// How much of a question is kept sealed in the vault, in bytes; of more there is the digest.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
+/// Longest question, in bytes.
+const QUESTION_BYTES_MAX: usize = STREAM_EVENT_BYTES_MAX;
 /// What the client of an agent says that rejects a request for its model (MCP: sampling).
 const REJECTED: i64 = -1;
 /// What a user answers who was never asked.
@@ -118,6 +121,9 @@ impl Question {
         can: ClientCan,
     ) -> Result<Allowed, Answered> {
         let capable = self.within(can);
+        if self.params.len() > QUESTION_BYTES_MAX {
+            return Err(Err((rpc::INVALID_PARAMS, format!("a question has at most {QUESTION_BYTES_MAX} bytes"))));
+        }
         if self.method == AskMethod::Roots {
             return if capable { Ok(Allowed(None)) } else { Err(Err((rpc::METHOD_NOT_FOUND, "not offered".into()))) };
         }
@@ -146,11 +152,12 @@ impl Question {
     }
 
     /// Asks the client of a session, on the stream of the request that it belongs to.
-    pub(super) async fn put(&self, session: &Session, stream: &EventLog) -> Answered {
+    pub(super) async fn put(&self, run: &RunContext, session: &Session, stream: &EventLog) -> Answered {
         let declined = || Err((rpc::INTERNAL_ERROR, "the agent's client was not asked".to_owned()));
         let Some((number, answer)) = session.question() else { return declined() };
         let message = rpc::asking(Some(&format!("cogward-{number}")), self.name(), &self.params);
-        if !stream.write(&message, Weight::Needed).await {
+        let room = room(run, message.len()).await;
+        if !stream.write(&message, Weight::Needed, room).await {
             return declined();
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {

@@ -197,7 +197,7 @@ impl Relay {
             let question = Question { method, params };
             let answered = match question.allow(&inner, &run, &server, call, can).await {
                 Ok(allowed) => {
-                    let answered = question.put(&session, &stream).await;
+                    let answered = question.put(&run, &session, &stream).await;
                     allowed.settle(&answered);
                     answered
                 }
@@ -246,7 +246,7 @@ impl Relay {
         let all = needs.questions.iter().map(|(key, question)| async move {
             let answered = match question.allow(inner, run, server, call, can).await {
                 Ok(allowed) => {
-                    let answered = question.put(session, stream).await;
+                    let answered = question.put(run, session, stream).await;
                     allowed.settle(&answered);
                     answered
                 }

@@ -46,7 +46,7 @@ pub(crate) struct RunMcp {
     live: Mutex<HashMap<u128, Arc<Session>>>,
     names: OnceLock<Names>,
     served: Mutex<Option<Arc<Served>>>,
-    shown: Mutex<BTreeMap<&'static str, Digest>>,
+    shown: Mutex<BTreeMap<&'static str, (Digest, Bytes)>>,
     tasks: Mutex<VecDeque<(String, TaskOwner)>>,
     streams: Arc<Semaphore>,
     pub(super) states: States,
@@ -186,13 +186,14 @@ impl RunMcp {
         *self.served.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
     }
 
-    /// Whether a list of some kind is another one than was shown before.
-    pub(super) fn is_new(&self, kind: &'static str, digest: Digest) -> bool {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).get(kind) != Some(&digest)
+    /// The list of some kind that was shown last, if it came from the same sources.
+    pub(super) fn shown(&self, kind: &str, sources: Digest) -> Option<Bytes> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.get(kind).filter(|(known, _)| *known == sources).map(|(_, list)| list.clone())
     }
 
-    pub(super) fn set_shown(&self, kind: &'static str, digest: Digest) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, digest);
+    pub(super) fn set_shown(&self, kind: &'static str, sources: Digest, list: Bytes) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, (sources, list));
     }
 
     /// Keeps whose task an id is. False when the run has a task of that name from elsewhere.

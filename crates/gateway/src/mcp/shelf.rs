@@ -3,11 +3,11 @@
 //! A prompt is called as a tool is: by its own name with one server, by `<server>_<name>` with several. A resource
 //! keeps its URI; where two servers offer one URI, the first of them in the order of their names has it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use cogward_model::{
-    UpstreamName,
+    Digest, UpstreamName,
     decision::{Refusal, RefusalCode},
     event::{Event, EventType},
     name_scope::NamePattern,
@@ -18,6 +18,7 @@ use super::{
     catalogue::sha256,
     listing,
     members::{Members, quoted},
+    upstream::listed::Listed,
 };
 use crate::{Inner, grant::RunGrant, run::RunContext};
 
@@ -97,6 +98,10 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
             "An operator can see why with `cogward tool-server list`",
         ));
     }
+    let sources = sources(&all);
+    if let Some(list) = run.mcp.shown(shelf.member(), sources) {
+        return Ok(list);
+    }
     let several = run.grant.tools().len() > 1;
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for (server, patterns, listed) in all.iter().flatten() {
@@ -132,22 +137,32 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
         text.push_str(item);
     }
     text.push(']');
-    let digest = sha256(text.as_bytes());
-    if run.mcp.is_new(shelf.member(), digest) {
-        let grant = &run.grant;
-        let named: Vec<_> = shown.keys().take(NAMED_MAX).map(|name| super::rpc::shown(name, 256)).collect();
-        let event = Event::new(shelf.served(), grant.tenant.clone(), grant.attribution())
-            .run(grant.run)
-            .public("basis", vec!["gateway"])
-            .public("policy", grant.version_digest.to_string())
-            .public("list", shelf.member())
-            .public("count", shown.len() as u64)
-            .confidential("names", named)
-            .public("definitions", digest.to_string());
-        inner.gate.record(event).await?;
-        run.mcp.set_shown(shelf.member(), digest);
-    }
-    Ok(text.into())
+    let grant = &run.grant;
+    let named: Vec<_> = shown.keys().take(NAMED_MAX).map(|name| super::rpc::shown(name, 256)).collect();
+    let event = Event::new(shelf.served(), grant.tenant.clone(), grant.attribution())
+        .run(grant.run)
+        .public("basis", vec!["gateway"])
+        .public("policy", grant.version_digest.to_string())
+        .public("list", shelf.member())
+        .public("count", shown.len() as u64)
+        .confidential("names", named)
+        .public("definitions", sha256(text.as_bytes()).to_string());
+    inner.gate.record(event).await?;
+    let list = Bytes::from(text);
+    run.mcp.set_shown(shelf.member(), sources, list.clone());
+    Ok(list)
+}
+
+/// What one server has, if it answered.
+type Had<'a> = Option<(&'a UpstreamName, &'a Vec<NamePattern>, Arc<Listed>)>;
+
+/// The same exactly when every server has the same list, or is as absent, as before.
+fn sources(all: &[Had<'_>]) -> Digest {
+    let each = all.iter().map(|one| match one {
+        Some((server, _, listed)) => format!("{server} {};", listed.digest),
+        None => "-;".to_owned(),
+    });
+    sha256(each.collect::<String>().as_bytes())
 }
 
 fn within(shelf: Shelf, pattern: &NamePattern, key: &str) -> bool {

@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     body::{AgentBody, BrokenStream},
     rooms::Held,
+    run::RunContext,
 };
 
 /// How often an open stream shows that it is alive.
@@ -33,6 +34,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RETRY_MS: u32 = 1_000;
 /// Events that are kept for a client that comes back.
 const KEPT_MAX: usize = 256;
+
+/// Room for a message that is longer than what a stream may hold anyway.
+pub(super) async fn room(run: &RunContext, length: usize) -> Option<Held> {
+    if length <= STREAM_WAITING_BYTES_MAX {
+        return None;
+    }
+    run.answers.take(length).await
+}
 
 /// A stream that is written to on one side and read on the other.
 #[derive(Debug)]
@@ -91,8 +100,8 @@ impl EventLog {
         state.push(format!("id: {number}-{place}\nretry: {RETRY_MS}\ndata: \n\n").into());
     }
 
-    /// Writes a message when there is room for it. False when nobody will ever read it.
-    pub(super) async fn write(&self, message: &[u8], weight: Weight) -> bool {
+    /// Writes a message when there is room for it, with the room that it takes elsewhere. False when nobody will ever read it.
+    pub(super) async fn write(&self, message: &[u8], weight: Weight, mut room: Option<Held>) -> bool {
         loop {
             let read = self.read.notified();
             {
@@ -104,8 +113,8 @@ impl EventLog {
                 let crowded = state.events.len() > KEPT_MAX && state.unread() > KEPT_MAX as u64;
                 match (full || crowded, state.attached, weight) {
                     (false, ..) | (true, false, Weight::Needed) => {
-                        let event = self.event(&state, message);
-                        state.push(event.into());
+                        let event = Held::bind(room.take(), self.event(&state, message).into());
+                        state.push(event);
                         return true;
                     }
                     (true, false, Weight::Notice) => return false,

@@ -7,10 +7,12 @@
 pub(super) mod answer;
 mod credential;
 pub(super) mod exchange;
+mod guard;
 mod http;
 mod hub;
 mod limits;
 pub(super) mod listed;
+mod oauth;
 mod seat;
 pub(super) mod sse;
 mod stdio;
@@ -290,8 +292,8 @@ impl ToolServerClient {
             ToolTransport::Stdio { command, args, env, credential_env } => {
                 stdio::Program::new(command, args, env, credential_env, credential).map(Transport::Stdio)
             }
-            ToolTransport::Http { url, credential_header } => {
-                Credentials::single(credential_header.as_deref(), credential.as_ref())
+            ToolTransport::Http { url, credential_header, headers, oauth } => {
+                Credentials::of(&url, credential_header.as_deref(), &headers, oauth, credential)
                     .and_then(|credentials| http::Endpoint::new(&url, credentials))
                     .map(Transport::Http)
             }

@@ -89,9 +89,10 @@ pub(super) fn listen(
     let (inner, run) = (Arc::clone(inner), Arc::clone(run));
     tokio::spawn(async move {
         let mut all = JoinSet::new();
-        for server in run.grant.tools().keys().cloned() {
-            let some = wants.tools || wants.prompts || wants.resources || wants.rest || !wants.tasks.is_empty();
-            if some || wants.uris.contains_key(&server) {
+        let some = wants.tools || wants.prompts || wants.resources || wants.rest || !wants.tasks.is_empty();
+        for server in run.grant.tools().keys() {
+            if some || wants.uris.contains_key(server) {
+                let server = server.clone();
                 let (inner, run, wants, ear) = (Arc::clone(&inner), Arc::clone(&run), wants.clone(), ear.clone());
                 all.spawn(async move { attend(&inner, &run, can, &server, &wants, &ear).await });
             }

@@ -20,7 +20,7 @@ use crate::{
         rpc,
         session::Answered,
         state::STATE_AGE,
-        stream::{EventLog, Weight},
+        stream::{EventLog, Weight, room},
     },
     rooms::Held,
     run::RunContext,
@@ -173,7 +173,9 @@ impl Line {
 
     async fn notice(&mut self, message: &[u8]) -> Result<(), Parted> {
         let Some(log) = self.stream() else { return Ok(()) };
-        self.wait(log.write(message, Weight::Notice)).await.map(|_| ())
+        let run = Arc::clone(&self.run);
+        let write = async { log.write(message, Weight::Notice, room(&run, message.len()).await).await };
+        self.wait(write).await.map(|_| ())
     }
 
     /// Answers a stateless request with a question, and waits for the request that answers it.

@@ -13,7 +13,7 @@ async fn a_client_that_comes_back_has_what_it_missed_and_nothing_twice() {
     log.prime();
     let mut first = log.body(None);
     assert_eq!(next(&mut first).await.unwrap(), "id: 7-0\nretry: 1000\ndata: \n\n");
-    assert!(log.write(b"{\"a\":\n1}", Weight::Notice).await && log.write(b"{}", Weight::Needed).await);
+    assert!(log.write(b"{\"a\":\n1}", Weight::Notice, None).await && log.write(b"{}", Weight::Needed, None).await);
     assert_eq!(next(&mut first).await.unwrap(), "id: 7-1\ndata: {\"a\": 1}\n\n");
     drop(first);
     log.finish(b"{\"result\":1}", None);
@@ -34,10 +34,10 @@ async fn a_slow_reader_is_waited_for_and_one_that_left_is_not() {
     let log = EventLog::numbered(1, None);
     let mut reader = log.body(None);
     let part = vec![b'x'; STREAM_WAITING_BYTES_MAX / 2 - 64];
-    assert!(log.write(&part, Weight::Notice).await && log.write(&part, Weight::Notice).await);
+    assert!(log.write(&part, Weight::Notice, None).await && log.write(&part, Weight::Notice, None).await);
     let waits = tokio::spawn({
         let (log, part) = (Arc::clone(&log), part.clone());
-        async move { log.write(&part, Weight::Notice).await }
+        async move { log.write(&part, Weight::Notice, None).await }
     });
     tokio::task::yield_now().await;
     assert!(!waits.is_finished() && !log.try_write(&part));
@@ -45,8 +45,8 @@ async fn a_slow_reader_is_waited_for_and_one_that_left_is_not() {
     assert!(waits.await.unwrap());
     drop(reader);
     log.left().await;
-    assert!(!log.write(&part, Weight::Notice).await, "a notice that nobody reads is dropped");
-    assert!(log.write(&part, Weight::Needed).await, "an answer is not");
+    assert!(!log.write(&part, Weight::Notice, None).await, "a notice that nobody reads is dropped");
+    assert!(log.write(&part, Weight::Needed, None).await, "an answer is not");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_flood_of_small_notices_is_bounded() {
     assert!(log.state().events.len() <= KEPT_MAX);
     let passing = EventLog::passing(None);
     let mut reader = passing.body(None);
-    assert!(passing.write(b"{}", Weight::Notice).await);
+    assert!(passing.write(b"{}", Weight::Notice, None).await);
     assert_eq!(next(&mut reader).await.unwrap(), "data: {}\n\n");
     assert!(passing.state().events.is_empty(), "what cannot be had again is not kept");
 }
