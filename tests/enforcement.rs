@@ -209,6 +209,7 @@ fn no_secret_reaches_the_sandbox_the_ledger_or_the_logs() -> Result<()> {
         "tool-server",
         "add",
         "files",
+        "--approve-tools",
         "--reason",
         "test",
         "--credential-file",

@@ -196,6 +196,57 @@ fn production_is_hardened_unless_somebody_answers_for_less() -> Result<()> {
     Ok(())
 }
 
+/// A tool server with one tool.
+const TOOLS: &str = r#"
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" not in m: continue
+    r = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "t", "version": "1"}}
+    if m["method"] == "tools/list": r = {"tools": [{"name": "read", "inputSchema": {"type": "object"}}]}
+    print(json.dumps({"jsonrpc": "2.0", "id": m["id"], "result": r}), flush=True)
+"#;
+
+#[test]
+fn above_development_a_tool_that_nobody_approved_is_granted_to_nobody() -> Result<()> {
+    let plane = plane()?;
+    let server = plane.scratch().join("server.py");
+    std::fs::write(&server, TOOLS)?;
+    plane.ok(["tool-server", "add", "files", "--stdio", "--", "/usr/bin/python3", &server.to_string_lossy()])?;
+    let register = |name: &str, tier: &str| {
+        let changes = [
+            ("tier: development", tier),
+            ("directory: code", "ociLayout: image"),
+            ("[python3, -u, agent.py]", "[/bin/agent]"),
+            ("    {}\n", "    tools:\n      - {server: files, allow: [read]}\n"),
+        ];
+        let manifest = plane.write_agent(&agent(name, &changes))?;
+        image(&manifest)?;
+        plane.cli(["agent", "register", "-f", &manifest.to_string_lossy()])
+    };
+    let warned = register("early", "tier: development")?;
+    assert_eq!(warned.code(), 0, "{}", warned.stderr);
+    assert!(
+        warned.stderr.contains("warning: agent.yaml:") && warned.stderr.contains("[tool_not_approved]"),
+        "{}",
+        warned.stderr
+    );
+    let refused = register("early-staging", "tier: staging")?;
+    assert_eq!(refused.code(), 4, "{}", refused.stderr);
+    for part in [
+        "error: the definition of `files/read` is not approved",
+        "[tool_not_approved]",
+        "cogward tool approve files read",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    plane.ok(["tool", "approve", "files", "read", "--reason", "looked"])?;
+    let accepted = register("late", "tier: staging")?;
+    assert_eq!(accepted.code(), 0, "{}", accepted.stderr);
+    assert!(!accepted.stderr.contains("warning"), "{}", accepted.stderr);
+    Ok(())
+}
+
 #[test]
 fn a_floor_is_changed_for_a_reason_by_whoever_may_and_by_nothing_else() -> Result<()> {
     let plane = plane()?;

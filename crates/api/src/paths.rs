@@ -5,7 +5,7 @@
 //! made by [`with_query`], which does escape, and the level of a policy is escaped by [`policy`].
 
 use cogward_model::{
-    AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
+    AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, ToolName, UpstreamName, VersionLabel,
     id::{ApprovalId, EventId, OperationId, OperatorId},
     manifest::Tier,
 };
@@ -175,6 +175,42 @@ pub fn tool_servers(tenant: &TenantName) -> String {
 #[must_use]
 pub fn tool_server(tenant: &TenantName, name: &UpstreamName) -> String {
     format!("{TENANTS}/{tenant}/tool-servers/{name}")
+}
+
+/// The tools of a tool server.
+#[must_use]
+pub fn tools(tenant: &TenantName, server: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools")
+}
+
+/// A tool.
+#[must_use]
+pub fn tool(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}")
+}
+
+/// What is different between the approved definition of a tool and the one that is offered.
+#[must_use]
+pub fn tool_diff(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/diff")
+}
+
+/// The approval of a tool.
+#[must_use]
+pub fn tool_approve(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/approve")
+}
+
+/// The blocking of a tool.
+#[must_use]
+pub fn tool_block(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/block")
+}
+
+/// The labels of a tool.
+#[must_use]
+pub fn tool_labels(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/labels")
 }
 
 /// A tenant's providers.
@@ -360,6 +396,7 @@ mod tests {
         let name: AgentName = "claims".parse().unwrap();
         let label: VersionLabel = "1.0.0+build".parse().unwrap();
         let upstream: UpstreamName = "files".parse().unwrap();
+        let read: ToolName = "read_text_file".parse().unwrap();
         let id: RunId = Id::new(&SystemClock, &SystemEntropy);
         let content: ContentName = "report.pdf".parse().unwrap();
         let operator: OperatorId = Id::new(&SystemClock, &SystemEntropy);
@@ -381,6 +418,12 @@ mod tests {
             warm(&tenant, &name, &label),
             tool_servers(&tenant),
             tool_server(&tenant, &upstream),
+            tools(&tenant, &upstream),
+            tool(&tenant, &upstream, &read),
+            tool_diff(&tenant, &upstream, &read),
+            tool_approve(&tenant, &upstream, &read),
+            tool_block(&tenant, &upstream, &read),
+            tool_labels(&tenant, &upstream, &read),
             providers(&tenant),
             provider(&tenant, &upstream),
             credentials(&tenant),

@@ -70,6 +70,8 @@ codes! {
     ProfileUnenforceable = "profile_unenforceable", 409, "The host cannot enforce the sandbox profile";
     /// The sandbox profile is weaker than the floor of the tenant or the plane.
     ProfileTooWeak = "profile_too_weak", 409, "The sandbox profile is too weak";
+    /// The manifest names a tool whose definition nobody has approved, in a tier that does not take that.
+    ToolNotApproved = "tool_not_approved", 409, "A tool is not approved";
     /// Something else still needs it.
     InUse = "in_use", 409, "It is still in use";
     /// The idempotency key was used for another request.

@@ -15,8 +15,8 @@ use crate::{
         OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked,
         PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
         ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
-        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, ToolServer, ToolServerPut, Upload, UploadQuery,
-        VersionSummary, Warm, WarmPut, WhoAmI,
+        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
+        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -285,7 +285,9 @@ routes! {
     REGISTER_AGENT = Route::new("register_agent", "agents", Post, "/api/v1/tenants/{tenant}/agents",
         "Register an agent version from its package")
         .query(of::<RegisterQuery>).takes_tar().gives(of::<Registration>).success(&[201, 200])
-        .refuses(&[ManifestInvalid, PackageInvalid, AlreadyExists, ProfileUnenforceable, ProfileTooWeak])
+        .refuses(&[
+            ManifestInvalid, PackageInvalid, AlreadyExists, ProfileUnenforceable, ProfileTooWeak, ToolNotApproved,
+        ])
         .command("agent.register");
     GET_AGENT = Route::new("get_agent", "agents", Get, "/api/v1/tenants/{tenant}/agents/{agent}",
         "Read an agent with its versions")
@@ -319,6 +321,31 @@ routes! {
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Remove a tool server and forget its credential")
         .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned()
         .command("tool-server.remove");
+
+    LIST_TOOLS = Route::new("list_tools", "tools", Get,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools", "List the tools of a tool server and their pins")
+        .query(of::<PageQuery>).gives(of::<Page<Tool>>);
+    GET_TOOL = Route::new("get_tool", "tools", Get,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}", "Read a tool with its definition")
+        .gives(of::<ToolDetail>).etag();
+    GET_TOOL_DIFF = Route::new("get_tool_diff", "tools", Get,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/diff",
+        "Read what is different between the approved definition and the one that is offered")
+        .gives(of::<ToolDiff>);
+    APPROVE_TOOL = Route::new("approve_tool", "tools", Post,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/approve", "Approve one definition of a tool")
+        .takes(of::<ToolApprove>).gives(of::<Tool>).refuses(&[PreconditionFailed]).reasoned().etag()
+        .command("tool.approve");
+    BLOCK_TOOL = Route::new("block_tool", "tools", Post,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/block",
+        "Block a tool; the next call of it is refused")
+        .takes(of::<Reason>).gives(of::<Tool>).refuses(&[PreconditionFailed]).reasoned().etag()
+        .command("tool.block");
+    LABEL_TOOL = Route::new("label_tool", "tools", Put,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/labels",
+        "Set the data labels of a tool, and whether a call may be sent twice")
+        .takes(of::<ToolLabelsPut>).gives(of::<Tool>).refuses(&[PreconditionFailed]).etag()
+        .command("tool.label");
 
     LIST_PROVIDERS = Route::new("list_providers", "providers", Get, "/api/v1/tenants/{tenant}/providers",
         "List a tenant's model providers")

@@ -5,6 +5,7 @@ mod policies;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod upstreams;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -16,6 +17,7 @@ pub use self::{
     floors::{Floor, Operator},
     policies::{Approval, ApprovalWord, Policy},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
+    tools::Tool,
     upstreams::{
         Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag,
         ToolSandboxFlag, ToolServer, ToolServerAdd,
@@ -84,6 +86,9 @@ pub enum Command {
     /// Connect MCP servers whose tools agents may be given
     #[command(subcommand)]
     ToolServer(ToolServer),
+    /// Look at the tools of tool servers, approve and block them
+    #[command(subcommand)]
+    Tool(Tool),
     /// Connect model providers whose models agents may be given
     #[command(subcommand)]
     Provider(Provider),

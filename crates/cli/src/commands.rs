@@ -18,6 +18,7 @@ mod runs;
 mod serve;
 mod tenants;
 mod tool_servers;
+mod tools;
 mod verify;
 mod waiting;
 
@@ -58,6 +59,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         }
         Command::Agent(agent) => agents::run(agent, session),
         Command::ToolServer(tool_server) => tool_servers::run(tool_server, session),
+        Command::Tool(tool) => tools::run(tool, session),
         Command::Provider(provider) => providers::run(provider, session),
         Command::Credential(credential) => credentials::run(credential, session),
         Command::Run(run) => runs::run(run, session),

@@ -68,6 +68,7 @@ impl Exit {
             | ProblemCode::RunRefused
             | ProblemCode::ProfileUnenforceable
             | ProblemCode::ProfileTooWeak
+            | ProblemCode::ToolNotApproved
             | ProblemCode::ManifestInvalid
             | ProblemCode::PolicyInvalid
             | ProblemCode::PolicyBlocked
@@ -268,6 +269,7 @@ mod tests {
              bad_transition           5\n\
              profile_unenforceable    4\n\
              profile_too_weak         4\n\
+             tool_not_approved        4\n\
              in_use                   5\n\
              idempotency_conflict     5\n\
              policy_not_approved      5\n\

@@ -5,6 +5,7 @@
 
 use std::io::{IsTerminal, Write};
 
+use cogward_model::visible::hidden;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, printable};
@@ -155,13 +156,13 @@ impl Output<'_> {
     /// JSON, indented.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(|e| Failure::local("cannot write JSON", e))?;
-        self.line(&text)
+        self.line(&json_safe(&text))
     }
 
     /// JSON, on one line.
     pub fn json_line(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|e| Failure::local("cannot write JSON", e))?;
-        self.line(&text)
+        self.line(&json_safe(&text))
     }
 
     /// A line of data.
@@ -183,6 +184,22 @@ impl Output<'_> {
     pub fn say(&mut self, sentence: &str) {
         let _unread = writeln!(self.err, "{}", printable(sentence));
     }
+}
+
+/// The same JSON, with everything that a person would not see as what it is, or a terminal obey, as an escape of JSON.
+fn json_safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if hidden(letter).is_some() {
+            let mut units = [0_u16; 2];
+            for unit in letter.encode_utf16(&mut units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(letter);
+        }
+    }
+    safe
 }
 
 /// Columns without borders, two spaces between them.
@@ -279,6 +296,19 @@ mod tests {
             shown(Format::Json, false, &TWO[..1]).0,
             "[\n  {\n    \"id\": \"a\",\n    \"state\": \"up\",\n    \"note\": \"x\\ny\"\n  }\n]\n"
         );
+    }
+
+    #[test]
+    fn json_says_the_same_and_moves_no_terminal() {
+        let note = "a\u{1b}[2J\u{7f}\u{9b}31m\u{202e}b\u{200b}\u{e0041}ü\n";
+        let thing = Thing { id: "a", state: "up", note };
+        for format in [Format::Json, Format::Jsonl] {
+            let text = shown(format, false, std::slice::from_ref(&thing)).0;
+            assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && hidden(c).is_none())), "{text:?}");
+            let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let item = if read.is_array() { &read[0] } else { &read };
+            assert_eq!(item["note"], note);
+        }
     }
 
     #[test]

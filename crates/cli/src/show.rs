@@ -128,6 +128,12 @@ impl Show for AgentVersion {
         for grant in &spec.permissions.tools {
             let tools = grant.allow.iter().map(|tool| tool.as_str()).collect::<Vec<_>>().join(", ");
             all.push(("TOOLS", format!("{}: {tools}", grant.server).into()));
+            for (what, patterns) in [("RESOURCES", &grant.resources), ("PROMPTS", &grant.prompts)] {
+                if !patterns.is_empty() {
+                    let named = patterns.iter().map(|pattern| pattern.as_str()).collect::<Vec<_>>().join(", ");
+                    all.push((what, format!("{}: {named}", grant.server).into()));
+                }
+            }
         }
         for grant in &spec.permissions.models {
             all.push(("MODEL", format!("{}/{}", grant.provider, grant.name).into()));
@@ -179,8 +185,12 @@ impl Show for Registration {
 
 impl Show for ToolServer {
     const PLURAL: &'static str = "tool servers";
-    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "UPDATED"];
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "TOOLS", "UPDATED"];
     fn row(&self) -> Vec<Cell> {
+        let cogward_api::ToolCounts { approved, quarantined, blocked, gone } = self.tools;
+        let counts = [(approved, "approved"), (quarantined, "quarantined"), (blocked, "blocked"), (gone, "gone")];
+        let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+        let tone = if quarantined + blocked + gone > 0 { Tone::Warn } else { Tone::Plain };
         let (kind, at) = match &self.transport {
             ToolTransport::Stdio { command, args, sandbox, network, .. } => {
                 let kind = match (sandbox, network) {
@@ -198,6 +208,7 @@ impl Show for ToolServer {
             kind.into(),
             at.into(),
             yes(self.has_credential).into(),
+            Cell::toned(counts.join(", "), tone),
             time(self.updated),
         ]
     }

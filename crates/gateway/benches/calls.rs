@@ -5,7 +5,7 @@
 //! its threads), because those survive a noisy machine. Run with `cargo bench -p cogward-gateway`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     fs,
     future::Future,
@@ -20,9 +20,15 @@ use std::{
 use bytes::Bytes;
 use cogward_budget::{Budgets, Scope};
 use cogward_evidence::{Evidence, EvidenceOptions, Health};
-use cogward_gateway::{FenceState, Gateway, Records, RunGrant, RunListeners, gate::Unrecorded, policy::PolicySet};
+use cogward_gateway::{
+    FenceState, Gateway, PinKeeper, PinTable, Records, RunGrant, RunListeners,
+    gate::Unrecorded,
+    mcp::{ToolCatalogue, ToolDefinition},
+    pins::{ServerPins, Unwritten},
+    policy::PolicySet,
+};
 use cogward_model::{
-    Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy,
+    Digest, Id, NanoUsd, RunId, SystemClock, SystemEntropy, TenantName, UpstreamName,
     action::Amounts,
     event::Event,
     id::EventId,
@@ -255,6 +261,23 @@ fn manifest() -> Manifest {
     .expect("a manifest")
 }
 
+/// The operator approved everything.
+struct Trusting(Arc<PinTable>);
+
+impl PinKeeper for Trusting {
+    fn examine(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        catalogue: Arc<ToolCatalogue>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let served = catalogue.iter().filter_map(|tool| ToolDefinition::parse(tool.raw.get()).ok().flatten()).collect();
+        let pins = ServerPins::new(Some(catalogue.digest()), served, BTreeMap::new(), HashMap::new());
+        self.0.put(&tenant, &server, pins);
+        Box::pin(std::future::ready(Ok(0)))
+    }
+}
+
 fn main() {
     let seconds: f64 = std::env::var("BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2.0);
     let rounds = 3;
@@ -269,12 +292,14 @@ fn main() {
     let evidence = Evidence::open(EvidenceOptions::new(dir.path().join("evidence"))).expect("evidence");
     let budgets = Arc::new(Budgets::new());
     let gateway = Gateway::new(Arc::new(Ledger(evidence)), Arc::clone(&budgets), Arc::new(SystemClock));
+    gateway.keep_pins(Arc::new(Trusting(Arc::clone(gateway.pins()))));
     let tenant: cogward_model::TenantName = "default".parse().expect("a name");
     gateway.upstreams().put_tool_server(
         ToolServer {
             tenant: tenant.clone(),
             name: "echo".parse().expect("a name"),
             transport: ToolTransport::Http { url: format!("http://{direct}/mcp"), credential_header: None },
+            limits: cogward_model::upstream::ToolServerLimits::default(),
         },
         None,
     );

@@ -14,6 +14,7 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
     event::Attribution,
     manifest::{AutonomyClass, EgressGrant, EgressProtocol, EvidenceNeeds, Inspect, Manifest, ModelGrant, Tier},
+    name_scope::NamePattern,
 };
 
 /// A run's authority. Made once when the run starts; nothing widens it.
@@ -44,6 +45,8 @@ pub struct RunGrant {
     /// How long it may take altogether.
     pub wall_clock: Duration,
     tools: BTreeMap<UpstreamName, BTreeSet<ToolName>>,
+    resources: BTreeMap<UpstreamName, Vec<NamePattern>>,
+    prompts: BTreeMap<UpstreamName, Vec<NamePattern>>,
     models: HashMap<String, ModelGrant>,
     egress: HashMap<(String, u16), EgressGrant>,
 }
@@ -59,8 +62,15 @@ impl RunGrant {
     ) -> Self {
         let permissions = &manifest.spec.permissions;
         let mut tools: BTreeMap<UpstreamName, BTreeSet<ToolName>> = BTreeMap::new();
+        let (mut resources, mut prompts) = (BTreeMap::new(), BTreeMap::new());
         for grant in &permissions.tools {
             tools.entry(grant.server.clone()).or_default().extend(grant.allow.iter().cloned());
+            for (all, own) in [(&mut resources, &grant.resources), (&mut prompts, &grant.prompts)] {
+                if !own.is_empty() {
+                    let of: &mut Vec<NamePattern> = all.entry(grant.server.clone()).or_default();
+                    of.extend(own.iter().cloned());
+                }
+            }
         }
         Self {
             run,
@@ -76,6 +86,8 @@ impl RunGrant {
             budgets: budgets.into(),
             wall_clock: Duration::from_secs(manifest.spec.budgets.run.wall_clock_seconds),
             tools,
+            resources,
+            prompts,
             models: permissions.models.iter().map(|m| (m.name.clone(), m.clone())).collect(),
             egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.clone())).collect(),
         }
@@ -92,6 +104,18 @@ impl RunGrant {
     #[must_use]
     pub fn tools(&self) -> &BTreeMap<UpstreamName, BTreeSet<ToolName>> {
         &self.tools
+    }
+
+    /// The patterns of the resources that may be read, by server, in a stable order.
+    #[must_use]
+    pub fn resources(&self) -> &BTreeMap<UpstreamName, Vec<NamePattern>> {
+        &self.resources
+    }
+
+    /// The patterns of the prompts that may be taken, by server, in a stable order.
+    #[must_use]
+    pub fn prompts(&self) -> &BTreeMap<UpstreamName, Vec<NamePattern>> {
+        &self.prompts
     }
 
     /// The grant for a model as the agent names it. Names are unique across providers in a manifest.
@@ -158,12 +182,25 @@ impl RunGrant {
                 let inside = |i: &Inspect| i.methods.contains(method) && i.paths.iter().any(|p| p.holds(path));
                 (self.inspect(host, *port).is_some_and(inside), "permissions.egress.inspect")
             }
+            Action::ResourceRead { server, uri } => {
+                (holds(&self.resources, server, uri), "permissions.tools.resources")
+            }
+            Action::PromptGet { server, prompt } => (holds(&self.prompts, server, prompt), "permissions.tools.prompts"),
+            // Whatever answers, it is a model of the agent that is asked.
+            Action::Sampling { server } => {
+                (self.tools.contains_key(server) && !self.models.is_empty(), "permissions.models")
+            }
+            Action::Elicitation { server } => (self.tools.contains_key(server), "permissions.tools"),
         };
         if allowed {
             return Ok(rule);
         }
         Err(not_declared(rule, &action.object(), &self.agent, &self.version))
     }
+}
+
+fn holds(all: &BTreeMap<UpstreamName, Vec<NamePattern>>, server: &UpstreamName, name: &str) -> bool {
+    all.get(server).is_some_and(|patterns| patterns.iter().any(|pattern| pattern.holds(name)))
 }
 
 /// The refusal of something that the manifest does not declare.

@@ -21,6 +21,7 @@ pub mod json;
 pub mod mcp;
 pub mod model;
 mod pace;
+pub mod pins;
 pub mod policy;
 mod rooms;
 mod run;
@@ -35,7 +36,7 @@ pub mod upstreams;
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use cogward_budget::Budgets;
@@ -49,6 +50,7 @@ pub use egress::{
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
+pub use pins::{PinKeeper, PinTable};
 pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;
 pub use telemetry::TelemetryCount;
@@ -68,6 +70,8 @@ pub struct Inner {
     pub upstreams: Upstreams,
     /// Hosts outside.
     pub egress: egress::Egress,
+    pins: Arc<pins::PinTable>,
+    keeper: OnceLock<Arc<dyn pins::PinKeeper>>,
     rooms: rooms::Rooms,
     exports: Arc<Semaphore>,
     runs: RwLock<HashMap<RunId, Arc<RunContext>>>,
@@ -103,11 +107,16 @@ impl Gateway {
         clock: Arc<dyn Clock>,
         options: EgressOptions,
     ) -> Self {
+        let pins: Arc<pins::PinTable> = Arc::default();
+        let gate = gate::Gate::new(records, budgets, clock);
+        gate.policies().tools_marked_by(Arc::clone(&pins) as Arc<dyn policy::ToolFacts>);
         Self {
             inner: Arc::new(Inner {
-                gate: gate::Gate::new(records, budgets, clock),
+                gate,
                 upstreams: Upstreams::new(),
                 egress: egress::Egress::new(options),
+                pins,
+                keeper: OnceLock::new(),
                 rooms: rooms::Rooms::default(),
                 exports: Arc::new(Semaphore::new(telemetry::READ_AT_ONCE)),
                 runs: RwLock::default(),
@@ -183,6 +192,7 @@ impl Gateway {
         let context = self.inner.runs.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
         self.inner.egress.inspection.forget(run);
         context.map_or_else(CutReport::default, |context| {
+            mcp::forget(&self.inner, &context);
             let report = context.cut();
             self.policies().history().forget_run(&context.grant.tenant, run);
             report

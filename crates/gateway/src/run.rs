@@ -53,9 +53,12 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn admitted(&self, action: &Action) {
         let counter = match action {
-            Action::ToolCall { .. } => &self.tool_calls,
+            // Each is a request to a tool server, and counts against the same budget.
+            Action::ToolCall { .. } | Action::ResourceRead { .. } | Action::PromptGet { .. } => &self.tool_calls,
             Action::ModelCall { .. } => &self.model_calls,
             Action::Egress { .. } | Action::Request { .. } => &self.connections,
+            // Parts of a tool call.
+            Action::Sampling { .. } | Action::Elicitation { .. } => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

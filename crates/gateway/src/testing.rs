@@ -1,10 +1,33 @@
 //! What the tests of this crate share: one small manifest, and a ledger without a memory.
 
-use std::{future::Future, pin::Pin};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
-use cogward_model::{Id, SystemClock, SystemEntropy, event::Event, id::EventId, manifest::Manifest};
+use cogward_model::{
+    Id, SystemClock, SystemEntropy, TenantName, UpstreamName, event::Event, id::EventId, manifest::Manifest,
+};
 
-use crate::gate::Unrecorded;
+use crate::{
+    gate::Unrecorded,
+    mcp::{ToolCatalogue, ToolDefinition},
+    pins::{PinKeeper, PinTable, ServerPins, Unwritten},
+};
+
+/// Approves whatever it is shown: for tests of everything but pins.
+pub struct Trusting(pub Arc<PinTable>);
+
+impl PinKeeper for Trusting {
+    fn examine(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        catalogue: Arc<ToolCatalogue>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let served = catalogue.iter().filter_map(|tool| ToolDefinition::parse(tool.raw.get()).ok().flatten()).collect();
+        let pins = ServerPins::new(Some(catalogue.digest()), served, BTreeMap::new(), Default::default());
+        self.0.put(&tenant, &server, pins);
+        Box::pin(std::future::ready(Ok(0)))
+    }
+}
 
 /// An agent with two read tools, one model and one host.
 pub fn manifest() -> Manifest {

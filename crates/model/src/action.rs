@@ -44,16 +44,44 @@ pub enum Action {
         /// The path as it was sent, without the query.
         path: String,
     },
+    /// `resources/read` on a tool server, or completing an argument of a resource template.
+    ResourceRead {
+        /// The tool server as the operator named it.
+        server: UpstreamName,
+        /// The resource as its server names it.
+        uri: String,
+    },
+    /// `prompts/get` on a tool server, or completing an argument of a prompt.
+    PromptGet {
+        /// The tool server as the operator named it.
+        server: UpstreamName,
+        /// The prompt as its server names it.
+        prompt: String,
+    },
+    /// A tool server asks for a completion of the agent's model, within a call.
+    Sampling {
+        /// The tool server as the operator named it.
+        server: UpstreamName,
+    },
+    /// A tool server asks the agent's user for something, within a call.
+    Elicitation {
+        /// The tool server as the operator named it.
+        server: UpstreamName,
+    },
 }
 
 impl Action {
-    /// The word in event types: `tool.call`, `model.call`, `egress`.
+    /// The word in event types: `tool.call`, `model.call`, `egress`, `resource.read`, `prompt.get`, `sampling`, `elicitation`.
     #[must_use]
     pub fn noun(&self) -> &'static str {
         match self {
             Self::ToolCall { .. } => "tool.call",
             Self::ModelCall { .. } => "model.call",
             Self::Egress { .. } | Self::Request { .. } => "egress",
+            Self::ResourceRead { .. } => "resource.read",
+            Self::PromptGet { .. } => "prompt.get",
+            Self::Sampling { .. } => "sampling",
+            Self::Elicitation { .. } => "elicitation",
         }
     }
 
@@ -66,6 +94,9 @@ impl Action {
             Self::ModelCall { provider, model, .. } => format!("{provider}/{model}"),
             Self::Egress { host, port } => format!("{host}:{port}"),
             Self::Request { host, port, method, path } => format!("{method} {host}:{port}{path}"),
+            Self::ResourceRead { server, uri } => format!("{server} {uri}"),
+            Self::PromptGet { server, prompt } => format!("{server}/{prompt}"),
+            Self::Sampling { server } | Self::Elicitation { server } => server.to_string(),
         }
     }
 }

@@ -25,6 +25,9 @@ pub enum RefusalCode {
     AddressRefused,
     /// The placeholder of a credential where it does not belong.
     CredentialMisused,
+    /// The tool's definition is not one that an operator approved.
+    #[serde(rename = "not_approved")]
+    Quarantined,
     /// The decision cannot be recorded, so it cannot take effect.
     EvidenceUnavailable,
     /// The upstream is not there or does not answer.
@@ -51,6 +54,7 @@ impl RefusalCode {
             Self::Throttled => "throttled",
             Self::AddressRefused => "address_refused",
             Self::CredentialMisused => "credential_misused",
+            Self::Quarantined => "not_approved",
             Self::EvidenceUnavailable => "evidence_unavailable",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::PolicyBlocked => "policy_blocked",
@@ -68,6 +72,7 @@ impl RefusalCode {
             | Self::NotDeclared
             | Self::AddressRefused
             | Self::CredentialMisused
+            | Self::Quarantined
             | Self::PolicyBlocked
             | Self::ApprovalRequired
             | Self::ApprovalDenied

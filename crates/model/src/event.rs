@@ -147,6 +147,16 @@ event_types! {
     ToolServerAdded = "tool_server.added";
     /// A tool server was removed and its credential forgotten.
     ToolServerRemoved = "tool_server.removed";
+    /// A tool was seen that nobody has approved.
+    ToolQuarantined = "tool.quarantined";
+    /// A tool is not what it was: another definition, gone, back, or of another server.
+    ToolChanged = "tool.changed";
+    /// An operator approved the definition of a tool.
+    ToolApproved = "tool.approved";
+    /// An operator blocked a tool.
+    ToolBlocked = "tool.blocked";
+    /// An operator set the labels of a tool.
+    ToolLabelled = "tool.labelled";
     /// A model provider was added or replaced.
     ProviderAdded = "provider.added";
     /// A credential for an inspected host was stored or replaced.
@@ -179,6 +189,26 @@ event_types! {
     ToolCallCompleted = "tool.call.completed";
     /// The list of tools was served, filtered.
     ToolListServed = "tool.list.served";
+    /// The list of resources was served, filtered.
+    ResourceListServed = "resource.list.served";
+    /// Reading a resource was decided.
+    ResourceReadDecided = "resource.read.decided";
+    /// Reading a resource ended.
+    ResourceReadCompleted = "resource.read.completed";
+    /// The list of prompts was served, filtered.
+    PromptListServed = "prompt.list.served";
+    /// Taking a prompt was decided.
+    PromptGetDecided = "prompt.get.decided";
+    /// Taking a prompt ended.
+    PromptGetCompleted = "prompt.get.completed";
+    /// That a tool server asks the agent's model was decided.
+    SamplingDecided = "sampling.decided";
+    /// A tool server had its answer of the agent's model, or none.
+    SamplingCompleted = "sampling.completed";
+    /// That a tool server asks the agent's user was decided.
+    ElicitationDecided = "elicitation.decided";
+    /// A tool server had its answer of the agent's user, or none.
+    ElicitationCompleted = "elicitation.completed";
     /// A model call was decided.
     ModelCallDecided = "model.call.decided";
     /// A model call ended.
@@ -213,6 +243,10 @@ impl EventType {
             crate::action::Action::ToolCall { .. } => Self::ToolCallDecided,
             crate::action::Action::ModelCall { .. } => Self::ModelCallDecided,
             crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressDecided,
+            crate::action::Action::ResourceRead { .. } => Self::ResourceReadDecided,
+            crate::action::Action::PromptGet { .. } => Self::PromptGetDecided,
+            crate::action::Action::Sampling { .. } => Self::SamplingDecided,
+            crate::action::Action::Elicitation { .. } => Self::ElicitationDecided,
         }
     }
 
@@ -223,6 +257,10 @@ impl EventType {
             crate::action::Action::ToolCall { .. } => Self::ToolCallCompleted,
             crate::action::Action::ModelCall { .. } => Self::ModelCallCompleted,
             crate::action::Action::Egress { .. } | crate::action::Action::Request { .. } => Self::EgressCompleted,
+            crate::action::Action::ResourceRead { .. } => Self::ResourceReadCompleted,
+            crate::action::Action::PromptGet { .. } => Self::PromptGetCompleted,
+            crate::action::Action::Sampling { .. } => Self::SamplingCompleted,
+            crate::action::Action::Elicitation { .. } => Self::ElicitationCompleted,
         }
     }
 }

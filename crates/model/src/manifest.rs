@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentName, NanoUsd, TenantName, ToolName, UpstreamName, VersionLabel, action::Amounts, http_scope::PathPattern,
-    violation::Reaction,
+    name_scope::NamePattern, violation::Reaction,
 };
 
 mod files;
@@ -237,6 +237,12 @@ pub struct ToolGrant {
     pub server: UpstreamName,
     /// The tools of it that may be listed and called.
     pub allow: Vec<ToolName>,
+    /// The resources of it that may be listed, read and watched: URIs, `*` for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<NamePattern>,
+    /// The prompts of it that may be listed and taken: names, `*` for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<NamePattern>,
 }
 
 /// One model.

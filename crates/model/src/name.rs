@@ -108,6 +108,9 @@ names! {
     /// A tool as its server names it (MCP 2025-11-25, tool names).
     ToolName, is_tool, "a tool name",
         "use 1 to 128 letters, digits, `_`, `-` and `.`", "^[A-Za-z0-9_.-]{1,128}$";
+    /// A label that an operator gives to the data of a tool: `personal`, `public`.
+    DataLabel, is_dns_label, "a data label",
+        "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter", "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
     /// An input or an output of a run; it is a file's name in the sandbox and on the host.
     ContentName, is_content, "the name of an input or output",
         "use 1 to 64 letters, digits, `.`, `-` and `_`, starting with a letter or digit", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";

@@ -1,12 +1,12 @@
 //! What the operator connects: tool servers and model providers. Their credentials are never here;
 //! the plane keeps those sealed and this only says that there is one and how it is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{NanoUsd, TenantName, UpstreamName};
+use crate::{NanoUsd, TenantName, ToolName, UpstreamName};
 
 /// A registered MCP server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,49 @@ pub struct ToolServer {
     pub name: UpstreamName,
     /// How it is reached.
     pub transport: ToolTransport,
+    /// How it is treated, where the plane's own ways do not fit.
+    #[serde(default, skip_serializing_if = "ToolServerLimits::is_default")]
+    pub limits: ToolServerLimits,
+}
+
+/// How a tool server is treated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolServerLimits {
+    /// Requests that are under way at once, of all runs together; more wait. None means no bound of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// How long a request may take without any sign of progress, in seconds; 60 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// How often lists, reads and the tools in `idempotent` are asked for once more when the server breaks off; once
+    /// unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u8>,
+    /// Tools that may be called twice for one call: the operator's word, never the server's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub idempotent: BTreeSet<ToolName>,
+    /// When it is left alone for a while; after ten failures in a row for 15 seconds unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerLimits>,
+}
+
+impl ToolServerLimits {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// When a tool server is left alone for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerLimits {
+    /// After so many failures in a row; 0 never.
+    pub failures: u32,
+    /// For so many seconds, until one request may try it.
+    pub open_seconds: u32,
 }
 
 /// How a tool server is reached.

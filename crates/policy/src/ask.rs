@@ -320,6 +320,10 @@ impl Deed {
             Action::Egress { host, port } | Action::Request { host, port, .. } => {
                 Self::Egress { host: host.clone(), port: *port }
             }
+            Action::ResourceRead { server, uri } => Self::ResourceRead { server: server.clone(), uri: uri.clone() },
+            Action::PromptGet { server, prompt } => Self::PromptGet { server: server.clone(), prompt: prompt.clone() },
+            Action::Sampling { server } => Self::Sampling { server: server.clone() },
+            Action::Elicitation { server } => Self::Elicitation { server: server.clone() },
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::{
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http,
+    pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
     routes, witness,
@@ -182,13 +183,15 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let gateway = Gateway::with_egress(ledger.clone(), budgets.clone(), clock.clone(), egress);
     let history = gateway.policies().history().clone();
     let earlier = Mutex::new(restore_budgets(&store, &evidence, &budgets, history).await?);
+    let pins = PinBook::new(store.clone(), evidence.clone(), journal.clone(), gateway.pins().clone());
+    gateway.keep_pins(Arc::new(pins.clone()));
     let (host, missing, report) = probe(&options.supervisor_exe, data.root(), &options.sandboxes).await?;
     let lacking = missing.get(&Profile::Standard).cloned().unwrap_or_default();
     let (exe, root) = (options.supervisor_exe.clone(), data.root().to_owned());
     let tools = Arc::new(HostToolProcesses::new(exe, root, lacking, journal.clone()));
     tools.sweep().await;
     gateway.upstreams().start_processes_by(tools);
-    open_upstreams(&store, &secrets, &gateway).await?;
+    open_upstreams(&store, &secrets, &gateway, &pins).await?;
     let policies = PlanePolicies::default();
     let opened = policies.open(&store, &gateway, clock.now()).await;
     opened.map_err(|e| ServeError::Policies(cogward_engine::ports::PortError::from_error(&e).0))?;
@@ -261,6 +264,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         operators,
         secrets,
         gateway,
+        pins,
         budgets,
         policies,
         approvals,
@@ -373,12 +377,12 @@ async fn secret(secrets: &Secrets, name: &str) -> Result<Option<UpstreamCredenti
 
 /// Hands every registered upstream to the gateway. One that cannot be used stays away from agents and
 /// does not keep the plane from starting.
-async fn open_upstreams(store: &Store, secrets: &Secrets, gateway: &Gateway) -> Result<(), ServeError> {
+async fn open_upstreams(store: &Store, secrets: &Secrets, gateway: &Gateway, pins: &PinBook) -> Result<(), ServeError> {
     let mut tenants = PageRequest { after: None, limit: 500 };
     loop {
         let found = store.tenants(&tenants).await?;
         for tenant in found.items {
-            open_upstreams_of(&tenant.name, store, secrets, gateway).await?;
+            open_upstreams_of(&tenant.name, store, secrets, gateway, pins).await?;
         }
         match found.next {
             Some(next) => tenants.after = Some(next),
@@ -392,12 +396,14 @@ async fn open_upstreams_of(
     store: &Store,
     secrets: &Secrets,
     gateway: &Gateway,
+    pins: &PinBook,
 ) -> Result<(), ServeError> {
     let mut page = PageRequest { after: None, limit: 500 };
     loop {
         let found = store.tool_servers(tenant, &page).await?;
         for row in found.items {
             let credential = secret(secrets, &tool_servers::secret_name(tenant, &row.config.name)).await?;
+            pins.load(&row.config).await?;
             gateway.upstreams().put_tool_server(row.config, credential);
         }
         match found.next {

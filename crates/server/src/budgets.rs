@@ -105,7 +105,12 @@ fn count_again(restoring: &mut Restoring<'_>, leaf: &DecidedOrCompleted, live: &
 fn count(tally: &mut Tally, kind: &str, permitted: bool) {
     let counter = match kind {
         _ if !permitted => &mut tally.refusals,
-        kind if kind == EventType::ToolCallDecided.as_str() => &mut tally.tool_calls,
+        kind if [EventType::ToolCallDecided, EventType::ResourceReadDecided, EventType::PromptGetDecided]
+            .iter()
+            .any(|decided| kind == decided.as_str()) =>
+        {
+            &mut tally.tool_calls
+        }
         kind if kind == EventType::ModelCallDecided.as_str() => &mut tally.model_calls,
         kind if kind == EventType::EgressDecided.as_str() => &mut tally.connections,
         _ => return,

@@ -1,15 +1,46 @@
 //! What policies can name of the tools that this plane knows.
 
-use cogward_model::PolicyScope;
-use cogward_policy::{Finding, Schema};
+use std::sync::Arc;
+
+use cogward_model::{PolicyScope, TenantName};
+use cogward_policy::{Finding, Schema, Shape};
+use cogward_store::PageRequest;
 
 use crate::{failure::Failure, plane::Plane};
 
+/// Tenants that are read at once.
+const PAGE: u32 = 200;
+
 /// The schema for policies of a level, and what deserves a look about it.
 ///
-/// A tool has arguments with types, and an action of its own, once its definition is pinned: only then the gate asks about
-/// that action. Before, a rule could name it and would never match, so it cannot be named: `Cogward::Tool::"server/tool"`
-/// as the resource does for every tool.
-pub(crate) async fn schema(_: &Plane, _: &PolicyScope) -> Result<(Schema, Vec<Finding>), Failure> {
-    Ok((Schema::new(), Vec::new()))
+/// A tool has arguments with types, and an action of its own, once its definition is approved: only then the gate asks
+/// about that action. A policy of the plane sees the tools of all tenants; where two have a tool of one name, it sees
+/// what their arguments have in common.
+pub(crate) async fn schema(plane: &Plane, level: &PolicyScope) -> Result<(Schema, Vec<Finding>), Failure> {
+    let tenants = match level.tenant() {
+        Some(tenant) => vec![tenant.clone()],
+        None => tenants(plane).await?,
+    };
+    let mut schema = Schema::new();
+    for tenant in tenants {
+        for tool in plane.store.approved_tools(&tenant).await? {
+            let definition: serde_json::Value = serde_json::from_str(&tool.definition)
+                .map_err(|error| Failure::internal("the definition of a tool cannot be read", &error))?;
+            let input = definition.get("inputSchema").unwrap_or(&serde_json::Value::Null);
+            schema.tool(tool.server.as_str(), tool.tool.as_str(), Arc::new(Shape::of(input)));
+        }
+    }
+    Ok((schema, Vec::new()))
+}
+
+async fn tenants(plane: &Plane) -> Result<Vec<TenantName>, Failure> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = plane.store.tenants(&PageRequest { after, limit: PAGE }).await?;
+        all.extend(page.items.into_iter().map(|row| row.name));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
 }

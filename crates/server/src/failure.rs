@@ -38,6 +38,11 @@ impl Failure {
         self.0.code
     }
 
+    /// What is told the client.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(ProblemCode::InvalidRequest, detail)
     }

@@ -22,6 +22,7 @@ mod handlers;
 mod http;
 mod idempotency;
 mod linger;
+mod pins;
 mod plane;
 mod policies;
 mod routes;

@@ -19,7 +19,9 @@ use cogward_model::{Clock, Entropy, Timestamp, event::Event};
 use cogward_store::{Committed, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{adapters::approvals::StoredApprovals, data_dir::DataDir, failure::Failure, policies::PlanePolicies};
+use crate::{
+    adapters::approvals::StoredApprovals, data_dir::DataDir, failure::Failure, pins::PinBook, policies::PlanePolicies,
+};
 
 /// A plane that is up.
 pub(crate) struct Plane {
@@ -29,6 +31,8 @@ pub(crate) struct Plane {
     pub(crate) operators: Operators,
     pub(crate) secrets: Secrets,
     pub(crate) gateway: Gateway,
+    /// What is approved of the tools of tool servers.
+    pub(crate) pins: PinBook,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) policies: PlanePolicies,
     pub(crate) approvals: StoredApprovals,
@@ -69,7 +73,7 @@ impl Plane {
     }
 }
 
-fn unrecorded(error: &RecordError) -> Failure {
+pub(crate) fn unrecorded(error: &RecordError) -> Failure {
     Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
         .rule("evidence.durable")
         .next_step("free space on the plane's disk, then look at `cogward plane show`")

@@ -20,7 +20,7 @@ use crate::{
     failure::{self, Failure},
     handlers::{
         agents, approvals, credentials, events, evidence, files, floors, operations, operators, plane as planes,
-        policies, policy_replay, providers, runs, tenants, tool_servers,
+        policies, policy_replay, providers, runs, tenants, tool_servers, tools,
     },
     plane::App,
 };
@@ -49,6 +49,12 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::PUT_TOOL_SERVER, put(tool_servers::put)),
         (&table::GET_TOOL_SERVER, get(tool_servers::show)),
         (&table::DELETE_TOOL_SERVER, delete(tool_servers::remove)),
+        (&table::LIST_TOOLS, get(tools::list)),
+        (&table::GET_TOOL, get(tools::show)),
+        (&table::GET_TOOL_DIFF, get(tools::difference)),
+        (&table::APPROVE_TOOL, post(tools::approve)),
+        (&table::BLOCK_TOOL, post(tools::block)),
+        (&table::LABEL_TOOL, put(tools::label)),
         (&table::LIST_PROVIDERS, get(providers::list)),
         (&table::PUT_PROVIDER, put(providers::put)),
         (&table::GET_PROVIDER, get(providers::show)),

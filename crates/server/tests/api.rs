@@ -14,6 +14,7 @@ fn example(path: &str) -> String {
         .replace("{agent}", "nobody")
         .replace("{version}", "1.0.0")
         .replace("{tool_server}", "files")
+        .replace("{tool}", "read_text_file")
         .replace("{provider}", "openai")
         .replace("{credential}", "github")
         .replace("{tier}", "staging")

@@ -16,6 +16,8 @@ pub enum Noun {
     Version,
     /// A tool server.
     ToolServer,
+    /// A tool of a tool server.
+    Tool,
     /// A model provider.
     Provider,
     /// A credential for an inspected host.
@@ -44,6 +46,7 @@ impl fmt::Display for Noun {
             Self::Agent => "agent",
             Self::Version => "version",
             Self::ToolServer => "tool server",
+            Self::Tool => "tool",
             Self::Provider => "provider",
             Self::Credential => "credential",
             Self::Secret => "secret",

@@ -27,6 +27,7 @@ mod rows;
 mod runs;
 mod secrets;
 mod tenants;
+mod tool_pins;
 mod tool_servers;
 mod tx;
 mod versions;
@@ -34,7 +35,7 @@ mod warm;
 
 use std::{os::unix::fs::OpenOptionsExt, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
-use cogward_model::{Clock, Entropy, SystemClock, SystemEntropy};
+use cogward_model::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 use sqlx::{
     ConnectOptions, Sqlite, SqliteConnection, SqlitePool,
     pool::PoolConnection,
@@ -57,6 +58,7 @@ pub use providers::ProviderRow;
 pub use runs::{RunFilter, RunRow};
 pub use secrets::SecretRow;
 pub use tenants::TenantRow;
+pub use tool_pins::{ApprovedTool, ToolPinRow};
 pub use tool_servers::ToolServerRow;
 pub use tx::Tx;
 pub use versions::VersionRow;
@@ -130,6 +132,12 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let writer = Arc::clone(&self.writer).lock_owned().await;
         Tx::begin(writer, Arc::clone(&self.clock), Arc::clone(&self.entropy)).await
+    }
+
+    /// The time for rows, outside of a transaction.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Closes the readers; the writer closes with the last clone.

@@ -14,6 +14,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0005_credentials", include_str!("../migrations/0005_credentials.sql")),
     ("0006_policies", include_str!("../migrations/0006_policies.sql")),
     ("0007_approvals", include_str!("../migrations/0007_approvals.sql")),
+    ("0008_tool_pins", include_str!("../migrations/0008_tool_pins.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

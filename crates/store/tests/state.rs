@@ -8,12 +8,13 @@ use cogward_model::{
     Digest, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
     id::{Id, Kind, OperationId},
+    pin::{Pin, PinState},
     run::RunState,
     upstream::{ToolServer, ToolTransport},
 };
 use cogward_store::{
     AgentRow, IdempotencyRow, Noun, OpenError, OperationRow, OperationState, OperatorRow, PageRequest, Role, RunFilter,
-    RunRow, SecretRow, Store, StoreError, TenantRow, Tx, VersionRow,
+    RunRow, SecretRow, Store, StoreError, TenantRow, ToolPinRow, Tx, VersionRow,
 };
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 
@@ -182,6 +183,60 @@ async fn what_is_taken_or_missing_is_a_typed_error() {
     let kept = store.operator(operator.id).await.unwrap().unwrap();
     assert_eq!(kept.revoked, Some(at(9)));
     assert!(!format!("{kept:?}").contains("credential_hash"));
+}
+
+#[tokio::test]
+async fn a_pin_is_kept_whole_and_belongs_to_its_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.tenant_insert(&tenant("default")).await.unwrap();
+    let mut pin = Pin::first(Digest::from_bytes([1; 32]));
+    let mut row = ToolPinRow {
+        tenant: TenantName::default_tenant(),
+        server: "files".parse().unwrap(),
+        tool: "read".parse().unwrap(),
+        upstream: Digest::from_bytes([9; 32]),
+        pin,
+        definition: "{\"name\":\"read\"}".into(),
+        approved_definition: None,
+        approved_by: None,
+        approved: None,
+        reason: None,
+        labels: ["personal".parse().unwrap()].into(),
+        idempotent: true,
+        seen: at(5),
+        revision: 1,
+    };
+    assert!(matches!(tx.tool_pin_put(&row).await, Err(StoreError::Missing { noun: Noun::Tool, .. })));
+    let server = r#"{"tenant": "default", "name": "files", "transport": {"kind": "http", "url": "https://a.example"}}"#;
+    let server: ToolServer = serde_json::from_str(server).unwrap();
+    tx.tool_server_put(&server, "ada", at(1)).await.unwrap();
+    assert_eq!(tx.tool_pin_put(&row).await.unwrap(), 1);
+    assert_eq!(tx.tool_pin(&row.tenant, &row.server, &row.tool).await.unwrap(), Some(row.clone()));
+    done(tx).await;
+    assert_eq!(store.approved_tools(&row.tenant).await.unwrap(), []);
+    pin.approve();
+    (row.pin, row.approved_definition) = (pin, Some(row.definition.clone()));
+    (row.approved_by, row.approved, row.reason) = (Some("ada".into()), Some(at(6)), Some("r".into()));
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.tool_pin_put(&row).await.unwrap(), 2);
+    // A server with pins is not forgotten without them.
+    assert!(tx.tool_server_delete(&row.tenant, &row.server).await.is_err());
+    done(tx).await;
+    row.revision = 2;
+    assert_eq!(store.tool_pins(&row.tenant, &row.server).await.unwrap(), [row.clone()]);
+    let approved = store.approved_tools(&row.tenant).await.unwrap();
+    assert_eq!((approved.len(), approved[0].digest), (1, Digest::from_bytes([1; 32])));
+    assert_eq!((&approved[0].labels, approved[0].idempotent), (&row.labels, true));
+    assert_eq!(store.tool_names(&row.tenant).await.unwrap(), [(row.server.clone(), row.tool.clone())]);
+    assert_eq!(store.tool_counts(&row.tenant).await.unwrap(), [(row.server.clone(), PinState::Approved, true, 1)]);
+    let page = store.tool_pins_page(&row.tenant, &row.server, &PageRequest { after: None, limit: 1 }).await.unwrap();
+    assert_eq!((page.items.len(), page.next), (1, None));
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.tool_pins_delete(&row.tenant, &row.server).await.unwrap(), 1);
+    assert!(tx.tool_server_delete(&row.tenant, &row.server).await.unwrap());
+    done(tx).await;
 }
 
 #[tokio::test]
@@ -380,6 +435,7 @@ async fn upstreams_and_secrets_are_replaced_in_place() {
         tenant: TenantName::default_tenant(),
         name: "files".parse().unwrap(),
         transport: ToolTransport::Http { url: "https://tools.example/mcp".into(), credential_header: None },
+        limits: cogward_model::upstream::ToolServerLimits::default(),
     };
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.tool_server_put(&server, "opr", at(1)).await.unwrap(), 1);

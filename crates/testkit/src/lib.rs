@@ -529,12 +529,13 @@ impl Plane {
         .map(drop)
     }
 
-    /// Adds a stdio tool server. What its command names of the host it sees, with the packages of a program.
+    /// Adds a stdio tool server, and approves the tools that it offers. What its command names of the host it sees,
+    /// with the packages of a program.
     ///
     /// # Errors
     /// When it is refused.
     pub fn add_stdio(&self, name: &str, command: &[&str]) -> Result<()> {
-        let mut args = vec!["tool-server", "add", name, "--reason", "test"];
+        let mut args = vec!["tool-server", "add", name, "--approve-tools", "--reason", "test"];
         let named = command.iter().map(Path::new).filter(|path| path.is_absolute() && path.exists());
         for path in named.filter(|path| !path.starts_with("/usr")) {
             let packages = path.ancestors().find(|above| above.ends_with("node_modules"));

@@ -4,6 +4,8 @@ use cogward_model::{AgentName, Digest, TenantName, Timestamp, VersionLabel, mani
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Finding;
+
 /// A registered agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Agent {
@@ -69,6 +71,9 @@ pub struct Registration {
     pub digest: Digest,
     /// Whether it is new; false when this very package had been registered under this label before.
     pub created: bool,
+    /// What is accepted in this tier and would not be in a higher one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Finding>,
 }
 
 /// How a package is registered; its body is the package.

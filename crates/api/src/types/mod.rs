@@ -14,6 +14,7 @@ pub mod plane;
 pub mod policies;
 pub mod runs;
 pub mod tenants;
+pub mod tools;
 pub mod upstreams;
 
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
@@ -35,6 +36,7 @@ pub use policies::{
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};
+pub use tools::{DiffLine, LineChange, Tool, ToolApprove, ToolCounts, ToolDetail, ToolDiff, ToolLabelsPut};
 pub use upstreams::{
     Credential, EgressCredential, EgressCredentialPut, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut,
 };

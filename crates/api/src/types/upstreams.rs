@@ -9,6 +9,8 @@ use cogward_model::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ToolCounts;
+
 /// A secret on its way to the plane, or on the way of a new one to its owner. It cannot be printed by accident.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -51,6 +53,9 @@ pub struct ToolServer {
     pub transport: ToolTransport,
     /// Whether the plane keeps a credential for it.
     pub has_credential: bool,
+    /// How many of its tools are approved, and how many are not.
+    #[serde(default)]
+    pub tools: ToolCounts,
     /// When it was added or last replaced.
     pub updated: Timestamp,
 }
@@ -65,6 +70,10 @@ pub struct ToolServerPut {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("writeOnly" = true))]
     pub credential: Option<Credential>,
+    /// Approve the tools that it offers now, as they are. Without it new tools wait for `POST …/tools/{tool}/approve`.
+    /// What an operator has blocked stays blocked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approve_tools: bool,
     /// Why; goes into the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1000))]
@@ -173,6 +182,7 @@ mod tests {
     fn a_credential_is_not_printed() {
         let put = ToolServerPut {
             transport: ToolTransport::Http { url: "https://tools.example".into(), credential_header: None },
+            approve_tools: false,
             credential: Some(Credential::new("hunter2".into())),
             reason: None,
         };

@@ -15,8 +15,10 @@ pub enum ToolServer {
         after_help = "The plane keeps the credential sealed and sends it to the server; no agent ever sees it. A program\n\
             runs in a sandbox of its own: it sees the system's programs and what is mounted, at absolute paths, and has no\n\
             network unless it is given the host's.\n\n\
+            New tools are quarantined: no agent sees or calls one before its definition was approved, with\n\
+            `cogward tool approve`, or here with --approve-tools.\n\n\
         Examples:\n  \
-        cogward tool-server add files --mount /srv/mcp --mount-writable /data \\\n    \
+        cogward tool-server add files --approve-tools --mount /srv/mcp --mount-writable /data \\\n    \
           --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
         vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
@@ -97,6 +99,9 @@ pub struct ToolServerAdd {
     pub credential_header: Option<String>,
     #[command(flatten)]
     pub credential: CredentialFlag,
+    /// Approve the tools that it offers now, as they are; without it they wait for `cogward tool approve`
+    #[arg(long)]
+    pub approve_tools: bool,
     #[command(flatten)]
     pub tenant: TenantFlag,
     #[command(flatten)]

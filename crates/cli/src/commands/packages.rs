@@ -72,7 +72,11 @@ pub fn register(
     } else if !registration.created {
         session.output.say("This very package is registered under this version already.");
     }
-    session.output.one(&registration).map(|()| Exit::Done)
+    session.output.one(&registration)?;
+    for warning in &registration.warnings {
+        session.output.say(&format!("warning: {warning}\n    fix: {}", warning.fix));
+    }
+    Ok(Exit::Done)
 }
 
 fn read_manifest(file: &Path) -> Result<Vec<u8>, Failure> {

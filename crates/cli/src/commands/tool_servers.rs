@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use cogward_api::{Credential, PageQuery, ReasonQuery, ToolServer, ToolServerPut, paths};
+use cogward_api::{Credential, PageQuery, ReasonQuery, Tool, ToolServer, ToolServerPut, paths};
 use cogward_model::upstream::{ToolMount, ToolNetwork, ToolSandbox, ToolTransport};
 
 use super::Session;
 use crate::{
     args::{self, CredentialFlag, ToolServerAdd},
     exit::{Exit, Failure},
+    output::Format,
     settings,
 };
 
@@ -16,9 +17,16 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
     match command {
         args::ToolServer::Add(add) => {
             let path = paths::tool_server(&add.tenant.tenant, &add.name);
+            let tools = paths::tools(&add.tenant.tenant, &add.name);
             let put = put(add)?;
-            let server: ToolServer = session.client()?.put(&path, &put)?;
+            let approve = put.approve_tools;
+            let client = session.client()?;
+            let server: ToolServer = client.put(&path, &put)?;
             session.output.one(&server)?;
+            if session.output.format == Format::Table {
+                let tools: Vec<Tool> = client.list(&tools, &PageQuery::default(), None)?;
+                super::tools::after_adding(&tools, approve, session);
+            }
         }
         args::ToolServer::List { tenant, limit } => {
             let path = paths::tool_servers(&tenant.tenant);
@@ -62,7 +70,12 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
         },
         _ => return Err(Failure::usage("give either --url URL or --stdio -- PROGRAM [ARGUMENT]...")),
     };
-    Ok(ToolServerPut { transport, credential: credential(&add.credential)?, reason: add.reason.reason })
+    Ok(ToolServerPut {
+        transport,
+        credential: credential(&add.credential)?,
+        approve_tools: add.approve_tools,
+        reason: add.reason.reason,
+    })
 }
 
 fn mounts(read: Vec<String>, write: Vec<String>) -> Vec<ToolMount> {

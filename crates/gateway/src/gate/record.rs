@@ -34,6 +34,12 @@ pub(super) fn decision(run: &RunContext, action: &Action, verdict: &'static str,
             .public("port", u64::from(*port))
             .public("method", bounded(method))
             .confidential("path", bounded(path)),
+        // So may the name of a resource.
+        Action::ResourceRead { server, uri } => {
+            event.public("server", server.as_str()).confidential("uri", bounded(uri))
+        }
+        Action::PromptGet { server, prompt } => event.public("prompt", format!("{server}/{}", bounded(prompt))),
+        Action::Sampling { server } | Action::Elicitation { server } => event.public("server", server.as_str()),
     }
 }
 

@@ -2,33 +2,39 @@
 //!
 //! An undeclared tool is refused with the same words whether it exists or not. A declared one is
 //! looked at (is its server there, do the arguments keep to its schema) before the gate, which hears
-//! of it only after the fence and the declared scope. The call itself runs in a task of its own, so an
-//! agent that goes away does not take the outcome with it.
+//! of it only after the fence and the declared scope.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cogward_model::{
-    ToolName, UpstreamName,
-    action::{Action, Amounts, Outcome},
+    Digest, ToolName, UpstreamName,
+    action::{Action, Amounts},
     decision::{Refusal, RefusalCode},
     event::Field,
 };
+use http::Response;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
 
 use super::{
+    answer::{Answer, Shape},
+    caller::Caller,
     catalogue::{ToolDefinition, sha256},
-    listing, rpc,
+    endpoint::respond,
+    listing, mirror,
+    relay::{Request, relay},
+    rounds::{self, Brings, Going},
+    rpc,
     schema::SchemaError,
-    upstream::{ToolAnswer, ToolServerClient},
+    upstream::ToolServerClient,
 };
 use crate::{
     Inner,
-    gate::{Admitted, Call, Governed, confidential, public},
+    body::AgentBody,
+    gate::{Call, Governed, confidential, public},
     grant::not_declared,
+    pins::not_approved,
     policy::Content,
-    rooms::Held,
     run::RunContext,
 };
 
@@ -72,53 +78,65 @@ impl ToolCall {
     }
 }
 
-/// What an agent gets: a result in JSON.
-pub(super) struct Answer {
-    pub(super) result: Bytes,
-    /// Whether it names its own `resultType`.
-    pub(super) typed: bool,
-    /// The room that it takes.
-    pub(super) room: Option<Held>,
+/// What an agent wants of a tool.
+pub(super) struct Wanted<'a> {
+    /// The body that it came in.
+    pub(super) body: &'a Bytes,
+    pub(super) name: &'a str,
+    pub(super) arguments: Option<&'a RawValue>,
+    /// What it brings that answers questions of the tool's server.
+    pub(super) brings: Brings<'a>,
 }
 
-impl Answer {
-    fn failed(text: &str) -> Self {
-        Self { result: rpc::tool_error(text), typed: false, room: None }
-    }
-}
-
-/// Answers `tools/call`. Whatever happens is a tool result, never a protocol error.
+/// Answers `tools/call`. Whatever happens is a tool result, never a protocol error, but for a request state that is
+/// not one and for what a client of the older era has to be told as an error.
 pub(super) async fn call(
     inner: &Arc<Inner>,
     run: &Arc<RunContext>,
-    body: &Bytes,
-    name: &str,
-    arguments: Option<&RawValue>,
-) -> Answer {
+    caller: Caller,
+    wanted: Wanted<'_>,
+) -> Response<AgentBody> {
+    let Wanted { body, name, arguments, brings } = wanted;
+    let failed = |caller: &Caller, text: &str| respond(Answer::failed(text), caller, Shape::Tool);
     let Some((server, tool)) = run.mcp.names(&run.grant).resolve(name).cloned() else {
-        return Answer::failed(&undeclared(inner, run, name).await.sentence());
+        return failed(&caller, &undeclared(inner, run, name).await.sentence());
     };
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
-    let examined = examine(inner, run, &server, &tool, &arguments).await;
-    let definition = examined.definition.as_ref();
-    let fields = definition.map(|definition| public("definition", definition.digest.to_string())).into_iter().collect();
-    let call = Call {
-        target: ToolCall { server, tool, arguments },
-        worst: Amounts { tool_calls: 1, ..Amounts::default() },
-        objection: examined.objection,
-        fields,
+    let target = ToolCall { server, tool, arguments };
+    let mut request = Request {
+        server: target.server.clone(),
+        method: "tools/call",
+        params: target.params(),
+        name: target.tool.to_string(),
+        changed: None,
+        mirrored: Vec::new(),
+        more: None,
+        shape: Shape::Tool,
     };
+    match rounds::answers(inner, run, &target.action(), &request, brings).await {
+        Ok(Going::Fresh(more)) => request.more = more,
+        Ok(Going::On(resume, responses)) => return resume.with(caller, responses).await,
+        Err(refusal) => return respond(refusal, &caller, Shape::Tool),
+    }
+    let examined = examine(inner, run, &target.server, &target.tool, &target.arguments).await;
+    let fields = examined.pin.map(|pin| public("definition", pin.to_string())).into_iter().collect();
+    let asked = target.arguments.clone();
+    let call =
+        Call { target, worst: Amounts { tool_calls: 1, ..Amounts::default() }, objection: examined.objection, fields };
     let admitted = match inner.gate.admit(run, call).await {
         Ok(admitted) => admitted,
-        Err(refusal) => return Answer::failed(&refusal.sentence()),
+        Err(refusal) => return failed(&caller, &refusal.sentence()),
     };
     // Without an objection there is a client; were it otherwise, dropping the call settles it.
-    let Some(client) = examined.client else { return Answer::failed("the tool server is not connected") };
-    let (sender, answer) = oneshot::channel();
-    tokio::spawn(async move {
-        let _ = sender.send(carry_out(&client, admitted).await);
-    });
-    answer.await.unwrap_or_else(|_| Answer::failed("cogward: the tool call broke off inside the plane"))
+    let Some(client) = examined.client else { return failed(&caller, "the tool server is not connected") };
+    // What is forwarded is what was judged, with what policy made of it.
+    let target = admitted.target();
+    request.changed = (target.arguments != asked).then(|| target.params());
+    if let Some(definition) = examined.definition.filter(|definition| !definition.mirrored.is_empty()) {
+        let arguments = serde_json::from_slice(&target.arguments).unwrap_or_default();
+        request.mirrored = mirror::headers(&definition.mirrored, &arguments);
+    }
+    relay(inner, client, admitted, caller, request).await
 }
 
 /// The definition of a granted tool, as far as it can be had without starting anything for a stopped run.
@@ -127,13 +145,15 @@ pub(super) async fn definition(inner: &Inner, run: &RunContext, name: &str) -> O
     inner.gate.plane_fence().pass().await.ok()?;
     run.fence.pass().await.ok()?;
     let client = inner.upstreams.tool_server(&run.grant.tenant, server)?;
-    client.tools().await.ok()?.get(tool).cloned()
+    inner.pinned(&run.grant.tenant, server, &client).await.ok()?.served().get(tool).cloned()
 }
 
 /// What is known of a declared tool before the gate.
 #[derive(Default)]
 struct Examined {
     client: Option<Arc<ToolServerClient>>,
+    /// The definition that decides: the approved one, or the one that nobody approved.
+    pin: Option<Digest>,
     definition: Option<Arc<ToolDefinition>>,
     objection: Option<Refusal>,
 }
@@ -178,13 +198,20 @@ async fn look(
         .tool_server(&run.grant.tenant, server)
         .ok_or_else(|| absent(format!("the tool server `{server}` is not connected")))?;
     let client = examined.client.insert(client);
-    let catalogue = tokio::select! {
+    let pins = tokio::select! {
         () = run.cut_signal().cancelled() => return Err(listing::cut()),
-        catalogue = client.tools() => catalogue.map_err(|error| absent(error.to_string()))?,
+        pins = inner.pinned(&run.grant.tenant, server, client) => pins.map_err(|error| error.refusal())?,
     };
-    let definition = catalogue
-        .get(tool)
-        .ok_or_else(|| absent(format!("the tool server `{server}` does not offer `{tool}` at the moment")))?;
+    let Some(definition) = pins.served().get(tool) else {
+        return Err(match pins.held(tool) {
+            Some(held) if held.offered => {
+                examined.pin = Some(held.digest);
+                not_approved(server, tool)
+            }
+            _ => absent(format!("the tool server `{server}` does not offer `{tool}` at the moment")),
+        });
+    };
+    examined.pin = Some(definition.digest);
     let definition = examined.definition.insert(Arc::clone(definition));
     definition.schema().check(arguments).await.map_err(|error| {
         let next = match &error {
@@ -222,49 +249,5 @@ fn argument_field(run: &RunContext, arguments: &[u8]) -> Field {
     match std::str::from_utf8(arguments) {
         Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential("args", text),
         _ => confidential("args", sha256(arguments).to_string()),
-    }
-}
-
-async fn carry_out(client: &ToolServerClient, admitted: Admitted<ToolCall>) -> Answer {
-    let cut = admitted.run().cut_signal().clone();
-    let answered = tokio::select! {
-        biased;
-        () = cut.cancelled() => None,
-        answered = client.call(&admitted) => Some(answered),
-    };
-    let used = admitted.reserved();
-    match answered {
-        Some(Ok(ToolAnswer { result, is_error, typed, room })) => {
-            let redacted = admitted.redact(&result);
-            let shown = match &redacted {
-                Ok(None) => std::str::from_utf8(&result).ok(),
-                Ok(Some(redacted)) => Some(redacted.as_str()),
-                Err(_) => None,
-            };
-            let keeps = admitted.run().grant.evidence.keep_results;
-            let kept = shown.filter(|text| keeps && text.len() <= KEPT_BYTES_MAX);
-            let fields = kept.map(|text| confidential("result_text", text)).into_iter().collect();
-            let digest = Some(sha256(&result));
-            let outcome = Outcome::Completed { used, estimated: false, upstream_error: is_error, result: digest };
-            admitted.settle_with(&outcome, fields);
-            match redacted {
-                Ok(None) => Answer { result, typed, room },
-                Ok(Some(redacted)) => Answer { result: redacted.into(), typed, room },
-                Err(withheld) => Answer::failed(&format!("cogward let this call take place, but {withheld}.")),
-            }
-        }
-        Some(Err(error)) => {
-            let (used, effect) = match error.effect_possible() {
-                true => (used, "It may have had its effect: look before you repeat it"),
-                false => (Amounts::default(), "It had no effect and can be tried again later"),
-            };
-            admitted.settle(&Outcome::Broken { used, cause: error.to_string() });
-            let code = RefusalCode::UpstreamUnavailable.as_str();
-            Answer::failed(&format!("cogward permitted this call, but it failed [{code}]: {error}. {effect}."))
-        }
-        None => {
-            admitted.settle(&Outcome::Broken { used, cause: "the run was cut".to_owned() });
-            Answer::failed(&listing::cut().sentence())
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use cogward_model::{Digest, ToolName};
+use cogward_policy::Shape;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -17,6 +18,7 @@ use super::{
     mirror::{Mirrored, mirrored},
     schema::ToolSchema,
 };
+use crate::pins::canonical;
 
 /// Most tools that one server may offer.
 const TOOLS_MAX: usize = 5_000;
@@ -39,11 +41,12 @@ pub struct ToolDefinition {
     pub name: ToolName,
     /// The definition, as it came.
     pub raw: Box<RawValue>,
-    /// SHA-256 of those bytes.
+    /// Its pin: SHA-256 of its canonical form (RFC 8785).
     pub digest: Digest,
     pub(super) mirrored: Vec<Mirrored>,
     members: Vec<(String, Box<RawValue>)>,
     schema: OnceLock<ToolSchema>,
+    shape: OnceLock<Arc<Shape>>,
 }
 
 impl ToolCatalogue {
@@ -58,6 +61,12 @@ impl ToolCatalogue {
         self.tools.get(name)
     }
 
+    /// The definitions of one server that were approved, whatever it offers now.
+    pub(crate) fn of(tools: Vec<ToolDefinition>) -> Self {
+        let tools = tools.into_iter().map(|tool| (tool.name.clone(), Arc::new(tool)));
+        CatalogueBuilder { tools: tools.collect(), bytes: 0 }.finish()
+    }
+
     /// Over all definitions: the same exactly when all of them are the same.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -66,6 +75,14 @@ impl ToolCatalogue {
 }
 
 impl ToolDefinition {
+    /// Reads a definition from the plane's own store. None when it is one that cannot be offered.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        Self::read(serde_json::from_str(text).map_err(|_| "a tool is not JSON".to_owned())?)
+    }
+
     fn read(raw: &RawValue) -> Result<Option<Self>, String> {
         if raw.get().len() > DEFINITION_BYTES_MAX {
             return Err(format!("a tool definition is longer than {DEFINITION_BYTES_MAX} bytes"));
@@ -84,14 +101,32 @@ impl ToolDefinition {
                 return Ok(None);
             }
         };
+        let canonical = match canonical::definition(raw.get()) {
+            Ok(canonical) => canonical,
+            Err(why) => {
+                tracing::warn!(tool = %name, %why, "tool left out");
+                return Ok(None);
+            }
+        };
         Ok(Some(Self {
             name,
             mirrored,
-            digest: sha256(raw.get().as_bytes()),
+            digest: sha256(canonical.as_bytes()),
             raw: raw.to_owned(),
             members,
             schema: OnceLock::new(),
+            shape: OnceLock::new(),
         }))
+    }
+
+    /// Its arguments as policies see them, made when first asked for.
+    #[must_use]
+    pub fn shape(&self) -> &Arc<Shape> {
+        self.shape.get_or_init(|| {
+            let raw = self.members.iter().find(|(key, _)| key == "inputSchema").map_or("null", |(_, value)| value.get());
+            // What cannot be read has no arguments that a policy could name, and a call of it is refused anyway.
+            Arc::new(Shape::of(&serde_json::from_str(raw).unwrap_or_default()))
+        })
     }
 
     /// Its input schema, compiled when first asked for.
@@ -164,7 +199,7 @@ impl CatalogueBuilder {
 }
 
 /// SHA-256 of some bytes.
-pub(super) fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     to_digest(digest(&SHA256, bytes).as_ref())
 }
 
@@ -217,7 +252,9 @@ mod tests {
         let other =
             r#"{"title":"T","name":"s_a","inputSchema":{"type":"object","x-unknown":1.50},"_meta":{"k\u0041":[1 ,2]}}"#;
         assert_eq!(tool.renamed("s_a"), other);
-        assert_eq!(tool.digest, sha256(tool.raw.get().as_bytes()));
+        let canonical =
+            r#"{"_meta":{"kA":[1,2]},"inputSchema":{"type":"object","x-unknown":1.5},"name":"a","title":"T"}"#;
+        assert_eq!(tool.digest, sha256(canonical.as_bytes()));
     }
 
     #[test]
@@ -232,6 +269,9 @@ mod tests {
         let catalogue = built(r#"{"tools":[{"name":"read\u200bfile"},{"name":"rеad"},{"name":"read"}]}"#).unwrap();
         assert_eq!(catalogue.iter().count(), 1);
         assert!(built(r#"{"tools":[{"name":"a"},{"name":"\u0061"}]}"#).is_err());
+        // A definition that two readers read differently is no definition.
+        let catalogue = built(r#"{"tools":[{"name":"a","description":"x","description":"y"},{"name":"b"}]}"#).unwrap();
+        assert_eq!(catalogue.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(built(r#"{"tools":[7]}"#).is_err());
         assert!(built(r#"{"tools":{}}"#).is_err());
     }

@@ -12,12 +12,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
+    answer::{Answer, Shape},
+    caller::Caller,
     is_loopback, legacy, modern,
     rpc::{self, Message, MessageError},
 };
 use crate::{
     Inner,
     body::{self, AgentBody},
+    rooms::Held,
     run::RunContext,
 };
 
@@ -43,12 +46,35 @@ pub(super) struct Asked<'a> {
 
 /// The parameters that the methods served here have.
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Params<'a> {
     #[serde(borrow, default)]
     pub(super) name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    pub(super) uri: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     pub(super) arguments: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "protocolVersion")]
+    #[serde(borrow, default, rename = "ref")]
+    pub(super) reference: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) argument: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) context: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) level: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) request_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) task_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "rpc::present")]
+    pub(super) input_responses: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) request_state: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) notifications: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) capabilities: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     pub(super) protocol_version: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "_meta")]
     pub(super) meta: Option<&'a RawValue>,
@@ -72,6 +98,11 @@ pub(super) async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Requ
     }
     match head.method {
         Method::POST => {}
+        // Only the era with sessions has these, and only in a session.
+        Method::GET | Method::DELETE if !head.headers.contains_key(&SESSION) || says_stateless(&head.headers) => {
+            return not_allowed();
+        }
+        Method::GET => return legacy::listen(&inner, &run, &head.headers).await,
         Method::DELETE => return legacy::end(&run, &head.headers),
         _ => return not_allowed(),
     }
@@ -106,8 +137,7 @@ async fn message_in(
     message: &Message<'_>,
 ) -> Response<AgentBody> {
     let Some(method) = message.method.as_deref() else {
-        // An answer to a request of the server; none is ever made here, so it means nothing.
-        return body::empty(StatusCode::ACCEPTED);
+        return legacy::answered(run, headers, body, message);
     };
     let params = match message.params.map(Params::read) {
         None => Params::default(),
@@ -129,6 +159,10 @@ async fn message_in(
     } else {
         legacy::answer(inner, run, revision, &asked).await
     }
+}
+
+fn says_stateless(headers: &HeaderMap) -> bool {
+    matches!(single(headers, &REVISION), Ok(Some(STATELESS)))
 }
 
 /// A web page that reached this address by a name of its own is not the agent.
@@ -205,6 +239,12 @@ pub(super) fn ok(bytes: Bytes) -> Response<AgentBody> {
     body::json(StatusCode::OK, bytes)
 }
 
+/// An answer, as its caller's era wants it.
+pub(super) fn respond(answer: Answer, caller: &Caller, shape: Shape) -> Response<AgentBody> {
+    let (status, message, room) = answer.message(caller, shape);
+    body::json(status, Held::bind(room, message))
+}
+
 /// A protocol error.
 pub(super) fn refused(status: StatusCode, id: Option<&RawValue>, code: i64, why: &str) -> Response<AgentBody> {
     body::json(status, rpc::error(id, code, why, None))
@@ -212,7 +252,7 @@ pub(super) fn refused(status: StatusCode, id: Option<&RawValue>, code: i64, why:
 
 fn not_allowed() -> Response<AgentBody> {
     let mut response = body::empty(StatusCode::METHOD_NOT_ALLOWED);
-    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST, DELETE"));
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST, GET, DELETE"));
     response
 }
 

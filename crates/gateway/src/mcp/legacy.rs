@@ -2,19 +2,30 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     call,
+    caller::{self, Caller, Era, takes_streams},
+    can,
     endpoint::{Asked, SESSION, WITH_SESSIONS, ok, refused, single},
-    listing, rpc,
+    listing, offers, question, reading,
+    rounds::Brings,
+    rpc::{self, Message},
+    session::{Agreed, Session},
+    shelf::{self, Shelf},
+    watch::{self, Ear, Wants},
 };
 use crate::{
     Inner,
     body::{self, AgentBody},
-    rooms::Held,
     run::RunContext,
 };
+
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Answers a message.
 pub(super) async fn answer(
@@ -24,33 +35,185 @@ pub(super) async fn answer(
     asked: &Asked<'_>,
 ) -> Response<AgentBody> {
     if asked.method == "initialize" {
-        return initialize(run, asked);
+        return initialize(inner, run, asked).await;
     }
-    if let Err((status, why)) = in_session(run, revision, asked.headers) {
-        return refused(status, asked.id, rpc::INVALID_REQUEST, &why);
-    }
+    let session = match in_session(run, revision, asked.headers) {
+        Ok(session) => session,
+        Err((status, why)) => return refused(status, asked.id, rpc::INVALID_REQUEST, &why),
+    };
     let Some(id) = asked.id else {
-        // Notifications: `initialized`, `cancelled` and whatever else needs no answer.
+        // Of the notifications of a client one changes something here.
+        if let ("notifications/cancelled", Some(called_off)) = (asked.method, asked.params.request_id) {
+            session.call_off(called_off.get());
+        }
         return body::empty(StatusCode::ACCEPTED);
     };
+    let params = &asked.params;
+    let invalid = |why: &str| refused(StatusCode::OK, Some(id), rpc::INVALID_PARAMS, why);
+    let unknown = || refused(StatusCode::OK, Some(id), rpc::METHOD_NOT_FOUND, "no such method");
     match asked.method {
-        "ping" => ok(rpc::result(id, b"{}")),
-        "tools/list" => match listing::list(inner, run).await {
-            Ok(served) => {
-                let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, b"}"];
+        "ping" => return ok(rpc::result(id, b"{}")),
+        "tools/list" => {
+            return match listing::list(inner, run).await {
+                Ok(served) => {
+                    let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, b"}"];
+                    ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
+                }
+                Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
+            };
+        }
+        "logging/setLevel" => {
+            return match params.level.as_deref().map(caller::level) {
+                Some(Ok(level)) => {
+                    session.set_level(level);
+                    ok(rpc::result(id, b"{}"))
+                }
+                _ => invalid("`level` is missing or none of RFC 5424"),
+            };
+        }
+        method if !granted(run, method) => return unknown(),
+        _ => {}
+    }
+    if let Some(shelf) = Shelf::of(asked.method) {
+        return match shelf::list(inner, run, shelf).await {
+            Ok(list) => {
+                let head = format!(r#"{{"{}":"#, shelf.member());
+                let parts: [&[u8]; 3] = [head.as_bytes(), &list, b"}"];
                 ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
             }
             Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
-        },
-        "tools/call" => {
-            let Some(name) = asked.params.name.as_deref() else {
-                return refused(StatusCode::OK, Some(id), rpc::INVALID_PARAMS, "`name` is missing");
-            };
-            let answer = call::call(inner, run, asked.body, name, asked.params.arguments).await;
-            ok(Held::bind(answer.room, rpc::result(id, &answer.result)))
-        }
-        _ => refused(StatusCode::OK, Some(id), rpc::METHOD_NOT_FOUND, "no such method"),
+        };
     }
+    let caller = match Caller::of(id, Era::Session(Arc::clone(&session)), params.meta, asked.headers) {
+        Ok(caller) => caller,
+        Err(why) => return invalid(why),
+    };
+    match asked.method {
+        "tools/call" => {
+            let Some(name) = params.name.as_deref() else { return invalid("`name` is missing") };
+            // A session is asked back, it does not bring answers by itself.
+            let brings = Brings::default();
+            let wanted = call::Wanted { body: asked.body, name, arguments: params.arguments, brings };
+            call::call(inner, run, caller, wanted).await
+        }
+        "resources/subscribe" | "resources/unsubscribe" => {
+            let Some(uri) = params.uri.as_deref() else { return invalid("`uri` is missing") };
+            if asked.method == "resources/unsubscribe" {
+                session.unwatch(uri);
+                return ok(rpc::result(id, b"{}"));
+            }
+            subscribe(inner, run, &session, &caller, uri).await
+        }
+        method => reading::answer(inner, run, caller, method, params).await.unwrap_or_else(unknown),
+    }
+}
+
+/// Whether the manifest grants anything that a method is for.
+pub(super) fn granted(run: &RunContext, method: &str) -> bool {
+    let (resources, prompts) = (!run.grant.resources().is_empty(), !run.grant.prompts().is_empty());
+    match method {
+        "completion/complete" => resources || prompts,
+        method if method.starts_with("resources/") => resources,
+        method if method.starts_with("prompts/") => prompts,
+        _ => true,
+    }
+}
+
+/// Takes the answer of a client to a question.
+pub(super) fn answered(
+    run: &RunContext,
+    headers: &HeaderMap,
+    body: &Bytes,
+    message: &Message<'_>,
+) -> Response<AgentBody> {
+    let accepted = || body::empty(StatusCode::ACCEPTED);
+    if !headers.contains_key(&SESSION) {
+        return accepted();
+    }
+    let session = match in_session(run, None, headers) {
+        Ok(session) => session,
+        Err((status, why)) => return refused(status, None, rpc::INVALID_REQUEST, &why),
+    };
+    let Some(number) = message.id.map(RawValue::get).and_then(question::number) else { return accepted() };
+    let answer = match (message.result, &message.error) {
+        (Some(result), _) if result.get().starts_with('{') => Ok(body.slice_ref(result.get().as_bytes())),
+        (_, Some(error)) => Err((error.code, rpc::shown(&error.message, 1_000))),
+        _ => Err((rpc::INVALID_PARAMS, "the client's answer is not a result".to_owned())),
+    };
+    // One that nobody waits for any more means nothing.
+    session.answer(number, answer);
+    accepted()
+}
+
+/// Opens the stream for what belongs to no request, or takes one up again that was cut off.
+pub(super) async fn listen(inner: &Arc<Inner>, run: &Arc<RunContext>, headers: &HeaderMap) -> Response<AgentBody> {
+    let session = match in_session(run, None, headers) {
+        Ok(session) => session,
+        Err((status, why)) => return refused(status, None, rpc::INVALID_REQUEST, &why),
+    };
+    if !takes_streams(headers) {
+        let why = "send `accept: text/event-stream`";
+        return refused(StatusCode::NOT_ACCEPTABLE, None, rpc::INVALID_REQUEST, why);
+    }
+    match single(headers, &LAST_EVENT) {
+        Ok(Some(last)) => {
+            if let Some((stream, place)) = session.stream_after(last) {
+                return stream.body(Some(place));
+            }
+        }
+        Ok(None) => {}
+        Err(why) => return refused(StatusCode::BAD_REQUEST, None, rpc::INVALID_REQUEST, &why),
+    }
+    let Some(place) = run.mcp.stream_place() else { return crowded(None) };
+    let stream = session.stand(place);
+    if session.agreed.revision == "2025-11-25" {
+        stream.prime();
+    }
+    let wants = Wants { tools: true, prompts: true, resources: true, rest: true, ..Wants::default() };
+    let over = CancellationToken::new();
+    watch::listen(inner, run, session.agreed.can, wants, Ear::Session(Arc::clone(&session)), over.clone());
+    let response = stream.body(None);
+    let cut = run.cut_signal().clone();
+    tokio::spawn(async move {
+        let _over = over.drop_guard();
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = stream.left() => {}
+        }
+        session.stands_no_more(&stream);
+    });
+    response
+}
+
+/// Too many streams are open.
+pub(super) fn crowded(id: Option<&RawValue>) -> Response<AgentBody> {
+    let why = "too many streams are open; close one first";
+    let mut response = refused(StatusCode::TOO_MANY_REQUESTS, id, rpc::INTERNAL_ERROR, why);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Watches a resource that may be read.
+async fn subscribe(
+    inner: &Arc<Inner>,
+    run: &Arc<RunContext>,
+    session: &Arc<Session>,
+    caller: &Caller,
+    uri: &str,
+) -> Response<AgentBody> {
+    let refuse = |code: i64, why: &str| refused(StatusCode::OK, Some(&caller.id), code, why);
+    let server = match reading::may_watch(inner, run, uri).await {
+        Ok(Some(server)) => server,
+        Ok(None) => return refuse(caller.not_found(), "there is no such resource, or it is not declared"),
+        Err(refusal) => return refuse(rpc::INTERNAL_ERROR, &refusal.sentence()),
+    };
+    let over = CancellationToken::new();
+    let wants = Wants { uris: [(server, vec![uri.to_owned()])].into(), ..Wants::default() };
+    if !session.watch(uri, over.clone().drop_guard()) {
+        return refuse(rpc::INTERNAL_ERROR, "too many resources are watched; give one up first");
+    }
+    watch::listen(inner, run, session.agreed.can, wants, Ear::Session(Arc::clone(session)), over);
+    ok(rpc::result(&caller.id, b"{}"))
 }
 
 /// Ends a session.
@@ -62,35 +225,41 @@ pub(super) fn end(run: &RunContext, headers: &HeaderMap) -> Response<AgentBody> 
     }
 }
 
-fn initialize(run: &RunContext, asked: &Asked<'_>) -> Response<AgentBody> {
+async fn initialize(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &Asked<'_>) -> Response<AgentBody> {
     let (Some(id), Some(wanted)) = (asked.id, asked.params.protocol_version.as_deref()) else {
         let text = "`initialize` needs an id and a `protocolVersion`";
         return refused(StatusCode::BAD_REQUEST, asked.id, rpc::INVALID_PARAMS, text);
     };
     // A client that wants something else is offered the newest, and decides.
     let revision = WITH_SESSIONS.into_iter().find(|known| *known == wanted).unwrap_or(WITH_SESSIONS[0]);
+    let can = asked.params.capabilities.map(|all| can::declared(all.get())).unwrap_or_default();
     let greeting = rpc::to_json(&serde_json::json!({
         "protocolVersion": revision,
-        "capabilities": {"tools": {}},
+        "capabilities": offers::capabilities(inner, run, false).await,
         "serverInfo": {"name": "cogward", "version": env!("CARGO_PKG_VERSION")}
     }));
     let mut response = ok(rpc::result(id, &greeting));
-    if let Ok(session) = HeaderValue::from_str(&run.mcp.open_session(run.grant.run, revision)) {
+    if let Ok(session) = HeaderValue::from_str(&run.mcp.open_session(run.grant.run, Agreed { revision, can })) {
         response.headers_mut().insert(SESSION, session);
     }
     response
 }
 
-fn in_session(run: &RunContext, revision: Option<&str>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+fn in_session(
+    run: &RunContext,
+    revision: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Arc<Session>, (StatusCode, String)> {
     let id = single(headers, &SESSION).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
     let Some(id) = id else {
         return Err((StatusCode::BAD_REQUEST, "send `initialize` first, then its `Mcp-Session-Id`".to_owned()));
     };
-    let Some(agreed) = run.mcp.session(run.grant.run, id) else {
+    let Some(session) = run.mcp.session(run.grant.run, id) else {
         return Err((StatusCode::NOT_FOUND, "there is no such session; send `initialize` again".to_owned()));
     };
-    if revision.is_some_and(|revision| revision != agreed) {
+    if revision.is_some_and(|revision| revision != session.agreed.revision) {
+        let agreed = session.agreed.revision;
         return Err((StatusCode::BAD_REQUEST, format!("the session was opened with revision {agreed}")));
     }
-    Ok(())
+    Ok(session)
 }

@@ -141,10 +141,13 @@ async fn catalogues(
     let asked = run.grant.tools().keys().map(|server| async move {
         let client = inner.upstreams.tool_server(&run.grant.tenant, server);
         let catalogue = match client {
-            Some(client) => client.tools().await.inspect_err(|error| tracing::warn!(%error, "tools not listed")).ok(),
+            Some(client) => {
+                let pins = inner.pinned(&run.grant.tenant, server, &client).await;
+                pins.inspect_err(|error| tracing::warn!(%error, "tools not listed")).ok()
+            }
             None => None,
         };
-        (server.clone(), catalogue)
+        (server.clone(), catalogue.map(|pins| Arc::clone(pins.served())))
     });
     let catalogues = tokio::select! {
         () = run.cut_signal().cancelled() => return Err(cut()),

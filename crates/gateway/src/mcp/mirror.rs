@@ -4,10 +4,13 @@
 //! doubled or different from the argument is refused. A definition that uses the mark wrongly is not
 //! offered at all, as the revision has it.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::endpoint::{decoded, single};
+use super::{
+    endpoint::{decoded, single},
+    upstream::wire::header_value,
+};
 
 const MARK: &str = "x-mcp-header";
 /// Most marked arguments of a tool.
@@ -62,6 +65,20 @@ pub(super) fn mirrored(schema: &str) -> Result<Vec<Mirrored>, String> {
         }
     }
     Ok(found)
+}
+
+/// The headers that repeat the arguments, for a server that wants them.
+pub(super) fn headers(mirrored: &[Mirrored], arguments: &Value) -> Vec<(HeaderName, HeaderValue)> {
+    let said = mirrored.iter().filter_map(|Mirrored { header, path }| {
+        let value = path.iter().try_fold(arguments, |value, name| value.get(name))?;
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Bool(_) | Value::Number(_) => value.to_string(),
+            _ => return None,
+        };
+        Some((header.clone(), header_value(&text)?))
+    });
+    said.collect()
 }
 
 /// Checks that the headers repeat the arguments.

@@ -6,17 +6,31 @@
 //! reason, because that is what agents survive and models can read; a malformed request is a protocol
 //! error. What was judged is what is forwarded: one parser, the same bytes.
 
+mod answer;
 mod call;
+mod caller;
+mod can;
 mod catalogue;
 mod endpoint;
 mod legacy;
 mod listing;
+mod members;
 mod mirror;
 mod modern;
+mod offers;
+mod question;
+mod reading;
+mod relay;
+mod rounds;
 mod rpc;
 mod schema;
 mod session;
+mod shelf;
+mod state;
+mod stream;
+mod tasks;
 pub mod upstream;
+mod watch;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -25,6 +39,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 pub use call::ToolCall;
+pub(crate) use catalogue::sha256;
 pub use catalogue::{ToolCatalogue, ToolDefinition};
 pub(crate) use session::RunMcp;
 use upstream::UpstreamError;
@@ -34,6 +49,15 @@ use crate::{Gateway, Inner, body::AgentBody, run::RunContext};
 /// A request on a run's MCP listener.
 pub async fn serve(inner: Arc<Inner>, run: Arc<RunContext>, request: Request<Incoming>) -> Response<AgentBody> {
     endpoint::serve(inner, run, request).await
+}
+
+/// Closes what tool servers hold open for a run that is over.
+pub(crate) fn forget(inner: &Inner, run: &RunContext) {
+    for server in run.grant.tools().keys() {
+        if let Some(client) = inner.upstreams.tool_server(&run.grant.tenant, server) {
+            client.forget(run.grant.run);
+        }
+    }
 }
 
 impl Gateway {

@@ -1,31 +1,29 @@
 //! The stateless era: revision 2026-07-28. Every request says its revision, in a header and in the
 //! body, and the headers that name method and tool must agree with the body, which is what counts.
 
-use std::{
-    borrow::Cow,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body::Frame;
-use http_body_util::BodyExt;
+use http::{HeaderName, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     call,
+    caller::{Caller, Era},
     endpoint::{Asked, STATELESS, WITH_SESSIONS, decoded, ok, refused, single},
-    listing, mirror, rpc,
+    legacy, listing, mirror, offers, reading,
+    rounds::Brings,
+    rpc,
+    shelf::{self, Shelf},
+    stream::EventLog,
+    tasks,
+    watch::{self, Ear, NAMED_MAX, Wants},
 };
 use crate::{
     Inner,
-    body::{self, AgentBody, BrokenStream},
-    rooms::Held,
+    body::{self, AgentBody},
     run::RunContext,
 };
 
@@ -33,8 +31,6 @@ const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// How long a client may hold a list to be fresh.
 const FRESH_MS: u32 = 5_000;
-/// How often an open stream shows that it is alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What each request says about itself.
 #[derive(Debug, Deserialize)]
@@ -65,34 +61,54 @@ pub(super) async fn answer(
         // The revision has no notification that a client could send this way.
         return body::empty(StatusCode::ACCEPTED);
     };
+    let params = &asked.params;
+    let invalid = |why: &str| refused(StatusCode::BAD_REQUEST, Some(id), rpc::INVALID_PARAMS, why);
+    let unknown = || refused(StatusCode::NOT_FOUND, Some(id), rpc::METHOD_NOT_FOUND, "no such method");
     match asked.method {
-        "server/discover" => ok(rpc::result(id, &discovery())),
-        "tools/list" => match listing::list(inner, run).await {
-            Ok(served) => {
-                let tail = format!(r#","resultType":"complete","ttlMs":{FRESH_MS},"cacheScope":"private"}}"#);
-                let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, tail.as_bytes()];
-                ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
-            }
-            Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
-        },
-        "tools/call" => {
-            let Some(name) = asked.params.name.as_deref() else {
-                return refused(StatusCode::BAD_REQUEST, Some(id), rpc::INVALID_PARAMS, "`name` is missing");
+        "server/discover" => return ok(rpc::result(id, &discovery(inner, run).await)),
+        "tools/list" => {
+            return match listing::list(inner, run).await {
+                Ok(served) => listed(run, id, "tools", &served.tools).await,
+                Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
             };
-            if let Err(why) = mirrored(inner, run, asked, name).await {
-                return refused(StatusCode::BAD_REQUEST, Some(id), rpc::HEADER_MISMATCH, &why);
-            }
-            let answer = call::call(inner, run, asked.body, name, asked.params.arguments).await;
-            let bytes = if answer.typed {
-                rpc::result(id, &answer.result)
-            } else {
-                rpc::result(id, &completed(&answer.result))
-            };
-            ok(Held::bind(answer.room, bytes))
         }
-        "subscriptions/listen" => listen(id),
-        _ => refused(StatusCode::NOT_FOUND, Some(id), rpc::METHOD_NOT_FOUND, "no such method"),
+        "subscriptions/listen" => return listen(inner, run, asked, id).await,
+        // These belong to the era with sessions.
+        "resources/subscribe" | "resources/unsubscribe" => return unknown(),
+        method if !legacy::granted(run, method) => return unknown(),
+        _ => {}
     }
+    if let Some(shelf) = Shelf::of(asked.method) {
+        return match shelf::list(inner, run, shelf).await {
+            Ok(list) => listed(run, id, shelf.member(), &list).await,
+            Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
+        };
+    }
+    let caller = match Caller::of(id, Era::Stateless, params.meta, asked.headers) {
+        Ok(caller) => caller,
+        Err(why) => return invalid(why),
+    };
+    if asked.method.starts_with("tasks/") {
+        return tasks::answer(inner, run, caller, asked.method, params).await.unwrap_or_else(unknown);
+    }
+    if asked.method != "tools/call" {
+        return reading::answer(inner, run, caller, asked.method, params).await.unwrap_or_else(unknown);
+    }
+    let Some(name) = params.name.as_deref() else { return invalid("`name` is missing") };
+    if let Err(why) = mirrored(inner, run, asked, name).await {
+        return refused(StatusCode::BAD_REQUEST, Some(id), rpc::HEADER_MISMATCH, &why);
+    }
+    let brings = Brings { responses: params.input_responses, state: params.request_state.as_deref() };
+    let wanted = call::Wanted { body: asked.body, name, arguments: params.arguments, brings };
+    call::call(inner, run, caller, wanted).await
+}
+
+/// A list, which is the run's own and fresh for a short time.
+async fn listed(run: &RunContext, id: &RawValue, member: &str, list: &[u8]) -> Response<AgentBody> {
+    let head = format!(r#"{{"{member}":"#);
+    let tail = format!(r#","resultType":"complete","ttlMs":{FRESH_MS},"cacheScope":"private"}}"#);
+    let parts: [&[u8]; 3] = [head.as_bytes(), list, tail.as_bytes()];
+    ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
 }
 
 /// Headers and body agree, and on a revision that is spoken here.
@@ -126,13 +142,17 @@ fn agreed(header: Option<&str>, asked: &Asked<'_>) -> Result<(), Box<Response<Ag
         Ok(None) => return Err(mismatch("`Mcp-Method` is missing")),
         Err(why) => return Err(mismatch(&why)),
     }
-    if asked.method != "tools/call" {
-        return Ok(());
-    }
+    let params = &asked.params;
+    let wanted = match asked.method {
+        "tools/call" | "prompts/get" => params.name.as_deref(),
+        "resources/read" => params.uri.as_deref(),
+        "tasks/get" | "tasks/update" | "tasks/cancel" => params.task_id.as_deref(),
+        _ => return Ok(()),
+    };
     let named = single(asked.headers, &NAME).map_err(|why| mismatch(&why))?;
     let named = named.ok_or_else(|| mismatch("`Mcp-Name` is missing"))?;
     let named = decoded(named).ok_or_else(|| mismatch("`Mcp-Name` is not as the revision encodes it"))?;
-    if asked.params.name.as_deref().is_some_and(|name| name != named) {
+    if wanted.is_some_and(|wanted| wanted != named) {
         return Err(mismatch("`Mcp-Name` is not the name of the body"));
     }
     Ok(())
@@ -153,74 +173,97 @@ fn supported() -> Vec<&'static str> {
     std::iter::once(STATELESS).chain(WITH_SESSIONS).collect()
 }
 
-fn discovery() -> Bytes {
+async fn discovery(inner: &Arc<Inner>, run: &Arc<RunContext>) -> Bytes {
     rpc::to_json(&json!({
         "resultType": "complete",
         "supportedVersions": supported(),
-        "capabilities": {"tools": {}},
+        "capabilities": offers::capabilities(inner, run, true).await,
         "ttlMs": FRESH_MS,
         "cacheScope": "private",
         "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "cogward", "version": env!("CARGO_PKG_VERSION")}}
     }))
 }
 
-/// A result of the older era, as this one wants it.
-fn completed(result: &[u8]) -> Bytes {
-    let rest = result.strip_prefix(b"{").unwrap_or_default();
-    let alone = rest.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
-    let parts: [&[u8]; 3] = [br#"{"resultType":"complete""#, if alone { b"" } else { b"," }, rest];
-    parts.concat().into()
+/// What a listener asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Filter {
+    tools_list_changed: bool,
+    prompts_list_changed: bool,
+    resources_list_changed: bool,
+    resource_subscriptions: Vec<String>,
+    task_ids: Vec<String>,
 }
 
-/// A stream that is acknowledged and then only kept alive: nothing that can be subscribed to is offered yet.
-fn listen(id: &RawValue) -> Response<AgentBody> {
+/// Opens a stream of changes. Its first message says which of them it will tell: those of what is granted.
+async fn listen(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &Asked<'_>, id: &RawValue) -> Response<AgentBody> {
+    let invalid = |why: &str| refused(StatusCode::BAD_REQUEST, Some(id), rpc::INVALID_PARAMS, why);
+    let filter: Filter = match asked.params.notifications.map(|filter| serde_json::from_str(filter.get())) {
+        None => Filter::default(),
+        Some(Ok(filter)) => filter,
+        Some(Err(_)) => return invalid("`notifications` is not a filter as the revision has it"),
+    };
+    if filter.resource_subscriptions.len() > NAMED_MAX || filter.task_ids.len() > NAMED_MAX {
+        return invalid("`notifications` names too much");
+    }
+    let caller = match Caller::of(id, Era::Stateless, asked.params.meta, asked.headers) {
+        Ok(caller) => caller,
+        Err(why) => return invalid(why),
+    };
+    let mut wants = Wants {
+        tools: filter.tools_list_changed,
+        prompts: filter.prompts_list_changed && !run.grant.prompts().is_empty(),
+        resources: filter.resources_list_changed && !run.grant.resources().is_empty(),
+        ..Wants::default()
+    };
+    let mut heard = serde_json::Map::new();
+    for (name, wanted) in [
+        ("toolsListChanged", wants.tools),
+        ("promptsListChanged", wants.prompts),
+        ("resourcesListChanged", wants.resources),
+    ] {
+        if wanted {
+            heard.insert(name.to_owned(), true.into());
+        }
+    }
+    let mut uris = Vec::new();
+    for uri in filter.resource_subscriptions {
+        match reading::may_watch(inner, run, &uri).await {
+            Ok(Some(server)) => {
+                wants.uris.entry(server).or_default().push(uri.clone());
+                uris.push(uri);
+            }
+            Ok(None) => {}
+            Err(refusal) => return refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
+        }
+    }
+    if !uris.is_empty() {
+        heard.insert("resourceSubscriptions".to_owned(), uris.into());
+    }
+    wants.tasks = filter.task_ids;
+    wants.tasks.retain(|task| run.mcp.task_owner(task).is_some());
+    if !wants.tasks.is_empty() {
+        heard.insert("taskIds".to_owned(), wants.tasks.clone().into());
+    }
+    let Some(place) = run.mcp.stream_place() else { return legacy::crowded(Some(id)) };
+    let log = EventLog::passing(Some(place));
     let acknowledged = format!(
-        "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{\"_meta\":\
-         {{\"io.modelcontextprotocol/subscriptionId\":{}}},\"notifications\":{{}}}}}}\n\n",
-        id.get()
+        r#"{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{}}},"notifications":{}}}"#,
+        id.get(),
+        serde_json::Value::Object(heard)
     );
-    let mut pulse = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
-    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut response = Response::new(Idle { first: Some(acknowledged.into()), pulse }.boxed());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    log.try_write(&rpc::asking(None, "notifications/subscriptions/acknowledged", acknowledged.as_bytes()));
+    let (over, ear) = (CancellationToken::new(), Ear::Subscription { log: Arc::clone(&log), id: id.get().into() });
+    watch::listen(inner, run, caller.can, wants, ear, over.clone());
+    let response = log.body(None);
+    let cut = run.cut_signal().clone();
+    tokio::spawn(async move {
+        let _over = over.drop_guard();
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = log.left() => {}
+        }
+        log.end();
+    });
     response
-}
-
-struct Idle {
-    first: Option<Bytes>,
-    pulse: Interval,
-}
-
-impl http_body::Body for Idle {
-    type Data = Bytes;
-    type Error = BrokenStream;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenStream>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        self.pulse.poll_tick(context).map(|_| Some(Ok(Frame::data(Bytes::from_static(b":\n\n")))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_is_completed_whatever_it_holds() {
-        for (result, wanted) in [
-            (r#"{}"#, r#"{"resultType":"complete"}"#),
-            (r#"{ }"#, r#"{"resultType":"complete" }"#),
-            (r#"{"content":[]}"#, r#"{"resultType":"complete","content":[]}"#),
-        ] {
-            assert_eq!(completed(result.as_bytes()), wanted);
-        }
-    }
 }

@@ -18,6 +18,8 @@ pub(super) const METHOD_NOT_FOUND: i64 = -32601;
 pub(super) const INVALID_PARAMS: i64 = -32602;
 /// The request cannot be carried out.
 pub(super) const INTERNAL_ERROR: i64 = -32603;
+/// There is no such resource (before 2026-07-28).
+pub(super) const NOT_FOUND: i64 = -32002;
 /// Headers and body disagree (2026-07-28).
 pub(super) const HEADER_MISMATCH: i64 = -32020;
 /// The revision is not spoken here (2026-07-28).
@@ -49,10 +51,12 @@ pub(super) struct ErrorObject<'a> {
     pub(super) code: i64,
     #[serde(borrow, default)]
     pub(super) message: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) data: Option<&'a RawValue>,
 }
 
 /// A `null` is there, which is not the same as absent.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -92,7 +96,8 @@ impl<'a> Message<'a> {
     }
 }
 
-fn is_id(raw: &str) -> bool {
+/// Whether a value can be the id of a request, or the token of its progress.
+pub(super) fn is_id(raw: &str) -> bool {
     let number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     raw.len() <= ID_BYTES_MAX && (raw.starts_with('"') || number(raw.strip_prefix('-').unwrap_or(raw)))
 }
@@ -106,18 +111,27 @@ pub(super) fn result(id: &RawValue, result: &[u8]) -> Bytes {
 
 /// An answer that says what is wrong with a request. Without an id when it could not be read.
 pub(super) fn error(id: Option<&RawValue>, code: i64, message: &str, data: Option<&serde_json::Value>) -> Bytes {
+    error_with(id, code, message, data)
+}
+
+/// The same with `data` that is JSON already.
+pub(super) fn error_raw(id: Option<&RawValue>, code: i64, message: &str, data: Option<&RawValue>) -> Bytes {
+    error_with(id, code, message, data)
+}
+
+fn error_with<D: Serialize>(id: Option<&RawValue>, code: i64, message: &str, data: Option<D>) -> Bytes {
     #[derive(Serialize)]
-    struct Answer<'a> {
+    struct Answer<'a, D> {
         jsonrpc: &'static str,
         id: Option<&'a RawValue>,
-        error: Inner<'a>,
+        error: Inner<'a, D>,
     }
     #[derive(Serialize)]
-    struct Inner<'a> {
+    struct Inner<'a, D> {
         code: i64,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        data: Option<&'a serde_json::Value>,
+        data: Option<D>,
     }
     let answer = Answer { jsonrpc: "2.0", id, error: Inner { code, message, data } };
     to_json(&answer)
@@ -134,6 +148,13 @@ pub(super) fn request(id: Option<u64>, method: &str, params: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(params);
     bytes.push(b'}');
     bytes
+}
+
+/// A request of the plane to an agent's client, or a notification for it, with parameters that are JSON already.
+pub(super) fn asking(id: Option<&str>, method: &str, params: &[u8]) -> Vec<u8> {
+    let id = id.map(|id| format!(r#""id":"{id}","#)).unwrap_or_default();
+    let head = format!(r#"{{"jsonrpc":"2.0",{id}"method":"{method}","params":"#);
+    [head.as_bytes(), params, b"}"].concat()
 }
 
 /// The result of a tool call that failed, for a model to read (MCP: `isError`).

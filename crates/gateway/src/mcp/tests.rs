@@ -1,9 +1,13 @@
 //! The MCP endpoint of a run over real sockets, in front of fake tool servers over both transports.
 
 mod calls;
+mod desk;
 mod eras;
 mod fake;
 mod hostile;
+mod matrix;
+mod pinned;
+mod streams;
 mod unread;
 
 use std::{
@@ -106,6 +110,7 @@ impl Plane {
         let (ledger, budgets) = (Arc::new(Ledger::default()), Arc::new(Budgets::new()));
         let records = Arc::clone(&ledger) as Arc<dyn Records>;
         let gateway = Gateway::new(records, Arc::clone(&budgets), Arc::new(SystemClock));
+        gateway.keep_pins(Arc::new(crate::testing::Trusting(Arc::clone(gateway.pins()))));
         let timeouts = Timeouts { start: Duration::from_secs(20), call };
         let credential = credential.map(|secret| Credential::new(Zeroizing::new(secret.to_owned())));
         for server in servers {
@@ -148,8 +153,21 @@ struct Reply {
 }
 
 impl Reply {
+    /// The answer, also where it is the last message of a stream.
     fn json(&self) -> Value {
+        if self.streamed() {
+            return self.messages().pop().unwrap_or(Value::Null);
+        }
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+    fn streamed(&self) -> bool {
+        self.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream")
+    }
+    /// The messages of a stream.
+    fn messages(&self) -> Vec<Value> {
+        let text = String::from_utf8_lossy(&self.body).into_owned();
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| !data.is_empty());
+        data.map(|data| serde_json::from_str(data).unwrap()).collect()
     }
     /// The code of a protocol error.
     fn code(&self) -> i64 {

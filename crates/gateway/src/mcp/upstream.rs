@@ -1,52 +1,68 @@
 //! One tool server, as a client of it: connected when first used, connected again when it broke off.
 //!
-//! A call goes out only for an [`Admitted`] tool call. Nothing here repeats a call that may have had
+//! A request of an agent goes out only when it was admitted ([`crate::gate::Admitted`]). Nothing here repeats a call that may have had
 //! an effect; what is certain not to have left the plane, or to have been refused for an expired
-//! session, is sent once more.
+//! session, is sent once more. Which era a server speaks is found out once and remembered until it fails.
 
+pub(super) mod answer;
+mod credential;
+pub(super) mod exchange;
+mod guard;
 mod http;
+mod hub;
+mod limits;
+pub(super) mod listed;
+mod oauth;
+mod seat;
 pub(super) mod sse;
 mod stdio;
+mod taking;
+pub(super) mod watch;
+pub(super) mod wire;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
 use bytes::Bytes;
 use cogward_model::{
-    UpstreamName,
+    RunId, UpstreamName,
     upstream::{ToolServer, ToolTransport},
 };
 use serde::Deserialize;
 use tokio::time::Instant;
 
+pub use self::limits::BreakerState;
+use self::{
+    credential::Credentials,
+    exchange::{Flow, LogLevel, Peer, UpRequest},
+    hub::{Hub, List},
+    limits::Limits,
+    listed::Lists,
+    seat::Seat,
+    wire::Offers,
+};
 use super::{
-    call::ToolCall,
     catalogue::{CatalogueBuilder, ToolCatalogue},
-    rpc,
+    rpc::{self, ErrorObject},
 };
-use crate::{
-    gate::Admitted,
-    rooms::{Held, Room},
-    tool_process::ServerProcesses,
-    upstreams::Credential,
-};
+use crate::{rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
 
-/// The revision that is asked for; the older ones are taken too.
-const REVISION: &str = "2025-11-25";
-const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", REVISION];
-/// Most pages of a list of tools.
+/// Most pages of a list.
 const PAGES_MAX: usize = 100;
-/// A list of tools over HTTP is asked for again after this time: such a server cannot tell us of changes.
+/// A list over HTTP is asked for again after this time, unless the server names another within these bounds.
 const CATALOGUE_AGE: Duration = Duration::from_secs(60);
-/// The first wait after a failed start, doubled with each further one.
-const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-/// The longest.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const CATALOGUE_AGE_MIN: Duration = Duration::from_secs(1);
+const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(300);
+/// Sessions of runs' own, with a server over HTTP and with one that is a process.
+const OWN_HTTP_MAX: usize = 64;
+const OWN_STDIO_MAX: usize = 8;
+/// How long a process may take to say whether it speaks the stateless revision.
+const PROBE: Duration = Duration::from_secs(10);
+/// Longest `data` of an error that is kept.
+const ERROR_DATA_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a tool server did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -100,6 +116,22 @@ pub enum UpstreamError {
         code: i64,
         /// Its words, bounded.
         message: String,
+        /// What it says beyond them, as JSON.
+        data: Option<Bytes>,
+    },
+    /// It failed before and is left alone for a while.
+    #[error("the tool server `{server}` is not available: it failed before and is tried again in {} ms", wait.as_millis())]
+    Resting {
+        /// Its name.
+        server: UpstreamName,
+        /// How long.
+        wait: Duration,
+    },
+    /// As many requests are under way as its registration allows.
+    #[error("the tool server `{server}` is busy: as many requests are under way as its registration allows")]
+    Busy {
+        /// Its name.
+        server: UpstreamName,
     },
 }
 
@@ -108,7 +140,10 @@ impl UpstreamError {
     #[must_use]
     pub fn effect_possible(&self) -> bool {
         match self {
-            Self::Unusable { .. } | Self::Unavailable { sent: false, .. } => false,
+            Self::Unusable { .. }
+            | Self::Unavailable { sent: false, .. }
+            | Self::Resting { .. }
+            | Self::Busy { .. } => false,
             Self::Unavailable { .. }
             | Self::TimedOut { .. }
             | Self::Protocol { .. }
@@ -116,26 +151,31 @@ impl UpstreamError {
             | Self::Rejected { .. } => true,
         }
     }
-}
 
-/// The answer of a tool.
-#[derive(Debug)]
-pub struct ToolAnswer {
-    /// The MCP result as the server sent it.
-    pub result: Bytes,
-    /// Whether it says that the call failed.
-    pub is_error: bool,
-    /// Whether the result names its own `resultType`.
-    pub(super) typed: bool,
-    /// The room that it takes.
-    pub(super) room: Option<Held>,
-}
+    /// Whether the server is to blame; `None` where it was not asked at all.
+    fn is_fault(&self) -> Option<bool> {
+        match self {
+            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => Some(true),
+            Self::Rejected { .. } | Self::NoRoom { .. } => Some(false),
+            Self::Unusable { .. } | Self::Resting { .. } | Self::Busy { .. } => None,
+        }
+    }
 
-/// A result, and the room that it takes if it is for a run.
-#[derive(Debug)]
-struct Reply {
-    result: Bytes,
-    room: Option<Held>,
+    /// Whether it may be gone when the same is asked again.
+    fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// The server said no.
+    fn rejected(server: &UpstreamName, error: &ErrorObject<'_>) -> Self {
+        let data = error.data.map(serde_json::value::RawValue::get).filter(|data| data.len() <= ERROR_DATA_BYTES_MAX);
+        Self::Rejected {
+            server: server.clone(),
+            code: error.code,
+            message: rpc::shown(&error.message, 1_000),
+            data: data.map(|data| Bytes::copy_from_slice(data.as_bytes())),
+        }
+    }
 }
 
 /// How long a tool server may take.
@@ -143,7 +183,7 @@ struct Reply {
 pub struct Timeouts {
     /// To start, connect, shake hands, or list its tools.
     pub start: Duration,
-    /// To answer a call.
+    /// To answer a call, or to show that it is at work on it.
     pub call: Duration,
 }
 
@@ -158,11 +198,18 @@ pub struct ToolServerClient {
     name: UpstreamName,
     transport: Transport,
     timeouts: Timeouts,
-    current: Mutex<Option<Connection>>,
-    connecting: tokio::sync::Mutex<Option<Instant>>,
+    limits: Limits,
+    hub: Arc<Hub>,
+    /// The session of all runs.
+    shared: Seat,
+    /// Sessions of runs that can be asked.
+    own: Mutex<HashMap<Peer, Arc<Seat>>>,
+    /// What was found out of the server.
+    era: Mutex<Option<Era>>,
     catalogue: Mutex<Option<Cached>>,
     listing: tokio::sync::Mutex<()>,
-    failures: AtomicU32,
+    lists: Lists,
+    subscribed: watch::Subscribed,
     generations: AtomicU64,
 }
 
@@ -172,10 +219,21 @@ enum Transport {
     Unusable(String),
 }
 
+/// Which era a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Era {
+    Modern(Offers),
+    Legacy,
+}
+
 #[derive(Clone)]
 struct Connection {
     generation: u64,
     link: Link,
+    offers: Offers,
+    /// How much the server was told to say.
+    level: Arc<Mutex<Option<LogLevel>>>,
+    own: bool,
 }
 
 #[derive(Clone)]
@@ -186,12 +244,20 @@ enum Link {
 
 struct Cached {
     catalogue: Arc<ToolCatalogue>,
+    age: Age,
+}
+
+/// When a list was asked for, and how long it holds.
+#[derive(Debug, Clone, Copy)]
+struct Age {
     generation: u64,
     changes: u64,
     at: Instant,
+    holds: Duration,
 }
 
 /// How a request on a connection failed.
+#[derive(Debug)]
 enum RequestError {
     /// It is certain that it was not acted upon, and another connection may do better.
     NotTaken(UpstreamError),
@@ -210,6 +276,12 @@ impl RequestError {
             Self::NotTaken(error) | Self::Failed(error) => error,
         }
     }
+
+    fn inner(&self) -> &UpstreamError {
+        match self {
+            Self::NotTaken(error) | Self::Failed(error) => error,
+        }
+    }
 }
 
 impl ToolServerClient {
@@ -223,19 +295,30 @@ impl ToolServerClient {
                 stdio::Program::new(owner, (command, args, env), credential_env, credential, confinement)
                     .map(Transport::Stdio)
             }
-            ToolTransport::Http { url, credential_header } => {
-                http::Endpoint::new(&url, credential_header.as_deref(), credential.as_ref()).map(Transport::Http)
+            ToolTransport::Http { url, credential_header, headers, oauth } => {
+                Credentials::of(&url, credential_header.as_deref(), &headers, oauth, credential)
+                    .and_then(|credentials| http::Endpoint::new(&url, credentials))
+                    .map(Transport::Http)
             }
         };
+        let limits = Limits::new(&server.limits);
+        let mut timeouts = Timeouts::default();
+        if let Some(seconds) = server.limits.timeout_seconds {
+            timeouts.call = Duration::from_secs(u64::from(seconds.max(1)));
+        }
         Self {
             name: server.name,
             transport: transport.unwrap_or_else(Transport::Unusable),
-            timeouts: Timeouts::default(),
-            current: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
+            timeouts,
+            limits,
+            hub: Arc::default(),
+            shared: Seat::default(),
+            own: Mutex::default(),
+            era: Mutex::default(),
             catalogue: Mutex::default(),
             listing: tokio::sync::Mutex::default(),
-            failures: AtomicU32::new(0),
+            lists: Lists::default(),
+            subscribed: watch::Subscribed::default(),
             generations: AtomicU64::new(0),
         }
     }
@@ -256,12 +339,18 @@ impl ToolServerClient {
         self
     }
 
+    /// Whether it is spared at the moment.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        self.limits.breaker()
+    }
+
     /// What it offers; asked for once per connection, and again when it says that it changed.
     ///
     /// # Errors
     /// [`UpstreamError`].
     pub async fn tools(&self) -> Result<Arc<ToolCatalogue>, UpstreamError> {
-        let connection = self.connect().await?;
+        let connection = self.connect(Peer::PLANE).await?;
         if let Some(known) = self.known(&connection) {
             return Ok(known);
         }
@@ -269,189 +358,231 @@ impl ToolServerClient {
         if let Some(known) = self.known(&connection) {
             return Ok(known);
         }
-        let changes = connection.changes();
-        let listed = tokio::time::timeout(self.timeouts.start, self.list(connection)).await;
-        let (catalogue, generation) = listed.map_err(|_| self.timed_out(self.timeouts.start))??;
-        let catalogue = Arc::new(catalogue);
-        let cached = Cached { catalogue: Arc::clone(&catalogue), generation, changes, at: Instant::now() };
+        let changes = self.hub.changes(List::Tools);
+        let mut builder = CatalogueBuilder::default();
+        let pages = self.pages("tools/list", connection, |page| builder.page(page));
+        let listed = tokio::time::timeout(self.timeouts.start, pages).await;
+        let (generation, holds) = listed.map_err(|_| self.timed_out(self.timeouts.start))??;
+        let catalogue = Arc::new(builder.finish());
+        let age = Age { generation, changes, at: Instant::now(), holds };
+        let cached = Cached { catalogue: Arc::clone(&catalogue), age };
         *self.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
         Ok(catalogue)
     }
 
     fn known(&self, connection: &Connection) -> Option<Arc<ToolCatalogue>> {
         let cached = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = cached.as_ref().filter(|c| c.generation == connection.generation)?;
-        let fresh = match &connection.link {
-            Link::Stdio(_) => cached.changes == connection.changes(),
-            Link::Http(_) => cached.at.elapsed() < CATALOGUE_AGE,
-        };
-        fresh.then(|| Arc::clone(&cached.catalogue))
+        let cached = cached.as_ref().filter(|cached| self.holds(&cached.age, connection, List::Tools))?;
+        Some(Arc::clone(&cached.catalogue))
     }
 
-    async fn list(&self, mut connection: Connection) -> Result<(ToolCatalogue, u64), UpstreamError> {
-        let mut builder = CatalogueBuilder::default();
+    /// Whether a list is still what the server would answer, as far as that can be known.
+    fn holds(&self, age: &Age, connection: &Connection, list: List) -> bool {
+        // A process says when its lists change, if it is honest; it is asked again like any other.
+        let fresh = age.at.elapsed() < age.holds;
+        fresh && age.generation == connection.generation && age.changes == self.hub.changes(list)
+    }
+
+    /// All pages of a list. Gives the connection that they came on, and how long they hold.
+    async fn pages(
+        &self,
+        method: &'static str,
+        mut connection: Connection,
+        mut take: impl FnMut(&Bytes) -> Result<Option<String>, String>,
+    ) -> Result<(u64, Duration), UpstreamError> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default, rename = "ttlMs")]
+            ttl: Option<u64>,
+        }
         let mut cursor: Option<String> = None;
+        let mut holds = CATALOGUE_AGE;
         for page in 0..PAGES_MAX {
             let params = match &cursor {
                 Some(cursor) => rpc::to_json(&serde_json::json!({ "cursor": cursor })),
                 None => Bytes::from_static(b"{}"),
             };
-            let reply = match connection.request("tools/list", &params, None).await {
-                Err(RequestError::NotTaken(_)) if page == 0 => {
-                    connection = self.reconnect(connection.generation).await?;
-                    connection.request("tools/list", &params, None).await
+            let request = UpRequest::plain(method, &params);
+            let reply = match connection.ask(&self.name, &request).await {
+                Err(RequestError::NotTaken(error)) if page == 0 => {
+                    connection = self.reconnect(Peer::PLANE, connection.generation, &error).await?;
+                    connection.ask(&self.name, &request).await
                 }
                 other => other,
             };
-            let result = reply.map_err(RequestError::into_inner)?.result;
-            self.failures.store(0, Ordering::Relaxed);
-            cursor = builder.page(&result).map_err(|cause| self.protocol(cause))?;
+            let result = reply.map_err(RequestError::into_inner)?;
+            self.shared.well();
+            if let Some(ttl) = serde_json::from_slice::<Head>(&result).ok().and_then(|head| head.ttl) {
+                holds = Duration::from_millis(ttl).clamp(CATALOGUE_AGE_MIN, CATALOGUE_AGE_MAX);
+            }
+            cursor = take(&result).map_err(|cause| self.protocol(cause))?;
             if cursor.is_none() {
-                return Ok((builder.finish(), connection.generation));
+                return Ok((connection.generation, holds));
             }
         }
-        Err(self.protocol(format!("its list of tools has more than {PAGES_MAX} pages")))
+        Err(self.protocol(format!("its answer to `{method}` has more than {PAGES_MAX} pages")))
     }
 
-    /// Carries out an admitted call.
+    /// What it offers, whatever its era.
     ///
     /// # Errors
-    /// [`UpstreamError`]. An answer of the server that says that the call failed is not an error here.
-    pub async fn call(&self, admitted: &Admitted<ToolCall>) -> Result<ToolAnswer, UpstreamError> {
-        let params = admitted.target().params();
-        let room = Some(&admitted.run().answers);
-        let answer = tokio::time::timeout(self.timeouts.call, async {
-            let connection = self.connect().await?;
-            match connection.request("tools/call", &params, room).await {
-                Err(RequestError::NotTaken(_)) => {
-                    let connection = self.reconnect(connection.generation).await?;
-                    connection.request("tools/call", &params, room).await.map_err(RequestError::into_inner)
-                }
-                other => other.map_err(RequestError::into_inner),
+    /// [`UpstreamError`].
+    pub(in crate::mcp) async fn offers(&self) -> Result<Offers, UpstreamError> {
+        Ok(self.connect(Peer::PLANE).await?.offers)
+    }
+
+    /// Ends the sessions of a run.
+    pub(in crate::mcp) fn forget(&self, run: RunId) {
+        self.own().retain(|peer, _| peer.run != Some(run));
+    }
+
+    /// Sends a request, once more on another connection where it was certainly not taken.
+    async fn send(&self, peer: Peer, request: &UpRequest<'_>, room: Option<Room>) -> Result<Flow, UpstreamError> {
+        let connection = self.connect(peer).await?;
+        match connection.begin(&self.name, peer, request, room.clone()).await {
+            Err(RequestError::NotTaken(error)) => {
+                let connection = self.reconnect(peer, connection.generation, &error).await?;
+                connection.begin(&self.name, peer, request, room).await.map_err(RequestError::into_inner)
             }
-        });
-        match answer.await.map_err(|_| self.timed_out(self.timeouts.call))? {
-            Ok(reply) => self.answer(reply),
-            Err(UpstreamError::Rejected { code, message, .. }) => Ok(ToolAnswer {
-                result: rpc::tool_error(&format!("The tool server answered with error {code}: {message}")),
-                is_error: true,
-                typed: false,
-                room: None,
-            }),
-            Err(error) => Err(error),
+            other => other.map_err(RequestError::into_inner),
         }
     }
 
-    fn answer(&self, reply: Reply) -> Result<ToolAnswer, UpstreamError> {
-        #[derive(Deserialize)]
-        struct Head<'a> {
-            #[serde(default, rename = "isError")]
-            is_error: bool,
-            #[serde(borrow, default, rename = "resultType")]
-            kind: Option<std::borrow::Cow<'a, str>>,
-        }
-        let Reply { result, room } = reply;
-        let head: Head<'_> = match serde_json::from_slice(&result) {
-            Ok(head) if result.first() == Some(&b'{') => head,
-            _ => return Err(self.protocol("its answer to a tool call is not a tool result".to_owned())),
-        };
-        if head.kind.as_ref().is_some_and(|kind| kind != "complete") {
-            return Err(self.protocol("its answer asks for more input, which this revision cannot".to_owned()));
-        }
-        let (is_error, typed) = (head.is_error, head.kind.is_some());
-        self.failures.store(0, Ordering::Relaxed);
-        Ok(ToolAnswer { result, is_error, typed, room })
-    }
-
-    async fn connect(&self) -> Result<Connection, UpstreamError> {
-        match self.connected() {
-            Some(connection) => Ok(connection),
-            None => self.establish().await,
-        }
-    }
-
-    async fn reconnect(&self, broken: u64) -> Result<Connection, UpstreamError> {
-        {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.as_ref().is_some_and(|c| c.generation == broken) {
-                *current = None;
+    async fn connect(&self, peer: Peer) -> Result<Connection, UpstreamError> {
+        if peer.own() {
+            // Only what has sessions can give a run its own, and only the first connection finds that out.
+            let shared = self.connect_to(&self.shared, Peer::PLANE).await?;
+            if !shared.offers.modern {
+                return self.connect_to(&*self.seat(peer)?, peer).await;
             }
+            return Ok(shared);
         }
-        self.connect().await
+        self.connect_to(&self.shared, Peer::PLANE).await
     }
 
-    fn connected(&self) -> Option<Connection> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|c| c.alive()).cloned()
+    async fn reconnect(&self, peer: Peer, broken: u64, error: &UpstreamError) -> Result<Connection, UpstreamError> {
+        if matches!(error, UpstreamError::Rejected { code: rpc::UNSUPPORTED_VERSION, .. }) {
+            *self.era() = None;
+        }
+        self.shared.clear(broken);
+        for seat in self.own().values() {
+            seat.clear(broken);
+        }
+        self.connect(peer).await
     }
 
-    /// One caller connects, the others wait for it.
-    async fn establish(&self) -> Result<Connection, UpstreamError> {
-        let mut not_before = self.connecting.lock().await;
-        if let Some(connection) = self.connected() {
-            return Ok(connection);
+    /// The session of a run's own is over.
+    fn lost(&self, peer: Peer) {
+        self.own().remove(&peer);
+    }
+
+    fn seat(&self, peer: Peer) -> Result<Arc<Seat>, UpstreamError> {
+        let mut own = self.own();
+        if let Some(seat) = own.get(&peer) {
+            return Ok(Arc::clone(seat));
         }
-        let failed = self.failures.load(Ordering::Relaxed) > 0;
-        let wait = not_before.and_then(|at| at.checked_duration_since(Instant::now()));
-        if let Some(wait) = wait.filter(|_| failed) {
-            let cause = format!("it failed before and is tried again in {} ms", wait.as_millis());
+        let most = if matches!(self.transport, Transport::Stdio(_)) { OWN_STDIO_MAX } else { OWN_HTTP_MAX };
+        if own.len() >= most {
+            let cause = format!("{most} runs have sessions of their own with it, which is the most");
             return Err(UpstreamError::Unavailable { server: self.name.clone(), cause, sent: false });
         }
-        // Counted before the attempt and cleared by the first good answer, so that a server which
-        // starts well and dies at once is not started without end.
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(10);
-        if failures > 0 {
-            *not_before = Some(Instant::now() + BACKOFF_FIRST.saturating_mul(1 << (failures - 1)).min(BACKOFF_MAX));
-        }
-        let started = tokio::time::timeout(self.timeouts.start, self.start()).await;
-        let link = match started.unwrap_or_else(|_| Err(self.timed_out(self.timeouts.start))) {
-            Ok(link) => link,
-            Err(error) => {
-                let wait = BACKOFF_FIRST.saturating_mul(1 << failures).min(BACKOFF_MAX);
-                *not_before = Some(Instant::now() + wait);
-                tracing::warn!(server = %self.name, %error, "tool server not started");
-                return Err(error);
-            }
-        };
-        let connection = Connection { generation: self.generations.fetch_add(1, Ordering::Relaxed), link };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
-        Ok(connection)
+        Ok(Arc::clone(own.entry(peer).or_default()))
     }
 
-    async fn start(&self) -> Result<Link, UpstreamError> {
-        match &self.transport {
+    async fn start(&self, peer: Peer) -> Result<(Link, Offers), UpstreamError> {
+        let era = *self.era();
+        let started = match &self.transport {
             Transport::Unusable(cause) => {
                 Err(UpstreamError::Unusable { server: self.name.clone(), cause: cause.clone() })
             }
-            Transport::Stdio(program) => {
-                let session = program.start(&self.name).await?;
-                let greeting =
-                    session.request("initialize", &greeting(), None).await.map_err(RequestError::into_inner)?;
-                self.revision(&greeting.result)?;
-                session.notify("notifications/initialized").await?;
-                Ok(Link::Stdio(Arc::new(session)))
-            }
-            Transport::Http(endpoint) => {
-                let (mut session, greeting) = endpoint.open(&self.name, &greeting()).await?;
-                session.set_revision(self.revision(&greeting)?);
-                session.notify("notifications/initialized").await?;
-                Ok(Link::Http(Arc::new(session)))
-            }
-        }
+            Transport::Stdio(program) => self.start_process(program, peer, era).await,
+            Transport::Http(endpoint) => self.greet(endpoint, peer, era).await,
+        };
+        let found = started.as_ref().ok().map(|(_, offers)| match offers.modern {
+            true => Era::Modern(*offers),
+            false => Era::Legacy,
+        });
+        *self.era() = found;
+        started
     }
 
-    fn revision(&self, greeting: &[u8]) -> Result<&'static str, UpstreamError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Greeting<'a> {
-            #[serde(borrow)]
-            protocol_version: std::borrow::Cow<'a, str>,
+    async fn greet(
+        &self,
+        endpoint: &http::Endpoint,
+        peer: Peer,
+        era: Option<Era>,
+    ) -> Result<(Link, Offers), UpstreamError> {
+        let modern = match era {
+            Some(Era::Modern(offers)) => Some(offers),
+            Some(Era::Legacy) => None,
+            None => endpoint.discover(&self.name, &self.hub).await?,
+        };
+        let (session, offers) = match modern {
+            Some(offers) => (endpoint.stateless(&self.name, &self.hub), offers),
+            None => endpoint.greet(&self.name, &self.hub, peer).await?,
+        };
+        Ok((Link::Http(Arc::new(session)), offers))
+    }
+
+    async fn start_process(
+        &self,
+        program: &stdio::Program,
+        peer: Peer,
+        era: Option<Era>,
+    ) -> Result<(Link, Offers), UpstreamError> {
+        let origin = peer.own().then_some(peer);
+        let mut session = program.start(&self.name, &self.hub, origin).await?;
+        if era != Some(Era::Legacy) {
+            session.set_modern(true);
+            if let Some(offers) = self.discover(&session).await {
+                return Ok((Link::Stdio(Arc::new(session)), offers));
+            }
+            session.set_modern(false);
+            // Some do not survive a question before the greeting.
+            if !session.alive() {
+                session = program.start(&self.name, &self.hub, origin).await?;
+            }
         }
-        let greeting: Greeting<'_> = serde_json::from_slice(greeting)
-            .map_err(|_| self.protocol("its answer to `initialize` names no revision".to_owned()))?;
-        REVISIONS.into_iter().find(|known| *known == greeting.protocol_version).ok_or_else(|| {
-            self.protocol(format!("it speaks only revision {}", rpc::shown(&greeting.protocol_version, 32)))
-        })
+        let can = if peer.own() { peer.can } else { exchange::ClientCan::NONE };
+        let greeting = wire::greeting(can);
+        let request = UpRequest::plain("initialize", &greeting);
+        let pending = session.begin(&request, can, None).await.map_err(RequestError::into_inner)?;
+        let answer = Flow::Stdio(pending).answer(&self.name).await?;
+        let (_, offers) = wire::greeted(&answer).map_err(|cause| self.protocol(cause))?;
+        session.notify("notifications/initialized").await?;
+        Ok((Link::Stdio(Arc::new(session)), offers))
+    }
+
+    /// Whether a process speaks the stateless revision. One that says nothing does not.
+    async fn discover(&self, session: &stdio::Session) -> Option<Offers> {
+        let request = UpRequest::plain("server/discover", b"{}");
+        let asked = async {
+            let pending = session.begin(&request, exchange::ClientCan::NONE, None).await.ok()?;
+            Flow::Stdio(pending).answer(&self.name).await.ok()
+        };
+        let patience = PROBE.min(self.timeouts.start / 2);
+        let answer = tokio::time::timeout(patience, asked).await.ok().flatten()?;
+        wire::discovered(&answer)
+    }
+
+    fn era(&self) -> std::sync::MutexGuard<'_, Option<Era>> {
+        self.era.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, HashMap<Peer, Arc<Seat>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     fn protocol(&self, cause: String) -> UpstreamError {
@@ -464,11 +595,47 @@ impl ToolServerClient {
 }
 
 impl Connection {
-    /// The answer takes room where it is given one; a list of tools is the plane's own.
-    async fn request(&self, method: &'static str, params: &[u8], room: Option<&Room>) -> Result<Reply, RequestError> {
-        match &self.link {
-            Link::Stdio(session) => session.request(method, params, room).await,
-            Link::Http(session) => session.request(method, params, room).await,
+    /// Sends a request of an agent.
+    async fn begin(
+        &self,
+        server: &UpstreamName,
+        peer: Peer,
+        request: &UpRequest<'_>,
+        room: Option<Room>,
+    ) -> Result<Flow, RequestError> {
+        if let Some(level) = request.log_level.filter(|_| !self.offers.modern && self.offers.logging) {
+            self.say(server, level).await?;
+        }
+        Ok(match &self.link {
+            Link::Stdio(session) => Flow::Stdio(session.begin(request, peer.can, room).await?),
+            Link::Http(session) => Flow::Http(session.begin(request, peer.can, room).await?),
+        })
+    }
+
+    /// Asks something for the plane itself.
+    async fn ask(&self, server: &UpstreamName, request: &UpRequest<'_>) -> Result<Bytes, RequestError> {
+        let can = exchange::ClientCan::NONE;
+        let flow = match &self.link {
+            Link::Stdio(session) => Flow::Stdio(session.begin(request, can, None).await?),
+            Link::Http(session) => Flow::Http(session.begin(request, can, None).await?),
+        };
+        Ok(flow.answer(server).await?)
+    }
+
+    /// Tells the server how much to say. In the session of all runs the chattiest wins; each run hears its own.
+    async fn say(&self, server: &UpstreamName, level: LogLevel) -> Result<(), RequestError> {
+        {
+            let mut known = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.is_some_and(|known| known == level || (!self.own && known < level)) {
+                return Ok(());
+            }
+            *known = Some(level);
+        }
+        let params = rpc::to_json(&serde_json::json!({ "level": level.as_str() }));
+        match self.ask(server, &UpRequest::plain("logging/setLevel", &params)).await {
+            // Without its log it is still of use.
+            Ok(_) | Err(RequestError::Failed(UpstreamError::Rejected { .. })) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -478,21 +645,16 @@ impl Connection {
             Link::Http(_) => true,
         }
     }
-
-    fn changes(&self) -> u64 {
-        match &self.link {
-            Link::Stdio(session) => session.changes(),
-            Link::Http(_) => 0,
-        }
-    }
 }
 
-fn greeting() -> Bytes {
-    rpc::to_json(&serde_json::json!({
-        "protocolVersion": REVISION,
-        "capabilities": {},
-        "clientInfo": {"name": "cogward", "version": env!("CARGO_PKG_VERSION")}
-    }))
+/// The number of the request that a notification of progress belongs to.
+fn token_of(params: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Progress {
+        #[serde(rename = "progressToken")]
+        token: u64,
+    }
+    serde_json::from_slice::<Progress>(params).ok().map(|progress| progress.token)
 }
 
 #[cfg(test)]

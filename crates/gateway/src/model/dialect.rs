@@ -55,6 +55,7 @@ fn kind(code: RefusalCode) -> &'static str {
         | RefusalCode::NotDeclared
         | RefusalCode::AddressRefused
         | RefusalCode::CredentialMisused
+        | RefusalCode::Quarantined
         | RefusalCode::PolicyBlocked
         | RefusalCode::ApprovalRequired
         | RefusalCode::ApprovalDenied

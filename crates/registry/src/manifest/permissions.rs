@@ -6,6 +6,7 @@ use cogward_model::http_scope::PathPattern;
 use cogward_model::manifest::{
     CredentialGrant, EgressGrant, EgressProtocol, Inspect, ModelGrant, Permissions, ToolGrant,
 };
+use cogward_model::name_scope::NamePattern;
 
 use super::{
     environment,
@@ -22,6 +23,8 @@ const METHODS_MAX: usize = 16;
 const PATHS_MAX: usize = 256;
 /// Tools of one server that a manifest may permit.
 const TOOLS_MAX: usize = 1_024;
+/// Patterns of resources, and of prompts, of one server.
+const NAMES_MAX: usize = 256;
 const OUTPUT_TOKENS_DEFAULT: u32 = 4_096;
 const NAME: &str = "use 1 to 63 lower-case letters, digits and hyphens, starting with a letter";
 
@@ -61,7 +64,7 @@ fn tools(field: &Field<'_>, sink: &mut Sink) -> Vec<ToolGrant> {
         let Some(mut map) = item.fields(sink) else { continue };
         let server = map.required("server", "name a registered tool server", sink);
         let server = server.and_then(|f| f.typed("name", NAME, sink));
-        let mut allow = Vec::new();
+        let (mut allow, mut empty) = (Vec::new(), None);
         if let Some(list) = map.required("allow", "list the tools that may be called", sink) {
             let mut seen = HashSet::new();
             let before = sink.count();
@@ -72,16 +75,34 @@ fn tools(field: &Field<'_>, sink: &mut Sink) -> Vec<ToolGrant> {
                     allow.push(name);
                 }
             }
-            if allow.is_empty() && sink.count() == before {
-                sink.on(&list.path, "bound", "the list is empty", "name a tool, or remove the whole grant");
-            }
+            // A server may be there for its resources or prompts alone.
+            empty = (allow.is_empty() && sink.count() == before).then_some(list.path);
+        }
+        let resources = map.optional("resources", sink).map(|f| names(&f, sink)).unwrap_or_default();
+        let prompts = map.optional("prompts", sink).map(|f| names(&f, sink)).unwrap_or_default();
+        if let Some(path) = empty.filter(|_| resources.is_empty() && prompts.is_empty()) {
+            sink.on(&path, "bound", "the list is empty", "name a tool, or remove the whole grant");
         }
         map.finish(sink);
         let Some(server): Option<cogward_model::UpstreamName> = server else { continue };
         once(&mut servers, server.clone(), format!("the server `{server}`"), &item.path, sink);
-        grants.push(ToolGrant { server, allow });
+        grants.push(ToolGrant { server, allow, resources, prompts });
     }
     grants
+}
+
+/// Patterns of the names of resources or prompts.
+fn names(field: &Field<'_>, sink: &mut Sink) -> Vec<NamePattern> {
+    let mut seen = HashSet::new();
+    let mut patterns = Vec::new();
+    for item in field.items(NAMES_MAX, sink) {
+        let fix = "write the name as its server has it, with at most 4 `*` for any characters";
+        if let Some(pattern) = item.typed::<NamePattern>("pattern", fix, sink) {
+            once(&mut seen, pattern.to_string(), format!("`{pattern}`"), &item.path, sink);
+            patterns.push(pattern);
+        }
+    }
+    patterns
 }
 
 fn models(field: &Field<'_>, sink: &mut Sink) -> Vec<ModelGrant> {

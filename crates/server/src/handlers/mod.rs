@@ -19,6 +19,7 @@ mod run_view;
 pub(crate) mod runs;
 pub(crate) mod tenants;
 pub(crate) mod tool_servers;
+pub(crate) mod tools;
 mod upload;
 
 use cogward_api::{Page, PageQuery};

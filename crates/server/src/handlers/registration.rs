@@ -9,6 +9,8 @@ use cogward_journal::{JournalEvent, Severity};
 use cogward_model::{
     Digest, TenantName, UpstreamName,
     event::{Attribution, EventType, Value},
+    manifest::Tier,
+    pin::PinState,
 };
 use cogward_registry::{
     Findings,
@@ -29,6 +31,8 @@ use crate::{
 const TOO_WEAK: &str = "profile_too_weak";
 /// The rule of a sandbox that the host cannot enforce.
 const UNENFORCEABLE: &str = "profile_unenforceable";
+/// The rule of a tool whose definition nobody has approved.
+const NOT_APPROVED: &str = "tool_not_approved";
 
 pub(crate) async fn register(
     app: &App,
@@ -38,12 +42,20 @@ pub(crate) async fn register(
     body: Body,
 ) -> Result<Registration, Failure> {
     let staged = receive(app, body).await?;
+    let mut warnings = Findings::default();
     let (parsed, findings) = match manifest::parse(staged.manifest_name(), staged.manifest()) {
         Ok(parsed) => {
             let mut findings = package::check(&parsed, staged.contents());
             if parsed.manifest.metadata.tenant == tenant {
-                findings.append(rules::check(&parsed, &known(app, &parsed).await?));
+                let known = known(app, &parsed).await?;
+                findings.append(rules::check(&parsed, &known));
                 findings.append(sandbox_findings(app, &parsed).await?);
+                let unapproved = unapproved_tools(app, &parsed, &known).await?;
+                if parsed.manifest.spec.tier == Tier::Development {
+                    warnings = unapproved;
+                } else {
+                    findings.append(unapproved);
+                }
             } else {
                 let problem = format!("the manifest is of another tenant than `{tenant}`, to which it was sent");
                 let fix = format!("register it with `--tenant {}`, or correct it", parsed.manifest.metadata.tenant);
@@ -67,6 +79,7 @@ pub(crate) async fn register(
         version: metadata.version.clone(),
         digest,
         created: true,
+        warnings: warnings.findings.into_iter().map(on_the_wire).collect(),
     };
     if let Some(earlier) = app.store.version(&tenant, &metadata.name, &metadata.version).await? {
         return same_or_taken(&earlier, answer);
@@ -260,19 +273,62 @@ fn code_of(findings: &Findings) -> ProblemCode {
     let all = |rules: &[&str]| findings.findings.iter().all(|f| rules.contains(&&*f.rule));
     match () {
         () if all(&[UNENFORCEABLE]) => ProblemCode::ProfileUnenforceable,
+        () if all(&[NOT_APPROVED]) => ProblemCode::ToolNotApproved,
         () if all(&[UNENFORCEABLE, TOO_WEAK]) => ProblemCode::ProfileTooWeak,
         () => ProblemCode::ManifestInvalid,
     }
 }
 
+/// The granted tools whose definition nobody has approved.
+async fn unapproved_tools(app: &Plane, parsed: &Parsed, known: &Known) -> Result<Findings, Failure> {
+    let mut findings = Findings::default();
+    let tenant = &parsed.manifest.metadata.tenant;
+    for (n, grant) in parsed.manifest.spec.permissions.tools.iter().enumerate() {
+        let server = &grant.server;
+        // What is not offered at all is a fault already.
+        let Some(Some(offered)) = known.tool_servers.get(server) else { continue };
+        for (m, tool) in grant.allow.iter().enumerate().filter(|(_, tool)| offered.contains(tool)) {
+            let row = app.store.tool_pin(tenant, server, tool).await?;
+            let state = row.map_or(PinState::Quarantined, |row| row.pin.state);
+            if state != PinState::Approved {
+                let problem = format!(
+                    "the definition of `{server}/{tool}` is not approved ({}): calls are refused",
+                    state.as_str()
+                );
+                let fix = format!(
+                    "look at it with `cogward tool diff {server} {tool}`, then `cogward tool approve {server} {tool}`"
+                );
+                let path = format!("spec.permissions.tools[{n}].allow[{m}]");
+                findings.push(parsed.places.finding(&path, NOT_APPROVED, problem, fix));
+            }
+        }
+    }
+    Ok(findings)
+}
+
 async fn offered(app: &Plane, tenant: &TenantName, name: &UpstreamName) -> Option<BTreeSet<cogward_model::ToolName>> {
-    let client = app.gateway.upstreams().tool_server(tenant, name)?;
-    match client.tools().await {
-        Ok(tools) => Some(tools.iter().map(|tool| tool.name.clone()).collect()),
+    match app.gateway.pinned(tenant, name).await {
+        Ok(pins) => {
+            let held = pins.all_held().filter(|(_, held)| held.offered).map(|(tool, _)| tool.clone());
+            Some(pins.served().iter().map(|tool| tool.name.clone()).chain(held).collect())
+        }
         Err(error) => {
             tracing::info!(%tenant, server = %name, %error, "a tool server does not say what it offers");
             None
         }
+    }
+}
+
+fn on_the_wire(finding: cogward_registry::Finding) -> Finding {
+    let position = |number: u32| (number > 0).then_some(number);
+    Finding {
+        file: finding.file,
+        line: position(finding.line),
+        column: position(finding.column),
+        path: (!finding.path.is_empty()).then_some(finding.path),
+        rule: finding.rule.into_owned(),
+        message: finding.problem,
+        fix: finding.fix,
     }
 }
 
@@ -300,22 +356,13 @@ async fn refuse(
                 .detail(serde_json::json!({ "findings": count, "rules": rules })),
         );
     }
-    let position = |number: u32| (number > 0).then_some(number);
-    let listed = findings.findings.into_iter().map(|f| Finding {
-        file: f.file,
-        line: position(f.line),
-        column: position(f.column),
-        path: (!f.path.is_empty()).then_some(f.path),
-        rule: f.rule.into_owned(),
-        message: f.problem,
-        fix: f.fix,
-    });
-    let findings: Vec<Finding> = listed.collect();
+    let findings: Vec<Finding> = findings.findings.into_iter().map(on_the_wire).collect();
     let failure = match (code, findings.first()) {
         (ProblemCode::ProfileTooWeak, Some(first)) => Failure::new(code, first.message.clone()).rule(TOO_WEAK),
         (ProblemCode::ProfileUnenforceable, Some(_)) => {
             Failure::new(code, "this host cannot enforce the sandbox that the manifest asks for").rule(UNENFORCEABLE)
         }
+        (ProblemCode::ToolNotApproved, Some(first)) => Failure::new(code, first.message.clone()).rule(NOT_APPROVED),
         _ if count == 1 => Failure::new(code, "the manifest has 1 fault").rule("registry"),
         _ => Failure::new(code, format!("the manifest has {count} faults")).rule("registry"),
     };

@@ -1,16 +1,23 @@
 //! Tool servers: tried before they are kept, their credentials sealed.
 
+use std::sync::Arc;
+
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolServer, ToolServerPut};
+use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
 use cogward_gateway::{
     Credential,
-    mcp::upstream::{ToolServerClient, UpstreamError},
+    mcp::{
+        ToolCatalogue,
+        upstream::{ToolServerClient, UpstreamError},
+    },
+    pins::identity,
 };
 use cogward_journal::JournalEvent;
 use cogward_model::{
     TenantName, UpstreamName,
     event::EventType,
     manifest::Manifest,
+    pin::PinState,
     upstream::{self, ToolNetwork, ToolSandbox, ToolTransport},
 };
 use cogward_store::ToolServerRow;
@@ -23,6 +30,7 @@ use crate::{
     events::{by_operator, digest_of},
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
+    pins::Observed,
     plane::{App, Plane},
 };
 
@@ -32,9 +40,20 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport } = row.config;
+    let upstream::ToolServer { tenant, name, transport, limits: _ } = row.config;
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
-    Ok(ToolServer { tenant, name, transport, has_credential, updated: row.updated })
+    let mut tools = ToolCounts::default();
+    for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
+        if server == name {
+            match (state, offered) {
+                (PinState::Approved, true) => tools.approved += count,
+                (PinState::Approved, false) => tools.gone += count,
+                (PinState::Quarantined, _) => tools.quarantined += count,
+                (PinState::Blocked, _) => tools.blocked += count,
+            }
+        }
+    }
+    Ok(ToolServer { tenant, name, transport, has_credential, tools, updated: row.updated })
 }
 
 pub(crate) async fn list(
@@ -51,7 +70,7 @@ pub(crate) async fn list(
     Ok(Answer(Page { items, next_cursor: page.next }))
 }
 
-async fn found(plane: &Plane, tenant: &TenantName, name: &UpstreamName) -> Result<ToolServerRow, Failure> {
+pub(super) async fn found(plane: &Plane, tenant: &TenantName, name: &UpstreamName) -> Result<ToolServerRow, Failure> {
     plane.store.tool_server(tenant, name).await?.ok_or_else(|| Failure::missing("tool server", name))
 }
 
@@ -70,7 +89,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ToolServerPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ToolServerPut { transport, credential, reason } = body.value;
+    let ToolServerPut { transport, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
     // Refused before it is tried: a try starts a program or opens a connection.
@@ -83,11 +102,14 @@ pub(crate) async fn put(
     if let Some(why) = tool_processes::unseen(&transport) {
         return Err(Failure::invalid(why).rule("transport.mounts"));
     }
-    let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport };
+    let limits = upstream::ToolServerLimits::default();
+    let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
-    let tools = try_out(&app, config.clone(), for_gateway()).await?;
+    let catalogue = try_out(&app, config.clone(), for_gateway()).await?;
+    let tools = catalogue.iter().count();
 
+    let _changes = app.pins.changes().await;
     let mut tx = app.store.begin().await?;
     precondition(&headers, tx.tool_server(&tenant, &name).await?.map(|row| row.revision))?;
     let at = tx.now();
@@ -100,14 +122,26 @@ pub(crate) async fn put(
         .public("confined", confined(&config.transport))
         .public("has_credential", secret.is_some())
         .public("tools", tools as u64)
+        .public("upstream", identity(&config).to_string())
         .confidential("config", digest_of(&config));
-    let committed = tx.commit(vec![event]).await?;
+    let mut observed = Observed::of(&config, tx.tool_pins(&tenant, &name).await?, &catalogue, at);
+    if approve_tools {
+        observed.approve_all(&caller.0, reason.as_deref(), at);
+    }
+    observed.write(&mut tx).await?;
+    let mut events = vec![event];
+    events.extend(observed.events());
+    events.extend(observed.approvals(&caller.0, reason.as_deref()));
+    let committed = tx.commit(events).await?;
+    // Nothing of the server before this one is served any more; of this one only what is written.
+    app.pins.forget(&tenant, &name);
     app.publish(committed).await?;
-    app.gateway.upstreams().put_tool_server(config, for_gateway());
-    app.journal.publish(
-        JournalEvent::tenant("tool_server.added", tenant.clone())
-            .detail(serde_json::json!({ "tool_server": name, "revision": revision, "tools": tools })),
-    );
+    app.gateway.upstreams().put_tool_server(config.clone(), for_gateway());
+    app.pins.put(&config, catalogue.digest(), &observed.rows());
+    app.pins.tell(&observed);
+    app.journal.publish(JournalEvent::tenant("tool_server.added", tenant.clone()).detail(serde_json::json!({
+        "tool_server": name, "revision": revision, "tools": tools, "approved": observed.approved(),
+    })));
     let row = found(&app, &tenant, &name).await?;
     let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, [etag(revision)], Answer(view(&app, row).await?)))
@@ -131,12 +165,12 @@ fn confined(transport: &ToolTransport) -> &'static str {
     }
 }
 
-/// Connects and asks for its tools; says how many there are.
+/// Connects and asks for its tools.
 async fn try_out(
     plane: &Plane,
     config: upstream::ToolServer,
     credential: Option<Credential>,
-) -> Result<usize, Failure> {
+) -> Result<Arc<ToolCatalogue>, Failure> {
     let next = match &config.transport {
         ToolTransport::Stdio { .. } => {
             "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
@@ -146,7 +180,7 @@ async fn try_out(
     };
     let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
     match client.tools().await {
-        Ok(tools) => Ok(tools.iter().count()),
+        Ok(tools) => Ok(tools),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
         Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())
             .rule("tool_server.reachable")
@@ -191,7 +225,10 @@ pub(crate) async fn remove(
                 .next_step("end the run first, or wait until it has ended"));
         }
     }
+    let _changes = app.pins.changes().await;
     let mut tx = app.store.begin().await?;
+    // What was approved was approved of this server; one that comes under the same name is another.
+    tx.tool_pins_delete(&tenant, &name).await?;
     if !tx.tool_server_delete(&tenant, &name).await? {
         return Err(Failure::missing("tool server", &name));
     }
@@ -200,6 +237,7 @@ pub(crate) async fn remove(
         .public("tool_server", name.as_str());
     let committed = tx.commit(vec![event]).await?;
     app.gateway.upstreams().remove_tool_server(&tenant, &name);
+    app.pins.forget(&tenant, &name);
     app.publish(committed).await?;
     app.journal.publish(
         JournalEvent::tenant("tool_server.removed", tenant).detail(serde_json::json!({ "tool_server": name })),

@@ -159,7 +159,7 @@ async fn garbage_between_messages_is_skipped_and_wrong_messages_refused() {
     agent.greet().await;
     assert_eq!(agent.read("garbage").await.said(), (false, "read_text_file of garbage".into()));
     assert!(agent.read("twice").await.said().1.contains("did not answer"), "a double key is no answer");
-    assert!(agent.read("not-a-result").await.said().1.contains("not a tool result"));
+    assert!(agent.read("not-a-result").await.said().1.contains("not a result"));
     assert_eq!(agent.read("asks-back").await.said(), (false, r#""s1" -32601 {}"#.into()));
 }
 

@@ -18,7 +18,8 @@ async fn a_session_lists_only_what_is_declared_and_each_definition_as_it_came() 
     assert_eq!(agent.ask("ping", json!({})).await.json()["result"], json!({}));
     assert_eq!(agent.ask("prompts/list", json!({})).await.code(), -32601);
     let session = agent.session.clone().unwrap();
-    assert_eq!(agent.send("GET", &[("mcp-session-id", &session)], "").await.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(agent.send("GET", &[("mcp-session-id", &session)], "").await.status, StatusCode::NOT_ACCEPTABLE);
+    assert_eq!(agent.send("GET", &[("accept", "text/event-stream")], "").await.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(agent.send("DELETE", &[("mcp-session-id", &session)], "").await.status, StatusCode::OK);
     assert_eq!(agent.ask("ping", json!({})).await.status, StatusCode::NOT_FOUND);
 }

@@ -4,15 +4,21 @@
 //! environment, and no header but those made here: nothing that an agent sent reaches the server
 //! except the parameters of an admitted call.
 
+mod reading;
+mod stream;
+
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use cogward_model::{UpstreamName, limits::RESPONSE_BYTES_MAX};
+use bytes::Bytes;
+use cogward_model::UpstreamName;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
-use http_body::Body as _;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,26 +26,37 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Reply, RequestError, UpstreamError, sse::Events};
+pub(super) use self::reading::Reading;
+use super::{
+    RequestError, UpstreamError,
+    credential::Credentials,
+    exchange::{ClientCan, Heard, Peer, UpRequest},
+    hub::{Hub, Origin},
+    wire::{self, Offers},
+};
 use crate::{
     mcp::rpc::{self, Message},
-    rooms::{Growing, Held, Room},
-    upstreams::Credential,
+    rooms::Room,
 };
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest session id that is taken from a server.
 const SESSION_BYTES_MAX: usize = 1_024;
 /// Time to open a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Requests of the server that are answered within one stream.
-const ASKED_BACK_MAX: u32 = 32;
 /// Headers of a request, with those that the client adds.
-const HEADERS: usize = 8;
-/// Time for the rest of a stream whose answer is already here, so that its connection can be used again.
-const REST: Duration = Duration::from_millis(500);
+const HEADERS: usize = 10;
+/// Steps of an exchange that wait for whoever asked.
+pub(super) const HEARD_WAITING_MAX: usize = 64;
+/// Longest body of an error status that is looked at.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
@@ -48,11 +65,11 @@ type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(super) struct Endpoint {
     client: HttpClient,
     uri: Uri,
-    credential: Option<(HeaderName, HeaderValue)>,
+    credentials: Credentials,
 }
 
 impl Endpoint {
-    pub(super) fn new(url: &str, header: Option<&str>, credential: Option<&Credential>) -> Result<Self, String> {
+    pub(super) fn new(url: &str, credentials: Credentials) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|_| "`url` is not a URL".to_owned())?;
         let host = uri.host().unwrap_or_default();
         if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) || host.is_empty() {
@@ -65,7 +82,6 @@ impl Endpoint {
         if plain && !crate::mcp::is_loopback(host) {
             return Err("`url` may be http:// only for a loopback address; use https://".to_owned());
         }
-        let credential = credential.map(|secret| header_of(header, secret)).transpose()?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -80,113 +96,267 @@ impl Endpoint {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(tls);
-        Ok(Self { client, uri, credential })
+        Ok(Self { client, uri, credentials })
     }
 
-    /// Greets the server: a session, and its answer to `initialize`.
-    pub(super) async fn open(&self, server: &UpstreamName, greeting: &[u8]) -> Result<(Session, Bytes), UpstreamError> {
-        let mut session = Session {
-            endpoint: self.clone(),
-            server: server.clone(),
-            id: None,
-            revision: None,
-            next: AtomicU64::new(1),
+    /// Whether the server speaks the stateless revision, and what it offers then.
+    pub(super) async fn discover(
+        &self,
+        server: &UpstreamName,
+        hub: &Arc<Hub>,
+    ) -> Result<Option<Offers>, UpstreamError> {
+        let session = Session::new(Core::new(self, server, hub, None, true));
+        let answer = match session.begin(&UpRequest::plain("server/discover", b"{}"), ClientCan::NONE, None).await {
+            Ok(reading) => super::exchange::Flow::Http(reading).answer(server).await,
+            Err(error) => Err(error.into_inner()),
         };
-        let id = session.next_id();
-        let body = rpc::request(Some(id), "initialize", greeting);
-        let response = session.post(body.into()).await.map_err(RequestError::into_inner)?;
-        session.id = match response.headers().get(SESSION) {
+        match answer {
+            Ok(answer) => Ok(wire::discovered(&answer)),
+            // Whoever is not let in, or not reached, has said nothing of eras.
+            Err(error @ (UpstreamError::Unavailable { sent: false, .. } | UpstreamError::Unusable { .. })) => {
+                Err(error)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A server of the stateless revision: there is nothing to begin.
+    pub(super) fn stateless(&self, server: &UpstreamName, hub: &Arc<Hub>) -> Session {
+        Session::new(Core::new(self, server, hub, None, true))
+    }
+
+    /// Greets a server with sessions.
+    pub(super) async fn greet(
+        &self,
+        server: &UpstreamName,
+        hub: &Arc<Hub>,
+        peer: Peer,
+    ) -> Result<(Session, Offers), UpstreamError> {
+        let mut core = Core::new(self, server, hub, peer.own().then_some(peer), false);
+        let can = if peer.own() { peer.can } else { ClientCan::NONE };
+        let id = core.next_id();
+        let body = rpc::request(Some(id), "initialize", &wire::greeting(can));
+        let response = core.post(body.into(), &[]).await.map_err(RequestError::into_inner)?;
+        let session = match response.headers().get(SESSION) {
             Some(value) if value.len() <= SESSION_BYTES_MAX => Some(value.clone()),
-            Some(_) => return Err(session.protocol("its session id is too long")),
+            Some(_) => return Err(core.protocol("its session id is too long")),
             None => None,
         };
-        let answer = session.answer(id, response, None).await?;
-        Ok((session, answer.result))
+        let reading = Reading::of(Arc::new(core.clone_bare()), id, response, None)?;
+        let answer = super::exchange::Flow::Http(reading).answer(server).await?;
+        let (revision, offers) = wire::greeted(&answer).map_err(|cause| core.protocol(&cause))?;
+        core.id = session;
+        core.revision = Some(HeaderValue::from_static(revision));
+        let session = Session::new(core);
+        session.notify("notifications/initialized").await?;
+        if session.core.origin.is_some() {
+            session.listen().await;
+        }
+        Ok((session, offers))
     }
 }
 
-fn header_of(name: Option<&str>, secret: &Credential) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, text) = match name {
-        None => (header::AUTHORIZATION, zeroize::Zeroizing::new(format!("Bearer {}", secret.expose()))),
-        Some(name) => {
-            let name = name.parse::<HeaderName>().map_err(|_| "`credential_header` is not a header name".to_owned())?;
-            let taken = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
-            if taken.contains(&name) || name == header::CONNECTION || name == SESSION || name == REVISION {
-                return Err(format!("`credential_header` cannot be `{name}`"));
-            }
-            (name, zeroize::Zeroizing::new(secret.expose().to_owned()))
-        }
-    };
-    let mut value = HeaderValue::from_str(&text).map_err(|_| "the credential cannot stand in a header".to_owned())?;
-    value.set_sensitive(true);
-    Ok((name, value))
-}
-
-/// A greeted server.
-pub(super) struct Session {
+/// What requests on one session have in common.
+pub(super) struct Core {
     endpoint: Endpoint,
     server: UpstreamName,
+    hub: Arc<Hub>,
+    /// Whose session it is, if it is a run's own.
+    origin: Origin,
+    modern: bool,
     id: Option<HeaderValue>,
     revision: Option<HeaderValue>,
     next: AtomicU64,
+    /// The server does not know the session any more.
+    lost: CancellationToken,
+    /// Exchanges of a run's own session that hear what comes on its other stream.
+    calls: Mutex<BTreeMap<u64, mpsc::Sender<Heard>>>,
+}
+
+/// A server that can be asked. The session ends with it.
+pub(super) struct Session {
+    core: Arc<Core>,
+    listening: AtomicBool,
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.core.end();
+    }
 }
 
 impl Session {
-    pub(super) fn set_revision(&mut self, revision: &'static str) {
-        self.revision = Some(HeaderValue::from_static(revision));
+    fn new(core: Core) -> Self {
+        let stop = CancellationToken::new();
+        Self { core: Arc::new(core), listening: AtomicBool::new(false), _stop: stop.clone().drop_guard(), stop }
     }
 
-    pub(super) async fn request(
+    /// Whether a list of this session can be kept until it says that it changed.
+    pub(super) fn listens(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+    }
+
+    /// Holds the stream open on which the server says what belongs to no request. Waits a moment for it: servers
+    /// drop what they want to say while nobody listens.
+    pub(super) async fn listen(&self) {
+        if self.core.modern || self.listening.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        stream::listen(Arc::clone(&self.core), self.stop.clone()).await;
+    }
+
+    /// Sends a request and gives what is read from there on.
+    pub(super) async fn begin(
         &self,
-        method: &'static str,
-        params: &[u8],
-        room: Option<&Room>,
-    ) -> Result<Reply, RequestError> {
-        let id = self.next_id();
-        let response = self.post(rpc::request(Some(id), method, params).into()).await?;
-        Ok(self.answer(id, response, room).await?)
+        request: &UpRequest<'_>,
+        can: ClientCan,
+        room: Option<Room>,
+    ) -> Result<Reading, RequestError> {
+        let core = &self.core;
+        let id = core.next_id();
+        let body = Bytes::from(wire::message(core.modern, id, request, can));
+        let headers = core.headers_of(request);
+        if core.origin.is_some() {
+            // What is asked on the other stream may come before the answer's head.
+            return Ok(Reading::sending(Arc::clone(core), id, body, headers, room));
+        }
+        let response = core.post(body, &headers).await?;
+        Ok(Reading::of(Arc::clone(core), id, response, room)?)
     }
 
     pub(super) async fn notify(&self, method: &'static str) -> Result<(), UpstreamError> {
-        let response = self.post(rpc::request(None, method, b"{}").into()).await.map_err(RequestError::into_inner)?;
+        let body = rpc::request(None, method, b"{}").into();
+        let response = self.core.post(body, &[]).await.map_err(RequestError::into_inner)?;
         drop(response);
         Ok(())
+    }
+
+    /// Opens a stream of changes in the stateless era, which are told to `hub`.
+    pub(super) async fn subscribe(&self, params: &[u8], hub: &Arc<Hub>) -> Result<stream::Changes, UpstreamError> {
+        let core = Arc::new(Core::new(&self.core.endpoint, &self.core.server, hub, None, true));
+        let request = UpRequest::plain("subscriptions/listen", params);
+        let body = Bytes::from(wire::message(true, core.next_id(), &request, ClientCan::NONE));
+        let response = core.post(body, &core.headers_of(&request)).await.map_err(RequestError::into_inner)?;
+        stream::Changes::of(core, response)
+    }
+
+    /// When the server does not know the session any more.
+    pub(super) async fn lost(&self) {
+        self.core.lost.cancelled().await;
+    }
+}
+
+impl Core {
+    fn new(endpoint: &Endpoint, server: &UpstreamName, hub: &Arc<Hub>, origin: Origin, modern: bool) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            server: server.clone(),
+            hub: Arc::clone(hub),
+            origin,
+            modern,
+            id: None,
+            revision: modern.then(|| HeaderValue::from_static(wire::MODERN)),
+            next: AtomicU64::new(1),
+            lost: CancellationToken::new(),
+            calls: Mutex::default(),
+        }
+    }
+
+    /// The same without a session, for the greeting.
+    fn clone_bare(&self) -> Self {
+        let core = Self::new(&self.endpoint, &self.server, &self.hub, None, self.modern);
+        core.next.store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        core
     }
 
     fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn asking(&self, body: Bytes) -> Request<Full<Bytes>> {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, mpsc::Sender<Heard>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn headers_of(&self, request: &UpRequest<'_>) -> Vec<(HeaderName, HeaderValue)> {
+        if !self.modern {
+            return Vec::new();
+        }
+        let mut headers = Vec::with_capacity(2 + request.mirrored.len());
+        headers.push((METHOD, HeaderValue::from_static(request.method)));
+        headers.extend(request.name.and_then(wire::header_value).map(|name| (NAME, name)));
+        headers.extend(request.mirrored.iter().cloned());
+        headers
+    }
+
+    async fn asking(
+        &self,
+        method: Method,
+        body: Bytes,
+        more: &[(HeaderName, HeaderValue)],
+    ) -> Result<Request<Full<Bytes>>, UpstreamError> {
         let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri.clone();
         let headers = request.headers_mut();
         headers.reserve(HEADERS);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        let own = self.endpoint.credential.iter().map(|(name, value)| (name.clone(), value));
+        if method == Method::POST {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        } else {
+            headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        }
         let session = self.id.iter().map(|id| (SESSION, id));
         let revision = self.revision.iter().map(|revision| (REVISION, revision));
-        for (name, value) in own.chain(session).chain(revision) {
+        let more = more.iter().map(|(name, value)| (name.clone(), value));
+        for (name, value) in session.chain(revision).chain(more) {
             headers.append(name, value.clone());
         }
-        request
+        // Last, so that nothing else can stand in their place.
+        self.endpoint.credentials.put(&self.server, headers).await?;
+        *request.method_mut() = method;
+        Ok(request)
     }
 
-    async fn post(&self, body: Bytes) -> Result<Response<Incoming>, RequestError> {
-        let response = self.endpoint.client.request(self.asking(body)).await.map_err(|error| {
-            let sent = !error.is_connect();
-            let cause = if sent { "the connection broke off" } else { "no connection to it can be made" };
-            tracing::debug!(server = %self.server, %error, "tool server not reached");
-            UpstreamError::Unavailable { server: self.server.clone(), cause: cause.to_owned(), sent }
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// Sends what the server has to act upon.
+    async fn post(&self, body: Bytes, more: &[(HeaderName, HeaderValue)]) -> Result<Response<Incoming>, RequestError> {
+        let mut renewed = false;
+        loop {
+            let request = self.asking(Method::POST, body.clone(), more).await?;
+            let response = self.endpoint.client.request(request).await.map_err(|error| self.unreached(&error))?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            // A token that is not taken any more: nothing was acted upon, and there may be another.
+            if status == StatusCode::UNAUTHORIZED && !renewed && self.endpoint.credentials.renew() {
+                renewed = true;
+                continue;
+            }
+            return Err(self.refused(status, response).await);
         }
+    }
+
+    /// Asks for a stream of what belongs to no request, or for the rest of one that broke off.
+    async fn get(&self, last: Option<&str>) -> Result<Response<Incoming>, UpstreamError> {
+        let last = last.and_then(|last| HeaderValue::from_str(last).ok()).map(|last| (LAST_EVENT, last));
+        let request = self.asking(Method::GET, Bytes::new(), last.as_slice()).await?;
+        self.endpoint.client.request(request).await.map_err(|error| self.unreached(&error))
+    }
+
+    fn unreached(&self, error: &hyper_util::client::legacy::Error) -> UpstreamError {
+        let sent = !error.is_connect();
+        let cause = if sent { "the connection broke off" } else { "no connection to it can be made" };
+        tracing::debug!(server = %self.server, %error, "tool server not reached");
+        UpstreamError::Unavailable { server: self.server.clone(), cause: cause.to_owned(), sent }
+    }
+
+    async fn refused(&self, status: StatusCode, response: Response<Incoming>) -> RequestError {
         let refused = |cause: String, sent| UpstreamError::Unavailable { server: self.server.clone(), cause, sent };
-        Err(match status {
+        if self.id.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) {
+            self.lost.cancel();
+        }
+        match status {
             // The session is over; the request was not looked at.
             StatusCode::NOT_FOUND if self.id.is_some() => {
                 RequestError::NotTaken(refused("its session is over".to_owned(), false))
@@ -199,117 +369,55 @@ impl Session {
                 refused(format!("it does not accept the plane's credential (status {status})"), false).into()
             }
             _ if status.is_redirection() => refused("it redirects, which is not followed".to_owned(), false).into(),
-            _ => self.refusal(status, response).await.into(),
-        })
+            _ => match self.refusal(status, response).await {
+                // It speaks the other era now.
+                error @ UpstreamError::Rejected { code: rpc::UNSUPPORTED_VERSION, .. } if self.modern => {
+                    RequestError::NotTaken(error)
+                }
+                error => error.into(),
+            },
+        }
     }
 
     /// An error status; the body may be a JSON-RPC error that says why.
     async fn refusal(&self, status: StatusCode, response: Response<Incoming>) -> UpstreamError {
-        let body = Limited::new(response.into_body(), 64 * 1024).collect().await;
-        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
+        let body = Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect();
+        let body = tokio::time::timeout(CONNECT, body).await.ok().and_then(Result::ok);
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         if let Ok(Message { error: Some(error), .. }) = Message::parse(&body) {
-            return UpstreamError::Rejected {
-                server: self.server.clone(),
-                code: error.code,
-                message: rpc::shown(&error.message, 1_000),
-            };
+            return UpstreamError::rejected(&self.server, &error);
         }
         let cause = format!("it answered with status {status}");
         UpstreamError::Unavailable { server: self.server.clone(), cause, sent: true }
     }
 
-    async fn answer(&self, id: u64, response: Response<Incoming>, room: Option<&Room>) -> Result<Reply, UpstreamError> {
-        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
-        match kind.as_str() {
-            "application/json" => {
-                let (body, room) = self.whole(response.into_body(), room).await?;
-                match self.outcome(id, &body)? {
-                    Some(result) => Ok(Reply { result, room }),
-                    None => Err(self.protocol("it answered something else than what was asked")),
-                }
-            }
-            "text/event-stream" => self.streamed(id, response.into_body(), room).await,
-            _ => Err(self.protocol("its answer is neither JSON nor an event stream")),
-        }
-    }
-
-    async fn whole(&self, mut body: Incoming, room: Option<&Room>) -> Result<(Bytes, Option<Held>), UpstreamError> {
-        let mut growing = Taking::begin(room, body.size_hint().exact()).await.ok_or_else(|| self.broken(false))?;
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(part) = frame.map_err(|_| self.broken(false))?.into_data() else { continue };
-            if bytes.len() + part.len() > RESPONSE_BYTES_MAX {
-                return Err(self.broken(true));
-            }
-            growing.reach(bytes.len() + part.len()).await.ok_or_else(|| self.broken(false))?;
-            bytes.extend_from_slice(&part);
-        }
-        let held = growing.finish(bytes.len()).await.ok_or_else(|| self.broken(false))?;
-        Ok((bytes.freeze(), held))
-    }
-
-    async fn streamed(&self, id: u64, mut body: Incoming, room: Option<&Room>) -> Result<Reply, UpstreamError> {
-        let mut growing = Taking::begin(room, None).await.ok_or_else(|| self.broken(false))?;
-        let mut events = Events::new(RESPONSE_BYTES_MAX);
-        let (mut total, mut asked_back, mut ready) = (0_usize, 0_u32, Vec::new());
-        loop {
-            let Some(frame) = body.frame().await else { return Err(self.broken(false)) };
-            let Ok(part) = frame.map_err(|_| self.broken(false))?.into_data() else { continue };
-            total = total.saturating_add(part.len());
-            if total <= RESPONSE_BYTES_MAX {
-                growing.reach(total).await.ok_or_else(|| self.broken(false))?;
-            }
-            if total > RESPONSE_BYTES_MAX || events.feed(&part, &mut ready).is_err() {
-                return Err(self.broken(true));
-            }
-            for event in ready.drain(..) {
-                if event.is_empty() {
-                    continue;
-                }
-                if let Some(result) = self.outcome(id, &event)? {
-                    let room = growing.finish(event.len()).await.ok_or_else(|| self.broken(false))?;
-                    tokio::spawn(finish(body));
-                    return Ok(Reply { result, room });
-                }
-                if let Some(reply) = asked_back_reply(&event) {
-                    asked_back += 1;
-                    if asked_back > ASKED_BACK_MAX {
-                        return Err(self.protocol("it asks back without end"));
-                    }
-                    self.send_aside(reply);
-                }
-            }
-        }
-    }
-
-    /// The result in a message, if it is the answer to `id`.
-    fn outcome(&self, id: u64, bytes: &Bytes) -> Result<Option<Bytes>, UpstreamError> {
-        let message = Message::parse(bytes).map_err(|error| self.protocol(&error.to_string()))?;
-        let ours = message.id.and_then(|raw| raw.get().parse::<u64>().ok()) == Some(id);
-        match (message.method, message.result, message.error) {
-            (None, Some(result), _) if ours => Ok(Some(bytes.slice_ref(result.get().as_bytes()))),
-            (None, None, Some(error)) if ours => Err(UpstreamError::Rejected {
-                server: self.server.clone(),
-                code: error.code,
-                message: rpc::shown(&error.message, 1_000),
-            }),
-            _ => Ok(None),
-        }
-    }
-
-    fn send_aside(&self, reply: Bytes) {
-        let (client, request) = (self.endpoint.client.clone(), self.asking(reply));
+    /// Sends what nobody waits for: answers to what the server asked, and that a request is given up.
+    pub(super) fn send_aside(self: &Arc<Self>, message: Bytes) {
+        let core = Arc::clone(self);
         tokio::spawn(async move {
+            let sent = async {
+                let request = core.asking(Method::POST, message, &[]).await?;
+                core.endpoint.client.request(request).await.map_err(|error| core.unreached(&error))
+            };
             // The server only waits for it; what it says to it changes nothing.
-            let _ = tokio::time::timeout(CONNECT, client.request(request)).await;
+            let _ = tokio::time::timeout(CONNECT, sent).await;
         });
     }
 
-    fn broken(&self, too_long: bool) -> UpstreamError {
-        if too_long {
-            return self.protocol(&format!("its answer is longer than {RESPONSE_BYTES_MAX} bytes"));
-        }
+    /// Tells the server that its session is not needed any more.
+    fn end(self: &Arc<Self>) {
+        let (Some(_), Ok(runtime)) = (&self.id, tokio::runtime::Handle::try_current()) else { return };
+        let core = Arc::clone(self);
+        runtime.spawn(async move {
+            let sent = async {
+                let request = core.asking(Method::DELETE, Bytes::new(), &[]).await?;
+                core.endpoint.client.request(request).await.map_err(|error| core.unreached(&error))
+            };
+            let _ = tokio::time::timeout(CONNECT, sent).await;
+        });
+    }
+
+    fn broken(&self) -> UpstreamError {
         let cause = "its answer broke off".to_owned();
         UpstreamError::Unavailable { server: self.server.clone(), cause, sent: true }
     }
@@ -319,51 +427,8 @@ impl Session {
     }
 }
 
-/// Room that an answer takes as it grows, if it takes any.
-struct Taking<'a>(Option<Growing<'a>>);
-
-impl<'a> Taking<'a> {
-    async fn begin(room: Option<&'a Room>, length: Option<u64>) -> Option<Self> {
-        match room {
-            Some(room) => Some(Self(Some(room.answer(length).await?))),
-            None => Some(Self(None)),
-        }
-    }
-
-    async fn reach(&mut self, length: usize) -> Option<()> {
-        match &mut self.0 {
-            Some(growing) => growing.reach(length).await,
-            None => Some(()),
-        }
-    }
-
-    /// `Some(None)` where no room is taken.
-    async fn finish(self, length: usize) -> Option<Option<Held>> {
-        match self.0 {
-            Some(growing) => growing.finish(length).await.map(Some),
-            None => Some(None),
-        }
-    }
-}
-
-/// What a request of the server within a stream is answered with: nothing but `ping` is offered.
-fn asked_back_reply(bytes: &[u8]) -> Option<Bytes> {
-    let message = Message::parse(bytes).ok()?;
-    let (method, id) = (message.method?, message.id?);
-    let text = "the plane offers no such method to tool servers";
-    Some(match &*method {
-        "ping" => rpc::result(id, b"{}"),
-        _ => rpc::error(Some(id), rpc::METHOD_NOT_FOUND, text, None),
-    })
-}
-
-async fn finish(mut body: Incoming) {
-    let rest = async {
-        for _ in 0..16 {
-            if !matches!(body.frame().await, Some(Ok(_))) {
-                return;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(REST, rest).await;
+/// The media type of a response, in lower case.
+fn media_type(response: &Response<Incoming>) -> String {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase()
 }

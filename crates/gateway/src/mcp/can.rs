@@ -1,0 +1,95 @@
+//! What the client of an agent can be asked, as it declared it: by a session once, by a stateless request each time.
+
+use super::{members::Members, upstream::exchange::ClientCan};
+
+/// The extension that the plane passes on.
+const TASKS: &str = "io.modelcontextprotocol/tasks";
+/// Longest member of `_meta` that goes on, in bytes.
+const CARRIED_BYTES_MAX: usize = 4 * 1024;
+
+const ALL: [ClientCan; 6] = [
+    ClientCan::ELICIT_FORM,
+    ClientCan::ELICIT_URL,
+    ClientCan::SAMPLING,
+    ClientCan::SAMPLING_TOOLS,
+    ClientCan::ROOTS,
+    ClientCan::TASKS,
+];
+
+/// Reads the `capabilities` of a client. What is not an object declares nothing.
+pub(super) fn declared(capabilities: &str) -> ClientCan {
+    let mut can = ClientCan::NONE;
+    let Some(all) = Members::read(capabilities.as_bytes()) else { return can };
+    let inner = |name: &str| all.get(name).and_then(|value| Members::read(value.as_bytes()));
+    let mut found = |there: bool, what: ClientCan| can = if there { can.with(what) } else { can };
+    if let Some(elicitation) = inner("elicitation") {
+        let url = elicitation.get("url").is_some();
+        // An empty declaration means forms.
+        found(elicitation.get("form").is_some() || !url, ClientCan::ELICIT_FORM);
+        found(url, ClientCan::ELICIT_URL);
+    }
+    if let Some(sampling) = inner("sampling") {
+        found(true, ClientCan::SAMPLING);
+        found(sampling.get("tools").is_some(), ClientCan::SAMPLING_TOOLS);
+    }
+    found(inner("roots").is_some(), ClientCan::ROOTS);
+    found(inner("extensions").is_some_and(|extensions| extensions.get(TASKS).is_some()), ClientCan::TASKS);
+    can
+}
+
+/// Small enough to stand in the id of a session.
+pub(super) fn bits(can: ClientCan) -> u8 {
+    ALL.iter().enumerate().fold(0, |bits, (place, one)| bits | (u8::from(can.has(*one)) << place))
+}
+
+/// The other way round.
+pub(super) fn from_bits(bits: u8) -> ClientCan {
+    let there = |place: usize| bits & (1 << place) != 0;
+    ALL.iter().enumerate().filter(|(place, _)| there(*place)).fold(ClientCan::NONE, |can, (_, one)| can.with(*one))
+}
+
+/// Members of `_meta` that go on to a tool server: what neither era keeps for itself, such as the context of a trace.
+/// As JSON without the braces.
+pub(super) fn carried(meta: Option<&str>) -> String {
+    let Some(mut meta) = meta.and_then(|meta| Members::read(meta.as_bytes())) else { return String::new() };
+    let own = |key: &str| key == "progressToken" || key.starts_with("io.modelcontextprotocol/");
+    meta.retain(|key, value| !own(key) && key.len() + value.len() <= CARRIED_BYTES_MAX);
+    meta.bare()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_declared_is_read_and_told_again() {
+        const FORM: ClientCan = ClientCan::ELICIT_FORM;
+        const URL: ClientCan = ClientCan::ELICIT_URL;
+        let everything = ALL.into_iter().fold(ClientCan::NONE, ClientCan::with);
+        for (text, can) in [
+            ("{}", ClientCan::NONE),
+            (r#"{"elicitation":{}}"#, FORM),
+            (r#"{"elicitation":{"url":{}}}"#, URL),
+            (r#"{"elicitation":{"form":{},"url":{}}}"#, FORM.with(URL)),
+            (r#"{"sampling":{},"roots":{"listChanged":true}}"#, ClientCan::SAMPLING.with(ClientCan::ROOTS)),
+            (r#"{"extensions":{"io.modelcontextprotocol/tasks":{},"x":{}}}"#, ClientCan::TASKS),
+            (r#"{"elicitation":true,"sampling":null,"extensions":7}"#, ClientCan::NONE),
+            ("[]", ClientCan::NONE),
+        ] {
+            assert_eq!(declared(text), can, "{text}");
+        }
+        for bits_given in 0..64 {
+            let can = from_bits(bits_given);
+            assert_eq!(bits(can), bits_given);
+        }
+        assert_eq!(declared(&everything.capabilities()), everything);
+    }
+
+    #[test]
+    fn nothing_of_the_era_is_carried() {
+        let meta =
+            r#"{"traceparent":"00-a","progressToken":1,"io.modelcontextprotocol/logLevel":"debug","x":{"y":1.0}}"#;
+        assert_eq!(carried(Some(meta)), r#""traceparent":"00-a","x":{"y":1.0}"#);
+        assert_eq!((carried(None), carried(Some("7")), carried(Some("{}"))), Default::default());
+    }
+}

@@ -1,0 +1,72 @@
+//! The tasks extension (2026-07-28): what a tool began and has not finished belongs to the run that asked for it.
+//!
+//! A task is known here from the answer that named it. Its tool server is asked about it only for that run; of any
+//! other id the answer is the same, whether there is such a task or not.
+
+use std::sync::Arc;
+
+use cogward_model::action::{Action, Amounts};
+use http::{Response, StatusCode};
+
+use super::{
+    answer::{Answer, Shape},
+    caller::Caller,
+    endpoint::{Params, refused, respond},
+    members::quoted,
+    reading::Reading,
+    relay::{Request, relay},
+    rpc,
+};
+use crate::{
+    Inner,
+    body::AgentBody,
+    gate::{Call, public},
+    run::RunContext,
+};
+
+/// Answers a method of the extension. `None` when it is none.
+pub(super) async fn answer(
+    inner: &Arc<Inner>,
+    run: &Arc<RunContext>,
+    caller: Caller,
+    method: &str,
+    params: &Params<'_>,
+) -> Option<Response<AgentBody>> {
+    let method = ["tasks/get", "tasks/update", "tasks/cancel"].into_iter().find(|known| *known == method)?;
+    let none = |caller: &Caller| {
+        Some(refused(StatusCode::BAD_REQUEST, Some(&caller.id), rpc::INVALID_PARAMS, "there is no such task"))
+    };
+    let Some(task) = params.task_id.as_deref() else { return none(&caller) };
+    let Some(owner) = run.mcp.task_owner(task) else { return none(&caller) };
+    let Ok(tool) = owner.tool.parse() else { return none(&caller) };
+    let Some(client) = inner.upstreams.tool_server(&run.grant.tenant, &owner.server) else { return none(&caller) };
+    let mut there = format!(r#"{{"taskId":{}"#, quoted(task));
+    if let Some(responses) = params.input_responses.filter(|_| method == "tasks/update") {
+        there.push_str(&format!(r#","inputResponses":{}"#, responses.get()));
+    }
+    there.push('}');
+    let call = Call {
+        target: Reading::new(Action::ToolCall { server: owner.server.clone(), tool }),
+        worst: Amounts::default(),
+        objection: None,
+        fields: vec![public("method", method)],
+    };
+    let admitted = match inner.gate.admit_more(run, owner.call, call).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            let answer = Answer::refused(Shape::Plain, rpc::INTERNAL_ERROR, &refusal.sentence());
+            return Some(respond(answer, &caller, Shape::Plain));
+        }
+    };
+    let request = Request {
+        server: owner.server,
+        method,
+        params: there.into(),
+        name: task.to_owned(),
+        changed: None,
+        mirrored: Vec::new(),
+        more: None,
+        shape: Shape::Plain,
+    };
+    Some(relay(inner, client, admitted, caller, request).await)
+}

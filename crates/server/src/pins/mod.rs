@@ -1,0 +1,304 @@
+//! The pins of tools: what servers offer is compared with what operators approved, written, and put before the gateway.
+//!
+//! Everything that changes a pin, of a server's doing or an operator's, goes through one lock from the transaction to
+//! the gateway's table, so that the table always has what the store has. What narrows takes effect as soon as it is
+//! committed; what widens waits until its evidence is durable.
+
+mod observe;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+};
+
+use cogward_api::ProblemCode;
+use cogward_evidence::Evidence;
+use cogward_gateway::{
+    PinKeeper, PinTable,
+    mcp::{ToolCatalogue, ToolDefinition},
+    pins::{HeldTool, ServerPins, ToolMarks, Unwritten, identity},
+};
+use cogward_identity::Operator;
+use cogward_journal::{Journal, JournalEvent, Severity};
+use cogward_model::{DataLabel, Digest, TenantName, ToolName, UpstreamName, event::EventType, upstream::ToolServer};
+use cogward_store::{Committed, Store, ToolPinRow};
+use tokio::sync::MutexGuard;
+
+pub(crate) use self::observe::Observed;
+use crate::{events::by_operator, failure::Failure};
+
+/// Names in one operational event; the evidence has all of them.
+const NAMED_MAX: usize = 20;
+
+/// What an operator decides about one tool.
+#[derive(Debug, Clone)]
+pub(crate) enum Decision {
+    Approve { digest: Digest, reason: String },
+    Block { reason: String },
+    Label { labels: BTreeSet<DataLabel>, idempotent: bool, reason: Option<String> },
+}
+
+/// One tool, by its names.
+#[derive(Debug, Clone)]
+pub(crate) struct ToolKey {
+    pub(crate) tenant: TenantName,
+    pub(crate) server: UpstreamName,
+    pub(crate) tool: ToolName,
+}
+
+/// All that is kept about tools.
+#[derive(Clone)]
+pub(crate) struct PinBook {
+    store: Store,
+    evidence: Evidence,
+    journal: Journal,
+    table: Arc<PinTable>,
+    changes: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl PinBook {
+    pub(crate) fn new(store: Store, evidence: Evidence, journal: Journal, table: Arc<PinTable>) -> Self {
+        Self { store, evidence, journal, table, changes: Arc::default() }
+    }
+
+    /// Held while pins are changed, from before the transaction until the gateway has them.
+    pub(crate) async fn changes(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// Puts what is kept about a server before the gateway. Nothing of it is served before its list was examined.
+    pub(crate) async fn load(&self, server: &ToolServer) -> Result<(), cogward_store::StoreError> {
+        let _changes = self.changes().await;
+        let rows = self.store.tool_pins(&server.tenant, &server.name).await?;
+        self.table.put(&server.tenant, &server.name, pins_of(None, identity(server), &rows));
+        Ok(())
+    }
+
+    /// Puts what was just written before the gateway; for whoever holds the lock.
+    pub(crate) fn put(&self, server: &ToolServer, seen: Digest, rows: &[ToolPinRow]) {
+        self.table.put(&server.tenant, &server.name, pins_of(Some(seen), identity(server), rows));
+    }
+
+    /// Takes a server's pins from the gateway; for whoever holds the lock.
+    pub(crate) fn forget(&self, tenant: &TenantName, server: &UpstreamName) {
+        self.table.remove(tenant, server);
+    }
+
+    /// Carries an operator's decision out. `matches` is given the revision that there is, and refuses another one than
+    /// the operator has read.
+    pub(crate) async fn decide(
+        &self,
+        operator: &Operator,
+        key: ToolKey,
+        matches: impl FnOnce(u64) -> Result<(), Failure> + Send,
+        decision: Decision,
+    ) -> Result<ToolPinRow, Failure> {
+        let _changes = self.changes().await;
+        let ToolKey { tenant, server, tool } = &key;
+        let mut tx = self.store.begin().await?;
+        let config = tx.tool_server(tenant, server).await?.ok_or_else(|| Failure::missing("tool server", server))?;
+        let found = tx.tool_pin(tenant, server, tool).await?;
+        let mut row = found.ok_or_else(|| Failure::missing("tool", format!("{server}/{tool}")))?;
+        matches(row.revision)?;
+        let now = tx.now();
+        let before = row.pin.approved;
+        let (kind, reason) = match decision {
+            Decision::Approve { digest, reason } => {
+                if row.pin.digest != digest || row.upstream != identity(&config.config) {
+                    return Err(Failure::new(
+                        ProblemCode::PreconditionFailed,
+                        format!("the definition of `{server}/{tool}` is not the one with the digest {digest}"),
+                    )
+                    .rule("tool.pin")
+                    .next_step(format!("look at what is offered now: `cogward tool diff {server} {tool}`")));
+                }
+                row.pin.approve();
+                row.approved_definition = Some(row.definition.clone());
+                (row.approved_by, row.approved) = (Some(operator.name.clone()), Some(now));
+                row.reason = Some(reason.clone());
+                (EventType::ToolApproved, Some(reason))
+            }
+            Decision::Block { reason } => {
+                row.pin.block();
+                row.reason = Some(reason.clone());
+                (EventType::ToolBlocked, Some(reason))
+            }
+            Decision::Label { labels, idempotent, reason } => {
+                (row.labels, row.idempotent) = (labels, idempotent);
+                (EventType::ToolLabelled, reason)
+            }
+        };
+        row.revision = tx.tool_pin_put(&row).await?;
+        let rows = tx.tool_pins(tenant, server).await?;
+        let mut event = by_operator(kind, tenant.clone(), operator, reason.as_deref())
+            .public("tool_server", server.as_str())
+            .public("upstream", row.upstream.to_string());
+        event = match kind {
+            EventType::ToolLabelled => event
+                .public("tool", tool.as_str())
+                .public("labels", row.labels.iter().map(|label| label.as_str().to_owned()).collect::<Vec<_>>())
+                .public("idempotent", row.idempotent),
+            _ => event.public("tools", vec![observe::entry(tool, before, Some(row.pin.digest))]),
+        };
+        let committed = tx.commit(vec![event]).await?;
+        // The rows are of the list that was examined last, whatever the server says by now.
+        let seen = self.table.get(tenant, server).and_then(|pins| pins.seen());
+        let pins = pins_of(seen, identity(&config.config), &rows);
+        if kind == EventType::ToolBlocked {
+            self.table.put(tenant, server, pins);
+            self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
+        } else {
+            self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
+            self.table.put(tenant, server, pins);
+        }
+        let detail = serde_json::json!({ "tool_server": server, "tools": [tool], "digest": row.pin.digest });
+        self.journal.publish(JournalEvent::tenant(kind.as_str(), tenant.clone()).detail(detail));
+        Ok(row)
+    }
+
+    async fn publish(&self, committed: Committed) -> Result<(), cogward_evidence::RecordError> {
+        self.evidence.publish(&self.store, committed).await.map(drop)
+    }
+
+    async fn examined(
+        &self,
+        tenant: &TenantName,
+        server: &UpstreamName,
+        catalogue: &ToolCatalogue,
+    ) -> Result<usize, Failure> {
+        let _changes = self.changes().await;
+        let config = self.store.tool_server(tenant, server).await?;
+        let config = config.ok_or_else(|| Failure::missing("tool server", server))?.config;
+        let rows = self.store.tool_pins(tenant, server).await?;
+        // Whatever changes the rows holds the same lock, so what was read is still so in the transaction.
+        let observed = Observed::of(&config, rows, catalogue, self.store.now());
+        let changed = observed.findings.len();
+        if observed.is_written() {
+            self.put(&config, catalogue.digest(), &observed.rows());
+            return Ok(0);
+        }
+        let mut tx = self.store.begin().await?;
+        observed.write(&mut tx).await?;
+        let events = observed.events();
+        let committed = tx.commit(events).await?;
+        self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
+        self.put(&config, catalogue.digest(), &observed.rows());
+        self.tell(&observed);
+        Ok(changed)
+    }
+
+    /// Tells whoever watches the plane.
+    pub(crate) fn tell(&self, observed: &Observed) {
+        for (kind, severity) in
+            [(EventType::ToolChanged, Severity::Error), (EventType::ToolQuarantined, Severity::Warning)]
+        {
+            let named: Vec<_> = observed.findings.iter().filter(|f| f.kind() == kind).collect();
+            if named.is_empty() {
+                continue;
+            }
+            let tools: Vec<_> = named
+                .iter()
+                .take(NAMED_MAX)
+                .map(|f| serde_json::json!({ "tool": f.tool, "what": f.what.as_str(), "before": f.before, "after": f.after }))
+                .collect();
+            let detail = serde_json::json!({ "tool_server": observed.server, "count": named.len(), "tools": tools });
+            let event = JournalEvent::tenant(kind.as_str(), observed.tenant.clone());
+            self.journal.publish(event.severity(severity).detail(detail));
+        }
+    }
+}
+
+impl PinKeeper for PinBook {
+    fn examine(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        catalogue: Arc<ToolCatalogue>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let book = self.clone();
+        // In a task of its own: an agent that goes away must not leave the store and the gateway apart.
+        let task = tokio::spawn(async move { book.examined(&tenant, &server, &catalogue).await });
+        Box::pin(async move {
+            let done = task.await.map_err(|_| Unwritten("the examination broke off".to_owned()))?;
+            done.map_err(|failure| Unwritten(failure.detail().to_owned()))
+        })
+    }
+}
+
+/// The rows as the gateway wants them. A stored text that is not what its digest says is not served.
+fn pins_of(seen: Option<Digest>, upstream: Digest, rows: &[ToolPinRow]) -> ServerPins {
+    let mut served = Vec::new();
+    let mut held = std::collections::BTreeMap::new();
+    let mut marks = HashMap::new();
+    for row in rows {
+        if !row.labels.is_empty() || row.idempotent {
+            marks.insert(row.tool.clone(), ToolMarks { labels: row.labels.clone(), idempotent: row.idempotent });
+        }
+        if row.pin.is_served() && row.upstream == upstream {
+            let text = row.approved_definition.as_deref().unwrap_or_default();
+            match ToolDefinition::parse(text) {
+                Ok(Some(definition)) if definition.name == row.tool && Some(definition.digest) == row.pin.approved => {
+                    served.push(definition);
+                    continue;
+                }
+                _ => tracing::error!(
+                    tenant = %row.tenant, server = %row.server, tool = %row.tool,
+                    "the stored definition of a tool is not the one that was approved; it is not served"
+                ),
+            }
+        }
+        let tool = HeldTool { state: row.pin.state, digest: row.pin.digest, offered: row.pin.offered };
+        held.insert(row.tool.clone(), tool);
+    }
+    ServerPins::new(seen, served, held, marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_model::pin::{Pin as ToolPin, PinState};
+
+    use super::*;
+
+    fn row(text: &str, digest: Option<Digest>) -> ToolPinRow {
+        let definition = ToolDefinition::parse(text).unwrap().unwrap();
+        let mut pin = ToolPin::first(digest.unwrap_or(definition.digest));
+        pin.approve();
+        ToolPinRow {
+            tenant: "default".parse().unwrap(),
+            server: "files".parse().unwrap(),
+            tool: definition.name.clone(),
+            upstream: Digest::from_bytes([1; 32]),
+            pin,
+            definition: text.to_owned(),
+            approved_definition: Some(text.to_owned()),
+            approved_by: None,
+            approved: None,
+            reason: None,
+            labels: BTreeSet::new(),
+            idempotent: false,
+            seen: cogward_model::Timestamp::from_unix_micros(1),
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_tampered_with_serves_nothing() {
+        let upstream = Digest::from_bytes([1; 32]);
+        let good = row(r#"{"name":"read","inputSchema":{}}"#, None);
+        let pins = pins_of(None, upstream, std::slice::from_ref(&good));
+        assert_eq!(pins.served().iter().count(), 1);
+        let other_text = row(r#"{"name":"read","inputSchema":{}}"#, Some(Digest::from_bytes([9; 32])));
+        let mut other_name = good.clone();
+        other_name.tool = "write".parse().unwrap();
+        for bad in [other_text, other_name] {
+            let pins = pins_of(None, upstream, std::slice::from_ref(&bad));
+            assert_eq!((pins.served().iter().count(), pins.all_held().count()), (0, 1));
+        }
+        // Of another server than the one that is connected now.
+        let pins = pins_of(None, Digest::from_bytes([2; 32]), std::slice::from_ref(&good));
+        assert_eq!(pins.served().iter().count(), 0);
+        assert_eq!(pins.held(&good.tool).map(|held| held.state), Some(PinState::Approved));
+    }
+}
