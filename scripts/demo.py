@@ -101,7 +101,9 @@ def story(plane, work, node, server, python):
     title("2  A real MCP server and a model provider, connected by the operator")
     claims = work / "claims"
     shutil.copytree(ROOT / "examples/quickstart/claims", claims)
-    plane.ok("tool-server", "add", "files", "--approve-tools", "--reason", "demo", "--stdio", "--", node, server, claims)
+    packages = next(path for path in pathlib.Path(server).parents if path.name == "node_modules")
+    plane.ok("tool-server", "add", "files", "--approve-tools", "--reason", "demo", "--mount", packages, "--mount", claims,
+             "--stdio", "--", node, server, claims)
     holds("tool server `files`", "@modelcontextprotocol/server-filesystem over stdio")
     plane.ok("provider", "add", "scripted", "--script", ROOT / "examples/quickstart/script.json",
              "--price", "demo-model=0.15,0.60", "--reason", "demo")

@@ -339,7 +339,13 @@ fn a_server_with_the_hosts_network_has_that_and_no_more() -> Result<()> {
     let attempts = found[0].as_object().with_context(|| format!("{found:#?}"))?;
     let allowed: Vec<&str> = attempts.iter().filter(|(_, said)| *said != "").map(|(name, _)| name.as_str()).collect();
     assert!(allowed.contains(&"the plane's port"), "{attempts:#?}");
-    let network = ["the plane's port", "the internet", "the metadata service", "listen for others", "an abstract socket of the host"];
+    let network = [
+        "the plane's port",
+        "the internet",
+        "the metadata service",
+        "listen for others",
+        "an abstract socket of the host",
+    ];
     assert!(allowed.iter().all(|name| network.contains(name)), "{allowed:?}");
     Ok(())
 }

@@ -363,3 +363,6 @@ impl Ask {
         serde_json::from_str(text).map_err(AskError::Unreadable)
     }
 }
+
+#[cfg(test)]
+mod tests;

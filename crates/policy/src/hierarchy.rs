@@ -26,6 +26,7 @@ const HIERARCHIES_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Hierarchy {
     versions: Vec<Arc<Version>>,
+    slices_max: usize,
     slices: RwLock<HashMap<Arc<Head>, Arc<Slice>>>,
 }
 
@@ -43,7 +44,7 @@ impl Hierarchy {
     pub fn new(versions: impl IntoIterator<Item = Arc<Version>>) -> Self {
         let mut versions: Vec<Arc<Version>> = versions.into_iter().collect();
         versions.sort_by_key(|version| LevelKind::of(version.level()));
-        Self { versions, slices: RwLock::default() }
+        Self { versions, slices_max: SLICES_MAX, slices: RwLock::default() }
     }
 
     /// The versions, from the widest level.
@@ -70,11 +71,22 @@ impl Hierarchy {
         }
         let slice = Arc::new(Slice::of(&self.versions, head));
         let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
-        if slices.len() >= SLICES_MAX {
+        if slices.len() >= self.slices_max {
             slices.clear();
         }
         slices.insert(Arc::clone(head), Arc::clone(&slice));
         slice
+    }
+
+    #[cfg(test)]
+    pub(crate) fn keeping(mut self, slices_max: usize) -> Self {
+        self.slices_max = slices_max;
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn slices(&self) -> usize {
+        self.slices.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Decides one ask.

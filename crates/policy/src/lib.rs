@@ -18,6 +18,7 @@ pub mod escalation;
 pub mod explain;
 pub mod finding;
 pub mod hierarchy;
+mod lean;
 pub mod level;
 mod nearest;
 pub mod needs;

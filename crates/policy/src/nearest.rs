@@ -5,7 +5,9 @@ pub(crate) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>)
     if wrong.len() > 64 {
         return None;
     }
-    let most = (wrong.chars().count() / 3).max(1);
+    let length = wrong.chars().count();
+    // Two letters in the wrong order are two changes.
+    let most = (length / 3).max(if length < 4 { 1 } else { 2 });
     names
         .into_iter()
         .filter(|name| name.len() <= 64)

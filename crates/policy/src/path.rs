@@ -56,6 +56,8 @@ impl fmt::Display for Path {
 pub struct Paths {
     /// Everything below is read.
     whole: bool,
+    /// Whether it is there at all is asked, and nothing else of it.
+    asked: bool,
     below: BTreeMap<String, Paths>,
 }
 
@@ -63,7 +65,7 @@ impl Paths {
     /// Whether nothing is read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.whole && self.below.is_empty()
+        !self.whole && !self.asked && self.below.is_empty()
     }
 
     /// Whether everything is read.
@@ -76,6 +78,11 @@ impl Paths {
     #[must_use]
     pub fn below(&self, name: &str) -> Option<&Paths> {
         self.below.get(name)
+    }
+
+    /// Adds the question whether it is there.
+    pub fn ask(&mut self) {
+        self.asked = true;
     }
 
     /// Adds a path; the empty one is everything.
@@ -93,6 +100,7 @@ impl Paths {
 
     /// Adds all of another.
     pub fn merge(&mut self, other: &Self) {
+        self.asked |= other.asked;
         if self.whole {
             return;
         }

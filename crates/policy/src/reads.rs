@@ -71,7 +71,10 @@ impl Reads {
                 match chain(expr) {
                     Some(mut steps) => {
                         steps.extend(attrs.iter().map(|attr| attr.as_str()));
-                        self.context(&steps);
+                        match steps.as_slice() {
+                            ["arguments"] => self.needs.arguments.ask(),
+                            steps => self.context(steps),
+                        }
                     }
                     None => self.walk(expr),
                 }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use cedar_policy::{
-    ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
+    ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint, pst::Clause,
 };
 
 use crate::{escalation::Escalation, obligation::Obligation, reads::Reads, track::Tracker};
@@ -33,6 +33,7 @@ pub struct Rule {
     pub trackers: Vec<Arc<Tracker>>,
     pub(crate) reads: Reads,
     pub(crate) scope: Scope,
+    pub(crate) clauses: Vec<Clause>,
     pub(crate) policy: Policy,
 }
 

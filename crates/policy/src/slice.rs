@@ -2,19 +2,24 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use cedar_policy::{Authorizer, Context, Entities, EntityUid, PolicySet, Request};
+use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request};
 use cogward_model::Digest;
 
 use crate::{
     ask::{Facts, Head},
     context,
     entities::Cast,
+    lean::{Constants, Dependent, Evaluated, Lean},
     level::{LevelKind, PolicyScope},
     needs::Needs,
     rule::{Place, Rule},
+    track::Measure,
     verdict::{Cause, Decided, LevelDecision, RuleError, Verdict},
     version::Version,
 };
+
+/// Cedar's own words could hold values of the call.
+const UNASKABLE: &str = "the facts cannot be put as a question";
 
 /// What a hierarchy says to one head; asked once per call, with the facts of the call.
 #[derive(Debug)]
@@ -23,62 +28,84 @@ pub struct Slice {
     cast: Result<Cast, String>,
     levels: Vec<LevelSlice>,
     needs: Needs,
+    authorizer: Authorizer,
 }
 
 #[derive(Debug)]
 struct LevelSlice {
     level: PolicyScope,
     version: Digest,
-    rules: Vec<Arc<Rule>>,
-    set: PolicySet,
+    /// Rules that match whatever the facts are.
+    always: Vec<Arc<Rule>>,
+    dependent: Result<Dependent, String>,
     needs: Needs,
+}
+
+impl LevelSlice {
+    fn of(version: &Version, head: &Head, cast: &Cast) -> Self {
+        let places = [&cast.principal, &cast.action, &cast.resource].map(|uid| place(uid, &cast.entities));
+        let [principal, action, resource] = &places;
+        let constants = Constants::of(head, cast);
+        let mut always = Vec::new();
+        let mut dependent = Vec::new();
+        let mut needs = Needs::default();
+        for rule in version.rules().iter().filter(|rule| rule.scope.matches(principal, action, resource)) {
+            let lean = constants.as_ref().map(|constants| constants.lean(rule));
+            match lean {
+                Some(Lean::Never) => {}
+                Some(Lean::Always) => always.push(Arc::clone(rule)),
+                Some(Lean::When(conjuncts)) => {
+                    needs.merge(&rule.reads.needs);
+                    for tracker in version.trackers() {
+                        if rule.reads.whole_history || rule.reads.history.contains(&tracker.name) {
+                            needs.track(tracker);
+                        }
+                    }
+                    dependent.push((Arc::clone(rule), conjuncts));
+                }
+                None => return Self::broken(version, "the head cannot be put as a question".to_owned()),
+            }
+        }
+        Self {
+            level: version.level().clone(),
+            version: version.digest(),
+            always,
+            dependent: Dependent::new(dependent),
+            needs,
+        }
+    }
+
+    fn broken(version: &Version, what: String) -> Self {
+        Self {
+            level: version.level().clone(),
+            version: version.digest(),
+            always: Vec::new(),
+            dependent: Err(what),
+            needs: Needs::default(),
+        }
+    }
 }
 
 impl Slice {
     pub(crate) fn of(versions: &[Arc<Version>], head: &Arc<Head>) -> Self {
         let cast = Cast::of(head).map_err(|error| error.to_string());
-        let mut slice = Self { head: Arc::clone(head), cast, levels: Vec::new(), needs: Needs::default() };
-        let places = slice.cast.as_ref().ok().map(|cast| {
-            (
-                place(&cast.principal, &cast.entities),
-                place(&cast.action, &cast.entities),
-                place(&cast.resource, &cast.entities),
-            )
-        });
-        for version in versions {
-            let rules: Vec<Arc<Rule>> = match &places {
-                Some((principal, action, resource)) => {
-                    let matches = |rule: &&Arc<Rule>| rule.scope.matches(principal, action, resource);
-                    version.rules().iter().filter(matches).cloned().collect()
-                }
-                None => Vec::new(),
-            };
-            let mut needs = Needs::default();
-            for rule in &rules {
-                needs.merge(&rule.reads.needs);
-                for tracker in version.trackers() {
-                    if rule.reads.whole_history || rule.reads.history.contains(&tracker.name) {
-                        needs.track(tracker);
-                    }
-                }
+        let levels: Vec<LevelSlice> = versions
+            .iter()
+            .map(|version| match &cast {
+                Ok(cast) => LevelSlice::of(version, head, cast),
+                Err(what) => LevelSlice::broken(version, what.clone()),
+            })
+            .collect();
+        let mut needs = Needs::default();
+        levels.iter().for_each(|level| needs.merge(&level.needs));
+        // A sum counts calls whether or not a rule reads it for this one, so its argument is always projected.
+        let trackers = versions.iter().flat_map(|version| version.trackers());
+        for tracker in trackers.filter(|tracker| tracker.counts(&head.deed)) {
+            if let Measure::Sum(path) = &tracker.measure {
+                needs.arguments.add(path.steps().iter().map(String::as_str));
             }
-            // A sum counts calls whether or not a rule reads it for this one, so its argument is always projected.
-            for tracker in version.trackers().iter().filter(|tracker| tracker.counts(&head.deed)) {
-                if let crate::track::Measure::Sum(path) = &tracker.measure {
-                    needs.arguments.add(path.steps().iter().map(String::as_str));
-                }
-            }
-            slice.needs.merge(&needs);
-            let set = PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone())).unwrap_or_default();
-            slice.levels.push(LevelSlice {
-                level: version.level().clone(),
-                version: version.digest(),
-                rules,
-                set,
-                needs,
-            });
         }
-        slice
+        Self { head: Arc::clone(head), cast, levels, needs, authorizer: Authorizer::new() }
     }
 
     /// The head that it is for.
@@ -95,13 +122,15 @@ impl Slice {
 
     /// The rules that can match.
     pub fn rules(&self) -> impl Iterator<Item = (&PolicyScope, &Arc<Rule>)> {
-        self.levels.iter().flat_map(|level| level.rules.iter().map(move |rule| (&level.level, rule)))
+        self.levels.iter().flat_map(|level| {
+            let dependent = level.dependent.iter().flat_map(|dependent| &dependent.rules);
+            level.always.iter().chain(dependent).map(move |rule| (&level.level, rule))
+        })
     }
 
     /// Decides one call.
     #[must_use]
     pub fn decide(&self, facts: &Facts) -> Decided {
-        let authorizer = Authorizer::new();
         let mut decided = Decided {
             verdict: Verdict::Block,
             decided_by: LevelKind::Plane,
@@ -111,7 +140,7 @@ impl Slice {
         };
         let mut strictest: Option<Verdict> = None;
         for level in &self.levels {
-            let (answer, matched) = self.level(level, &authorizer, facts);
+            let (answer, matched) = self.level(level, facts);
             for rule in matched {
                 decided.obligations.extend(rule.obligations.iter().cloned());
                 decided.escalations.extend(rule.escalation.iter().cloned());
@@ -134,13 +163,8 @@ impl Slice {
         decided
     }
 
-    /// The answer of one level, and the permits that matched.
-    fn level<'a>(
-        &self,
-        level: &'a LevelSlice,
-        authorizer: &Authorizer,
-        facts: &Facts,
-    ) -> (LevelDecision, Vec<&'a Arc<Rule>>) {
+    /// The answer of one level, and the rules that matched.
+    fn level<'a>(&self, level: &'a LevelSlice, facts: &Facts) -> (LevelDecision, Vec<&'a Arc<Rule>>) {
         let mut answer = LevelDecision {
             level: level.level.clone(),
             version: level.version,
@@ -149,67 +173,63 @@ impl Slice {
             rules: Vec::new(),
             errors: Vec::new(),
         };
-        if level.rules.is_empty() && self.cast.is_ok() {
-            return (answer, Vec::new());
-        }
-        let request = match self.request(level, facts) {
-            Ok(request) => request,
+        let (dependent, evaluated) = match self.evaluate(level, facts) {
+            Ok(evaluated) => evaluated,
             Err(what) => {
                 answer.cause = Cause::BadAsk;
                 answer.errors.push(RuleError { rule: String::new(), what });
                 return (answer, Vec::new());
             }
         };
-        let Ok(cast) = &self.cast else { return (answer, Vec::new()) };
-        let response = authorizer.is_authorized(&request, &level.set, &cast.entities);
-        let find = |id: &str| level.rules.iter().find(|rule| rule.id == id);
         let mut failed = Vec::new();
-        for error in response.diagnostics().errors() {
-            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-            let rule: &str = error.policy_id().as_ref();
-            if find(rule).is_none_or(|rule| rule.forbids) {
-                failed.push(rule.to_owned());
+        for (number, what) in evaluated.failed {
+            let rule = dependent.get(number);
+            let id = rule.map(|rule| rule.id.clone()).unwrap_or_default();
+            if rule.is_none_or(|rule| rule.forbids) {
+                failed.push(id.clone());
             }
-            answer.errors.push(RuleError { rule: rule.to_owned(), what: context::told(error.inner()) });
+            answer.errors.push(RuleError { rule: id, what });
         }
         answer.errors.sort();
-        let matched: Vec<&Arc<Rule>> = response.diagnostics().reason().filter_map(|id| find(id.as_ref())).collect();
-        let forbids: Vec<String> = matched.iter().filter(|rule| rule.forbids).map(|rule| rule.id.clone()).collect();
+        let matched = evaluated.matched.into_iter().filter_map(|number| dependent.get(number));
+        let matched: Vec<&Arc<Rule>> = level.always.iter().chain(matched).collect();
+        let ids = |wanted: &dyn Fn(&Rule) -> bool| -> Vec<String> {
+            matched.iter().filter(|rule| wanted(rule)).map(|rule| rule.id.clone()).collect()
+        };
+        let forbids = ids(&|rule| rule.forbids);
         if !forbids.is_empty() {
-            answer.cause = Cause::Forbidden;
-            answer.rules = forbids;
+            (answer.cause, answer.rules) = (Cause::Forbidden, forbids);
         } else if !failed.is_empty() {
-            answer.cause = Cause::RuleFailed;
-            answer.rules = failed;
+            (answer.cause, answer.rules) = (Cause::RuleFailed, failed);
         } else if !matched.is_empty() {
-            let missing =
-                |rule: &&&Arc<Rule>| rule.require_labels.iter().any(|label| !self.head.labels.contains(label));
-            let unlabelled: Vec<String> = matched.iter().filter(missing).map(|rule| rule.id.clone()).collect();
-            let escalates: Vec<String> =
-                matched.iter().filter(|rule| rule.escalation.is_some()).map(|rule| rule.id.clone()).collect();
+            let unlabelled = ids(&|rule| rule.require_labels.iter().any(|label| !self.head.labels.contains(label)));
+            let escalates = ids(&|rule| rule.escalation.is_some());
             if !unlabelled.is_empty() {
-                answer.cause = Cause::LabelMissing;
-                answer.rules = unlabelled;
+                (answer.cause, answer.rules) = (Cause::LabelMissing, unlabelled);
             } else if !escalates.is_empty() {
                 answer.verdict = Verdict::Escalate;
-                answer.cause = Cause::Escalated;
-                answer.rules = escalates;
+                (answer.cause, answer.rules) = (Cause::Escalated, escalates);
             } else {
                 answer.verdict = Verdict::Permit;
-                answer.cause = Cause::Permitted;
-                answer.rules = matched.iter().map(|rule| rule.id.clone()).collect();
+                (answer.cause, answer.rules) = (Cause::Permitted, ids(&|_| true));
             }
         }
         answer.rules.sort();
         (answer, matched)
     }
 
-    fn request(&self, level: &LevelSlice, facts: &Facts) -> Result<Request, String> {
+    /// The dependent rules of a level and which of them match or fail.
+    fn evaluate<'a>(&self, level: &'a LevelSlice, facts: &Facts) -> Result<(&'a [Arc<Rule>], Evaluated), String> {
         let cast = self.cast.as_ref().map_err(Clone::clone)?;
+        let dependent = level.dependent.as_ref().map_err(Clone::clone)?;
+        if dependent.rules.is_empty() {
+            return Ok((&[], Evaluated::default()));
+        }
         let pairs = context::pairs(&self.head, facts, &level.needs);
-        let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
-        Request::new(cast.principal.clone(), cast.action.clone(), cast.resource.clone(), context, None)
-            .map_err(|error| error.to_string())
+        let context = Context::from_pairs(pairs).map_err(|_| UNASKABLE.to_owned())?;
+        let (principal, action, resource) = (cast.principal.clone(), cast.action.clone(), cast.resource.clone());
+        let request = Request::new(principal, action, resource, context, None).map_err(|_| UNASKABLE.to_owned())?;
+        Ok((&dependent.rules, dependent.evaluate(&self.authorizer, &request, &cast.entities)))
     }
 }
 
@@ -217,3 +237,6 @@ fn place(uid: &EntityUid, entities: &Entities) -> Place {
     let above: HashSet<EntityUid> = entities.ancestors(uid).into_iter().flatten().cloned().collect();
     Place { uid: uid.clone(), above }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -11,8 +11,8 @@ use crate::{
 /// The deepest brackets.
 const BRACKETS_MAX: usize = 128;
 
-/// The longest rule, in tokens, so that no parser of ours or of Cedar meets a tree that is deeper.
-const TOKENS_MAX: usize = 20_000;
+/// The most operators of a rule, as marks of which `&&` has two.
+const OPERATORS_MAX: usize = 3_000;
 
 /// The stack on which texts are read. Only what is used of it takes memory.
 const STACK_BYTES: usize = 256 * 1024 * 1024;
@@ -58,22 +58,24 @@ impl<'a> Source<'a> {
         Ok(source)
     }
 
-    /// Refuses what is nested too deeply or too long for one rule, before any parser recurses into it.
+    /// Refuses what is nested too deeply or has too many operators, before any parser recurses into it. A tree is no
+    /// deeper than the brackets and the operators of its rule; lists of values are flat, so they are not counted.
     fn bounds(&self) -> Result<(), Findings> {
         let mut depth = 0_usize;
-        let mut tokens = 0_usize;
+        let mut operators = 0_usize;
+        let mut word_from: Option<usize> = None;
         let mut bytes = self.text.bytes().enumerate().peekable();
-        let mut in_word = false;
         while let Some((at, byte)) = bytes.next() {
-            let word = byte.is_ascii_alphanumeric() || byte == b'_';
-            if !(byte.is_ascii_whitespace() || (word && in_word)) {
-                tokens += 1;
+            if byte.is_ascii_alphanumeric() || byte == b'_' {
+                word_from.get_or_insert(at);
+                continue;
             }
-            in_word = word;
+            let word = word_from.take().and_then(|from| self.text.get(from..at)).unwrap_or_default();
+            operators += usize::from(matches!(word, "if" | "then" | "else" | "in" | "is" | "has" | "like"));
             match byte {
                 b'(' | b'[' | b'{' => depth += 1,
                 b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-                b';' if depth == 0 => tokens = 0,
+                b';' if depth == 0 => operators = 0,
                 b'"' => {
                     while let Some((_, inner)) = bytes.next() {
                         match inner {
@@ -90,16 +92,17 @@ impl<'a> Source<'a> {
                         }
                     }
                 }
-                _ => {}
+                b',' | b';' | b':' => {}
+                _ => operators += usize::from(!byte.is_ascii_whitespace()),
             }
             let wrong = if depth > BRACKETS_MAX {
                 format!("brackets are nested more than {BRACKETS_MAX} deep")
-            } else if tokens > TOKENS_MAX {
-                format!("one rule has more than {TOKENS_MAX} words and signs")
+            } else if operators > OPERATORS_MAX {
+                format!("one rule has more than {OPERATORS_MAX} operators")
             } else {
                 continue;
             };
-            let next = "Split it into several rules";
+            let next = "Split it into several rules, or use a set: `[…].contains(…)`";
             return Err(Findings(vec![self.finding(Severity::Error, Some(at), None, &wrong, next)]));
         }
         Ok(())
@@ -142,9 +145,14 @@ impl<'a> Source<'a> {
     pub(crate) fn diagnostic(&self, severity: Severity, rule: Option<&str>, told: &dyn Diagnostic) -> Finding {
         let at = told.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
         let what = sentence(&told.to_string());
+        // The rule is told beside it.
+        let what = what
+            .strip_prefix("for policy `")
+            .and_then(|rest| rest.split_once("`, "))
+            .map_or(what.as_str(), |(_, rest)| rest);
         let help = told.help().map(|help| sentence(&help.to_string()));
         let next_step = help.unwrap_or_else(|| "Correct it; docs/policy.md shows the language".into());
-        self.finding(severity, at, rule, &what, &next_step)
+        self.finding(severity, at, rule, what, &next_step)
     }
 }
 

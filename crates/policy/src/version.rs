@@ -217,7 +217,7 @@ impl Compiler<'_> {
             self.refuse(Some(at), Some(&id), &what, "Give each rule an id of its own");
         }
         self.exact_group(at, &id, &scope);
-        let reads = self.conditions(at, &id, policy)?;
+        let clauses = self.conditions(at, &id, policy)?;
         Some(Rule {
             policy: policy.new_id(PolicyId::new(&id)),
             id,
@@ -230,8 +230,9 @@ impl Compiler<'_> {
             obligations: read.obligations,
             require_labels: read.require_labels,
             trackers: read.trackers,
-            reads,
+            reads: Reads::of(&clauses),
             scope,
+            clauses,
         })
     }
 
@@ -248,7 +249,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn conditions(&mut self, at: usize, id: &str, policy: &Policy) -> Option<Reads> {
+    fn conditions(&mut self, at: usize, id: &str, policy: &Policy) -> Option<Vec<pst::Clause>> {
         let tree = match policy.to_pst() {
             Ok(pst::Policy::Static(tree)) => tree,
             Ok(_) => return None,
@@ -266,7 +267,7 @@ impl Compiler<'_> {
             self.refuse(Some(at), Some(id), &what, "Split it into several rules, or use a set: `[…].contains(…)`");
             return None;
         }
-        Some(Reads::of(clauses))
+        Some(clauses.clone())
     }
 
     /// The trackers of the set, and whether every one that is read is declared.

@@ -122,6 +122,11 @@ fn main() -> ExitCode {
         println!("!! bubblewrap is not here or cannot make namespaces (apt-get install bubblewrap): not compared");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // The second part alone: `cargo bench -p cogward-sandbox --bench start -- packages`.
+    if args.iter().any(|arg| arg == "packages") {
+        packages(&runtime);
+        return ExitCode::SUCCESS;
+    }
     let kinds = kinds();
     let (mut plain, mut wrapped, mut ours) = (Vec::new(), Vec::new(), vec![Vec::new(); kinds.len()]);
     for round in 0..ROUNDS {
@@ -350,6 +355,7 @@ fn spec(profile: Profile, driver: DriverSettings, slot: u32) -> (tempfile::TempD
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
         storage: cogward_sandbox::storage::Storage::default(),
+        service: None,
     };
     (data, spec)
 }

@@ -18,7 +18,7 @@ use tokio::{io::Interest, net::UnixStream, time::timeout};
 
 use crate::{
     cgroup,
-    handle::{Listeners, Supervised, supervise},
+    handle::{Handed, Listeners, Streams, Supervised, supervise},
     native::control,
     protocol::{self, Frame, Hello, LaunchFailure},
     spec::{Exit, LaunchSpec, SpecError},
@@ -97,11 +97,11 @@ pub async fn launch(exe: &Path, spec: &LaunchSpec) -> Result<Supervised, LaunchE
         .map_err(failed("could not be started"))?;
     // It outlives this plane; while the plane lives, the runtime reaps it.
     drop(child);
-    let (stream, hello, listeners) = match timeout(launch_max(spec), connect(ours)).await {
+    let (stream, hello, handed) = match timeout(launch_max(spec), connect(ours)).await {
         Ok(done) => done.map_err(failed("did not answer"))?,
         Err(_) => return Err(failed("did not answer")(io::Error::from(io::ErrorKind::TimedOut))),
     };
-    Ok(supervise(&spec.run_dir, stream, hello, listeners)??)
+    Ok(supervise(&spec.run_dir, stream, hello, handed)??)
 }
 
 fn launch_max(spec: &LaunchSpec) -> Duration {
@@ -127,9 +127,9 @@ pub async fn adopt(run_dir: &Path) -> Result<Adopted, AdoptError> {
             return Ok(Adopted::Lost);
         }
         if let Ok(stream) = connect_by_name(run_dir)
-            && let Ok(Ok((stream, hello, listeners))) = timeout(ADOPT_MAX, connect(stream)).await
+            && let Ok(Ok((stream, hello, handed))) = timeout(ADOPT_MAX, connect(stream)).await
         {
-            match supervise(run_dir, stream, hello, listeners) {
+            match supervise(run_dir, stream, hello, handed) {
                 Ok(Ok(supervised)) => return Ok(Adopted::Alive(supervised)),
                 Ok(Err(_)) => {} // A launch that failed: its exit is there now.
                 Err(error) => return Err(refuse(&error)),
@@ -212,18 +212,28 @@ fn groups_of(run_dir: &Path, name: &str) -> Option<Vec<PathBuf>> {
     written.or_else(|| cgroup::Hosts::read().ok()?.groups(name).ok())
 }
 
-/// Reads the first frame and the listeners beside it.
-async fn connect(stream: StdStream) -> io::Result<(UnixStream, Hello, Option<Listeners>)> {
+/// What the descriptors beside a first frame are.
+fn handed(hello: &Hello, descriptors: Vec<OwnedFd>) -> io::Result<Handed> {
+    if hello.streams {
+        let streams = <[OwnedFd; 3]>::try_from(descriptors).ok();
+        let streams = streams.map(|[stdin, stdout, stderr]| Streams { stdin, stdout, stderr });
+        return Ok(streams.map_or(Handed::Nothing, Handed::Streams));
+    }
+    let fds = descriptors.into_iter().map(Listener::try_from).collect::<io::Result<Vec<_>>>()?;
+    let listeners = <[Listener; 3]>::try_from(fds).ok();
+    let listeners = listeners.map(|[model, mcp, proxy]| Listeners { model, mcp, proxy });
+    Ok(listeners.map_or(Handed::Nothing, Handed::Listeners))
+}
+
+/// Reads the first frame and the descriptors beside it.
+async fn connect(stream: StdStream) -> io::Result<(UnixStream, Hello, Handed)> {
     stream.set_nonblocking(true)?;
     let stream = UnixStream::from_std(stream)?;
     let (mut buffer, mut descriptors) = (Vec::new(), Vec::new());
     loop {
         if let Some(frame) = protocol::decode::<Frame>(&mut buffer).map_err(io::Error::other)? {
             let Frame::Hello(hello) = frame else { return Err(io::Error::from(io::ErrorKind::InvalidData)) };
-            let fds = descriptors.into_iter().map(Listener::try_from).collect::<io::Result<Vec<_>>>()?;
-            let listeners = <[Listener; 3]>::try_from(fds).ok();
-            let listeners = listeners.map(|[model, mcp, proxy]| Listeners { model, mcp, proxy });
-            return Ok((stream, *hello, listeners));
+            return handed(&hello, descriptors).map(|handed| (stream, *hello, handed));
         }
         // Exactly one frame is read here: the length first, then so much and no more. What follows is for the reader.
         let mut chunk = [0_u8; 4096];

@@ -64,6 +64,25 @@ pub struct Listeners {
     pub proxy: Listener,
 }
 
+/// The plane's ends of the standard streams of a program of the operator's.
+#[derive(Debug)]
+pub struct Streams {
+    /// What is written here it reads; closed, it is at its end.
+    pub stdin: OwnedFd,
+    /// What it writes.
+    pub stdout: OwnedFd,
+    /// What it complains of.
+    pub stderr: OwnedFd,
+}
+
+/// What a supervisor hands over with its first frame.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    Listeners(Listeners),
+    Streams(Streams),
+    Nothing,
+}
+
 /// A run with a live supervisor. Clones are the same run; dropping all of them does not end it.
 #[derive(Debug, Clone)]
 pub struct Supervised {
@@ -92,6 +111,7 @@ struct Shared {
 #[derive(Debug)]
 struct Once {
     listeners: Option<Listeners>,
+    streams: Option<Streams>,
     violations: Option<Reports>,
 }
 
@@ -106,15 +126,21 @@ pub(crate) fn supervise(
     run_dir: &Path,
     stream: UnixStream,
     hello: Hello,
-    listeners: Option<Listeners>,
+    handed: Handed,
 ) -> Result<Result<Supervised, LaunchFailure>, LaunchError> {
     let phase = match hello.outcome {
         Ok(phase) => phase,
         Err(failure) => return Ok(Err(failure)),
     };
-    let (Some(enforcement), Some(listeners)) = (hello.enforcement, listeners) else {
+    let (listeners, streams) = match handed {
+        Handed::Listeners(listeners) => (Some(listeners), None),
+        Handed::Streams(streams) => (None, Some(streams)),
+        Handed::Nothing => (None, None),
+    };
+    let handed = listeners.is_some() || streams.is_some();
+    let Some(enforcement) = hello.enforcement.filter(|_| handed) else {
         let source = io::Error::from(io::ErrorKind::InvalidData);
-        return Err(LaunchError::Supervisor { what: "did not hand over the listeners", source });
+        return Err(LaunchError::Supervisor { what: "did not hand over its descriptors", source });
     };
     let (reading, writing) = stream.into_split();
     let (reporter, violations) = Reporter::new();
@@ -135,7 +161,7 @@ pub(crate) fn supervise(
             next: AtomicU64::new(1),
             writer: tokio::sync::Mutex::new(writing),
             waiting: Mutex::default(),
-            once: Mutex::new(Once { listeners: Some(listeners), violations: Some(violations) }),
+            once: Mutex::new(Once { listeners, streams, violations: Some(violations) }),
             ended,
             reader: tokio::spawn(reader.read(reading)).abort_handle(),
         }
@@ -239,6 +265,21 @@ impl Supervised {
     #[must_use]
     pub fn take_listeners(&self) -> Option<Listeners> {
         lock(&self.shared.once).listeners.take()
+    }
+
+    /// The standard streams of a program of the operator's; `None` for a run, and when they were taken already.
+    #[must_use]
+    pub fn take_streams(&self) -> Option<Streams> {
+        lock(&self.shared.once).streams.take()
+    }
+
+    /// Lets a program of the operator's execute, with a secret in a variable of its environment if it has one. The secret
+    /// goes to it through memory alone: no file and no other process has it.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn start_with(&self, secret: Option<(String, String)>) -> Result<(), CommandError> {
+        self.command(Command::StartWith(secret)).await.map(drop)
     }
 
     /// What the sandbox refused; `None` when it was taken already.

@@ -21,6 +21,7 @@ mod native;
 pub mod profile;
 pub mod protocol;
 mod reports;
+pub mod service;
 pub mod spec;
 pub mod storage;
 mod supervisor;
@@ -29,7 +30,7 @@ pub use attest::Attestation;
 pub use config::SandboxConfig;
 pub use connect::{AdoptError, Adopted, LaunchError, adopt, launch};
 pub use doctor::{HostReport, Missing};
-pub use handle::{CommandError, Listeners, Supervised};
+pub use handle::{CommandError, Listeners, Streams, Supervised};
 pub use image::{ImageError, Images, PackageImage};
 pub use reports::Reports;
 pub use spec::{

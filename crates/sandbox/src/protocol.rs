@@ -39,7 +39,8 @@ pub enum Phase {
     Stopping,
 }
 
-/// First frame to every client; the three listeners travel beside it when `listeners` is set.
+/// First frame to every client; the three listeners travel beside it when `listeners` is set, the three standard streams
+/// of a program of the operator's when `streams` is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the frames.
@@ -55,6 +56,9 @@ pub struct Hello {
     pub proof: Option<Attestation>,
     /// Whether three descriptors came with this frame.
     pub listeners: bool,
+    /// Whether they are the standard streams of a program of the operator's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub streams: bool,
 }
 
 /// Why a sandbox could not be made.
@@ -68,13 +72,15 @@ pub struct LaunchFailure {
 }
 
 /// A command of the plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Take the input that the plane has put into the run directory.
     TakeInput,
     /// Let the agent execute.
     Start,
+    /// Let a program of the operator's execute, with its secret in this variable of its environment.
+    StartWith(Option<(String, String)>),
     /// Freeze it.
     Suspend,
     /// Thaw it.
@@ -92,8 +98,26 @@ pub enum Command {
     Unknown,
 }
 
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without what may be a secret.
+        f.write_str(match self {
+            Self::TakeInput => "TakeInput",
+            Self::Start => "Start",
+            Self::StartWith(_) => "StartWith(..)",
+            Self::Suspend => "Suspend",
+            Self::Resume => "Resume",
+            Self::Terminate => "Terminate",
+            Self::Kill => "Kill",
+            Self::Usage => "Usage",
+            Self::Attest => "Attest",
+            Self::Unknown => "Unknown",
+        })
+    }
+}
+
 /// A command with the number that its answer carries.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the client.
     pub id: u64,

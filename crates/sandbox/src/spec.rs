@@ -14,7 +14,7 @@ use cogward_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{image::PackageImage, storage::Storage};
+use crate::{image::PackageImage, service::Service, storage::Storage};
 
 pub use crate::driver::firecracker::FirecrackerSettings;
 pub use cogward_model::violation::Violation;
@@ -90,6 +90,9 @@ pub struct LaunchSpec {
     pub storage: Storage,
     /// How long it may run, suspensions included. The plane ends it then; where there is no plane, the supervisor does.
     pub wall_clock: Duration,
+    /// Set for a program of the operator's, which is no run: see [`Service`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
 }
 
 /// An input that comes after the launch.
@@ -293,6 +296,15 @@ impl LaunchSpec {
             }
             if !image.file.is_absolute() || !is_plain_absolute(&image.of.to_string_lossy()) {
                 return refuse("package_image", "has a path that is not a plain absolute one");
+            }
+        }
+        if let Some(service) = &self.service {
+            let plain = self.storage == Storage::default() && self.stdin.is_empty() && !self.late_input;
+            if self.driver != DriverSettings::Native || self.root != Root::HostUsr || !plain {
+                return refuse("service", "is carried by the plane itself, without an input or files of a run");
+            }
+            if let Some(fault) = service.fault() {
+                return refuse("service.mounts", fault);
             }
         }
         if let Some(fault) = self.storage.fault() {
@@ -568,6 +580,7 @@ pub(crate) mod tests {
             grace: Duration::from_secs(1),
             wall_clock: Duration::from_secs(60),
             storage: Storage::default(),
+            service: None,
         }
     }
 

@@ -108,6 +108,8 @@ pub struct Subject<'a> {
     pub first: Option<&'a Facts>,
     /// Which of the host's other processes are looked at this time.
     pub window: &'a Window,
+    /// Whether it was given the host's network.
+    pub hosts_network: bool,
 }
 
 /// The digest of some bytes.
@@ -150,7 +152,10 @@ impl Control {
 /// Looks at everything. `None` when the sandbox is at its end: its init has gone while it was looked at.
 pub fn look(subject: &Subject<'_>) -> Option<Attestation> {
     let begun = Instant::now();
-    let (namespaces, unreadable) = namespaces_of(subject.init);
+    let (mut namespaces, unreadable) = namespaces_of(subject.init);
+    if subject.hosts_network {
+        namespaces.remove("net");
+    }
     let mut facts = Facts {
         filter: Some(subject.filter.0),
         filters: Some(subject.filter.1),
@@ -160,12 +165,14 @@ pub fn look(subject: &Subject<'_>) -> Option<Attestation> {
         ..Facts::default()
     };
     let mut checks = vec![
-        own_namespaces(&facts, unreadable),
-        network(subject.init, &mut facts),
+        own_namespaces(&facts, unreadable, subject.hosts_network),
         mounts(subject.init, &mut facts, subject.first),
         package(subject.init, subject.package, &mut facts),
         limits(&facts, subject.first),
     ];
+    if !subject.hosts_network {
+        checks.insert(1, network(subject.init, &mut facts));
+    }
     let inside = placed(subject, &facts, &mut checks);
     restricted(subject, &facts, &inside, &mut checks);
     process::lives(subject.init).then(|| Attestation {
@@ -190,10 +197,10 @@ fn namespaces_of(pid: i32) -> (BTreeMap<String, u64>, bool) {
     (found, denied && !rustix::process::geteuid().is_root())
 }
 
-fn own_namespaces(facts: &Facts, unreadable: bool) -> Check {
+fn own_namespaces(facts: &Facts, unreadable: bool, hosts_network: bool) -> Check {
     let mut control = Control::new("namespaces of its own");
     let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    for name in NAMESPACES {
+    for name in NAMESPACES.into_iter().filter(|name| !hosts_network || *name != "net") {
         match (facts.namespaces.get(name), process::namespace(own, name)) {
             (Some(inside), Ok(outside)) => control.must(*inside != outside, || format!("{name} is the host's")),
             (None, _) if unreadable => {}

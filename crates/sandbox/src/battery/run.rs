@@ -248,6 +248,7 @@ fn spec(
         grace: Duration::from_secs(1),
         wall_clock: PROGRAM_MAX,
         storage: crate::storage::Storage::default(),
+        service: None,
     })
 }
 

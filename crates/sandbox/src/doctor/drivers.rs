@@ -86,6 +86,7 @@ fn live(run: RunId, profile: Profile, driver: DriverSettings, directory: &Path) 
         grace: Duration::from_secs(1),
         storage: Storage::default(),
         wall_clock: ONE_MAX,
+        service: None,
     };
     spec.validate().map_err(|e| e.to_string())?;
     let mut sandbox =

@@ -130,8 +130,13 @@ pub trait Carried: fmt::Debug {
     fn enforcement(&self) -> &Enforcement;
 
     /// The listeners for model, MCP and proxy, each a socket that listens, on a port or on a path. Only this sandbox
-    /// can connect to them.
-    fn listeners(&self) -> [BorrowedFd<'_>; 3];
+    /// can connect to them. `None` for a program of the operator's, which has no door.
+    fn listeners(&self) -> Option<[BorrowedFd<'_>; 3]>;
+
+    /// Standard input, output and error of a program of the operator's, for the plane that has launched it; once.
+    fn hand_over(&mut self) -> Option<[OwnedFd; 3]> {
+        None
+    }
 
     /// Where the agent's standard output and error are read: pipes or connected sockets.
     fn streams(&self) -> [&OwnedFd; 2];
@@ -163,6 +168,14 @@ pub trait Carried: fmt::Debug {
     /// # Errors
     /// When it is gone.
     fn start(&mut self) -> io::Result<()>;
+
+    /// Lets a program of the operator's execute, with a secret in a variable of its environment if it has one.
+    ///
+    /// # Errors
+    /// When it is gone, or the secret cannot stand there.
+    fn start_with(&mut self, _secret: Option<&(String, String)>) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
 
     /// Freezes everything, and answers when it is.
     ///

@@ -23,6 +23,7 @@ use crate::{
         control::{self, FromSandbox, ToInit},
         network, seccomp, sys,
     },
+    service::{self, Network},
     spec::{Enforcement, LateInput, PACKAGE_DIRECTORY, Root},
 };
 
@@ -48,7 +49,7 @@ pub struct Native;
 #[derive(Debug)]
 struct Sandbox {
     begun: Begun,
-    listeners: [OwnedFd; 3],
+    listeners: Option<[OwnedFd; 3]>,
     work: OwnedFd,
     refusals: OwnedFd,
     /// Where an input that is still to come is written to: the file, and standard input.
@@ -61,6 +62,7 @@ struct Sandbox {
     filter: (Digest, u32),
     first: Option<Facts>,
     window: Window,
+    hosts_network: bool,
 }
 
 impl Driver for Native {
@@ -103,7 +105,8 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
             FromSandbox::Failed { stage, why } => return Err(Stage { stage, why }),
             FromSandbox::Listeners => {
                 let mut descriptors = descriptors.into_iter();
-                listeners = descriptors.by_ref().take(network::PORTS.len()).collect();
+                let doors = if order.spec.service.is_some() { 0 } else { network::PORTS.len() };
+                listeners = descriptors.by_ref().take(doors).collect();
                 work = descriptors.next();
                 late = descriptors.next().zip(descriptors.next()).map(|(file, stdin)| [file, stdin]);
             }
@@ -117,7 +120,8 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
             }
         }
     };
-    let (Some(work), Some(refusals), Ok(listeners)) = (work, refusals, <[OwnedFd; 3]>::try_from(listeners)) else {
+    let listeners = <[OwnedFd; 3]>::try_from(listeners).ok();
+    let (Some(work), Some(refusals), true) = (work, refusals, listeners.is_some() != order.spec.service.is_some()) else {
         return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
     };
     let (spec, controls) = (order.spec, order.controls);
@@ -125,16 +129,17 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         return Err(Stage::new("init", &"the sandbox did not say where its input goes"));
     }
     let (uids, uid_base) = order.uids.describe();
+    let hosts_network = spec.service.as_ref().is_some_and(|service| service.network == Network::Host);
     let enforcement = Enforcement {
         profile: spec.profile,
         driver: "native".to_owned(),
         runtime: None,
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        namespaces: native::NAMESPACE_NAMES.map(str::to_owned).to_vec(),
+        namespaces: native::NAMESPACE_NAMES.iter().filter(|name| !hosts_network || **name != "net").map(|n| (*n).to_owned()).collect(),
         uids: uids.to_owned(),
         uid_base,
         landlock_abi: Some(controls.landlock_abi),
-        connect_ports: network::PORTS.to_vec(),
+        connect_ports: if spec.service.is_some() { Vec::new() } else { network::PORTS.to_vec() },
         seccomp_instructions: Some(instructions),
         seccomp_allowed: Some(allowed),
         cgroup: order.cgroup.kind().to_owned(),
@@ -150,7 +155,7 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
     };
     let (filter, package) = ((filter, FILTERS), attest::Declared::of(spec));
     let (uids, window) = (order.uids, Window::default());
-    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, package, uids, filter, first: None, window })
+    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, package, uids, filter, first: None, window, hosts_network })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.
@@ -228,8 +233,15 @@ impl Carried for Sandbox {
         &self.enforcement
     }
 
-    fn listeners(&self) -> [BorrowedFd<'_>; 3] {
-        self.listeners.each_ref().map(AsFd::as_fd)
+    fn listeners(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        self.listeners.as_ref().map(|listeners| listeners.each_ref().map(AsFd::as_fd))
+    }
+
+    fn hand_over(&mut self) -> Option<[OwnedFd; 3]> {
+        let clone = |fd: &OwnedFd| fd.try_clone().ok();
+        let (stdout, stderr) = (clone(&self.begun.stdout)?, clone(&self.begun.stderr)?);
+        // Not kept here: its end of file is what tells the program to end.
+        Some([self.begun.stdin.take()?, stdout, stderr])
     }
 
     fn streams(&self) -> [&OwnedFd; 2] {
@@ -271,6 +283,7 @@ impl Carried for Sandbox {
             package: &self.package,
             first: self.first.as_ref(),
             window: &self.window,
+            hosts_network: self.hosts_network,
         };
         let found = attest::look(&subject)?;
         self.first.get_or_insert_with(|| found.facts.clone());
@@ -287,6 +300,15 @@ impl Carried for Sandbox {
         match rustix::io::write(&self.begun.start, b"1") {
             Ok(1) => Ok(()),
             _ => Err(io::Error::other("the agent's process is gone")),
+        }
+    }
+
+    fn start_with(&mut self, secret: Option<&(String, String)>) -> io::Result<()> {
+        let message = service::start_message(secret)?;
+        // The pipe is empty and takes it whole.
+        match rustix::io::write(&self.begun.start, &message) {
+            Ok(written) if written == message.len() => Ok(()),
+            _ => Err(io::Error::other("the program's process is gone")),
         }
     }
 

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     profile::Controls,
+    service::{self, Network},
     spec::{LaunchSpec, MODEL_PORT},
 };
 
@@ -46,21 +47,22 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, filter: &Filter,
         .at("control socket")?;
         let mut byte = [0_u8];
         match rustix::io::read(ends.start, &mut byte) {
-            Ok(1) => Ok(()),
+            Ok(1) if spec.service.is_some() => service::secret_from(ends.start.as_fd()).at("secret"),
+            Ok(1) => Ok(None),
             // The supervisor is gone before it said so: the agent never runs.
             _ => sys::exit_now(1),
         }
     }));
-    let failed = match attempt {
-        Ok(Ok(())) => None,
-        Ok(Err(stage)) => Some(stage),
-        Err(_) => Some(Stage::new("agent", &"panicked")),
+    let (secret, failed) = match attempt {
+        Ok(Ok(secret)) => (secret, None),
+        Ok(Err(stage)) => (None, Some(stage)),
+        Err(_) => (None, Some(Stage::new("agent", &"panicked"))),
     };
     if let Some(Stage { stage, why }) = failed {
         let _ = control::send(ends.control, &FromSandbox::Failed { stage, why }, &[]);
         sys::exit_now(1);
     }
-    let Err(error) = execute(spec);
+    let Err(error) = execute(spec, secret);
     let _ = control::send(ends.control, &FromSandbox::NotExecutable { why: error.to_string() }, &[]);
     sys::exit_now(127)
 }
@@ -74,7 +76,11 @@ fn restrict(
     built: &Built,
 ) -> Result<Vec<String>, Stage> {
     rustix::process::setsid().at("session")?;
-    sys::move_to_standard(&built.stdin, 0).at("standard streams")?;
+    match ends.stdin {
+        Some(stdin) => sys::move_to_standard(&stdin.try_clone_to_owned().at("standard streams")?, 0),
+        None => sys::move_to_standard(&built.stdin, 0),
+    }
+    .at("standard streams")?;
     sys::move_to_standard(ends.stdout, 1).at("standard streams")?;
     sys::move_to_standard(ends.stderr, 2).at("standard streams")?;
     sys::close_on_exec_from(3).at("descriptors")?;
@@ -98,7 +104,7 @@ fn restrict(
     let refusals = sys::seccomp_install(&filter.list, true).at("seccomp")?;
     let refusals = refusals.ok_or_else(|| Stage::new("seccomp", &"no descriptor for refused calls"))?;
     control::send(ends.control, &FromSandbox::Refusals, &[refusals.as_fd()]).at("control socket")?;
-    check(controls)
+    check(spec, controls)
 }
 
 /// What `getrlimit` bounds beside the cgroup.
@@ -120,7 +126,8 @@ fn limits(spec: &LaunchSpec) -> io::Result<()> {
 }
 
 /// Proves from inside that each control holds. What fails here stops the run before its first instruction.
-fn check(controls: &Controls) -> Result<Vec<String>, Stage> {
+fn check(spec: &LaunchSpec, controls: &Controls) -> Result<Vec<String>, Stage> {
+    let hosts_network = spec.service.as_ref().is_some_and(|service| service.network == Network::Host);
     let mut passed = Vec::new();
     let mut must = |holds: bool, what: &str| {
         passed.push(what.to_owned());
@@ -158,12 +165,16 @@ fn check(controls: &Controls) -> Result<Vec<String>, Stage> {
     if controls.landlock_holds() {
         let denied = rustix::fs::open(mounts::PROBE_FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         must(matches!(denied, Err(rustix::io::Errno::ACCESS)), "landlock refuses a file outside its rules")?;
-        let connected = connect(stream()?, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
-        must(matches!(connected, Err(rustix::io::Errno::ACCESS)), "landlock refuses a port outside its rules")?;
+        if !hosts_network {
+            let connected = connect(stream()?, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
+            must(matches!(connected, Err(rustix::io::Errno::ACCESS)), "landlock refuses a port outside its rules")?;
+        }
     }
-    // On a port that Landlock would let pass.
-    let routed = connect(stream()?, &SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), MODEL_PORT));
-    must(matches!(routed, Err(rustix::io::Errno::NETUNREACH)), "no route leaves the sandbox")?;
+    if spec.service.is_none() {
+        // On a port that Landlock would let pass.
+        let routed = connect(stream()?, &SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), MODEL_PORT));
+        must(matches!(routed, Err(rustix::io::Errno::NETUNREACH)), "no route leaves the sandbox")?;
+    }
     let written = rustix::fs::open(
         "/cogward-probe",
         OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
@@ -173,10 +184,11 @@ fn check(controls: &Controls) -> Result<Vec<String>, Stage> {
     Ok(passed)
 }
 
-fn execute(spec: &LaunchSpec) -> io::Result<Infallible> {
+fn execute(spec: &LaunchSpec, secret: Option<String>) -> io::Result<Infallible> {
     let text = |t: &str| CString::new(t).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let argv = spec.argv.iter().map(|a| text(a)).collect::<io::Result<Vec<_>>>()?;
-    let env = spec.env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<io::Result<Vec<_>>>()?;
+    let env = spec.env.iter().map(|(k, v)| format!("{k}={v}")).chain(secret);
+    let env = env.map(|variable| text(&variable)).collect::<io::Result<Vec<_>>>()?;
     let program = spec.argv.first().map(String::as_str).unwrap_or_default();
     if program.contains('/') {
         return Ok(nix::unistd::execve(&text(program)?, &argv, &env)?);

@@ -27,7 +27,11 @@ use super::{
     mounts::{self, Sources},
     network, seccomp, sys,
 };
-use crate::{profile::Controls, spec::LaunchSpec};
+use crate::{
+    profile::Controls,
+    service::{Network, Shown},
+    spec::LaunchSpec,
+};
 
 /// The descriptors that init and the agent's process are given.
 #[derive(Debug)]
@@ -44,6 +48,10 @@ pub struct Ends<'a> {
     pub workspace: Option<BorrowedFd<'a>>,
     /// A mount of the image that the package comes from.
     pub package: Option<BorrowedFd<'a>>,
+    /// The standard input of a program of the operator's.
+    pub stdin: Option<BorrowedFd<'a>>,
+    /// The paths of the host that it is shown.
+    pub shown: &'a [Shown],
 }
 
 /// Everything init does. Never returns: this is a copy of the supervisor's process.
@@ -65,7 +73,8 @@ pub fn main(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>)
 fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) -> Result<Pid, Stage> {
     // The supervisor's own end of the pair is among those closed; otherwise its death would never be seen.
     let mut kept = vec![ends.control, ends.start.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()];
-    kept.extend(ends.workspace.into_iter().chain(ends.package));
+    kept.extend(ends.workspace.into_iter().chain(ends.package).chain(ends.stdin));
+    kept.extend(ends.shown.iter().map(|shown| shown.mount.as_fd()));
     sys::close_all_but(&kept).at("descriptors")?;
     rustix::process::setsid().at("session")?;
     // The supervisor's own umask closes what it writes on the host; what is made in here is for the agent to read.
@@ -83,8 +92,16 @@ fn prepare(spec: &LaunchSpec, controls: &Controls, uids: Uids, ends: &Ends<'_>) 
     // signal also reaches a frozen one.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).at("death signal")?;
     rustix::system::sethostname(b"cogward").at("host name")?;
-    let listeners = network::listeners().at("listeners")?;
-    let mut built = mounts::build(spec, sources, ends.workspace)?;
+    let listeners = match &spec.service {
+        None => network::listeners().at("listeners")?,
+        Some(service) => {
+            if service.network == Network::None {
+                network::loopback().at("loopback")?;
+            }
+            Vec::new()
+        }
+    };
+    let mut built = mounts::build(spec, sources, ends.workspace, ends.shown)?;
     let mut handed: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     handed.push(built.work.as_fd());
     handed.extend(built.late.iter().flatten().map(AsFd::as_fd));

@@ -24,6 +24,8 @@ pub struct Grants {
     pub nodes: Vec<String>,
     /// TCP ports that can be connected to.
     pub connect: Vec<u16>,
+    /// Whether ports have no rule at all: the network is the host's.
+    pub any_port: bool,
 }
 
 /// Restricts this thread for good.
@@ -40,7 +42,7 @@ pub fn restrict(grants: &Grants, controls: &Controls) -> Result<(), Stage> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))
-        .and_then(|r| r.handle_access(AccessNet::from_all(abi)))
+        .and_then(|r| if grants.any_port { Ok(r) } else { r.handle_access(AccessNet::from_all(abi)) })
         .and_then(|r| if controls.scopes() { r.scope(Scope::from_all(abi)) } else { Ok(r) })
         .and_then(Ruleset::create)
         .map_err(|e| failed(&e))?;

@@ -28,7 +28,12 @@ use cogward_model::manifest::Medium;
 use nix::libc;
 use rustix::process::Pid;
 
-use crate::{image, profile::Controls, spec::LaunchSpec};
+use crate::{
+    image,
+    profile::Controls,
+    service::{self, Network},
+    spec::LaunchSpec,
+};
 
 /// A step of the launch that failed, and what the system answered.
 #[derive(Debug)]
@@ -63,6 +68,16 @@ pub const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET) as u64;
+
+/// Those of one launch: a program of the operator's may have been given the host's network.
+fn namespaces_of(spec: &LaunchSpec) -> u64 {
+    match &spec.service {
+        Some(service) if service.network == Network::Host => {
+            NAMESPACES & !u64::from(libc::CLONE_NEWNET.unsigned_abs())
+        }
+        _ => NAMESPACES,
+    }
+}
 
 /// Their names, for evidence.
 pub const NAMESPACE_NAMES: [&str; 7] = ["user", "mount", "pid", "ipc", "uts", "net", "cgroup"];
@@ -141,6 +156,8 @@ pub struct Begun {
     pub stdout: OwnedFd,
     /// The agent's standard error.
     pub stderr: OwnedFd,
+    /// Where the standard input of a program of the operator's is written to, until the plane has it.
+    pub stdin: Option<OwnedFd>,
     /// How the image of the package is mounted, where the run has one.
     pub package: Option<image::Backing>,
     /// Holds the size of a workspace on disk, for as long as the run lives; nobody reads it.
@@ -191,7 +208,9 @@ pub fn begin(
     }
     let package = package_of(spec, uids)?;
     let (disk, ballast) = disk_of(spec, uids)?.unzip();
-    match sys::clone_into(NAMESPACES, cgroup).at("namespaces")? {
+    let (stdin_read, stdin) = spec.service.is_some().then(pipe).transpose()?.unzip();
+    let shown = spec.service.as_ref().map_or(Ok(Vec::new()), |service| service::open(service, uids))?;
+    match sys::clone_into(namespaces_of(spec), cgroup).at("namespaces")? {
         sys::Side::Child => {
             let ends = init::Ends {
                 control: init_control.as_fd(),
@@ -200,6 +219,8 @@ pub fn begin(
                 stderr: &stderr_write,
                 workspace: disk.as_ref().map(AsFd::as_fd),
                 package: package.as_ref().map(|package| package.mount.as_fd()),
+                stdin: stdin_read.as_ref().map(AsFd::as_fd),
+                shown: &shown,
             };
             init::main(spec, controls, uids, &ends)
         }
@@ -208,7 +229,7 @@ pub fn begin(
             // An init that has died already has said why, and that is read next.
             let _ = control::send(control.as_fd(), &control::ToInit::Mapped, &[]);
             let package = package.map(|package| package.backing);
-            Ok(Begun { pid, pidfd, control, start, stdout, stderr, package, _ballast: ballast })
+            Ok(Begun { pid, pidfd, control, start, stdout, stderr, stdin, package, _ballast: ballast })
         }
     }
 }

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     image::{Attached, top_level},
     spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
+    service::{Network, Shown},
     storage::{INPUTS, SKILLS},
 };
 
@@ -77,7 +78,7 @@ impl Sources {
             links: Vec::new(),
             files: Vec::new(),
             template: None,
-            grants: Grants { connect: network::PORTS.to_vec(), ..Grants::default() },
+            grants: grants_of(spec),
         };
         sources.package(spec, uids, package)?;
         for input in &spec.storage.inputs {
@@ -170,12 +171,19 @@ impl Sources {
         }
         let names = format!("root:x:0:0::/:/bin/sh\nagent:x:{AGENT_UID}:{AGENT_UID}::/work:/bin/sh\n");
         let groups = format!("root:x:0:\nagent:x:{AGENT_UID}:\n");
+        let hosts_own = |name: &str| {
+            let known = std::fs::read_to_string(Path::new("/etc").join(name)).ok();
+            known.filter(|text| self.grants.any_port && text.len() as u64 <= ETC_FILE_BYTES_MAX)
+        };
+        let (hosts, resolv) = (hosts_own("hosts"), hosts_own("resolv.conf"));
+        let resolving = if self.grants.any_port { "files dns" } else { "files" };
+        let switch = format!("passwd: files\ngroup: files\nhosts: {resolving}\n");
         let generated = [
             ("passwd", names.as_str()),
             ("group", groups.as_str()),
-            ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-            ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
-            ("resolv.conf", "# The plane resolves names.\n"),
+            ("hosts", hosts.as_deref().unwrap_or("127.0.0.1 localhost\n::1 localhost\n")),
+            ("nsswitch.conf", switch.as_str()),
+            ("resolv.conf", resolv.as_deref().unwrap_or("# The plane resolves names.\n")),
         ];
         self.files.extend(generated.map(|(name, text)| (format!("etc/{name}"), text.as_bytes().to_vec())));
         self.grants.read.push("/etc".to_owned());
@@ -313,7 +321,12 @@ pub struct Built {
 }
 
 /// Builds the root and moves into it.
-pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_>>) -> Result<Built, Stage> {
+pub fn build(
+    spec: &LaunchSpec,
+    mut sources: Sources,
+    disk: Option<BorrowedFd<'_>>,
+    shown: &[Shown],
+) -> Result<Built, Stage> {
     let late = if spec.late_input { LATE_FILE_BYTES_MAX + RUN_INPUT_BYTES_MAX } else { 0 };
     let size = (sources.payload(spec) + spec.stdin.len() + late + 4 * 1024 * 1024).to_string();
     let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -336,6 +349,8 @@ pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_
     grants.read.push("/run/cogward".to_owned());
 
     let dev = workspaces(spec, &tree, disk, &mut grants)?;
+    // After the places that can be written to, below which some of them are.
+    show(shown, &tree, &mut grants)?;
     devices(&tree, &sources.devices, &mut grants)?;
     let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
     super::sys::mount_add_attributes(dev.as_fd(), read_only.into(), false).at("device nodes")?;
@@ -356,6 +371,27 @@ pub fn build(spec: &LaunchSpec, mut sources: Sources, disk: Option<BorrowedFd<'_
     rustix::process::chdir("/").at("move into the root")?;
     tree::make_read_only(tree.root(), false).at("read-only root")?;
     Ok(Built { work, stdin, grants, late })
+}
+
+/// What Landlock grants before anything is mounted. A program of the operator's has no door, and where it has the host's
+/// network, no rule for ports.
+fn grants_of(spec: &LaunchSpec) -> Grants {
+    let connect = if spec.service.is_none() { network::PORTS.to_vec() } else { Vec::new() };
+    let any_port = spec.service.as_ref().is_some_and(|service| service.network == Network::Host);
+    Grants { connect, any_port, ..Grants::default() }
+}
+
+/// Attaches the paths of the host that a program of the operator's is shown.
+fn show(shown: &[Shown], tree: &Tree, grants: &mut Grants) -> Result<(), Stage> {
+    for Shown { at, writable, mount } in shown {
+        let stage = format!("mount at /{at}");
+        if !tree.has(at) {
+            place_for(tree, at, mount).at(&stage)?;
+        }
+        tree.attach(mount.as_fd(), at).at(&stage)?;
+        if *writable { &mut grants.write } else { &mut grants.execute }.push(format!("/{at}"));
+    }
+    Ok(())
 }
 
 /// What a mount is attached to: something of its own kind.

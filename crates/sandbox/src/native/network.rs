@@ -20,10 +20,15 @@ pub const PORTS: [u16; 3] = [MODEL_PORT, MCP_PORT, PROXY_PORT];
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// Brings loopback up.
+pub fn loopback() -> io::Result<()> {
+    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sys::loopback_up(any.as_fd())
+}
+
 /// Brings loopback up and makes the listeners.
 pub fn listeners() -> io::Result<Vec<OwnedFd>> {
-    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    sys::loopback_up(any.as_fd())?;
+    loopback()?;
     PORTS
         .iter()
         .map(|port| {

@@ -108,6 +108,34 @@ pub fn mount_add_attributes(mount: BorrowedFd<'_>, attributes: u64, recursive: b
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives a detached mount attributes, cuts it off from what is mounted elsewhere later, and shows its files with the
+/// owners that a user namespace says, where one is given.
+pub fn mount_of_its_own(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    owners: Option<BorrowedFd<'_>>,
+    recursive: bool,
+) -> io::Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let set = if owners.is_some() { attributes | IDMAP } else { attributes };
+    let userns = owners.and_then(|fd| u64::try_from(fd.as_raw_fd()).ok()).unwrap_or_default();
+    let attr = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns };
+    let flags = if recursive { libc::AT_EMPTY_PATH | libc::AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
+    // SAFETY: as in `mount_add_attributes`: the path is an empty C string, `attr` a whole `struct mount_attr` of the size
+    // that is passed, and both outlive the call, which only reads them. `owners` is open for as long.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(&attr),
+            size_of::<MountAttr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Brings the loopback interface of this network namespace up.
 pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: an `ifreq` of zeroes is a valid value: it is plain integers and a union of them.

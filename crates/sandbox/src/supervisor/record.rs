@@ -65,6 +65,7 @@ pub fn launch_failed(run_dir: &Path, clients: &mut Clients, failure: &LaunchFail
         enforcement: None,
         proof: None,
         listeners: false,
+        streams: false,
     };
     clients.accept();
     clients.greet(usize::MAX, &Frame::Hello(Box::new(hello)), &[]);

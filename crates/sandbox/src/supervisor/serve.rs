@@ -1,6 +1,8 @@
 //! The life of a supervised run: one poll, one turn for whatever is ready, until the end.
 
 use std::{
+    io,
+    os::fd::AsFd,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -75,6 +77,8 @@ pub struct Supervisor {
     grace: Duration,
     /// The agent is not let go before its input has come.
     awaits_input: bool,
+    /// It ends with the plane that has launched it.
+    ends_with_plane: bool,
     sandbox: Sandbox,
     clients: Clients,
     stdout: Option<Log>,
@@ -98,7 +102,9 @@ impl Supervisor {
     /// Takes over a complete sandbox.
     pub fn new(spec: &LaunchSpec, sandbox: Sandbox, clients: Clients) -> Self {
         let [out, err] = sandbox.carried.streams();
-        let log = |pipe, name: &str, last| Log::new(pipe, &spec.run_dir.join(name), last).ok();
+        // What a program of the operator's says is the plane's to read.
+        let kept = spec.service.is_none();
+        let log = |pipe, name: &str, last| kept.then(|| Log::new(pipe, &spec.run_dir.join(name), last).ok()).flatten();
         Self {
             stdout: log(out, "stdout.log", true),
             stderr: log(err, "stderr.log", false),
@@ -108,6 +114,7 @@ impl Supervisor {
             workspace_bytes: u64::from(spec.resources.workspace_mib) * 1024 * 1024,
             grace: spec.grace,
             awaits_input: spec.late_input,
+            ends_with_plane: spec.service.is_some(),
             sandbox,
             clients,
             violations: Violations::default(),
@@ -156,6 +163,11 @@ impl Supervisor {
 
     /// Ends a held run that no plane has been connected to for long.
     fn claim(&mut self) {
+        if self.ends_with_plane && !self.clients.any() {
+            self.cause = Some(ExitCause::Killed);
+            self.kill();
+            return;
+        }
         if self.phase != Phase::Held || self.clients.any() {
             self.unclaimed = None;
         } else if Instant::now() >= *self.unclaimed.get_or_insert_with(|| Instant::now() + UNCLAIMED_MAX) {
@@ -243,15 +255,23 @@ impl Supervisor {
     }
 
     fn greet(&mut self, count: usize) {
+        let streams = self.sandbox.carried.hand_over();
+        let listeners = self.sandbox.carried.listeners();
         let hello = Hello {
             protocol: PROTOCOL,
             supervisor: std::process::id(),
             outcome: Ok(self.phase),
             enforcement: Some(self.sandbox.carried.enforcement().clone()),
             proof: Some(self.sandbox.proof.clone()),
-            listeners: true,
+            listeners: listeners.is_some(),
+            streams: streams.is_some(),
         };
-        self.clients.greet(count, &Frame::Hello(Box::new(hello)), &self.sandbox.carried.listeners());
+        let hello = Frame::Hello(Box::new(hello));
+        match (&streams, &listeners) {
+            (Some(streams), _) => self.clients.greet(count, &hello, &streams.each_ref().map(AsFd::as_fd)),
+            (None, Some(listeners)) => self.clients.greet(count, &hello, listeners),
+            (None, None) => self.clients.greet(count, &hello, &[]),
+        }
         self.report(false);
     }
 
@@ -314,16 +334,14 @@ impl Supervisor {
             (Command::Start, Phase::Held) if self.awaits_input => {
                 Answer::Refused("the agent has not been given its input".to_owned())
             }
-            (Command::Start, Phase::Held) => match self.sandbox.carried.start() {
-                Ok(()) => {
-                    self.phase = Phase::Running;
-                    self.started = Some(Instant::now());
-                    self.expires = Instant::now().checked_add(self.wall_clock.saturating_add(PLANE_FIRST));
-                    self.next_count = self.sandbox.cgroup.counts_silently().then(|| Instant::now() + COUNT_EVERY);
-                    Answer::Done
-                }
-                Err(e) => Answer::Refused(e.to_string()),
-            },
+            (Command::Start, Phase::Held) => {
+                let started = self.sandbox.carried.start();
+                self.started(started)
+            }
+            (Command::StartWith(secret), Phase::Held) => {
+                let started = self.sandbox.carried.start_with(secret.as_ref());
+                self.started(started)
+            }
             // Again as well: whoever asks a second time wants to be sure.
             (Command::Suspend, Phase::Running | Phase::Suspended) => {
                 let begin = Instant::now();
@@ -379,6 +397,17 @@ impl Supervisor {
             (Command::Unknown, _) => Answer::Refused("this supervisor does not know the command".to_owned()),
             (_, phase) => refused(phase),
         }
+    }
+
+    fn started(&mut self, started: io::Result<()>) -> Answer {
+        if let Err(error) = started {
+            return Answer::Refused(error.to_string());
+        }
+        self.phase = Phase::Running;
+        self.started = Some(Instant::now());
+        self.expires = Instant::now().checked_add(self.wall_clock.saturating_add(PLANE_FIRST));
+        self.next_count = self.sandbox.cgroup.counts_silently().then(|| Instant::now() + COUNT_EVERY);
+        Answer::Done
     }
 
     /// Gives the agent the input that was put into the run directory. Once: an agent whose input is not whole is not

@@ -80,6 +80,7 @@ pub fn python(program: &str) -> Rig {
         grace: Duration::from_millis(300),
         wall_clock: Duration::from_secs(600),
         storage: cogward_sandbox::storage::Storage::default(),
+        service: None,
     };
     Rig { data, spec }
 }

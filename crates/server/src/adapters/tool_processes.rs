@@ -133,12 +133,14 @@ impl HostToolProcesses {
                     violation::Severity::Warning => Severity::Warning,
                     violation::Severity::Info => Severity::Info,
                 };
-                journal.publish(JournalEvent::tenant("tool_server.violation", tenant.clone()).severity(severity).detail(
-                    serde_json::json!({
-                        "tool_server": server, "layer": report.layer, "action": report.action,
-                        "object": report.object, "count": report.count, "total": report.total,
-                    }),
-                ));
+                journal.publish(
+                    JournalEvent::tenant("tool_server.violation", tenant.clone()).severity(severity).detail(
+                        serde_json::json!({
+                            "tool_server": server, "layer": report.layer, "action": report.action,
+                            "object": report.object, "count": report.count, "total": report.total,
+                        }),
+                    ),
+                );
             }
         });
     }
@@ -166,7 +168,8 @@ fn service_of(confinement: &Confinement) -> Service {
         ToolNetwork::None => Network::None,
         ToolNetwork::Host => Network::Host,
     };
-    let mounts = confinement.mounts.iter().map(|mount| HostMount { path: (&mount.path).into(), writable: mount.writable });
+    let mounts =
+        confinement.mounts.iter().map(|mount| HostMount { path: (&mount.path).into(), writable: mount.writable });
     Service { network, mounts: mounts.collect() }
 }
 
@@ -355,13 +358,18 @@ mod tests {
             (serde_json::json!({ "args": [at("app/node_modules/server/index.js")] }), Some(at("app/node_modules"))),
             (serde_json::json!({ "command": at("venv/bin/python") }), Some(at("venv"))),
             (serde_json::json!({ "args": [at("data")], "mounts": [{ "path": at("data") }] }), None),
-            (serde_json::json!({ "args": [at("data/rows.db")], "mounts": [{ "path": at("data"), "writable": true }] }), None),
+            (
+                serde_json::json!({ "args": [at("data/rows.db")], "mounts": [{ "path": at("data"), "writable": true }] }),
+                None,
+            ),
             (serde_json::json!({ "args": [at("data")], "sandbox": "none" }), None),
             (serde_json::json!({ "args": ["/usr/lib", "relative", "/nonexistent/x", "/", "-c"] }), None),
         ] {
             let found = unseen(&stdio(text.clone()));
             match wanted {
-                Some(path) => assert!(found.as_ref().unwrap().contains(&format!("`--mount {path}`")), "{text}: {found:?}"),
+                Some(path) => {
+                    assert!(found.as_ref().unwrap().contains(&format!("`--mount {path}`")), "{text}: {found:?}")
+                }
                 None => assert_eq!(found, None, "{text}"),
             }
         }

@@ -411,9 +411,9 @@ impl Carried for Machine {
         &self.enforcement
     }
 
-    fn listeners(&self) -> [BorrowedFd<'_>; 3] {
+    fn listeners(&self) -> Option<[BorrowedFd<'_>; 3]> {
         let [model, mcp, proxy] = &self.listeners;
-        [model.as_fd(), mcp.as_fd(), proxy.as_fd()]
+        Some([model.as_fd(), mcp.as_fd(), proxy.as_fd()])
     }
 
     fn streams(&self) -> [&OwnedFd; 2] {

@@ -86,6 +86,7 @@ fn machine(settings: &FirecrackerSettings, run: RunId, directory: &Path) -> Resu
         uid_slot: crate::spec::UID_SLOTS - 1,
         grace: Duration::ZERO,
         wall_clock: BOOT_MAX,
+        service: None,
     };
     let settings = FirecrackerSettings { images: Some(directory.join("images")), ..settings.clone() };
     let driver = Firecracker { settings, boot_max: BOOT_MAX };

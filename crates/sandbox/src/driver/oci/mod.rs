@@ -281,8 +281,8 @@ impl Carried for Container {
         &self.enforcement
     }
 
-    fn listeners(&self) -> [BorrowedFd<'_>; 3] {
-        self.doors.listeners.each_ref().map(AsFd::as_fd)
+    fn listeners(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        Some(self.doors.listeners.each_ref().map(AsFd::as_fd))
     }
 
     fn streams(&self) -> [&OwnedFd; 2] {

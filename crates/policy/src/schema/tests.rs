@@ -1,0 +1,166 @@
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+use crate::{Finding, Findings, PolicyScope, Severity, Version};
+
+fn schema() -> Schema {
+    let mut schema = Schema::new();
+    schema.tool(
+        "bank",
+        "pay",
+        Arc::new(Shape::of(&json!({
+            "type": "object",
+            "properties": {
+                "amount": { "type": "integer" },
+                "rate": { "type": "number" },
+                "to": { "type": "object", "properties": { "iban": { "type": "string" } }, "required": ["iban"] },
+                "memo": { "type": "string" },
+                "blob": {},
+            },
+            "required": ["amount", "to"],
+        }))),
+    );
+    schema.tool("files", "read", Arc::new(Shape::of(&json!({ "properties": { "path": { "type": "string" } } }))));
+    schema
+}
+
+fn findings(text: &str) -> Vec<Finding> {
+    match Version::check(PolicyScope::Plane, text, &schema()) {
+        Ok(version) => version.warnings().to_vec(),
+        Err(Findings(findings)) => findings,
+    }
+}
+
+fn only(text: &str) -> Finding {
+    let mut all = findings(text);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+const PAY: &str = "action == Cogward::Action::\"tool:bank/pay\"";
+
+#[test]
+fn the_published_schema_is_the_one_that_is_used() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/policy.schema.cedarschema");
+    let text = Schema::published();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(path, &text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(path).unwrap_or_default(), text, "run again with UPDATE_DOCS=1");
+    let (_, warnings) = cedar_policy::Schema::from_cedarschema_str(&text).unwrap();
+    assert_eq!(warnings.count(), 0);
+}
+
+#[test]
+fn an_argument_that_does_not_exist_is_refused_when_it_is_written() {
+    let text = format!("@id(\"x\")\nforbid(principal, {PAY}, resource)\n  when {{ context.arguments.amout > 5 }};");
+    let found = only(&text);
+    assert_eq!((found.severity, found.line, found.rule.as_deref()), (Severity::Error, 3, Some("x")));
+    assert_eq!(found.what, "`bank/pay` has no argument `amout`");
+    assert_eq!(found.next_step, "Did you mean `amount`?");
+    let text = format!("forbid(principal, {PAY}, resource) when {{ context.arguments.to.ibn == \"x\" }};");
+    assert_eq!(only(&text).next_step, "Did you mean `to.iban`?");
+}
+
+#[test]
+fn an_argument_without_a_type_is_refused_with_the_reason() {
+    let found = only(&format!("forbid(principal, {PAY}, resource) when {{ context.arguments.blob == 1 }};"));
+    assert!(found.what.contains("`blob` of `bank/pay`: the schema says nothing of its type"), "{found}");
+}
+
+#[test]
+fn a_type_that_does_not_fit_is_refused() {
+    for text in [
+        "context.arguments.amount == \"5\"",
+        "context.arguments.rate > 5",
+        "context.arguments.memo like \"x*\"",
+        "context.budget.money > 5",
+        "context.tier == 5",
+    ] {
+        let found = findings(&format!("forbid(principal, {PAY}, resource) when {{ {text} }};"));
+        assert!(found.iter().any(|one| one.severity == Severity::Error), "{text}: {found:?}");
+    }
+    for text in [
+        "context.arguments.amount == 5",
+        "context.arguments has rate && context.arguments.rate.greaterThan(decimal(\"5.0\"))",
+        "context.arguments has memo && context.arguments.memo like \"x*\"",
+        "context.budget.tokens < 5 || context.labels.contains(\"personal\") || context.time.hour > 22",
+        "principal.tier == \"production\" && resource.server == \"bank\"",
+    ] {
+        assert_eq!(findings(&format!("forbid(principal, {PAY}, resource) when {{ {text} }};")), [], "{text}");
+    }
+}
+
+#[test]
+fn an_optional_argument_has_to_be_guarded() {
+    let found = only(&format!("forbid(principal, {PAY}, resource) when {{ context.arguments.memo == \"x\" }};"));
+    assert_eq!(found.what, "the argument `memo` of `bank/pay` is optional");
+    assert_eq!(found.next_step, "Ask first whether it is there: `context.arguments has memo && …`");
+}
+
+#[test]
+fn an_unknown_tool_tier_or_kind_is_refused() {
+    for head in [
+        "principal, action == Cogward::Action::\"tool:bank/pya\", resource",
+        "principal, action == Cogward::Action::\"toolcall\", resource",
+        "principal in Cogward::Tier::\"prod\", action, resource",
+        "principal is Cogward::Agnet, action, resource",
+        "principal, action, resource is Tool",
+    ] {
+        let found = findings(&format!("permit({head});"));
+        assert!(found.iter().any(|one| one.severity == Severity::Error), "{head}: {found:?}");
+    }
+    let found = only("permit(principal, action, resource == Cogward::Tool::\"bank/pya\");");
+    assert_eq!((found.severity, found.next_step.as_str()), (Severity::Warning, "Did you mean `bank/pay`?"));
+}
+
+#[test]
+fn annotations_that_name_what_is_not_there_are_refused() {
+    for (annotation, next_step) in [
+        ("@redact(\"arguments.to.ibna\")", "Did you mean `arguments.to.iban`?"),
+        ("@cap(\"arguments.amuont=5\")", "Did you mean `arguments.amount`?"),
+        ("@cap(\"arguments.memo=5\")", "Name an argument that is a number"),
+        ("@track(\"x = sum(arguments.amuont) of tool:bank/pay per run\")", "Did you mean `arguments.amount`?"),
+        ("@track(\"x = sum(arguments.memo) of tool:bank/* per run\")", "Name an argument that is a number"),
+    ] {
+        let found = only(&format!("{annotation}\npermit(principal, {PAY}, resource);"));
+        assert_eq!((found.severity, found.next_step.as_str()), (Severity::Error, next_step), "{annotation}");
+    }
+    let fine = format!(
+        "@redact(\"arguments.blob, result.anything\")\n@cap(\"arguments.amount=5\")\n\
+         @track(\"x = sum(arguments.rate) of tool:bank/* per run; y = count of tool_call per user\")\n\
+         permit(principal, {PAY}, resource);"
+    );
+    assert_eq!(findings(&fine), []);
+}
+
+#[test]
+fn an_argument_of_some_tools_can_be_read_where_it_is_there() {
+    let text = "forbid(principal, action in Cogward::Action::\"tool_call\", resource) when {
+        context has arguments && context.arguments has path && context.arguments.path like \"*/..*\" };";
+    assert_eq!(findings(text), []);
+    let text = text.replace("context has arguments && ", "");
+    assert!(findings(&text).iter().any(|one| one.severity == Severity::Error));
+}
+
+#[test]
+fn every_finding_comes_at_once_in_the_order_of_the_text() {
+    let text = format!(
+        "forbid(principal, {PAY}, resource) when {{ context.arguments.a == 1 }};\n\
+         permit(principal, action, resource);\n\
+         forbid(principal, {PAY}, resource) when {{ context.arguments.b == 1 }};\n"
+    );
+    let found = findings(&text);
+    assert_eq!(found.iter().map(|one| one.line).collect::<Vec<_>>(), [1, 3], "{found:?}");
+}
+
+#[test]
+fn two_tenants_tools_of_one_name_offer_what_they_share() {
+    let mut both = schema();
+    both.tool("bank", "pay", Arc::new(Shape::of(&json!({ "properties": { "amount": { "type": "string" } } }))));
+    let text = format!("forbid(principal, {PAY}, resource) when {{ context.arguments.amount == 1 }};");
+    let Err(Findings(found)) = Version::check(PolicyScope::Plane, &text, &both) else { panic!("taken") };
+    assert!(found.iter().any(|one| one.what.contains("tenants have tools of this name")), "{found:?}");
+}
