@@ -9,6 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
+    ask::ASK_BYTES_MAX,
     path::Paths,
     shape::{Field, Kind, Shape},
     value::{Decimal, NumberError, Record, VALUE_DEPTH_MAX, Value, whole},
@@ -40,8 +41,29 @@ impl Shape {
     /// # Errors
     /// When a part that is read has no exact value; the call must then be blocked.
     pub fn project(&self, raw: &str, paths: &Paths) -> Result<Record, ProjectionError> {
-        let mut at = Vec::new();
-        record(raw, self.fields(), paths, &mut at)
+        record(raw, self.fields(), paths, &mut Walk { at: Vec::new(), left: ASK_BYTES_MAX })
+    }
+}
+
+/// Where a projection is, and how much of a record is left for it: a longer one could not be recorded, and a pattern
+/// would be matched against it.
+struct Walk {
+    at: Vec<String>,
+    left: usize,
+}
+
+impl Walk {
+    fn here(&self) -> String {
+        self.at.join(".")
+    }
+
+    fn wrong(&self, wanted: &'static str) -> ProjectionError {
+        ProjectionError::WrongType(self.here(), wanted)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), ProjectionError> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| ProjectionError::TooLarge(self.here()))?;
+        Ok(())
     }
 }
 
@@ -49,7 +71,7 @@ fn record(
     raw: &str,
     fields: &BTreeMap<String, Field>,
     paths: &Paths,
-    at: &mut Vec<String>,
+    walk: &mut Walk,
 ) -> Result<Record, ProjectionError> {
     let members = members(raw).map_err(|_| ProjectionError::Malformed)?;
     let mut read = Record::new();
@@ -61,52 +83,53 @@ fn record(
         if member.get() == "null" && !field.required {
             continue;
         }
-        at.push(name.clone().into_owned());
-        let value = value(member.get(), &field.kind, below, at)?;
-        at.pop();
+        walk.at.push(name.clone().into_owned());
+        let value = value(member.get(), &field.kind, below, walk)?;
+        walk.at.pop();
         read.insert(name.into_owned(), value);
     }
     Ok(read)
 }
 
-fn value(raw: &str, kind: &Kind, paths: &Paths, at: &mut Vec<String>) -> Result<Value, ProjectionError> {
-    let here = |at: &[String]| at.join(".");
-    let wrong = |at: &[String], wanted| ProjectionError::WrongType(here(at), wanted);
-    if at.len() > VALUE_DEPTH_MAX {
-        return Err(ProjectionError::TooLarge(here(at)));
+fn value(raw: &str, kind: &Kind, paths: &Paths, walk: &mut Walk) -> Result<Value, ProjectionError> {
+    if walk.at.len() > VALUE_DEPTH_MAX {
+        return Err(ProjectionError::TooLarge(walk.here()));
+    }
+    if !matches!(kind, Kind::Set(_) | Kind::Record(_)) {
+        walk.take(raw.len())?;
     }
     match kind {
         Kind::Bool => match raw {
             "true" => Ok(Value::Bool(true)),
             "false" => Ok(Value::Bool(false)),
-            _ => Err(wrong(at, "true or false")),
+            _ => Err(walk.wrong("true or false")),
         },
-        Kind::Text => serde_json::from_str(raw).map(Value::Text).map_err(|_| wrong(at, "text")),
+        Kind::Text => serde_json::from_str(raw).map(Value::Text).map_err(|_| walk.wrong("text")),
         Kind::Long => match whole(raw) {
             Ok(number) => Ok(Value::Long(number)),
-            Err(NumberError::NotANumber | NumberError::TooFine) => Err(wrong(at, "a whole number")),
-            Err(error) => Err(ProjectionError::Number(here(at), error)),
+            Err(NumberError::NotANumber | NumberError::TooFine) => Err(walk.wrong("a whole number")),
+            Err(error) => Err(ProjectionError::Number(walk.here(), error)),
         },
         Kind::Decimal => match raw.parse::<Decimal>() {
             Ok(number) => Ok(Value::Decimal(number)),
-            Err(NumberError::NotANumber) => Err(wrong(at, "a number")),
-            Err(error) => Err(ProjectionError::Number(here(at), error)),
+            Err(NumberError::NotANumber) => Err(walk.wrong("a number")),
+            Err(error) => Err(ProjectionError::Number(walk.here(), error)),
         },
-        Kind::Record(fields) => record(raw, fields, paths, at).map(Value::Record).map_err(|error| match error {
-            ProjectionError::Malformed => wrong(at, "an object"),
+        Kind::Record(fields) => record(raw, fields, paths, walk).map(Value::Record).map_err(|error| match error {
+            ProjectionError::Malformed => walk.wrong("an object"),
             other => other,
         }),
         Kind::Set(element) => {
-            let elements = elements(raw).map_err(|_| wrong(at, "a list"))?;
+            let elements = elements(raw).map_err(|_| walk.wrong("a list"))?;
             if elements.len() > ELEMENTS_MAX {
-                return Err(ProjectionError::TooLarge(here(at)));
+                return Err(ProjectionError::TooLarge(walk.here()));
             }
             let mut everything = Paths::default();
             everything.add([]);
-            at.push("[]".to_owned());
+            walk.at.push("[]".to_owned());
             let values: Result<Vec<Value>, _> =
-                elements.into_iter().map(|raw| value(raw.get(), element, &everything, at)).collect();
-            at.pop();
+                elements.into_iter().map(|raw| value(raw.get(), element, &everything, walk)).collect();
+            walk.at.pop();
             Ok(Value::Set(values?))
         }
     }

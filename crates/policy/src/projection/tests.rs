@@ -90,6 +90,9 @@ fn values_are_exact_or_the_call_is_blocked() {
 fn what_is_too_large_is_refused() {
     let many = format!("{{\"tags\":[{}]}}", vec!["\"a\""; ELEMENTS_MAX + 1].join(","));
     assert_eq!(project(&many, &["tags"]), Err(ProjectionError::TooLarge("tags".into())));
+    let long = format!("{{\"memo\":\"{}\",\"amount\":1}}", "a".repeat(ASK_BYTES_MAX));
+    assert_eq!(project(&long, &["memo"]), Err(ProjectionError::TooLarge("memo".into())));
+    assert_eq!(project(&long, &["amount"]), Ok(json!({ "amount": 1 })));
     let deep = format!("{{\"loose\":{}{},\"amount\":1}}", "[".repeat(200_000), "]".repeat(200_000));
     assert_eq!(project(&deep, &["amount"]), Ok(json!({ "amount": 1 })));
 }

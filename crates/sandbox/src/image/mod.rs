@@ -63,12 +63,12 @@ pub enum ImageError {
     #[error("the image of the package could not be made: {0}")]
     Failed(String),
     /// A file that is needed could not be made or read.
-    #[error("the image of the package: {what}: {source}")]
+    #[error("the image of the package: {what}: {why}")]
     Io {
         /// The step.
         what: &'static str,
-        /// Why.
-        source: io::Error,
+        /// Why. Not a source: it is in the text.
+        why: io::Error,
     },
     /// The file is not the one that was made.
     #[error(
@@ -81,5 +81,5 @@ pub enum ImageError {
 }
 
 fn step(what: &'static str) -> impl Fn(io::Error) -> ImageError {
-    move |source| ImageError::Io { what, source }
+    move |why| ImageError::Io { what, why }
 }
