@@ -157,7 +157,7 @@ async fn message_in(
     if stateless || !with_session {
         modern::answer(inner, run, revision, &asked).await
     } else {
-        legacy::answer(inner, run, revision, &asked).await
+        legacy::answer(inner, run, &asked).await
     }
 }
 

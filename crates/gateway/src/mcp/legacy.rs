@@ -31,13 +31,12 @@ const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) async fn answer(
     inner: &Arc<Inner>,
     run: &Arc<RunContext>,
-    revision: Option<&str>,
     asked: &Asked<'_>,
 ) -> Response<AgentBody> {
     if asked.method == "initialize" {
         return initialize(inner, run, asked).await;
     }
-    let session = match in_session(run, revision, asked.headers) {
+    let session = match in_session(run, asked.headers) {
         Ok(session) => session,
         Err((status, why)) => return refused(status, asked.id, rpc::INVALID_REQUEST, &why),
     };
@@ -130,7 +129,7 @@ pub(super) fn answered(
     if !headers.contains_key(&SESSION) {
         return accepted();
     }
-    let session = match in_session(run, None, headers) {
+    let session = match in_session(run, headers) {
         Ok(session) => session,
         Err((status, why)) => return refused(status, None, rpc::INVALID_REQUEST, &why),
     };
@@ -147,7 +146,7 @@ pub(super) fn answered(
 
 /// Opens the stream for what belongs to no request, or takes one up again that was cut off.
 pub(super) async fn listen(inner: &Arc<Inner>, run: &Arc<RunContext>, headers: &HeaderMap) -> Response<AgentBody> {
-    let session = match in_session(run, None, headers) {
+    let session = match in_session(run, headers) {
         Ok(session) => session,
         Err((status, why)) => return refused(status, None, rpc::INVALID_REQUEST, &why),
     };
@@ -245,11 +244,9 @@ async fn initialize(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &Asked<'_>
     response
 }
 
-fn in_session(
-    run: &RunContext,
-    revision: Option<&str>,
-    headers: &HeaderMap,
-) -> Result<Arc<Session>, (StatusCode, String)> {
+/// The session of a request. What it says of its revision may be any that has sessions: clients take that header from
+/// elsewhere than from what was agreed on.
+fn in_session(run: &RunContext, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, String)> {
     let id = single(headers, &SESSION).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
     let Some(id) = id else {
         return Err((StatusCode::BAD_REQUEST, "send `initialize` first, then its `Mcp-Session-Id`".to_owned()));
@@ -257,9 +254,5 @@ fn in_session(
     let Some(session) = run.mcp.session(run.grant.run, id) else {
         return Err((StatusCode::NOT_FOUND, "there is no such session; send `initialize` again".to_owned()));
     };
-    if revision.is_some_and(|revision| revision != session.agreed.revision) {
-        let agreed = session.agreed.revision;
-        return Err((StatusCode::BAD_REQUEST, format!("the session was opened with revision {agreed}")));
-    }
     Ok(session)
 }

@@ -187,6 +187,7 @@ impl Relay {
                 }
                 Ok(Step::Progress(params)) => line.progress(&params).await?,
                 Ok(Step::Log(params)) => line.log(&params).await?,
+                Ok(Step::Away) => line.away(),
                 Ok(Step::Ask(ask)) => match &line.caller.era {
                     Era::Session(_) => self.ask(call, line, ask, &mut asked),
                     Era::Stateless => self.park(call, line, ask).await?,

@@ -68,6 +68,8 @@ struct State {
     ended: bool,
     /// Counts the readers: only the last one reads.
     reader: u64,
+    /// The last reader that is let go when it has read what is there.
+    parted: u64,
     attached: bool,
     waker: Option<Waker>,
 }
@@ -151,6 +153,13 @@ impl EventLog {
     pub(super) fn end(&self) {
         self.state().end_now();
         self.read.notify_waiters();
+    }
+
+    /// Lets the reader go when it has read what is there. It comes back for the rest.
+    pub(super) fn part(&self) {
+        let mut state = self.state();
+        state.parted = state.reader;
+        state.waker.take().into_iter().for_each(Waker::wake);
     }
 
     /// When everything that will ever be written has been read.
@@ -296,7 +305,7 @@ impl http_body::Body for Reading {
                 self.log.read.notify_waiters();
                 return Poll::Ready(Some(Ok(Frame::data(event))));
             }
-            if state.ended {
+            if state.ended || state.parted == self.generation {
                 return Poll::Ready(None);
             }
             state.waker = Some(cx.waker().clone());

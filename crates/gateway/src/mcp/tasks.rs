@@ -5,17 +5,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cogward_model::action::{Action, Amounts};
 use http::{Response, StatusCode};
 
 use super::{
-    answer::{Answer, Shape},
+    answer::{Answer, MISSING_CAPABILITY, Shape},
     caller::Caller,
     endpoint::{Params, refused, respond},
     members::quoted,
     reading::Reading,
     relay::{Request, relay},
     rpc,
+    upstream::exchange::ClientCan,
 };
 use crate::{
     Inner,
@@ -23,6 +25,9 @@ use crate::{
     gate::{Call, public},
     run::RunContext,
 };
+
+/// What a client must declare.
+const REQUIRED: &str = r#"{"requiredCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}}"#;
 
 /// Answers a method of the extension. `None` when it is none.
 pub(super) async fn answer(
@@ -36,6 +41,11 @@ pub(super) async fn answer(
     let none = |caller: &Caller| {
         Some(refused(StatusCode::BAD_REQUEST, Some(&caller.id), rpc::INVALID_PARAMS, "there is no such task"))
     };
+    if !caller.can.has(ClientCan::TASKS) {
+        let data = Some(Bytes::from_static(REQUIRED.as_bytes()));
+        let message = "the client does not declare the tasks extension".to_owned();
+        return Some(respond(Answer::Error { code: MISSING_CAPABILITY, message, data }, &caller, Shape::Plain));
+    }
     let Some(task) = params.task_id.as_deref() else { return none(&caller) };
     let Some(owner) = run.mcp.task_owner(task) else { return none(&caller) };
     let Ok(tool) = owner.tool.parse() else { return none(&caller) };

@@ -31,6 +31,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long an answer is kept for a client that was cut off.
 const KEPT_FOR: Duration = Duration::from_secs(120);
+/// The revision from which on clients come back for the rest of a stream that was closed in between.
+const RESUMES: &str = "2025-11-25";
 /// How often a client may come back without the answer that was asked for.
 const AGAIN_MAX: usize = 16;
 /// The key of a question in `inputRequests`.
@@ -131,7 +133,7 @@ impl Line {
             Era::Session(session) => {
                 let (number, log) = session.open_stream(place);
                 // Clients of older revisions take an event without data for a broken message.
-                if session.agreed.revision == "2025-11-25" {
+                if session.agreed.revision == RESUMES {
                     log.prime();
                 }
                 (Some(number), log)
@@ -144,6 +146,14 @@ impl Line {
             let _ = first.send(body);
         }
         Some(log)
+    }
+
+    /// The server lets its client come back for the rest, and so does the plane, where the client knows that.
+    pub(super) fn away(&mut self) {
+        let knows = matches!(&self.caller.era, Era::Session(session) if session.agreed.revision == RESUMES);
+        if let Some(log) = if knows { self.stream() } else { None } {
+            log.part();
+        }
     }
 
     /// Passes progress on, under the token that the client gave.

@@ -30,6 +30,21 @@ async fn a_client_that_comes_back_has_what_it_missed_and_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_let_go_reads_what_is_there_and_comes_back_for_the_rest() {
+    let log = EventLog::numbered(2, None);
+    log.prime();
+    let mut first = log.body(None);
+    log.part();
+    assert!(next(&mut first).await.unwrap().starts_with("id: 2-0\n"));
+    assert!(next(&mut first).await.is_none());
+    drop(first);
+    let mut second = log.body(Some(0));
+    log.finish(b"{}", None);
+    assert_eq!(next(&mut second).await.unwrap(), "id: 2-1\ndata: {}\n\n");
+    assert!(next(&mut second).await.is_none());
+}
+
+#[tokio::test]
 async fn a_slow_reader_is_waited_for_and_one_that_left_is_not() {
     let log = EventLog::numbered(1, None);
     let mut reader = log.body(None);

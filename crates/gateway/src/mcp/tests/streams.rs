@@ -233,6 +233,7 @@ async fn a_task_belongs_to_the_run_that_began_it() {
             assert_eq!(refused.code(), -32602, "{method}");
         }
     }
+    assert_eq!(agent.modern("tasks/get", json!({"taskId": "task-1"}), "{}").await.code(), -32021);
     assert_eq!(agent.modern("tasks/list", json!({}), CAN).await.code(), -32601);
     assert_eq!(desk.seen.lock().unwrap().len(), before);
     let wrong = agent.modern("tools/call", json!({"name": "wrong", "arguments": {}}), CAN).await;

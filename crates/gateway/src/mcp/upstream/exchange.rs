@@ -201,6 +201,8 @@ pub(in crate::mcp) enum Step {
     Log(Bytes),
     /// The server wants to know something first.
     Ask(Ask),
+    /// The server takes its time, and says so by closing its stream until it is asked for the rest.
+    Away,
     /// The result.
     Done(Reply),
     /// The result says what is missing (2026-07-28).
@@ -274,6 +276,8 @@ pub(super) enum Heard {
     Progress(Bytes),
     Log(Bytes),
     Ask(Ask),
+    /// The server closed its stream and will go on in another one.
+    Away,
     Answer(Bytes, Option<Held>),
 }
 
@@ -306,7 +310,7 @@ impl Flow {
             match self.next().await.map_err(RequestError::into_inner)? {
                 Heard::Answer(result, _) => return Ok(result),
                 Heard::Ask(ask) => ask.answer.decline(),
-                Heard::Progress(_) | Heard::Log(_) => {}
+                Heard::Progress(_) | Heard::Log(_) | Heard::Away => {}
             }
         }
         Err(endless(server))
@@ -470,6 +474,7 @@ impl Exchange {
                 Heard::Answer(result, room) => return self.done(result, room),
                 Heard::Progress(params) => Step::Progress(params),
                 Heard::Log(params) => Step::Log(params),
+                Heard::Away => Step::Away,
                 Heard::Ask(mut ask) => {
                     self.asks += 1;
                     if self.asks > ASKS_MAX {

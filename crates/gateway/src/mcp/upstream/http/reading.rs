@@ -160,7 +160,10 @@ impl Reading {
                     }
                     self.ready.extend(ready.into_iter().filter(|event| !event.is_empty()));
                 }
-                More::Events(None) => self.resume()?,
+                More::Events(None) => {
+                    self.resume()?;
+                    return Ok(Heard::Away);
+                }
                 More::Broken => return Err(self.core.broken().into()),
             }
         }
