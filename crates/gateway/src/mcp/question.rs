@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Inner,
     gate::{Admitted, Call, First, Governed, confidential},
+    policy::Content,
     run::RunContext,
 };
 
@@ -51,6 +52,8 @@ pub(super) struct Question {
 pub(super) struct Asking {
     server: UpstreamName,
     method: AskMethod,
+    /// What is asked: an approval is for this question and no other.
+    params: Bytes,
 }
 
 impl Governed for Asking {
@@ -60,6 +63,10 @@ impl Governed for Asking {
             AskMethod::Sample => Action::Sampling { server },
             AskMethod::Elicit | AskMethod::Roots => Action::Elicitation { server },
         }
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content { arguments: None, body: Some(&self.params) }
     }
 }
 
@@ -138,7 +145,7 @@ impl Question {
             )
         });
         let call_more = Call {
-            target: Asking { server: server.clone(), method: self.method },
+            target: Asking { server: server.clone(), method: self.method, params: self.params.clone() },
             worst: Amounts::default(),
             objection,
             fields: vec![confidential("asked", asked)],

@@ -27,6 +27,7 @@ use crate::{
     Inner,
     body::AgentBody,
     gate::{Call, Governed, confidential, public},
+    policy::Content,
     run::RunContext,
 };
 
@@ -37,17 +38,25 @@ const NO_SERVER: &str = "undeclared";
 
 /// What is read, as the gate sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Reading(Action);
+pub(super) struct Reading {
+    action: Action,
+    /// The parameters: an approval is for these and no others.
+    params: Bytes,
+}
 
 impl Reading {
-    pub(super) fn new(action: Action) -> Self {
-        Self(action)
+    pub(super) fn new(action: Action, params: Bytes) -> Self {
+        Self { action, params }
     }
 }
 
 impl Governed for Reading {
     fn action(&self) -> Action {
-        self.0.clone()
+        self.action.clone()
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content { arguments: None, body: Some(&self.params) }
     }
 }
 
@@ -140,7 +149,7 @@ pub(super) async fn answer(
     let text = std::str::from_utf8(&request.params).ok().filter(|_| kept);
     let args = text.map_or_else(|| sha256(&request.params).to_string(), str::to_owned);
     let call = Call {
-        target: Reading(action),
+        target: Reading::new(action, request.params.clone()),
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
         objection,
         fields: vec![public("method", method), confidential("args", args)],

@@ -345,7 +345,7 @@ impl Relay {
             ResultType::Task if line.caller.is_stateless() && !admitted.redacts() => !task_of(&result).is_some_and(|task| {
                 // Whoever asks about it later must be the one who began it.
                 let owner =
-                    TaskOwner { server: server.clone(), tool: self.request.name.clone(), call: admitted.decision() };
+                    TaskOwner { server: server.clone(), tool: self.request.name.clone(), call: admitted.first() };
                 line.run.mcp.own_task(&task, owner)
             }),
             ResultType::Task | ResultType::Other | ResultType::InputRequired => true,

@@ -75,8 +75,8 @@ pub(super) struct TaskOwner {
     pub(super) server: UpstreamName,
     /// The tool that began it.
     pub(super) tool: String,
-    /// The decision on that call.
-    pub(super) call: EventId,
+    /// That call.
+    pub(super) call: First,
 }
 
 /// What a client said when it opened a session.
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn a_task_belongs_to_the_server_that_named_it_first() {
         let plane = RunMcp::default();
-        let call = Id::new(&SystemClock, &SystemEntropy);
+        let call = First { decision: Id::new(&SystemClock, &SystemEntropy), approved: false };
         let of = |server: &str| TaskOwner { server: server.parse().unwrap(), tool: "slow".to_owned(), call };
         assert!(plane.own_task("t", of("one")) && plane.own_task("t", of("one")) && !plane.own_task("t", of("two")));
         assert_eq!((plane.task_owner("t"), plane.task_owner("x")), (Some(of("one")), None));

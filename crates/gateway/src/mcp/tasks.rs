@@ -56,7 +56,7 @@ pub(super) async fn answer(
     }
     there.push('}');
     let call = Call {
-        target: Reading::new(Action::ToolCall { server: owner.server.clone(), tool }),
+        target: Reading::new(Action::ToolCall { server: owner.server.clone(), tool }, there.clone().into()),
         worst: Amounts::default(),
         objection: None,
         fields: vec![public("method", method)],

@@ -343,7 +343,13 @@ fn request(action: &Action, content: Option<&Bytes>) -> Digest {
             part(wire.as_str().as_bytes());
             part(&[u8::from(*streaming)]);
         }
-        Action::ToolCall { .. } | Action::Egress { .. } | Action::Request { .. } => {}
+        Action::ToolCall { .. }
+        | Action::Egress { .. }
+        | Action::Request { .. }
+        | Action::ResourceRead { .. }
+        | Action::PromptGet { .. }
+        | Action::Sampling { .. }
+        | Action::Elicitation { .. } => {}
     }
     part(content.map_or(&[][..], |bytes| bytes));
     let mut digest = [0; 32];

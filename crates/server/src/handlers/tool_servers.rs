@@ -40,7 +40,7 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport, limits: _ } = row.config;
+    let upstream::ToolServer { tenant, name, transport, limits } = row.config;
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
     let mut tools = ToolCounts::default();
     for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
@@ -53,7 +53,9 @@ async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> 
             }
         }
     }
-    Ok(ToolServer { tenant, name, transport, has_credential, tools, updated: row.updated })
+    let client = plane.gateway.upstreams().tool_server(&tenant, &name);
+    let breaker = client.map(|client| client.breaker().as_str().to_owned());
+    Ok(ToolServer { tenant, name, transport, limits, breaker, has_credential, tools, updated: row.updated })
 }
 
 pub(crate) async fn list(
@@ -89,7 +91,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ToolServerPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ToolServerPut { transport, credential, approve_tools, reason } = body.value;
+    let ToolServerPut { transport, limits, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
     // Refused before it is tried: a try starts a program or opens a connection.
@@ -102,7 +104,6 @@ pub(crate) async fn put(
     if let Some(why) = tool_processes::unseen(&transport) {
         return Err(Failure::invalid(why).rule("transport.mounts"));
     }
-    let limits = upstream::ToolServerLimits::default();
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
