@@ -31,8 +31,8 @@ pub(crate) enum Lean {
     Never,
     /// It always matches.
     Always,
-    /// It matches when all of these hold.
-    When(Vec<Arc<Expr>>),
+    /// It matches when all that is behind so many conjuncts holds.
+    When(usize, Vec<Arc<Expr>>),
 }
 
 /// What is constant for a head.
@@ -65,7 +65,7 @@ impl<'a> Constants<'a> {
             }
         }
         let rest: Vec<Arc<Expr>> = all.into_iter().skip(done).collect();
-        if rest.is_empty() { Lean::Always } else { Lean::When(rest) }
+        if rest.is_empty() { Lean::Always } else { Lean::When(done, rest) }
     }
 
     /// Whether a constant holds; nothing when it fails.

@@ -37,7 +37,7 @@ struct LevelSlice {
     version: Digest,
     /// Rules that match whatever the facts are.
     always: Vec<Arc<Rule>>,
-    dependent: Result<Dependent, String>,
+    dependent: Result<Arc<Dependent>, String>,
     needs: Needs,
 }
 
@@ -48,13 +48,16 @@ impl LevelSlice {
         let constants = Constants::of(head, cast);
         let mut always = Vec::new();
         let mut dependent = Vec::new();
+        let mut parts = Vec::new();
         let mut needs = Needs::default();
-        for rule in version.rules().iter().filter(|rule| rule.scope.matches(principal, action, resource)) {
+        let numbered = version.rules().iter().enumerate();
+        for (number, rule) in numbered.filter(|(_, rule)| rule.scope.matches(principal, action, resource)) {
             let lean = constants.as_ref().map(|constants| constants.lean(rule));
             match lean {
                 Some(Lean::Never) => {}
                 Some(Lean::Always) => always.push(Arc::clone(rule)),
-                Some(Lean::When(conjuncts)) => {
+                Some(Lean::When(done, conjuncts)) => {
+                    parts.push((number, done));
                     needs.merge(&rule.reads.needs);
                     for tracker in version.trackers() {
                         if rule.reads.whole_history || rule.reads.history.contains(&tracker.name) {
@@ -70,7 +73,7 @@ impl LevelSlice {
             level: version.level().clone(),
             version: version.digest(),
             always,
-            dependent: Dependent::new(dependent),
+            dependent: version.shared(parts, || Dependent::new(dependent)),
             needs,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -12,6 +12,7 @@ use cogward_model::Digest;
 use crate::{
     annotations::Annotations,
     finding::{Finding, Findings, Severity},
+    lean::Dependent,
     level::PolicyScope,
     reads::{self, Reads},
     rule::{Rule, Scope},
@@ -32,6 +33,9 @@ pub const DEPTH_MAX: usize = 192;
 /// The most trackers of a version.
 pub const TRACKERS_MAX: usize = 64;
 
+/// The most sets of conditions that slices of a version share.
+const SHARED_MAX: usize = 16 * 1024;
+
 /// The text of the plane's own version, which permits what no other level forbids.
 pub const BUILT_IN: &str = "@id(\"built-in\")\npermit(principal, action, resource);\n";
 
@@ -44,7 +48,11 @@ pub struct Version {
     rules: Vec<Arc<Rule>>,
     trackers: Vec<Arc<Tracker>>,
     warnings: Vec<Finding>,
+    shared: Mutex<HashMap<Parts, Weak<Dependent>>>,
 }
+
+/// The rules of a slice by their number, each with how many of its conjuncts are left away.
+type Parts = Vec<(usize, usize)>;
 
 impl Version {
     /// The name of a text at a level.
@@ -134,7 +142,28 @@ impl Version {
             return Err(Findings(compiler.findings));
         }
         let digest = Self::digest_of(&level, text);
-        Ok(Self { level, text: text.into(), digest, rules, trackers, warnings: Vec::new() })
+        Ok(Self { level, text: text.into(), digest, rules, trackers, warnings: Vec::new(), shared: Mutex::default() })
+    }
+
+    /// The conditions of a slice. Most heads have the same ones, so slices share them: a thousand rules for every tool
+    /// of every agent are there once.
+    pub(crate) fn shared(
+        &self,
+        parts: Parts,
+        make: impl FnOnce() -> Result<Dependent, String>,
+    ) -> Result<Arc<Dependent>, String> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shared.get(&parts).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        if shared.len() >= SHARED_MAX {
+            shared.retain(|_, dependent| dependent.strong_count() > 0);
+        }
+        let made = Arc::new(make()?);
+        if shared.len() < SHARED_MAX {
+            shared.insert(parts, Arc::downgrade(&made));
+        }
+        Ok(made)
     }
 
     /// The level that it is for.
@@ -176,6 +205,7 @@ impl Version {
             rules: self.rules.iter().filter(|rule| keep(rule)).cloned().collect(),
             trackers: self.trackers.clone(),
             warnings: Vec::new(),
+            shared: Mutex::default(),
         }
     }
 

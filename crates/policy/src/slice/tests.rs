@@ -407,6 +407,19 @@ proptest! {
 }
 
 #[test]
+fn heads_with_the_same_conditions_share_them_and_others_do_not() {
+    let text =
+        "forbid(principal, action, resource) when { resource.labels.contains(\"open\") && context.budget.calls < 1 };
+        forbid(principal, action, resource) when { context.budget.tokens < 1 };";
+    let hierarchy = Hierarchy::new([version("plane", text)]);
+    let slices = [("a", true), ("b", true), ("c", false)]
+        .map(|(name, open)| hierarchy.slice(&head(tool("bank", name, true), if open { &["open"] } else { &[] })));
+    let dependent = |n: usize| slices[n].levels[0].dependent.as_ref().unwrap();
+    assert!(Arc::ptr_eq(dependent(0), dependent(1)) && !Arc::ptr_eq(dependent(0), dependent(2)));
+    assert_eq!((dependent(0).rules.len(), dependent(2).rules.len()), (2, 1));
+}
+
+#[test]
 fn a_text_of_many_levels_is_named_by_what_it_says() {
     let mut text = String::new();
     for n in 0..50 {
