@@ -100,7 +100,7 @@ pub struct Call<A> {
 }
 
 /// The admitted call that another one goes on with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct First {
     /// Its decision.
     pub decision: EventId,

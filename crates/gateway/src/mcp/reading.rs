@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cogward_model::{
     UpstreamName,
     action::{Action, Amounts, Outcome},
@@ -182,7 +183,10 @@ pub(super) async fn may_watch(
     };
     let args = format!(r#"{{"uri":{}}}"#, quoted(uri));
     let call = Call {
-        target: Reading(Action::ResourceRead { server: server.clone(), uri: uri.to_owned() }),
+        target: Reading::new(
+            Action::ResourceRead { server: server.clone(), uri: uri.to_owned() },
+            Bytes::copy_from_slice(uri.as_bytes()),
+        ),
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
         objection: None,
         fields: vec![public("method", "resources/subscribe"), confidential("args", args)],

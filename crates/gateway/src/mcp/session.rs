@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cogward_model::{Digest, Entropy, RunId, SystemEntropy, UpstreamName, id::EventId};
+use cogward_model::{Digest, Entropy, RunId, SystemEntropy, UpstreamName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -22,7 +22,7 @@ use super::{
     stream::EventLog,
     upstream::exchange::{ClientCan, LogLevel},
 };
-use crate::grant::RunGrant;
+use crate::{gate::First, grant::RunGrant};
 
 /// Ended sessions that are remembered; a client that goes on with an older one does itself no good.
 const ENDED_MAX: usize = 64;
