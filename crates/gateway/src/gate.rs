@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     fence::{Fence, FenceState},
-    policy::{Cleared, Content, InHand, Judgement, Policies, Question},
+    policy::{Adds, Cleared, Content, InHand, Judgement, Policies, Question},
     run::RunContext,
 };
 
@@ -246,6 +246,7 @@ impl Gate {
         event.fields.extend(call.fields);
         event.fields.extend(call.target.fields(run));
         event.fields.append(&mut cleared.fields);
+        event.fields.extend(cleared.lasting());
         event.fields.extend(in_hand.field());
         // Until the record is durable nothing is forwarded, so whatever ends the wait (an error, an agent
         // that goes away) gives the reservation back, and what the call added to counts. An approval stays
@@ -316,12 +317,11 @@ impl Gate {
             self.plane.pass().await?;
             run.fence.pass().await?;
             // From here to the reservation nothing waits: what is decided is how things are.
-            match self.judge(run, asked, &in_hand) {
-                Judgement::Permit(cleared) => {
-                    let reserved = self.budgets.reserve(&run.grant.budgets, asked.worst);
-                    let reservation = reserved.map_err(|error| over_budget(&error))?;
-                    return Ok(Permit { reservation, rule, slot, cleared: *cleared, in_hand });
-                }
+            match self.judge(run, asked, &in_hand, Adds::WhenPermitted) {
+                Judgement::Permit(cleared) => match self.budgets.reserve(&run.grant.budgets, asked.worst) {
+                    Ok(reservation) => return Ok(Permit { reservation, rule, slot, cleared: *cleared, in_hand }),
+                    Err(error) => return Err(Refused { refusal: over_budget(&error), fields: cleared.fields }),
+                },
                 Judgement::Block { refusal, fields } => return Err(Refused { refusal, fields }),
                 Judgement::Escalate { asks, fields } => {
                     // What was approved before is not what is asked for now.
@@ -341,10 +341,10 @@ impl Gate {
         Err(refusal.into())
     }
 
-    fn judge(&self, run: &RunContext, asked: &Asked<'_>, in_hand: &InHand) -> Judgement {
+    fn judge(&self, run: &RunContext, asked: &Asked<'_>, in_hand: &InHand, adds: Adds) -> Judgement {
         let left = || self.left(run);
         let Asked { action, content, worst, first } = *asked;
-        let question = Question { run, action, content, worst, first, left: &left, now: self.clock.now() };
+        let question = Question { run, action, content, worst, first, left: &left, now: self.clock.now(), adds };
         self.policies.judge(&question, in_hand)
     }
 
@@ -353,7 +353,7 @@ impl Gate {
     pub(crate) fn would_block<A: Governed>(&self, run: &RunContext, target: &A) -> bool {
         let (action, content) = (target.action(), target.content());
         let asked = Asked { action: &action, content, worst: Amounts::default(), first: None };
-        matches!(self.judge(run, &asked, &InHand::default()), Judgement::Block { .. })
+        matches!(self.judge(run, &asked, &InHand::default(), Adds::Nothing), Judgement::Block { .. })
     }
 
     /// What is left of the budgets of a run: the least of each part over all of them.

@@ -13,7 +13,7 @@ use cogward_model::{
 use cogward_policy::{Ask, AskError, Decided, Facts, Head, Obligation, Slice, Verdict};
 
 use super::{
-    InHand, Policies, Question, ToolMarks,
+    Adds, InHand, Policies, Question, ToolMarks,
     active::Resolved,
     ask,
     history::{Added, HistoryError, Step, Tracker, Who},
@@ -131,7 +131,7 @@ impl Policies {
             Ok(stepped) => stepped,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(judging.resolved) },
         };
-        let mut fields = match judging.fields(&stepped) {
+        let fields = match judging.fields(&stepped) {
             Ok(fields) => fields,
             Err(refusal) => {
                 self.give_up(judging, stepped.added);
@@ -151,7 +151,7 @@ impl Policies {
             Err(refusal) => return Judgement::Block { refusal, fields },
         };
         let mut cleared = Cleared {
-            fields: Vec::new(),
+            fields,
             arguments,
             redacted: obligation::of_result(&stepped.decided.obligations),
             counted,
@@ -161,7 +161,7 @@ impl Policies {
         if stepped.decided.verdict == Verdict::Escalate && !approved_before {
             let asks = judging.asks(&stepped.decided, cleared.arguments.as_ref());
             if !in_hand.covers(&asks) {
-                return Judgement::Escalate { asks, fields };
+                return Judgement::Escalate { asks, fields: cleared.fields };
             }
             // Approved: it is decided once more, now with what it adds. Anything else than the same answer is
             // another question.
@@ -169,13 +169,11 @@ impl Policies {
                 Ok(again) if again.decided == stepped.decided => cleared.counted.added = again.added,
                 Ok(again) => {
                     self.give_up(judging, again.added);
-                    return Judgement::Escalate { asks, fields };
+                    return Judgement::Escalate { asks, fields: cleared.fields };
                 }
-                Err(refusal) => return Judgement::Block { refusal, fields },
+                Err(refusal) => return Judgement::Block { refusal, fields: cleared.fields },
             }
         }
-        fields.extend(cleared.record());
-        cleared.fields = fields;
         Judgement::Permit(Box::new(cleared))
     }
 
@@ -195,7 +193,8 @@ impl Policies {
             judging.look_back(step, &mut facts);
             let decided = judging.slice.decide(&facts);
             let permitted = decided.verdict == Verdict::Permit || approved.is_some_and(|before| *before == decided);
-            let added = if permitted { judging.add(step)? } else { Added::default() };
+            let adds = permitted && judging.question.adds == Adds::WhenPermitted;
+            let added = if adds { judging.add(step)? } else { Added::default() };
             Ok(Stepped { decided, facts, added })
         });
         stepped.and_then(|stepped| stepped).map_err(|error| history_unusable(error))
@@ -301,7 +300,7 @@ impl Judging<'_> {
 
 impl Cleared {
     /// What later decisions look back on, for the record.
-    fn record(&self) -> Vec<Field> {
+    pub(crate) fn lasting(&self) -> Vec<Field> {
         let mut fields = Vec::new();
         if !self.counted.added.is_empty() {
             let amounts = self.counted.added.amounts().map(|(key, amount)| (key.to_owned(), amount_value(amount)));

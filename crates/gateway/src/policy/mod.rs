@@ -7,7 +7,6 @@
 
 pub mod active;
 mod ask;
-mod command;
 pub mod history;
 mod in_hand;
 mod judge;
@@ -35,7 +34,6 @@ pub(crate) use self::{
 };
 pub use self::{
     active::{ActivePolicies, ActiveStatus, PolicySet},
-    command::{CommandAsk, CommandVerdict},
     history::{Ended, History},
     obligation::Withheld,
     restore::{Earlier, Restoring},
@@ -76,6 +74,16 @@ pub(crate) struct Question<'a> {
     /// What is left of the run's budgets; looked up when a policy reads it.
     pub(crate) left: &'a dyn Fn() -> Amounts,
     pub(crate) now: Timestamp,
+    pub(crate) adds: Adds,
+}
+
+/// What a question does to the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adds {
+    /// A call that is permitted counts from here on.
+    WhenPermitted,
+    /// It is only asked what the answer would be.
+    Nothing,
 }
 
 /// What would be forwarded.
