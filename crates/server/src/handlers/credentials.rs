@@ -209,6 +209,7 @@ mod tests {
             egress_hosts: std::collections::HashMap::new(),
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: crate::Attesting::default(),
+            four_eyes: false,
         };
         crate::start(options).await.unwrap()
     }
