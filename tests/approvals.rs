@@ -31,7 +31,11 @@ def call(name, arguments):
     return bool(r.get("isError")), "".join(c.get("text", "") for c in r["content"])
 done = 0
 while True:
-    bad, text = call("read_text_file", {"path": "DIRECTORY/todo.json"})
+    try:
+        bad, text = call("read_text_file", {"path": "DIRECTORY/todo.json"})
+    except OSError:  # the plane is killed in the middle
+        time.sleep(0.2)
+        continue
     todo = {"n": 0} if bad else json.loads(text)
     if todo["n"] > done:
         done = todo["n"]

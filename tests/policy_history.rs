@@ -78,7 +78,7 @@ fn at_most_three_for_a_user_is_three_over_runs_and_a_plane_that_is_killed() -> R
     activate(
         &plane,
         "@track(\"asked = count of model_call per user\")\n\
-         @id(\"three\") permit (principal, action, resource) when { context.history.asked <= 3 };\n",
+         @id(\"three\") permit (principal is Cogward::AgentVersion, action, resource) when { context.history.asked <= 3 };\n",
     )?;
     plane.register(&agent(&ASKS.replace("THREADS", "6")))?;
     let first = start_as(&plane, "ada")?;

@@ -79,12 +79,15 @@ pub(crate) fn pairs(head: &Head, facts: &Facts, needs: &Needs) -> Vec<Pair> {
     pairs
 }
 
-/// Hour and weekday in UTC; 1970-01-01 was a Thursday, weekday 4.
 fn time(at_ms: u64) -> RestrictedExpression {
+    let [epoch_ms, hour, weekday] = clock(at_ms);
+    named([("epoch_ms", long(epoch_ms)), ("hour", long(hour)), ("weekday", long(weekday))])
+}
+
+/// Milliseconds, hour and weekday in UTC; 1970-01-01 was a Thursday, weekday 4.
+pub(crate) fn clock(at_ms: u64) -> [i64; 3] {
     let hours = at_ms / 3_600_000;
-    let weekday = (hours / 24 + 3) % 7 + 1;
-    let part = |value: u64| long(i64::try_from(value).unwrap_or(i64::MAX));
-    named([("epoch_ms", part(at_ms)), ("hour", part(hours % 24)), ("weekday", part(weekday))])
+    [at_ms, hours % 24, (hours / 24 + 3) % 7 + 1].map(|value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 impl MemoryOperation {

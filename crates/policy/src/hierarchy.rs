@@ -1,7 +1,7 @@
 //! The versions that judge one principal, from the plane to the agent, and all that are active at one moment.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -124,8 +124,8 @@ impl Active {
     pub fn new(generation: u64, versions: impl IntoIterator<Item = Arc<Version>>) -> Result<Self, crate::Findings> {
         let mut all: BTreeMap<PolicyScope, Arc<Version>> =
             versions.into_iter().map(|version| (version.level().clone(), version)).collect();
-        if !all.contains_key(&PolicyScope::Plane) {
-            all.insert(PolicyScope::Plane, Arc::new(Version::built_in()?));
+        if let Entry::Vacant(place) = all.entry(PolicyScope::Plane) {
+            place.insert(Arc::new(Version::built_in()?));
         }
         Ok(Self {
             generation,

@@ -19,11 +19,15 @@ use crate::{
     context,
     entities::Cast,
     needs::Needs,
+    quick::Front,
     rule::Rule,
 };
 
 /// The most rules of one group; groups are asked first whether any rule in them matches.
 const GROUP: usize = 16;
+
+/// So many rules are asked one by one.
+const FEW: usize = 6;
 
 /// What is left of a rule for one head.
 pub(crate) enum Lean {
@@ -81,6 +85,9 @@ impl<'a> Constants<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Dependent {
     pub rules: Vec<Arc<Rule>>,
+    /// What can be said of each rule without Cedar, and each rule for Cedar alone.
+    fronts: Vec<Front>,
+    singles: Vec<PolicySet>,
     /// Single rules by their number, and groups by `#` and theirs.
     front: PolicySet,
     groups: Vec<PolicySet>,
@@ -97,8 +104,14 @@ impl Dependent {
     /// # Errors
     /// When Cedar does not take an expression that it gave; the level then blocks.
     pub(crate) fn new(all: Vec<(Arc<Rule>, Vec<Arc<Expr>>)>) -> Result<Self, String> {
+        let fronts = all.iter().map(|(_, conjuncts)| Front::of(conjuncts)).collect();
         let (rules, conditions): (Vec<Arc<Rule>>, Vec<Arc<Expr>>) =
             all.into_iter().map(|(rule, conjuncts)| (rule, joined(conjuncts, BinaryOp::And))).unzip();
+        let mut singles = Vec::with_capacity(rules.len());
+        for (number, condition) in conditions.iter().enumerate() {
+            let single = policy(&number.to_string(), Arc::clone(condition))?;
+            singles.push(PolicySet::from_policies([single]).map_err(|error| error.to_string())?);
+        }
         let mut front = Vec::new();
         let mut groups = Vec::new();
         let (forbids, permits): (Vec<usize>, Vec<usize>) =
@@ -109,50 +122,67 @@ impl Dependent {
             for group in numbers.chunks(GROUP) {
                 let of = |n: &usize| conditions.get(*n).map(|condition| (*n, Arc::clone(condition)));
                 let members: Vec<(usize, Arc<Expr>)> = group.iter().filter_map(of).collect();
-                let singles: Result<Vec<Policy>, String> =
+                let each: Result<Vec<Policy>, String> =
                     members.iter().map(|(n, condition)| policy(&n.to_string(), Arc::clone(condition))).collect();
                 if apart || members.len() <= 2 {
-                    front.extend(singles?);
+                    front.extend(each?);
                     continue;
                 }
                 let any = balanced(members.into_iter().map(|(_, condition)| condition).collect());
                 front.push(policy(&format!("#{}", groups.len()), any)?);
-                groups.push(PolicySet::from_policies(singles?).map_err(|error| error.to_string())?);
+                groups.push(PolicySet::from_policies(each?).map_err(|error| error.to_string())?);
             }
         }
         let front = PolicySet::from_policies(front).map_err(|error| error.to_string())?;
-        Ok(Self { rules, front, groups })
+        Ok(Self { rules, fronts, singles, front, groups })
     }
 
-    pub(crate) fn evaluate(&self, authorizer: &Authorizer, request: &Request, entities: &Entities) -> Evaluated {
+    /// The rules that may match, when they are few enough to be asked one by one. Nothing else says that of many.
+    pub(crate) fn few(&self, facts: &Facts) -> Option<Vec<usize>> {
+        let mut few = Vec::new();
+        for (number, front) in self.fronts.iter().enumerate() {
+            if !front.is_false(facts) {
+                if few.len() == FEW {
+                    return None;
+                }
+                few.push(number);
+            }
+        }
+        Some(few)
+    }
+
+    /// Asks Cedar: a few rules one by one, or all of them in groups.
+    pub(crate) fn evaluate(
+        &self,
+        few: Option<&[usize]>,
+        authorizer: &Authorizer,
+        request: &Request,
+        entities: &Entities,
+    ) -> Evaluated {
         let mut evaluated = Evaluated::default();
         let mut open: Vec<usize> = Vec::new();
-        let response = authorizer.is_authorized(request, &self.front, entities);
-        for id in response.diagnostics().reason() {
-            match number(id.as_ref()) {
-                Id::Rule(n) => evaluated.matched.push(n),
-                Id::Group(n) => open.push(n),
-            }
-        }
-        for error in response.diagnostics().errors() {
-            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-            match number(error.policy_id().as_ref()) {
-                Id::Rule(n) => evaluated.failed.push((n, context::told(error.inner()))),
-                Id::Group(n) => open.push(n),
-            }
-        }
-        for group in open.into_iter().filter_map(|n| self.groups.get(n)) {
-            let response = authorizer.is_authorized(request, group, entities);
+        let mut ask = |set: &PolicySet, open: &mut Vec<usize>| {
+            let response = authorizer.is_authorized(request, set, entities);
             for id in response.diagnostics().reason() {
-                if let Id::Rule(n) = number(id.as_ref()) {
-                    evaluated.matched.push(n);
+                match number(id.as_ref()) {
+                    Id::Rule(n) => evaluated.matched.push(n),
+                    Id::Group(n) => open.push(n),
                 }
             }
             for error in response.diagnostics().errors() {
                 let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-                if let Id::Rule(n) = number(error.policy_id().as_ref()) {
-                    evaluated.failed.push((n, context::told(error.inner())));
+                match number(error.policy_id().as_ref()) {
+                    Id::Rule(n) => evaluated.failed.push((n, context::told(error.inner()))),
+                    Id::Group(n) => open.push(n),
                 }
+            }
+        };
+        match few {
+            Some(few) => few.iter().filter_map(|n| self.singles.get(*n)).for_each(|set| ask(set, &mut open)),
+            None => {
+                ask(&self.front, &mut open);
+                let groups = std::mem::take(&mut open);
+                groups.into_iter().filter_map(|n| self.groups.get(n)).for_each(|group| ask(group, &mut open));
             }
         }
         evaluated

@@ -25,6 +25,7 @@ pub mod needs;
 pub mod obligation;
 pub mod path;
 pub mod projection;
+mod quick;
 mod reads;
 pub mod rule;
 pub mod schema;

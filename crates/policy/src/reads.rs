@@ -104,7 +104,7 @@ impl Reads {
 }
 
 /// `context.a.b` as `[a, b]`; nothing for any other expression.
-fn chain(expr: &Expr) -> Option<Vec<&str>> {
+pub(crate) fn chain(expr: &Expr) -> Option<Vec<&str>> {
     match expr {
         Expr::Var(Var::Context) => Some(Vec::new()),
         Expr::GetAttr { expr, attr } => {

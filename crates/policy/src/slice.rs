@@ -225,14 +225,15 @@ impl Slice {
     fn evaluate<'a>(&self, level: &'a LevelSlice, facts: &Facts) -> Result<(&'a [Arc<Rule>], Evaluated), String> {
         let cast = self.cast.as_ref().map_err(Clone::clone)?;
         let dependent = level.dependent.as_ref().map_err(Clone::clone)?;
-        if dependent.rules.is_empty() {
+        let few = dependent.few(facts);
+        if few.as_ref().is_some_and(Vec::is_empty) {
             return Ok((&[], Evaluated::default()));
         }
         let pairs = context::pairs(&self.head, facts, &level.needs);
         let context = Context::from_pairs(pairs).map_err(|_| UNASKABLE.to_owned())?;
         let (principal, action, resource) = (cast.principal.clone(), cast.action.clone(), cast.resource.clone());
         let request = Request::new(principal, action, resource, context, None).map_err(|_| UNASKABLE.to_owned())?;
-        Ok((&dependent.rules, dependent.evaluate(&self.authorizer, &request, &cast.entities)))
+        Ok((&dependent.rules, dependent.evaluate(few.as_deref(), &self.authorizer, &request, &cast.entities)))
     }
 }
 

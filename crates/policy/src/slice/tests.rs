@@ -348,6 +348,15 @@ fn policy() -> impl Strategy<Value = String> {
         Just("context.arguments.missing == 1"),
         Just("context.arguments has missing && context.arguments.missing == 1"),
         Just("context.labels.contains(\"personal\")"),
+        Just("context.arguments.to == \"ada\" && context.arguments.amount >= 5 && context.arguments.missing == 1"),
+        Just("context.arguments.to == \"bob\" && context.arguments.missing == 1"),
+        Just("context.arguments.amount == \"5\""),
+        Just("context.arguments.amount != 5"),
+        Just("context.arguments.to < 5"),
+        Just("context has subject && context.subject == \"ada\""),
+        Just("context has run || context.arguments has amount"),
+        Just("context.arguments has to.name"),
+        Just("context.budget.calls <= 3 && context.time.weekday > 1"),
         Just("context.budget.tokens < 10"),
         Just("principal.tier == \"production\""),
         Just("principal.tier == \"staging\""),
@@ -375,7 +384,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn a_slice_answers_what_the_whole_set_answers(
-        texts in proptest::collection::vec(proptest::collection::vec(policy(), 0..12), 1..3),
+        texts in proptest::collection::vec(proptest::collection::vec(policy(), 0..24), 1..3),
         deed in prop_oneof![
             Just(tool("bank", "pay", true)), Just(tool("bank", "pay", false)), Just(tool("files", "read", true)),
             Just(Deed::Egress { host: "api.example.com".into(), port: 443 }),

@@ -1,6 +1,10 @@
 //! Past decisions, made again: one of them under the versions of its time, or those of a while under another version.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{Json as Answer, extract::State};
 use cogward_api::{
@@ -121,8 +125,11 @@ pub(crate) async fn explain(
         .public("read_decision", decision.to_string());
     app.record(read).await?;
     let filter = JudgedFilter { id: Some(decision), run: query.run, ..JudgedFilter::default() };
-    let judged = read_judged(&app, &tenant, filter, 1).await?.pop();
-    let judged = judged.ok_or_else(|| Failure::missing("decision", decision))?;
+    let judged = visited(&app, &tenant, filter, None, |found, judged| {
+        *found = Some(judged);
+        false
+    });
+    let judged = judged.await?.ok_or_else(|| Failure::missing("decision", decision))?;
     let named = named(&judged);
     let mut versions = Versions::default();
     for (level, digest) in &named {
@@ -186,28 +193,6 @@ fn determining(versions: &[Arc<Version>], answer: &PolicyVerdict) -> Vec<String>
     decided.map(place).collect()
 }
 
-async fn read_judged(
-    app: &App,
-    tenant: &TenantName,
-    filter: JudgedFilter,
-    most: usize,
-) -> Result<Vec<Judged>, Failure> {
-    let (evidence, tenant) = (app.evidence.clone(), tenant.clone());
-    let read = tokio::task::spawn_blocking(move || {
-        let mut found = Vec::new();
-        evidence.visit_judged(&tenant, &filter, &mut |judged| {
-            found.push(judged);
-            found.len() < most
-        })?;
-        Ok::<_, cogward_evidence::ReadError>(found)
-    });
-    match read.await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(Failure::internal("the evidence cannot be read", &error)),
-        Err(error) => Err(Failure::internal("the evidence cannot be read", &error)),
-    }
-}
-
 /// Whether a version at a level bears on who asked.
 fn bears(level: &PolicyScope, ask: &Ask) -> bool {
     match (&ask.head.principal, &ask.head.deed) {
@@ -243,24 +228,52 @@ pub(crate) async fn simulate(
         .public("level", level.to_string())
         .public("policy_digest", digest.to_string());
     app.record(read).await?;
-    let limit = limit.unwrap_or(DECISIONS).clamp(1, SIMULATED_MAX) as usize;
+    let limit = u64::from(limit.unwrap_or(DECISIONS).clamp(1, SIMULATED_MAX));
     let filter = JudgedFilter { id: None, run, since, until };
-    let mut found = read_judged(&app, &tenant, filter, limit.saturating_add(1)).await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    for judged in &found {
-        for (level, digest) in named(judged) {
-            versions.add(&app, &level, digest).await?;
-        }
+    // Read twice, so that no more than one decision is held at a time: first for the versions of that time.
+    let mut read = 0;
+    let used = visited(&app, &tenant, filter.clone(), BTreeSet::new(), move |used: &mut BTreeSet<_>, judged| {
+        used.extend(named(&judged));
+        read += 1;
+        read < limit
+    })
+    .await?;
+    for (level, digest) in used {
+        versions.add(&app, &level, digest).await?;
     }
     let wanted = examples.unwrap_or(EXAMPLES) as usize;
-    let task = tokio::task::spawn_blocking(move || {
-        let mut simulation = Simulation::new(candidate, versions, wanted, tenant);
-        simulation.answer.more = more;
-        simulation.run(found);
-        simulation.answer
+    let simulation = Simulation::new(candidate, versions, wanted, tenant.clone());
+    let until = Instant::now() + SIMULATES;
+    let simulation = visited(&app, &tenant, filter, simulation, move |simulation: &mut Simulation, judged| {
+        if simulation.answer.decisions >= limit || Instant::now() > until {
+            simulation.answer.more = true;
+            return false;
+        }
+        simulation.one(&judged);
+        true
+    })
+    .await?;
+    Ok(Answer(simulation.told()))
+}
+
+/// What `visit` makes of the records that fit, on a thread of its own.
+async fn visited<T: Send + 'static>(
+    app: &App,
+    tenant: &TenantName,
+    filter: JudgedFilter,
+    mut made: T,
+    mut visit: impl FnMut(&mut T, Judged) -> bool + Send + 'static,
+) -> Result<T, Failure> {
+    let (evidence, tenant) = (app.evidence.clone(), tenant.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        evidence.visit_judged(&tenant, &filter, &mut |judged| visit(&mut made, judged))?;
+        Ok::<_, cogward_evidence::ReadError>(made)
     });
-    task.await.map(Answer).map_err(|error| Failure::internal("the decisions could not be made again", &error))
+    match read.await {
+        Ok(Ok(made)) => Ok(made),
+        Ok(Err(error)) => Err(Failure::internal("the evidence cannot be read", &error)),
+        Err(error) => Err(Failure::internal("the evidence cannot be read", &error)),
+    }
 }
 
 struct Simulation {
@@ -288,21 +301,14 @@ impl Simulation {
         Self { candidate, versions, wanted, changes: BTreeMap::new(), answer }
     }
 
-    fn run(&mut self, found: Vec<Judged>) {
-        let until = Instant::now() + SIMULATES;
-        for judged in found {
-            if Instant::now() > until {
-                self.answer.more = true;
-                break;
-            }
-            self.answer.decisions += 1;
-            self.one(&judged);
-        }
+    fn told(mut self) -> PolicySimulation {
         let change = |((from, to), count): ((String, String), u64)| PolicyChange { from, to, count };
         self.answer.changes = std::mem::take(&mut self.changes).into_iter().map(change).collect();
+        self.answer
     }
 
     fn one(&mut self, judged: &Judged) {
+        self.answer.decisions += 1;
         let Some(Ok(ask)) = question(judged) else { return };
         let Some(then) = self.versions.of(&named(judged)) else { return };
         if !bears(self.candidate.level(), &ask) {
