@@ -28,7 +28,7 @@ use crate::{
 
 /// How long a client with a session waits in silence: then the answer comes in a stream, which shows that it is alive
 /// and can be taken up again.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(150);
 /// How long an answer is kept for a client that was cut off.
 const KEPT_FOR: Duration = Duration::from_secs(120);
 /// The revision from which on clients come back for the rest of a stream that was closed in between.
