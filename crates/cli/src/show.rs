@@ -184,7 +184,7 @@ impl Show for Registration {
 
 impl Show for ToolServer {
     const PLURAL: &'static str = "tool servers";
-    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "TOOLS", "UPDATED"];
+    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "BREAKER", "TOOLS", "UPDATED"];
     fn row(&self) -> Vec<Cell> {
         let cogward_api::ToolCounts { approved, quarantined, blocked, gone } = self.tools;
         let counts = [(approved, "approved"), (quarantined, "quarantined"), (blocked, "blocked"), (gone, "gone")];
@@ -202,6 +202,10 @@ impl Show for ToolServer {
             kind.into(),
             at.into(),
             yes(self.has_credential).into(),
+            Cell::toned(
+                self.breaker.clone().unwrap_or_default(),
+                if self.breaker.as_deref() == Some("open") { Tone::Warn } else { Tone::Plain },
+            ),
             Cell::toned(counts.join(", "), tone),
             time(self.updated),
         ]

@@ -271,7 +271,12 @@ fn main() {
         ToolServer {
             tenant: tenant.clone(),
             name: "echo".parse().expect("a name"),
-            transport: ToolTransport::Http { url: format!("http://{direct}/mcp"), credential_header: None },
+            transport: ToolTransport::Http {
+                url: format!("http://{direct}/mcp"),
+                credential_header: None,
+                headers: Default::default(),
+                oauth: None,
+            },
             limits: cogward_model::upstream::ToolServerLimits::default(),
         },
         None,

@@ -88,6 +88,50 @@ pub enum ToolTransport {
         /// The header that carries the credential that the plane keeps; `Authorization: Bearer` unless said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential_header: Option<String>,
+        /// Headers of every request, where one is not enough: `{secret}` stands for the credential, `{NAME}` for its
+        /// member NAME where the credential is a JSON object of texts.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<String, String>,
+        /// The credential is not sent: tokens are got with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oauth: Option<OAuthClient>,
+    },
+}
+
+/// How the plane gets tokens for a tool server (OAuth 2.1, client credentials).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthClient {
+    /// The plane's name at the authorisation server.
+    pub client_id: String,
+    /// Where tokens are asked for; found by the tool server's own documents unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<String>,
+    /// How the plane shows who it is; the credential is the secret, or the private key.
+    #[serde(default)]
+    pub authentication: ClientAuthentication,
+    /// What is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Whom tokens are for (RFC 8707); the tool server's URL unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+}
+
+/// How a client shows an authorisation server who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`: the secret in a header.
+    #[default]
+    SecretBasic,
+    /// `client_secret_post`: the secret in the form.
+    SecretPost,
+    /// `private_key_jwt`: signed with ES256; the credential is the key in PKCS #8 PEM.
+    PrivateKeyJwt {
+        /// The key's name at the authorisation server.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_id: Option<String>,
     },
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use cogward_model::{
     TenantName, Timestamp, UpstreamName,
-    upstream::{Price, ProviderShape, ToolTransport},
+    upstream::{Price, ProviderShape, ToolServerLimits, ToolTransport},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,12 @@ pub struct ToolServer {
     pub name: UpstreamName,
     /// How it is reached.
     pub transport: ToolTransport,
+    /// How it is treated, where the plane's own ways do not fit.
+    #[serde(default, skip_serializing_if = "ToolServerLimits::is_default")]
+    pub limits: ToolServerLimits,
+    /// Whether requests go to it: `closed`, `open` when it is left alone after failures, `half-open` when one may try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
     /// Whether the plane keeps a credential for it.
     pub has_credential: bool,
     /// How many of its tools are approved, and how many are not.
@@ -66,6 +72,9 @@ pub struct ToolServer {
 pub struct ToolServerPut {
     /// How it is reached.
     pub transport: ToolTransport,
+    /// How it is treated, where the plane's own ways do not fit.
+    #[serde(default, skip_serializing_if = "ToolServerLimits::is_default")]
+    pub limits: ToolServerLimits,
     /// The credential that the plane is to keep sealed and send to it. Without one, a kept one is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("writeOnly" = true))]
@@ -181,7 +190,13 @@ mod tests {
     #[test]
     fn a_credential_is_not_printed() {
         let put = ToolServerPut {
-            transport: ToolTransport::Http { url: "https://tools.example".into(), credential_header: None },
+            transport: ToolTransport::Http {
+                url: "https://tools.example".into(),
+                credential_header: None,
+                headers: BTreeMap::new(),
+                oauth: None,
+            },
+            limits: ToolServerLimits::default(),
             approve_tools: false,
             credential: Some(Credential::new("hunter2".into())),
             reason: None,

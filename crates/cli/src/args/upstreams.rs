@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use cogward_model::{UpstreamName, upstream::Price};
+use cogward_model::{ToolName, UpstreamName, upstream::Price};
 
 use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 
@@ -79,6 +79,14 @@ pub struct ToolServerAdd {
     /// The header that carries the credential; `Authorization: Bearer` unless said
     #[arg(long, value_name = "HEADER", requires = "server_url", conflicts_with = "stdio")]
     pub credential_header: Option<String>,
+    /// A header of every request; `{secret}` stands for the credential, `{NAME}` for its member NAME where it is a
+    /// JSON object of texts
+    #[arg(long, value_name = "HEADER=TEXT", requires = "server_url", conflicts_with = "stdio", value_parser = pair)]
+    pub header: Vec<(String, String)>,
+    #[command(flatten)]
+    pub oauth: OAuthFlags,
+    #[command(flatten)]
+    pub limits: ToolServerLimitFlags,
     #[command(flatten)]
     pub credential: CredentialFlag,
     /// Approve the tools that it offers now, as they are; without it they wait for `cogward tool approve`
@@ -88,6 +96,69 @@ pub struct ToolServerAdd {
     pub tenant: TenantFlag,
     #[command(flatten)]
     pub reason: ReasonMaybe,
+}
+
+/// Tokens in place of the credential.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Tokens (OAuth 2.1, client credentials)")]
+pub struct OAuthFlags {
+    /// Get tokens as this client; the credential is its secret, or its private key
+    #[arg(long, value_name = "ID", requires = "server_url", conflicts_with = "credential_header")]
+    pub oauth_client_id: Option<String>,
+    /// Where tokens are asked for; found by the server's own documents unless said
+    #[arg(long, value_name = "URL", requires = "oauth_client_id")]
+    pub oauth_token_endpoint: Option<String>,
+    /// What is asked for
+    #[arg(long, value_name = "SCOPE", requires = "oauth_client_id")]
+    pub oauth_scope: Vec<String>,
+    /// Whom tokens are for; the server's URL unless said
+    #[arg(long, value_name = "URL", requires = "oauth_client_id")]
+    pub oauth_resource: Option<String>,
+    /// How the plane shows who it is
+    #[arg(long, value_enum, default_value_t = OAuthBy::Basic, requires = "oauth_client_id")]
+    pub oauth_by: OAuthBy,
+    /// The private key's name at the authorisation server
+    #[arg(long, value_name = "ID", requires = "oauth_client_id")]
+    pub oauth_key_id: Option<String>,
+}
+
+/// How a client shows an authorisation server who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OAuthBy {
+    /// The secret in a header (`client_secret_basic`)
+    Basic,
+    /// The secret in the form (`client_secret_post`)
+    Post,
+    /// Signed with ES256 (`private_key_jwt`)
+    PrivateKey,
+}
+
+/// How a tool server is treated.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct ToolServerLimitFlags {
+    /// Requests under way at once, of all runs together; more wait
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: Option<u32>,
+    /// How long a request may take without any sign of progress; 60 unless said
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub timeout_seconds: Option<u32>,
+    /// How often what changes nothing is asked for once more; once unless said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub retries: Option<u8>,
+    /// A tool that may be called twice for one call, because it changes nothing; what the server says of it counts
+    /// for nothing
+    #[arg(long, value_name = "TOOL")]
+    pub idempotent: Vec<ToolName>,
+    /// Leave it alone after so many failures in a row, for so many seconds; 10:15 unless said, 0:0 never
+    #[arg(long, value_name = "FAILURES:SECONDS", value_parser = breaker)]
+    pub breaker: Option<(u32, u32)>,
+}
+
+fn breaker(text: &str) -> Result<(u32, u32), String> {
+    let parts =
+        text.split_once(':').and_then(|(failures, seconds)| Some((failures.parse().ok()?, seconds.parse().ok()?)));
+    parts.ok_or_else(|| "write FAILURES:SECONDS, such as 10:15".to_owned())
 }
 
 /// A secret, from a file.

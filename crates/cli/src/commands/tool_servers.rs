@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use cogward_api::{Credential, PageQuery, ReasonQuery, Tool, ToolServer, ToolServerPut, paths};
-use cogward_model::upstream::ToolTransport;
+use cogward_model::upstream::{BreakerLimits, ClientAuthentication, OAuthClient, ToolServerLimits, ToolTransport};
 
 use super::Session;
 use crate::{
-    args::{self, CredentialFlag, ToolServerAdd},
+    args::{self, CredentialFlag, OAuthBy, OAuthFlags, ToolServerAdd, ToolServerLimitFlags},
     exit::{Exit, Failure},
     output::Format,
     settings,
@@ -51,7 +51,12 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
 fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
     let mut command = add.command.into_iter();
     let transport = match (add.server_url, command.next()) {
-        (Some(url), None) => ToolTransport::Http { url, credential_header: add.credential_header },
+        (Some(url), None) => ToolTransport::Http {
+            url,
+            credential_header: add.credential_header,
+            headers: unique(add.header)?,
+            oauth: oauth(add.oauth),
+        },
         (None, Some(program)) => ToolTransport::Stdio {
             command: program,
             args: command.collect(),
@@ -62,10 +67,36 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
     };
     Ok(ToolServerPut {
         transport,
+        limits: limits(add.limits),
         credential: credential(&add.credential)?,
         approve_tools: add.approve_tools,
         reason: add.reason.reason,
     })
+}
+
+fn oauth(flags: OAuthFlags) -> Option<OAuthClient> {
+    let authentication = match flags.oauth_by {
+        OAuthBy::Basic => ClientAuthentication::SecretBasic,
+        OAuthBy::Post => ClientAuthentication::SecretPost,
+        OAuthBy::PrivateKey => ClientAuthentication::PrivateKeyJwt { key_id: flags.oauth_key_id },
+    };
+    Some(OAuthClient {
+        client_id: flags.oauth_client_id?,
+        token_endpoint: flags.oauth_token_endpoint,
+        authentication,
+        scopes: flags.oauth_scope,
+        resource: flags.oauth_resource,
+    })
+}
+
+fn limits(flags: ToolServerLimitFlags) -> ToolServerLimits {
+    ToolServerLimits {
+        concurrency: flags.concurrency,
+        timeout_seconds: flags.timeout_seconds,
+        retries: flags.retries,
+        idempotent: flags.idempotent.into_iter().collect(),
+        breaker: flags.breaker.map(|(failures, open_seconds)| BreakerLimits { failures, open_seconds }),
+    }
 }
 
 /// Pairs as a map; a name that is given twice is a mistake, not a choice.

@@ -646,4 +646,6 @@ fn token_of(params: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+mod judged;
+#[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport, limits: _ } = row.config;
+    let upstream::ToolServer { tenant, name, transport, limits } = row.config;
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
     let mut tools = ToolCounts::default();
     for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
@@ -52,7 +52,9 @@ async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> 
             }
         }
     }
-    Ok(ToolServer { tenant, name, transport, has_credential, tools, updated: row.updated })
+    let client = plane.gateway.upstreams().tool_server(&tenant, &name);
+    let breaker = client.map(|client| client.breaker().as_str().to_owned());
+    Ok(ToolServer { tenant, name, transport, limits, breaker, has_credential, tools, updated: row.updated })
 }
 
 pub(crate) async fn list(
@@ -88,7 +90,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ToolServerPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ToolServerPut { transport, credential, approve_tools, reason } = body.value;
+    let ToolServerPut { transport, limits, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
     // Refused before it is tried: a try starts a program or opens a connection.
@@ -98,7 +100,6 @@ pub(crate) async fn put(
         return Err(Failure::invalid("a credential was given, and `credential_env` does not say in which variable")
             .rule("transport.credential_env"));
     }
-    let limits = upstream::ToolServerLimits::default();
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);

@@ -106,10 +106,18 @@ impl Endpoint {
         hub: &Arc<Hub>,
     ) -> Result<Option<Offers>, UpstreamError> {
         let session = Session::new(Core::new(self, server, hub, None, true));
-        let answer = match session.begin(&UpRequest::plain("server/discover", b"{}"), ClientCan::NONE, None).await {
+        let request = UpRequest::plain("server/discover", b"{}");
+        let ask = async || match session.begin(&request, ClientCan::NONE, None).await {
             Ok(reading) => super::exchange::Flow::Http(reading).answer(server).await,
             Err(error) => Err(error.into_inner()),
         };
+        let mut answer = ask().await;
+        if let Err(UpstreamError::Rejected { code: rpc::UNSUPPORTED_VERSION, data: Some(data), .. }) = &answer
+            && wire::supports_modern(data)
+        {
+            // It names what it has just refused: it speaks this era, and is asked once more.
+            answer = ask().await;
+        }
         match answer {
             Ok(answer) => Ok(wire::discovered(&answer)),
             // Whoever is not let in, or not reached, has said nothing of eras.
@@ -191,11 +199,6 @@ impl Session {
     fn new(core: Core) -> Self {
         let stop = CancellationToken::new();
         Self { core: Arc::new(core), listening: AtomicBool::new(false), _stop: stop.clone().drop_guard(), stop }
-    }
-
-    /// Whether a list of this session can be kept until it says that it changed.
-    pub(super) fn listens(&self) -> bool {
-        self.listening.load(Ordering::Acquire)
     }
 
     /// Holds the stream open on which the server says what belongs to no request. Waits a moment for it: servers

@@ -1,5 +1,8 @@
 //! Registrations that cannot work, and servers that do not start.
 
+mod exchanges;
+mod scripted;
+
 use cogward_model::upstream::ToolServer;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;

@@ -133,6 +133,16 @@ pub(super) fn discovered(answer: &[u8]) -> Option<Offers> {
     spoken.then(|| offers(found.capabilities, true))
 }
 
+/// Whether a refusal of a revision names the stateless one among those that are spoken.
+pub(super) fn supports_modern(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Supported<'a> {
+        #[serde(borrow)]
+        supported: Vec<Cow<'a, str>>,
+    }
+    serde_json::from_slice::<Supported<'_>>(data).is_ok_and(|data| data.supported.iter().any(|known| known == MODERN))
+}
+
 fn offers(capabilities: Option<&RawValue>, modern: bool) -> Offers {
     #[derive(Deserialize, Default)]
     #[serde(default)]
@@ -226,5 +236,9 @@ mod tests {
         assert!(discovered(answer.to_string().as_bytes()).is_some_and(|offers| offers.modern && offers.tasks));
         assert!(discovered(br#"{"supportedVersions":["2025-11-25"]}"#).is_none());
         assert!(discovered(br#"{"content":[]}"#).is_none());
+        assert!(
+            supports_modern(br#"{"supported":["2026-07-28"]}"#) && !supports_modern(br#"{"supported":["2025-11-25"]}"#)
+        );
+        assert!(!supports_modern(b"[]"));
     }
 }
