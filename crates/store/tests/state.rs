@@ -434,7 +434,12 @@ async fn upstreams_and_secrets_are_replaced_in_place() {
     let server = ToolServer {
         tenant: TenantName::default_tenant(),
         name: "files".parse().unwrap(),
-        transport: ToolTransport::Http { url: "https://tools.example/mcp".into(), credential_header: None, headers: Default::default(), oauth: None },
+        transport: ToolTransport::Http {
+            url: "https://tools.example/mcp".into(),
+            credential_header: None,
+            headers: Default::default(),
+            oauth: None,
+        },
         limits: cogward_model::upstream::ToolServerLimits::default(),
     };
     let mut tx = store.begin().await.unwrap();

@@ -194,7 +194,8 @@ pub struct ToolServerLimitFlags {
 }
 
 fn breaker(text: &str) -> Result<(u32, u32), String> {
-    let parts = text.split_once(':').and_then(|(failures, seconds)| Some((failures.parse().ok()?, seconds.parse().ok()?)));
+    let parts =
+        text.split_once(':').and_then(|(failures, seconds)| Some((failures.parse().ok()?, seconds.parse().ok()?)));
     parts.ok_or_else(|| "write FAILURES:SECONDS, such as 10:15".to_owned())
 }
 

@@ -90,7 +90,8 @@ async fn act(scenario: &str, url: &str, context: &Value) {
     if scenario == "http-standard-headers" {
         for listed in client.resources().await.iter().flat_map(|listed| &listed.items) {
             let params = json!({"uri": listed.key}).to_string();
-            let request = UpRequest { name: Some(&listed.key), ..UpRequest::plain("resources/read", params.as_bytes()) };
+            let request =
+                UpRequest { name: Some(&listed.key), ..UpRequest::plain("resources/read", params.as_bytes()) };
             carried_out(&client, peer, request).await;
         }
         for listed in client.prompts().await.iter().flat_map(|listed| &listed.items) {

@@ -236,7 +236,9 @@ mod tests {
         assert!(discovered(answer.to_string().as_bytes()).is_some_and(|offers| offers.modern && offers.tasks));
         assert!(discovered(br#"{"supportedVersions":["2025-11-25"]}"#).is_none());
         assert!(discovered(br#"{"content":[]}"#).is_none());
-        assert!(supports_modern(br#"{"supported":["2026-07-28"]}"#) && !supports_modern(br#"{"supported":["2025-11-25"]}"#));
+        assert!(
+            supports_modern(br#"{"supported":["2026-07-28"]}"#) && !supports_modern(br#"{"supported":["2025-11-25"]}"#)
+        );
         assert!(!supports_modern(b"[]"));
     }
 }

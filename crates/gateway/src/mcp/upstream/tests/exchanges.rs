@@ -213,11 +213,13 @@ async fn a_change_is_heard_and_the_list_read_again() {
         _ => greets(seen).unwrap(),
     })
     .await;
-    let names = async || server.client.prompts().await.unwrap().items.iter().map(|item| item.key.clone()).collect::<Vec<_>>();
+    let names =
+        async || server.client.prompts().await.unwrap().items.iter().map(|item| item.key.clone()).collect::<Vec<_>>();
     assert_eq!((names().await, names().await), (vec!["p0".to_owned()], vec!["p0".to_owned()]));
     let what = watch::WatchFor { prompts: true, uris: vec!["a:b".into()], ..Default::default() };
     let mut watch = server.client.watch(Peer::PLANE, what).await.unwrap();
-    let note = |method: &str, params: serde_json::Value| event(&json!({"jsonrpc": "2.0", "method": method, "params": params}));
+    let note =
+        |method: &str, params: serde_json::Value| event(&json!({"jsonrpc": "2.0", "method": method, "params": params}));
     feed.send(note("notifications/resources/updated", json!({"uri": "a:other"}))).unwrap();
     feed.send(note("notifications/message", json!({"level": "error", "data": "of another run, perhaps"}))).unwrap();
     feed.send(note("notifications/resources/updated", json!({"uri": "a:b"}))).unwrap();
