@@ -260,9 +260,9 @@ fn a_server_that_takes_all_it_can_takes_what_it_was_given() -> Result<()> {
     let found = hostile.call(&["bomb", "eat", "see"])?;
     let made = found[0]["made"].as_u64().with_context(|| format!("{found:#?}"))?;
     assert!((20..128).contains(&made), "{made}");
-    assert!(found[1]["error"].is_string(), "{found:#?}");
+    let error = found[1]["error"].as_str().with_context(|| format!("{found:#?}"))?;
+    assert!(error.contains("upstream_unavailable"), "{error}");
     assert_eq!(found[2]["uid"], 1000, "and it is started again: {found:#?}");
-    assert!(hostile.plane.log().contains("memory limit"), "{}", hostile.plane.log());
     Ok(())
 }
 
@@ -321,10 +321,17 @@ fn what_is_not_mounted_is_said_and_what_is_not_confined_is_shown() -> Result<()>
     assert!(!list.contains("UNCONFINED") && !list.contains("HOST NETWORK"), "{list}");
     let exported = plane.scratch().join("evidence");
     plane.ok(["evidence", "export", &*exported.to_string_lossy()])?;
-    let leaves: Vec<String> = fs::read_dir(&exported)?
-        .flatten()
-        .filter_map(|entry| Some(String::from_utf8_lossy(&fs::read(entry.path()).ok()?).into_owned()))
-        .collect();
+    let (mut leaves, mut folders) = (Vec::new(), vec![exported]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                leaves.push(String::from_utf8_lossy(&fs::read(path)?).into_owned());
+            }
+        }
+    }
     for wanted in ["none", "standard, network of the host", "standard"] {
         let said = format!(r#""confined":"{wanted}""#);
         assert!(leaves.iter().any(|leaf| leaf.contains(&said)), "{wanted}");
