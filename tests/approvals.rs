@@ -70,7 +70,18 @@ impl Desk {
         let files = plane.scratch().join("files");
         fs::create_dir_all(&files)?;
         let dir = files.to_string_lossy().into_owned();
-        let add = ["tool-server", "add", "files", "--reason", "test", "--sandbox", "none", "--stdio", "--"];
+        let add = [
+            "tool-server",
+            "add",
+            "files",
+            "--approve-tools",
+            "--reason",
+            "test",
+            "--sandbox",
+            "none",
+            "--stdio",
+            "--",
+        ];
         plane.ok(add.into_iter().chain(["/usr/bin/node", server.as_str(), dir.as_str()]))?;
         let mut desk = Self { plane, files, run: String::new(), asked: 0 };
         desk.write_todo(&json!({ "n": 0 }))?;
@@ -243,6 +254,42 @@ fn a_call_waits_runs_exactly_once_when_it_is_allowed_and_is_asked_anew_after() -
     assert_eq!(permitted.len(), 1, "{decisions:#?}");
     assert!(permitted[0]["approval"].to_string().contains(&id), "{:#}", permitted[0]);
     for decision in &decisions {
+        let event = decision["id"].as_str().context("an id")?;
+        let explained = desk.plane.json(["policy", "explain", "--decision", event, "--run", &desk.run])?;
+        assert_eq!(explained["agrees"], true, "{explained:#}\n{decision:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rule_reads_the_arguments_of_an_approved_tool_and_an_argument_that_is_none_is_refused() -> Result<()> {
+    let mut desk = Desk::open()?;
+    let text = |condition: &str| {
+        format!(
+            "@id(\"all\") permit (principal, action, resource);\n\
+             @id(\"no-secrets\")\n\
+             forbid (principal, action == Cogward::Action::\"tool:files/write_file\", resource) when {{ {condition} }};\n"
+        )
+    };
+    let file = desk.plane.scratch().join("wrong.cedar");
+    for (condition, named) in
+        [("context.arguments.pfad like \"*secret*\"", "pfad"), ("context.arguments.path > 7", "wrong.cedar:3")]
+    {
+        fs::write(&file, text(condition))?;
+        let put = ["policy", "put", &file.to_string_lossy(), "--level", "tenant:default", "--reason", "x"];
+        let refused = desk.plane.cli(put)?;
+        assert!(refused.code() == 4 && refused.stderr.contains("policy_invalid"), "{}", refused.stderr);
+        assert!(refused.stderr.contains(named), "{named}: {}", refused.stderr);
+    }
+    desk.policy(&text("context.arguments.path like \"*secret*\""))?;
+    let blocked = desk.write("secret.txt", "1")?;
+    assert!(
+        blocked.bad && blocked.text.contains("policy_blocked") && blocked.text.contains("no-secrets"),
+        "{blocked:?}"
+    );
+    assert_eq!(desk.wrote("secret.txt"), None);
+    assert!(!desk.write("open.txt", "1")?.bad);
+    for decision in desk.decisions()? {
         let event = decision["id"].as_str().context("an id")?;
         let explained = desk.plane.json(["policy", "explain", "--decision", event, "--run", &desk.run])?;
         assert_eq!(explained["agrees"], true, "{explained:#}\n{decision:#}");
