@@ -176,9 +176,11 @@ async fn more_than_can_be_recorded_is_not_decided() {
     let ledger = Arc::new(Ledger::default());
     let text = "permit(principal, action, resource) when { context.arguments.to != \"x\" };";
     let (gate, run, scope) = governed(&ledger, &[("plane", text)]);
-    let long = serde_json::json!({"amount": 1, "to": "y".repeat(20_000)}).to_string();
-    let refusal = refused(&gate, &run, pay(&long)).await;
-    assert_eq!((refusal.code, refusal.rule.as_str()), (RefusalCode::InvalidRequest, "policy.input"));
+    for (length, rule) in [(20_000, "policy.arguments"), (16_300, "policy.input")] {
+        let long = serde_json::json!({"amount": 1, "to": "y".repeat(length)}).to_string();
+        let refusal = refused(&gate, &run, pay(&long)).await;
+        assert_eq!((refusal.code, refusal.rule.as_str()), (RefusalCode::InvalidRequest, rule));
+    }
     assert_eq!(gate.budgets.balance(&scope).held.tool_calls, 0);
     // What no policy reads may be as long as it likes.
     let unread = serde_json::json!({"amount": 1, "to": "y", "more": "z".repeat(200_000)}).to_string();

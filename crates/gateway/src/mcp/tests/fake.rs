@@ -66,7 +66,7 @@ pub(super) fn stdio(name: &str) -> ToolServer {
     serde_json::from_value(json!({"tenant": "default", "name": name, "transport": {
         "kind": "stdio", "command": command,
         "args": ["--exact", "mcp::tests::fake::stdio_server", "--ignored", "--nocapture"],
-        "env": {"COGWARD_FAKE": "1"}
+        "env": {"COGWARD_FAKE": "1"}, "sandbox": "none"
     }}))
     .unwrap()
 }
