@@ -53,12 +53,15 @@ use crate::{rooms::Room, upstreams::Credential};
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 100;
-/// A list over HTTP is asked for again after this time, unless the server names another within these bounds.
+/// A list over HTTP is asked for again after this time, unless the server names another.
 const CATALOGUE_AGE: Duration = Duration::from_secs(60);
+/// A list over HTTP is held for at least so long, whatever the server says.
 const CATALOGUE_AGE_MIN: Duration = Duration::from_secs(1);
+/// And for at most so long.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(300);
-/// Sessions of runs' own, with a server over HTTP and with one that is a process.
+/// Sessions of runs' own with a server over HTTP.
 const OWN_HTTP_MAX: usize = 64;
+/// Sessions of runs' own with a server that is a process: each is a process.
 const OWN_STDIO_MAX: usize = 8;
 /// How long a process may take to say whether it speaks the stateless revision.
 const PROBE: Duration = Duration::from_secs(10);
