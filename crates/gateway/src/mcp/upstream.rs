@@ -1,11 +1,12 @@
 //! One tool server, as a client of it: connected when first used, connected again when it broke off.
 //!
-//! A request of an agent goes out only when it was admitted ([`crate::gate::Admitted`]). Nothing here repeats a call that may have had
-//! an effect; what is certain not to have left the plane, or to have been refused for an expired
-//! session, is sent once more. Which era a server speaks is found out once and remembered until it fails.
+//! A request of an agent goes out only when it was admitted ([`crate::gate::Admitted`]). Nothing here repeats
+//! a call that may have had an effect; what is certain not to have left the plane, or to have been refused for
+//! an expired session, is sent once more. Which era a server speaks is found out once and remembered until it fails.
 
 pub(super) mod answer;
 mod credential;
+mod error;
 pub(super) mod exchange;
 mod guard;
 mod http;
@@ -34,7 +35,6 @@ use cogward_model::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-pub use self::limits::BreakerState;
 use self::{
     credential::Credentials,
     exchange::{Flow, LogLevel, Peer, UpRequest},
@@ -44,139 +44,27 @@ use self::{
     seat::Seat,
     wire::Offers,
 };
+pub use self::{error::UpstreamError, limits::BreakerState};
 use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
-    rpc::{self, ErrorObject},
+    rpc,
 };
 use crate::{rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 100;
-/// A list over HTTP is asked for again after this time, unless the server names another within these bounds.
+/// A list over HTTP is asked for again after this time, unless the server names another.
 const CATALOGUE_AGE: Duration = Duration::from_secs(60);
+/// A list over HTTP is held for at least so long, whatever the server says.
 const CATALOGUE_AGE_MIN: Duration = Duration::from_secs(1);
+/// And for at most so long.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(300);
-/// Sessions of runs' own, with a server over HTTP and with one that is a process.
+/// Sessions of runs' own with a server over HTTP.
 const OWN_HTTP_MAX: usize = 64;
+/// Sessions of runs' own with a server that is a process: each is a process.
 const OWN_STDIO_MAX: usize = 8;
 /// How long a process may take to say whether it speaks the stateless revision.
 const PROBE: Duration = Duration::from_secs(10);
-/// Longest `data` of an error that is kept.
-const ERROR_DATA_BYTES_MAX: usize = 64 * 1024;
-
-/// Why a tool server did not answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum UpstreamError {
-    /// It is not registered, or its registration cannot work.
-    #[error("the tool server `{server}` cannot be used: {cause}")]
-    Unusable {
-        /// Its name.
-        server: UpstreamName,
-        /// What to mend.
-        cause: String,
-    },
-    /// It cannot be started or reached, or it broke off.
-    #[error("the tool server `{server}` is not available: {cause}")]
-    Unavailable {
-        /// Its name.
-        server: UpstreamName,
-        /// What was seen.
-        cause: String,
-        /// Whether it may have received the request.
-        sent: bool,
-    },
-    /// It took too long.
-    #[error("the tool server `{server}` did not answer within {} s", after.as_secs_f32())]
-    TimedOut {
-        /// Its name.
-        server: UpstreamName,
-        /// The limit.
-        after: Duration,
-    },
-    /// What it sent is not MCP as we take it.
-    #[error("the tool server `{server}` does not keep to the protocol: {cause}")]
-    Protocol {
-        /// Its name.
-        server: UpstreamName,
-        /// What was wrong.
-        cause: String,
-    },
-    /// It answered, and there is no room for the answer.
-    #[error("the answer of the tool server `{server}` was dropped: earlier answers are unread, and there is no room")]
-    NoRoom {
-        /// Its name.
-        server: UpstreamName,
-    },
-    /// It answered that the request is wrong.
-    #[error("the tool server `{server}` refused the request ({code}): {message}")]
-    Rejected {
-        /// Its name.
-        server: UpstreamName,
-        /// Its JSON-RPC code.
-        code: i64,
-        /// Its words, bounded.
-        message: String,
-        /// What it says beyond them, as JSON.
-        data: Option<Bytes>,
-    },
-    /// It failed before and is left alone for a while.
-    #[error("the tool server `{server}` is not available: it failed before and is tried again in {} ms", wait.as_millis())]
-    Resting {
-        /// Its name.
-        server: UpstreamName,
-        /// How long.
-        wait: Duration,
-    },
-    /// As many requests are under way as its registration allows.
-    #[error("the tool server `{server}` is busy: as many requests are under way as its registration allows")]
-    Busy {
-        /// Its name.
-        server: UpstreamName,
-    },
-}
-
-impl UpstreamError {
-    /// Whether the request may have had an effect.
-    #[must_use]
-    pub fn effect_possible(&self) -> bool {
-        match self {
-            Self::Unusable { .. }
-            | Self::Unavailable { sent: false, .. }
-            | Self::Resting { .. }
-            | Self::Busy { .. } => false,
-            Self::Unavailable { .. }
-            | Self::TimedOut { .. }
-            | Self::Protocol { .. }
-            | Self::NoRoom { .. }
-            | Self::Rejected { .. } => true,
-        }
-    }
-
-    /// Whether the server is to blame; `None` where it was not asked at all.
-    fn is_fault(&self) -> Option<bool> {
-        match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => Some(true),
-            Self::Rejected { .. } | Self::NoRoom { .. } => Some(false),
-            Self::Unusable { .. } | Self::Resting { .. } | Self::Busy { .. } => None,
-        }
-    }
-
-    /// Whether it may be gone when the same is asked again.
-    fn passes(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-
-    /// The server said no.
-    fn rejected(server: &UpstreamName, error: &ErrorObject<'_>) -> Self {
-        let data = error.data.map(serde_json::value::RawValue::get).filter(|data| data.len() <= ERROR_DATA_BYTES_MAX);
-        Self::Rejected {
-            server: server.clone(),
-            code: error.code,
-            message: rpc::shown(&error.message, 1_000),
-            data: data.map(|data| Bytes::copy_from_slice(data.as_bytes())),
-        }
-    }
-}
 
 /// How long a tool server may take.
 #[derive(Debug, Clone, Copy)]
@@ -608,7 +496,7 @@ impl Connection {
         }
         Ok(match &self.link {
             Link::Stdio(session) => Flow::Stdio(session.begin(request, peer.can, room).await?),
-            Link::Http(session) => Flow::Http(session.begin(request, peer.can, room).await?),
+            Link::Http(session) => Flow::Http(Box::new(session.begin(request, peer.can, room).await?)),
         })
     }
 
@@ -617,7 +505,7 @@ impl Connection {
         let can = exchange::ClientCan::NONE;
         let flow = match &self.link {
             Link::Stdio(session) => Flow::Stdio(session.begin(request, can, None).await?),
-            Link::Http(session) => Flow::Http(session.begin(request, can, None).await?),
+            Link::Http(session) => Flow::Http(Box::new(session.begin(request, can, None).await?)),
         };
         Ok(flow.answer(server).await?)
     }

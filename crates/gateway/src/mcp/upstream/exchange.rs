@@ -4,22 +4,19 @@
 //! Dropping an exchange before its end tells the server to stop. What is bounded here: the steps of one
 //! exchange, what it asks back, how long it is silent and how long it lasts in all.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod clock;
+mod peer;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use ::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
-use cogward_model::{RunId, UpstreamName, limits::STREAM_EVENT_BYTES_MAX};
+use cogward_model::{UpstreamName, limits::STREAM_EVENT_BYTES_MAX};
 use serde::Deserialize;
-use tokio::{sync::Notify, time::Instant};
 
+use self::clock::Clock;
+pub(super) use self::clock::OpenAsk;
+pub(in crate::mcp) use self::peer::{ClientCan, LogLevel, Peer};
 use super::{RequestError, ToolServerClient, UpstreamError, answer::Answerer, http, limits::Pass, stdio};
 use crate::{
     gate::{Admitted, Governed},
@@ -30,141 +27,8 @@ use crate::{
 const ASKS_MAX: u32 = 32;
 /// Steps of one exchange.
 const STEPS_MAX: u32 = 10_000;
-/// An exchange lasts at most so many times the limit for silence.
-const PATIENCE: u32 = 10;
 /// The wait before something is sent once more.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// How long one request of the server may stay open: a person may have to answer it.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(600);
-
-/// What the client of an agent can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(in crate::mcp) struct ClientCan(u8);
-
-impl ClientCan {
-    /// Nothing.
-    pub(in crate::mcp) const NONE: Self = Self(0);
-    /// Questions with a form.
-    pub(in crate::mcp) const ELICIT_FORM: Self = Self(1);
-    /// Questions that send the user to a web page.
-    pub(in crate::mcp) const ELICIT_URL: Self = Self(2);
-    /// Model calls.
-    pub(in crate::mcp) const SAMPLING: Self = Self(4);
-    /// Model calls with tools.
-    pub(in crate::mcp) const SAMPLING_TOOLS: Self = Self(8);
-    /// The roots of its file system.
-    pub(in crate::mcp) const ROOTS: Self = Self(16);
-    /// Results that come later, as tasks (2026-07-28).
-    pub(in crate::mcp) const TASKS: Self = Self(32);
-
-    /// Both together.
-    #[must_use]
-    pub(in crate::mcp) const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether all of `other` is in it.
-    #[must_use]
-    pub(in crate::mcp) const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether a server can ask it anything.
-    #[must_use]
-    pub(in crate::mcp) const fn asked(self) -> bool {
-        self.0 & !Self::TASKS.0 != 0
-    }
-
-    /// As a JSON object, for `initialize` and `_meta`.
-    #[must_use]
-    pub(in crate::mcp) fn capabilities(self) -> String {
-        let elicitation = match (self.has(Self::ELICIT_FORM), self.has(Self::ELICIT_URL)) {
-            (true, true) => Some(r#""elicitation":{"form":{},"url":{}}"#),
-            (true, false) => Some(r#""elicitation":{"form":{}}"#),
-            (false, true) => Some(r#""elicitation":{"url":{}}"#),
-            (false, false) => None,
-        };
-        let sampling = match (self.has(Self::SAMPLING), self.has(Self::SAMPLING_TOOLS)) {
-            (_, true) => Some(r#""sampling":{"tools":{}}"#),
-            (true, false) => Some(r#""sampling":{}"#),
-            (false, false) => None,
-        };
-        let roots = self.has(Self::ROOTS).then_some(r#""roots":{}"#);
-        let tasks = self.has(Self::TASKS).then_some(r#""extensions":{"io.modelcontextprotocol/tasks":{}}"#);
-        let all: Vec<_> = [elicitation, sampling, roots, tasks].into_iter().flatten().collect();
-        format!("{{{}}}", all.join(","))
-    }
-}
-
-/// On whose behalf something is asked. Where nothing can be asked back, all runs share one session; otherwise a
-/// session with sessions of its own is the run's alone, so that what it asks can only belong to that run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::mcp) struct Peer {
-    /// The run.
-    pub(in crate::mcp) run: Option<RunId>,
-    /// What its client can be asked.
-    pub(in crate::mcp) can: ClientCan,
-}
-
-impl Peer {
-    /// The plane itself, which cannot be asked anything.
-    pub(in crate::mcp) const PLANE: Self = Self { run: None, can: ClientCan::NONE };
-
-    /// Whether it has a session of its own at servers that have sessions.
-    pub(super) fn own(self) -> bool {
-        self.run.is_some() && self.can.asked()
-    }
-}
-
-/// How much a server shall say of what it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::mcp) enum LogLevel {
-    /// Everything.
-    Debug,
-    /// And so on, as in RFC 5424.
-    Info,
-    /// Normal and significant.
-    Notice,
-    /// Warnings.
-    Warning,
-    /// Errors.
-    Error,
-    /// Critical conditions.
-    Critical,
-    /// Action is needed.
-    Alert,
-    /// The system is unusable.
-    Emergency,
-}
-
-impl LogLevel {
-    /// All of them, from the chattiest.
-    pub(in crate::mcp) const ALL: [Self; 8] = [
-        Self::Debug,
-        Self::Info,
-        Self::Notice,
-        Self::Warning,
-        Self::Error,
-        Self::Critical,
-        Self::Alert,
-        Self::Emergency,
-    ];
-
-    /// As MCP writes it.
-    #[must_use]
-    pub(in crate::mcp) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Notice => "notice",
-            Self::Warning => "warning",
-            Self::Error => "error",
-            Self::Critical => "critical",
-            Self::Alert => "alert",
-            Self::Emergency => "emergency",
-        }
-    }
-}
 
 /// One request.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +147,7 @@ pub(super) enum Heard {
 
 /// A request that is under way on a connection.
 pub(super) enum Flow {
-    Http(http::Reading),
+    Http(Box<http::Reading>),
     Stdio(stdio::Pending),
     /// It is being sent once more.
     Opening(Pin<Box<dyn Future<Output = Result<Flow, RequestError>> + Send>>),
@@ -560,88 +424,4 @@ impl Exchange {
 fn endless(server: &UpstreamName) -> UpstreamError {
     let cause = "it says more and more and does not answer".to_owned();
     UpstreamError::Protocol { server: server.clone(), cause }
-}
-
-/// How long an exchange may still take.
-struct Clock {
-    silence: Duration,
-    silent_until: Instant,
-    end: Instant,
-    /// The server waits, or waited when this was looked at last.
-    asked: bool,
-    asks: Option<Arc<OpenAsks>>,
-}
-
-/// Requests of the server that nobody has answered yet.
-#[derive(Debug, Default)]
-struct OpenAsks {
-    open: AtomicUsize,
-    answered: Notify,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub(super) struct OpenAsk(Arc<OpenAsks>);
-
-impl Drop for OpenAsk {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.answered.notify_one();
-    }
-}
-
-impl Clock {
-    fn begin(silence: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            silence,
-            silent_until: now + silence,
-            end: now + silence.saturating_mul(PATIENCE),
-            asked: false,
-            asks: None,
-        }
-    }
-
-    /// The server showed that it is at work.
-    fn heard(&mut self) {
-        let patience = if self.waits() { ANSWERED_WITHIN } else { self.silence };
-        self.silent_until = Instant::now() + patience;
-    }
-
-    /// From the answer on, the server's time counts again.
-    fn settle(&mut self) {
-        if self.asked && !self.waits() {
-            self.asked = false;
-            self.heard();
-        }
-    }
-
-    fn ask(&mut self) -> OpenAsk {
-        let asks = self.asks.get_or_insert_default();
-        asks.open.fetch_add(1, Ordering::AcqRel);
-        self.asked = true;
-        self.silent_until = Instant::now() + ANSWERED_WITHIN;
-        // Whoever is asked has time, and the server has its own after that.
-        self.end = self.end.max(self.silent_until + self.silence);
-        OpenAsk(Arc::clone(asks))
-    }
-
-    fn waits(&self) -> bool {
-        self.asks.as_ref().is_some_and(|asks| asks.open.load(Ordering::Acquire) > 0)
-    }
-
-    fn until(&self) -> Instant {
-        self.silent_until.min(self.end)
-    }
-
-    /// When the last open request of the server has been answered.
-    async fn answered(&self) {
-        let Some(asks) = self.asks.as_ref().filter(|_| self.waits()) else { return std::future::pending().await };
-        loop {
-            asks.answered.notified().await;
-            if !self.waits() {
-                return;
-            }
-        }
-    }
 }

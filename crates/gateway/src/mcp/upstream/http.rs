@@ -108,7 +108,7 @@ impl Endpoint {
         let session = Session::new(Core::new(self, server, hub, None, true));
         let request = UpRequest::plain("server/discover", b"{}");
         let ask = async || match session.begin(&request, ClientCan::NONE, None).await {
-            Ok(reading) => super::exchange::Flow::Http(reading).answer(server).await,
+            Ok(reading) => super::exchange::Flow::Http(Box::new(reading)).answer(server).await,
             Err(error) => Err(error.into_inner()),
         };
         let mut answer = ask().await;
@@ -151,7 +151,7 @@ impl Endpoint {
             None => None,
         };
         let reading = Reading::of(Arc::new(core.clone_bare()), id, response, None)?;
-        let answer = super::exchange::Flow::Http(reading).answer(server).await?;
+        let answer = super::exchange::Flow::Http(Box::new(reading)).answer(server).await?;
         let (revision, offers) = wire::greeted(&answer).map_err(|cause| core.protocol(&cause))?;
         core.id = session;
         core.revision = Some(HeaderValue::from_static(revision));

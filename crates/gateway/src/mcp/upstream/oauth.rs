@@ -34,8 +34,9 @@ use crate::{mcp::rpc, upstreams::Credential};
 
 /// A token is renewed so long before its end.
 const SKEW: Duration = Duration::from_secs(30);
-/// How long a token is kept that does not say how long it holds, and at most.
+/// How long a token is kept that does not say how long it holds.
 const HOLDS: Duration = Duration::from_secs(300);
+/// A token is kept for at most so long, whatever it says.
 const HOLDS_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// How long a signed assertion holds, in seconds.
 const ASSERTION_SECONDS: u64 = 60;

@@ -21,8 +21,9 @@ use crate::mcp::rpc;
 const WAITING_MAX: usize = 64;
 /// Most resources that one watch is for.
 const URIS_MAX: usize = 1_000;
-/// The wait before a broken subscription is made again: the first, and the longest.
+/// The first wait before a broken subscription is made again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The longest wait before a broken subscription is made again.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// What is to be heard of.

@@ -19,7 +19,6 @@ const LEGACY_ALL: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY]
 
 /// What a server offers, whatever its era.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "it is the list of what a server says of itself")]
 pub(in crate::mcp) struct Offers {
     /// Tools.
     pub(in crate::mcp) tools: bool,

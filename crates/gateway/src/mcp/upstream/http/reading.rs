@@ -30,8 +30,9 @@ use crate::{
 const REST: Duration = Duration::from_millis(500);
 /// How often a stream is taken up again that gives nothing.
 const RESUMED_MAX: u32 = 5;
-/// The wait before that, unless the server wants another; and the longest that it may want.
+/// The wait before that, unless the server wants another.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest wait that the server may want before a stream is taken up again.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Incoming>, RequestError>> + Send>>;

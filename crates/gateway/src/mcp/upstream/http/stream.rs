@@ -22,8 +22,9 @@ use crate::mcp::{
 
 /// How long a session waits for its stream before it goes on without.
 const MOMENT: Duration = Duration::from_secs(1);
-/// The wait before a stream is opened again: the first, and the longest.
+/// The first wait before a stream of a session is opened again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest wait before a stream of a session is opened again.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Opens the stream of a session and keeps it open until `stop`, or until the server says that it has none.
