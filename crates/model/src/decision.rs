@@ -111,7 +111,7 @@ pub struct Refusal {
     /// When the same request may succeed, for a throttle.
     pub retry_after: Option<Duration>,
     /// The approval that it is about.
-    pub approval: Option<ApprovalRef>,
+    pub approval: Option<Box<ApprovalRef>>,
 }
 
 impl Refusal {
@@ -135,7 +135,7 @@ impl Refusal {
     /// Names the approval that it is about.
     #[must_use]
     pub fn about(mut self, approval: ApprovalRef) -> Self {
-        self.approval = Some(approval);
+        self.approval = Some(Box::new(approval));
         self
     }
 

@@ -197,7 +197,7 @@ impl Policies {
             let added = if adds { judging.add(step)? } else { Added::default() };
             Ok(Stepped { decided, facts, added })
         });
-        stepped.and_then(|stepped| stepped).map_err(|error| history_unusable(error))
+        stepped.and_then(|stepped| stepped).map_err(history_unusable)
     }
 }
 

@@ -64,7 +64,7 @@ async fn an_escalated_call_waits_and_runs_once_when_it_is_approved() {
         ],
     );
     let refusal = refused(&gate, &run, pay(r#"{"amount":900}"#)).await;
-    assert_eq!((refusal.code, refusal.approval.as_ref()), (RefusalCode::ApprovalRequired, Some(&approval)));
+    assert_eq!((refusal.code, refusal.approval.as_deref()), (RefusalCode::ApprovalRequired, Some(&approval)));
     let record = last(&ledger);
     assert_eq!(value(&record, "decision"), Some(&"escalate".into()));
     assert_eq!(value(&record, "approval"), Some(&vec![approval.id.to_string()].into()));
