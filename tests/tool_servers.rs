@@ -171,7 +171,7 @@ fn hostile(more: &[&str]) -> Result<Hostile> {
         format!("SHARE={}", share.display()),
     ];
     let (file, written, secret) = (server.to_string_lossy(), share.to_string_lossy(), credential.to_string_lossy());
-    let mut args = vec!["tool-server", "add", "hostile", "--reason", "test", "--mount", &*file];
+    let mut args = vec!["tool-server", "add", "hostile", "--approve-tools", "--reason", "test", "--mount", &*file];
     args.extend(["--mount-writable", &*written, "--credential-file", &*secret, "--credential-env", "TOKEN"]);
     args.extend(more);
     // The plane's data is named in a way that is no path which is there, and must not be mounted.

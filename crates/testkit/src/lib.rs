@@ -536,13 +536,21 @@ impl Plane {
     /// When it is refused.
     pub fn add_stdio(&self, name: &str, command: &[&str]) -> Result<()> {
         let mut args = vec!["tool-server", "add", name, "--approve-tools", "--reason", "test"];
+        // Without `..`: a mount is at the place that its path says.
+        let plain = |part: &&str| match Path::new(part) {
+            path if path.is_absolute() && !path.starts_with("/usr") => {
+                path.canonicalize().ok().and_then(|path| Some(path.to_str()?.to_owned())).unwrap_or((*part).to_owned())
+            }
+            _ => (*part).to_owned(),
+        };
+        let command: Vec<String> = command.iter().map(plain).collect();
         let named = command.iter().map(Path::new).filter(|path| path.is_absolute() && path.exists());
         for path in named.filter(|path| !path.starts_with("/usr")) {
             let packages = path.ancestors().find(|above| above.ends_with("node_modules"));
             args.extend(["--mount", packages.unwrap_or(path).to_str().context("a path of text")?]);
         }
         args.extend(["--stdio", "--"]);
-        args.extend(command);
+        args.extend(command.iter().map(String::as_str));
         self.ok(args).map(drop)
     }
 
