@@ -35,7 +35,12 @@ for _ in range(THREADS):
 "#;
 
 fn agent<'a>(source: &'a str) -> Agent<'a> {
-    Agent { name: "asker", source, permissions: MAY_ASK, changes: &[("wallClockSeconds: 120", "wallClockSeconds: 600")] }
+    Agent {
+        name: "asker",
+        source,
+        permissions: MAY_ASK,
+        changes: &[("wallClockSeconds: 120", "wallClockSeconds: 600")],
+    }
 }
 
 fn activate(plane: &Plane, text: &str) -> Result<()> {
@@ -84,7 +89,10 @@ fn at_most_three_for_a_user_is_three_over_runs_and_a_plane_that_is_killed() -> R
     let first = start_as(&plane, "ada")?;
     let lines = said(&plane, &first, |lines| ended(lines, 403) >= 12)?;
     assert_eq!(ended(&lines, 200), 3, "{lines:#?}");
-    assert!(lines.iter().filter(|line| line["status"] == 403).all(|line| line["code"] == "policy_blocked"), "{lines:#?}");
+    assert!(
+        lines.iter().filter(|line| line["status"] == 403).all(|line| line["code"] == "policy_blocked"),
+        "{lines:#?}"
+    );
 
     plane.kill_9()?;
     plane.up()?;
@@ -135,6 +143,10 @@ fn a_model_call_waits_for_a_person_and_runs_once() -> Result<()> {
     assert_eq!(count(&leaves, "model.call.decided", Some("permit")), 1);
     let permit = leaves.iter().find(|leaf| leaf["decision"] == "permit" && leaf["type"] == "model.call.decided");
     let permit = permit.context("the permit is recorded")?;
-    assert_eq!((&permit["approval"][0], &permit["policy_verdict"]), (&Value::from(id), &Value::from("escalate")), "{permit:#}");
+    assert_eq!(
+        (&permit["approval"][0], &permit["policy_verdict"]),
+        (&Value::from(id), &Value::from("escalate")),
+        "{permit:#}"
+    );
     Ok(())
 }

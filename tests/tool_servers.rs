@@ -268,7 +268,7 @@ fn a_server_that_takes_all_it_can_takes_what_it_was_given() -> Result<()> {
 
 #[test]
 fn what_a_server_leaves_behind_ends_with_its_removal_and_with_the_plane() -> Result<()> {
-    let mut hostile = hostile(&[])?;
+    let hostile = hostile(&[])?;
     hostile.call(&["linger"])?;
     assert_eq!(hostile.lingering().len(), 1, "it left its session and its parent, and has no end of a pipe");
     hostile.plane.ok(["tool-server", "remove", "hostile", "--reason", "test"])?;

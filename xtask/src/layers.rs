@@ -28,8 +28,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy", "prover",
-            "sandbox", "engine", "gateway",
+            "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy",
+            "prover", "sandbox", "engine", "gateway",
         ],
     ),
     ("cli", &["model", "ledger", "api", "registry", "policy", "sandbox", "server"]),

@@ -185,7 +185,8 @@ impl Show for Registration {
 
 impl Show for ToolServer {
     const PLURAL: &'static str = "tool servers";
-    const HEAD: &'static [&'static str] = &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "BREAKER", "TOOLS", "UPDATED"];
+    const HEAD: &'static [&'static str] =
+        &["NAME", "TENANT", "KIND", "AT", "CREDENTIAL", "BREAKER", "TOOLS", "UPDATED"];
     fn row(&self) -> Vec<Cell> {
         let cogward_api::ToolCounts { approved, quarantined, blocked, gone } = self.tools;
         let counts = [(approved, "approved"), (quarantined, "quarantined"), (blocked, "blocked"), (gone, "gone")];

@@ -15,7 +15,9 @@ use cogward_api::{Doctor, ProfileReport};
 use cogward_budget::Budgets;
 use cogward_engine::{Engine, EngineOptions, RecoveryReport, RunFiles, ports::Missing};
 use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_gateway::{Credential as UpstreamCredential, EgressOptions, FenceState, Gateway, InspectionKey, Tally, policy::History};
+use cogward_gateway::{
+    Credential as UpstreamCredential, EgressOptions, FenceState, Gateway, InspectionKey, Tally, policy::History,
+};
 use cogward_identity::{Credential, Operators, Role, Secrets};
 use cogward_journal::{Journal, JournalEvent, JournalOptions};
 use cogward_model::{
@@ -32,7 +34,9 @@ use zeroize::Zeroizing;
 pub use crate::http::ListenError;
 use crate::{
     ServeOptions,
-    adapters::{HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, RunGateways, approvals::StoredApprovals},
+    adapters::{
+        HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, RunGateways, approvals::StoredApprovals,
+    },
     budgets,
     data_dir::{DataDir, DataDirError},
     described::described,

@@ -75,8 +75,9 @@ pub(crate) fn restore(
 
 /// Books what a record says that its call added to what policies count.
 fn count_again(restoring: &mut Restoring<'_>, leaf: &DecidedOrCompleted, live: &HashSet<RunId>) {
-    let DecidedOrCompleted::Decided { permitted: true, id, tenant, run: Some(run), time, lasting: Some(lasting), .. } =
-        leaf
+    let DecidedOrCompleted::Decided {
+        permitted: true, id, tenant, run: Some(run), time, lasting: Some(lasting), ..
+    } = leaf
     else {
         return;
     };
@@ -178,7 +179,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("evidence");
         let evidence = Evidence::open(EvidenceOptions::new(path.clone())).unwrap();
-        let (first, second): (RunId, RunId) = (Id::new(&SystemClock, &SystemEntropy), Id::new(&SystemClock, &SystemEntropy));
+        let (first, second): (RunId, RunId) =
+            (Id::new(&SystemClock, &SystemEntropy), Id::new(&SystemClock, &SystemEntropy));
         let by = |subject: &str| Attribution {
             agent: Some(("reader".parse().unwrap(), "1".parse().unwrap())),
             subject: Some(subject.to_owned()),

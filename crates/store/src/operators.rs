@@ -185,9 +185,10 @@ impl Tx {
     /// # Errors
     /// [`StoreError`] when the database failed.
     pub async fn operators_writing(&mut self) -> Result<u64, StoreError> {
-        let found = sqlx::query("SELECT COUNT(*) AS writing FROM operators WHERE role = 'operator' AND revoked IS NULL")
-            .fetch_one(self.connection())
-            .await?;
+        let found =
+            sqlx::query("SELECT COUNT(*) AS writing FROM operators WHERE role = 'operator' AND revoked IS NULL")
+                .fetch_one(self.connection())
+                .await?;
         rows::number(&found, "writing")
     }
 

@@ -123,7 +123,8 @@ impl ToolDefinition {
     #[must_use]
     pub fn shape(&self) -> &Arc<Shape> {
         self.shape.get_or_init(|| {
-            let raw = self.members.iter().find(|(key, _)| key == "inputSchema").map_or("null", |(_, value)| value.get());
+            let raw =
+                self.members.iter().find(|(key, _)| key == "inputSchema").map_or("null", |(_, value)| value.get());
             // What cannot be read has no arguments that a policy could name, and a call of it is refused anyway.
             Arc::new(Shape::of(&serde_json::from_str(raw).unwrap_or_default()))
         })

@@ -28,11 +28,7 @@ use crate::{
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Answers a message.
-pub(super) async fn answer(
-    inner: &Arc<Inner>,
-    run: &Arc<RunContext>,
-    asked: &Asked<'_>,
-) -> Response<AgentBody> {
+pub(super) async fn answer(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &Asked<'_>) -> Response<AgentBody> {
     if asked.method == "initialize" {
         return initialize(inner, run, asked).await;
     }

@@ -342,12 +342,14 @@ impl Relay {
         let (server, shape) = (&self.request.server, self.request.shape);
         let wrong = match result_type {
             // What a task comes to later is nothing that policy could take parts out of.
-            ResultType::Task if line.caller.is_stateless() && !admitted.redacts() => !task_of(&result).is_some_and(|task| {
-                // Whoever asks about it later must be the one who began it.
-                let owner =
-                    TaskOwner { server: server.clone(), tool: self.request.name.clone(), call: admitted.first() };
-                line.run.mcp.own_task(&task, owner)
-            }),
+            ResultType::Task if line.caller.is_stateless() && !admitted.redacts() => {
+                !task_of(&result).is_some_and(|task| {
+                    // Whoever asks about it later must be the one who began it.
+                    let owner =
+                        TaskOwner { server: server.clone(), tool: self.request.name.clone(), call: admitted.first() };
+                    line.run.mcp.own_task(&task, owner)
+                })
+            }
             ResultType::Task | ResultType::Other | ResultType::InputRequired => true,
             ResultType::Absent | ResultType::Complete => false,
         };

@@ -121,7 +121,8 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         }
     };
     let listeners = <[OwnedFd; 3]>::try_from(listeners).ok();
-    let (Some(work), Some(refusals), true) = (work, refusals, listeners.is_some() != order.spec.service.is_some()) else {
+    let (Some(work), Some(refusals), true) = (work, refusals, listeners.is_some() != order.spec.service.is_some())
+    else {
         return Err(Stage::new("init", &"the sandbox did not hand over all its descriptors"));
     };
     let (spec, controls) = (order.spec, order.controls);
@@ -135,7 +136,11 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
         driver: "native".to_owned(),
         runtime: None,
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        namespaces: native::NAMESPACE_NAMES.iter().filter(|name| !hosts_network || **name != "net").map(|n| (*n).to_owned()).collect(),
+        namespaces: native::NAMESPACE_NAMES
+            .iter()
+            .filter(|name| !hosts_network || **name != "net")
+            .map(|n| (*n).to_owned())
+            .collect(),
         uids: uids.to_owned(),
         uid_base,
         landlock_abi: Some(controls.landlock_abi),
@@ -155,7 +160,20 @@ fn complete(order: &Order<'_>, begun: Begun) -> Result<Sandbox, Stage> {
     };
     let (filter, package) = ((filter, FILTERS), attest::Declared::of(spec));
     let (uids, window) = (order.uids, Window::default());
-    Ok(Sandbox { begun, listeners, work, refusals, late, enforcement, package, uids, filter, first: None, window, hosts_network })
+    Ok(Sandbox {
+        begun,
+        listeners,
+        work,
+        refusals,
+        late,
+        enforcement,
+        package,
+        uids,
+        filter,
+        first: None,
+        window,
+        hosts_network,
+    })
 }
 
 /// What the sandbox says next. The calls that it makes to see them refused are refused meanwhile.

@@ -72,9 +72,7 @@ pub const NAMESPACES: u64 = (libc::CLONE_NEWUSER
 /// Those of one launch: a program of the operator's may have been given the host's network.
 fn namespaces_of(spec: &LaunchSpec) -> u64 {
     match &spec.service {
-        Some(service) if service.network == Network::Host => {
-            NAMESPACES & !u64::from(libc::CLONE_NEWNET.unsigned_abs())
-        }
+        Some(service) if service.network == Network::Host => NAMESPACES & !u64::from(libc::CLONE_NEWNET.unsigned_abs()),
         _ => NAMESPACES,
     }
 }

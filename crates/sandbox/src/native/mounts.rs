@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{
     image::{Attached, top_level},
-    spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
     service::{Network, Shown},
+    spec::{INPUT_FILE, LATE_FILE_BYTES_MAX, LaunchSpec, Root},
     storage::{INPUTS, SKILLS},
 };
 

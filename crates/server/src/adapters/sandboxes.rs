@@ -77,9 +77,7 @@ impl HostSandboxes {
                 package::verify(&packages, package).map_err(|e| PortError::from_error(&e))?;
             }
             let Some(images) = images else { return Ok(None) };
-            let verify = |at: &Path| {
-                package::verify_at(at, package).map(drop).map_err(|e| PortError::from_error(&e).0)
-            };
+            let verify = |at: &Path| package::verify_at(at, package).map(drop).map_err(|e| PortError::from_error(&e).0);
             let image = images.prepare(package, &packages.join(package.hex()), &verify);
             image.map(Some).map_err(|e| PortError::from_error(&e))
         });
