@@ -203,7 +203,7 @@ mod tests {
         assert!(found.wrong.iter().any(|wrong| wrong.contains("/usr is ext4")), "{found:?}");
         let whole = TABLE.replace(
             "8:1 /usr /usr ro,nosuid,nodev - ext4 /dev/vda rw",
-            "0:71 /root/usr /usr ro,nosuid,nodev - erofs x ro",
+            "0:71 /image/usr /usr ro,nosuid,nodev - erofs x ro",
         );
         assert_eq!(declared(true).found(&whole).wrong, Vec::<String>::new());
     }
