@@ -212,7 +212,17 @@ fn above_development_a_tool_that_nobody_approved_is_granted_to_nobody() -> Resul
     let plane = plane()?;
     let server = plane.scratch().join("server.py");
     std::fs::write(&server, TOOLS)?;
-    plane.ok(["tool-server", "add", "files", "--stdio", "--", "/usr/bin/python3", &server.to_string_lossy()])?;
+    plane.ok([
+        "tool-server",
+        "add",
+        "files",
+        "--stdio",
+        "--sandbox",
+        "none",
+        "--",
+        "/usr/bin/python3",
+        &server.to_string_lossy(),
+    ])?;
     let register = |name: &str, tier: &str| {
         let changes = [
             ("tier: development", tier),

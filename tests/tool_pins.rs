@@ -58,7 +58,7 @@ impl<'a> Hostile<'a> {
     fn add(&self, flags: &[&str]) -> Result<Output> {
         let mut args = vec!["tool-server", "add", self.name, "--reason", "test"];
         args.extend(flags);
-        args.extend(["--stdio", "--"]);
+        args.extend(["--stdio", "--sandbox", "none", "--"]);
         args.extend(self.command.iter().map(String::as_str));
         self.plane.cli(args)
     }

@@ -46,9 +46,21 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             401 | 403 => 4,
             402 | 429 => 7,
             404 | 410 => 3,
-            409 if matches!(code, ProblemCode::ProfileTooWeak | ProblemCode::ProfileUnenforceable) => 4,
+            409 if matches!(
+                code,
+                ProblemCode::ProfileTooWeak | ProblemCode::ProfileUnenforceable | ProblemCode::ToolNotApproved
+            ) =>
+            {
+                4
+            }
             409 | 412 => 5,
-            422 if matches!(code, ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid) => 4,
+            422 if matches!(
+                code,
+                ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid | ProblemCode::PolicyInvalid
+            ) =>
+            {
+                4
+            }
             503 if *code == ProblemCode::NotReady => 8,
             _ => 1,
         };
@@ -247,7 +259,10 @@ fn a_credential_goes_in_by_file_or_input_only_and_never_out() {
         "tenant": "default", "name": "crm", "transport": { "kind": "http", "url": "https://crm.example/mcp" },
         "has_credential": true, "updated": "2026-11-23T02:00:00.000000Z",
     });
-    let plane = Plane::new(move |_, _| json(201, server.clone()));
+    let plane = Plane::new(move |asked, _| match asked.line.starts_with("PUT") {
+        true => json(201, server.clone()),
+        false => json(200, value!({ "items": [] })),
+    });
     let line = "tool-server add crm --url https://crm.example/mcp --credential-file -";
     let done = plane.cli_with(line, &[], b"hunter2\n");
     assert_eq!(done.status.code(), Some(0), "{}", err(&done));

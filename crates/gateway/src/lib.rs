@@ -17,6 +17,7 @@ pub mod fence;
 mod fuzz;
 pub mod gate;
 pub mod grant;
+pub mod inside;
 pub mod json;
 pub mod mcp;
 pub mod model;

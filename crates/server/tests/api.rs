@@ -21,6 +21,9 @@ fn example(path: &str) -> String {
         .replace("{operator}", "opr_01K00000000000000000000000")
         .replace("{run}", "run_01K00000000000000000000000")
         .replace("{operation}", "op_01K00000000000000000000000")
+        .replace("{policy_level}", "tenant:default")
+        .replace("{policy_version}", &format!("sha256:{}", "0".repeat(64)))
+        .replace("{approval}", "apr_01K00000000000000000000000")
         .replace("{input}", "claims.csv")
         .replace("{artifact}", "report.pdf")
 }
@@ -242,7 +245,7 @@ async fn a_tool_server_that_cannot_be_reached_or_used_is_not_added() {
     };
     let relative = put(json!({ "kind": "stdio", "command": "node" })).await;
     is_problem(&relative, 400, "invalid_request");
-    let gone = put(json!({ "kind": "stdio", "command": "/bin/false" })).await;
+    let gone = put(json!({ "kind": "stdio", "command": "/bin/false", "sandbox": "none" })).await;
     is_problem(&gone, 502, "upstream_unavailable");
     let plain = put(json!({ "kind": "http", "url": "http://tools.example/mcp" })).await;
     is_problem(&plain, 400, "invalid_request");

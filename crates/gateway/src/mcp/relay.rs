@@ -150,6 +150,7 @@ impl Relay {
                 mirrored: &self.request.mirrored,
                 progress: line.caller.token.is_some(),
                 log_level: line.caller.level(),
+                who: None,
             };
             let peer = Peer { run: Some(admitted.run().grant.run), can: line.caller.can };
             let mut exchange = match line.wait(self.client.open(admitted, peer, request)).await? {

@@ -11,6 +11,7 @@ pub(super) mod exchange;
 mod guard;
 mod http;
 mod hub;
+mod inside;
 mod limits;
 pub(super) mod listed;
 mod oauth;
@@ -49,7 +50,7 @@ use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,
 };
-use crate::{rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
+use crate::{inside::InsideServer, rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 100;
@@ -104,6 +105,7 @@ pub struct ToolServerClient {
 enum Transport {
     Stdio(stdio::Program),
     Http(http::Endpoint),
+    Inside(inside::Session),
     Unusable(String),
 }
 
@@ -128,6 +130,7 @@ struct Connection {
 enum Link {
     Stdio(Arc<stdio::Session>),
     Http(Arc<http::Session>),
+    Inside(inside::Session),
 }
 
 struct Cached {
@@ -217,6 +220,13 @@ impl ToolServerClient {
         if let Transport::Stdio(program) = &mut self.transport {
             program.start_by(processes);
         }
+        self
+    }
+
+    /// As a part of the plane.
+    #[must_use]
+    pub fn with_inside(mut self, server: Arc<dyn InsideServer>) -> Self {
+        self.transport = Transport::Inside(inside::Session::new(server));
         self
     }
 
@@ -385,6 +395,7 @@ impl ToolServerClient {
             }
             Transport::Stdio(program) => self.start_process(program, peer, era).await,
             Transport::Http(endpoint) => self.greet(endpoint, peer, era).await,
+            Transport::Inside(session) => Ok((Link::Inside(session.clone()), session.offers())),
         };
         let found = started.as_ref().ok().map(|(_, offers)| match offers.modern {
             true => Era::Modern(*offers),
@@ -497,6 +508,7 @@ impl Connection {
         Ok(match &self.link {
             Link::Stdio(session) => Flow::Stdio(session.begin(request, peer.can, room).await?),
             Link::Http(session) => Flow::Http(Box::new(session.begin(request, peer.can, room).await?)),
+            Link::Inside(session) => Flow::Inside(session.begin(server, request, room)),
         })
     }
 
@@ -506,6 +518,7 @@ impl Connection {
         let flow = match &self.link {
             Link::Stdio(session) => Flow::Stdio(session.begin(request, can, None).await?),
             Link::Http(session) => Flow::Http(Box::new(session.begin(request, can, None).await?)),
+            Link::Inside(session) => Flow::Inside(session.begin(server, request, None)),
         };
         Ok(flow.answer(server).await?)
     }
@@ -530,7 +543,7 @@ impl Connection {
     fn alive(&self) -> bool {
         match &self.link {
             Link::Stdio(session) => session.alive(),
-            Link::Http(_) => true,
+            Link::Http(_) | Link::Inside(_) => true,
         }
     }
 }

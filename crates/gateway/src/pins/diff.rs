@@ -24,7 +24,11 @@ pub enum Change {
 pub fn lines(raw: &str) -> Vec<String> {
     let mut out = Vec::new();
     match serde_json::from_str::<Value>(raw) {
-        Ok(value) => write(&mut out, "", "", &value, ""),
+        Ok(mut value) => {
+            // The order of keys is no part of a definition.
+            value.sort_all_objects();
+            write(&mut out, "", "", &value, "");
+        }
         Err(_) => out.push(cut(&visible(raw))),
     }
     out

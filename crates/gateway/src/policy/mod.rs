@@ -27,14 +27,14 @@ use cogward_policy::Shape;
 
 pub(crate) use self::{
     active::RunPolicies,
-    history::{Added, Who},
+    history::Added,
     in_hand::InHand,
     judge::{Cleared, Judgement},
     obligation::redacted,
 };
 pub use self::{
     active::{ActivePolicies, ActiveStatus, PolicySet},
-    history::{Ended, History},
+    history::{Ended, History, Who},
     obligation::Withheld,
     restore::{Earlier, Restoring},
 };

@@ -291,7 +291,9 @@ impl Sandbox for HostSandbox {
 }
 
 fn found(look: cogward_sandbox::Attestation) -> Attestation {
-    let facts = serde_json::to_value(&look.facts).unwrap_or_default();
+    let mut facts = serde_json::to_value(&look.facts).unwrap_or_default();
+    // In the order that the leaf has them in: anybody can compute the digest from it.
+    facts.sort_all_objects();
     Attestation {
         proof: Digest::from_bytes(sha256(facts.to_string().as_bytes())),
         facts,

@@ -17,9 +17,10 @@ use serde::Deserialize;
 use self::clock::Clock;
 pub(super) use self::clock::OpenAsk;
 pub(in crate::mcp) use self::peer::{ClientCan, LogLevel, Peer};
-use super::{RequestError, ToolServerClient, UpstreamError, answer::Answerer, http, limits::Pass, stdio};
+use super::{RequestError, ToolServerClient, UpstreamError, answer::Answerer, http, inside, limits::Pass, stdio};
 use crate::{
     gate::{Admitted, Governed},
+    policy::Who,
     rooms::{Held, Room},
 };
 
@@ -47,12 +48,14 @@ pub(in crate::mcp) struct UpRequest<'a> {
     pub(in crate::mcp) progress: bool,
     /// How much it shall say.
     pub(in crate::mcp) log_level: Option<LogLevel>,
+    /// For whom it is; set when it is begun.
+    pub(in crate::mcp) who: Option<&'a Arc<Who>>,
 }
 
 impl<'a> UpRequest<'a> {
     /// A request of the plane's own.
     pub(super) const fn plain(method: &'static str, params: &'a [u8]) -> Self {
-        Self { method, params, meta: "", name: None, mirrored: &[], progress: false, log_level: None }
+        Self { method, params, meta: "", name: None, mirrored: &[], progress: false, log_level: None, who: None }
     }
 }
 
@@ -149,6 +152,7 @@ pub(super) enum Heard {
 pub(super) enum Flow {
     Http(Box<http::Reading>),
     Stdio(stdio::Pending),
+    Inside(inside::Answering),
     /// It is being sent once more.
     Opening(Pin<Box<dyn Future<Output = Result<Flow, RequestError>> + Send>>),
 }
@@ -160,6 +164,7 @@ impl Flow {
             match self {
                 Self::Http(reading) => return reading.next().await,
                 Self::Stdio(pending) => return Ok(pending.next().await?),
+                Self::Inside(answering) => return answering.next().await,
                 Self::Opening(opening) => {
                     let flow = opening.as_mut().await?;
                     *self = flow;
@@ -201,6 +206,7 @@ pub(super) struct Owned {
     mirrored: Vec<(HeaderName, HeaderValue)>,
     progress: bool,
     log_level: Option<LogLevel>,
+    who: Option<Arc<Who>>,
 }
 
 impl Owned {
@@ -213,6 +219,7 @@ impl Owned {
             mirrored: request.mirrored.to_vec(),
             progress: request.progress,
             log_level: request.log_level,
+            who: request.who.cloned(),
         }
     }
 
@@ -225,6 +232,7 @@ impl Owned {
             mirrored: &self.mirrored,
             progress: self.progress,
             log_level: self.log_level,
+            who: self.who.as_ref(),
         }
     }
 }
@@ -259,7 +267,9 @@ impl ToolServerClient {
         peer: Peer,
         request: UpRequest<'_>,
     ) -> Result<Exchange, UpstreamError> {
-        self.begin(Some(admitted.run().answers.clone()), peer, request).await
+        let run = admitted.run();
+        let request = UpRequest { who: Some(&run.who), ..request };
+        self.begin(Some(run.answers.clone()), peer, request).await
     }
 
     /// Begins a request.

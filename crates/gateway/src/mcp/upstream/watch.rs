@@ -172,6 +172,8 @@ impl Watching {
                         changes.follow().await;
                     })))
                 }
+                // What it offers changes only by being added again, which ends this.
+                Link::Inside(_) => Ok(Subscription::Session),
             };
         }
         if let Link::Http(session) = &self.connection.link {
@@ -301,6 +303,7 @@ async fn over(subscription: &mut Subscription, connection: &Connection) {
         Subscription::Session => match &connection.link {
             Link::Stdio(session) => session.ended().await,
             Link::Http(session) => session.lost().await,
+            Link::Inside(_) => std::future::pending().await,
         },
         Subscription::Listening(flow) => {
             // Its answer says that it ends.

@@ -248,7 +248,7 @@ for line in sys.stdin:
         r = {"content": [], "pad": "x" * (17 * 1024 * 1024 if m["params"]["arguments"].get("long") else 1)}
     print(json.dumps({"jsonrpc": "2.0", "id": m["id"], "result": r}), flush=True)
 "#;
-    let transport = json!({"kind": "stdio", "command": "/usr/bin/python3", "args": ["-c", program]});
+    let transport = json!({"kind": "stdio", "command": "/usr/bin/python3", "args": ["-c", program], "sandbox": "none"});
     let client = Arc::new(super::client(transport, None));
     let ask = async |arguments: &str| {
         let params = format!(r#"{{"name":"t","arguments":{arguments}}}"#);
