@@ -25,20 +25,23 @@ pub(super) struct Seat {
     current: Mutex<Option<Connection>>,
     /// When it may be tried again.
     connecting: tokio::sync::Mutex<Option<Instant>>,
+    /// Starts in a row that failed, or that were followed by no answer.
     failures: AtomicU32,
 }
 
 impl Seat {
-    /// The server did what it was asked.
-    pub(super) fn well(&self) {
-        self.failures.store(0, Ordering::Relaxed);
-    }
-
     /// Gives up a connection, unless there is another by now.
     pub(super) fn clear(&self, generation: u64) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|connection| connection.generation == generation) {
-            *current = None;
+            self.retire(&mut current);
+        }
+    }
+
+    /// Takes leave of a connection. One that was of use did not fail, however it ended: a server may hang up.
+    fn retire(&self, current: &mut Option<Connection>) {
+        if current.take().is_some_and(|connection| connection.was_of_use()) {
+            self.failures.store(0, Ordering::Relaxed);
         }
     }
 
@@ -62,13 +65,14 @@ impl ToolServerClient {
         if let Some(connection) = seat.connected() {
             return Ok(connection);
         }
+        seat.retire(&mut seat.current.lock().unwrap_or_else(PoisonError::into_inner));
         let failed = seat.failures.load(Ordering::Relaxed) > 0;
         let wait = not_before.and_then(|at| at.checked_duration_since(Instant::now()));
         if let Some(wait) = wait.filter(|_| failed) {
             return Err(UpstreamError::Resting { server: self.name.clone(), wait });
         }
-        // Counted before the attempt and cleared by the first good answer, so that a server which
-        // starts well and dies at once is not started without end.
+        // Counted before the attempt and cleared when the connection was of use, so that a server which starts well
+        // and dies at once is not started without end.
         let failures = seat.failures.fetch_add(1, Ordering::Relaxed).min(10);
         if failures > 0 {
             *not_before = Some(Instant::now() + BACKOFF_FIRST.saturating_mul(1 << (failures - 1)).min(BACKOFF_MAX));
@@ -84,7 +88,8 @@ impl ToolServerClient {
             }
         };
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection { generation, link, offers, level: Arc::default(), own: peer.own() };
+        let greeted = link.answers();
+        let connection = Connection { generation, link, offers, level: Arc::default(), own: peer.own(), greeted };
         *seat.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         Ok(connection)
     }
