@@ -51,6 +51,33 @@ impl Seat {
     }
 }
 
+/// One start. Whoever wanted it may go away before it is over, as a client does that ends its session at once: then
+/// the server did not fail.
+struct Attempt<'a> {
+    failures: &'a AtomicU32,
+    before: u32,
+    over: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn of(failures: &'a AtomicU32) -> Self {
+        Self { failures, before: failures.fetch_add(1, Ordering::Relaxed), over: false }
+    }
+
+    fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            // Starts of a seat come one after the other.
+            self.failures.store(self.before, Ordering::Relaxed);
+        }
+    }
+}
+
 impl ToolServerClient {
     /// The connection of a seat, made if there is none.
     pub(super) async fn connect_to(&self, seat: &Seat, peer: Peer) -> Result<Connection, UpstreamError> {
@@ -73,11 +100,13 @@ impl ToolServerClient {
         }
         // Counted before the attempt and cleared when the connection was of use, so that a server which starts well
         // and dies at once is not started without end.
-        let failures = seat.failures.fetch_add(1, Ordering::Relaxed).min(10);
+        let attempt = Attempt::of(&seat.failures);
+        let failures = attempt.before.min(10);
         if failures > 0 {
             *not_before = Some(Instant::now() + BACKOFF_FIRST.saturating_mul(1 << (failures - 1)).min(BACKOFF_MAX));
         }
         let started = tokio::time::timeout(self.timeouts.start, self.start(peer)).await;
+        attempt.over();
         let (link, offers) = match started.unwrap_or_else(|_| Err(self.timed_out(self.timeouts.start))) {
             Ok(started) => started,
             Err(error) => {

@@ -411,3 +411,28 @@ async fn sessions_that_end_again_and_again_are_begun_again_without_a_rest() {
         }
     }
 }
+
+/// Whoever goes away while a server starts has not seen it fail.
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    let program = r#"
+import json, os, sys, time
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" not in m: continue
+    while not os.path.exists(sys.argv[1]): time.sleep(0.005)
+    r = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "tools": []}
+    print(json.dumps({"jsonrpc": "2.0", "id": m["id"], "result": r}), flush=True)
+"#;
+    let args = json!(["-c", program, gate]);
+    let transport = json!({"kind": "stdio", "command": "/usr/bin/python3", "args": args, "sandbox": "none"});
+    let client = super::client(transport, None);
+    for _ in 0..4 {
+        assert!(tokio::time::timeout(Duration::from_millis(50), client.tools()).await.is_err(), "the gate is closed");
+    }
+    std::fs::write(&gate, "open").unwrap();
+    let listed = client.tools().await;
+    assert!(listed.is_ok(), "{listed:?}");
+}
