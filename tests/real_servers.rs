@@ -228,7 +228,7 @@ fn the_filesystem_server() -> Result<()> {
     let home = folder()?;
     let files = home.path().join("files");
     let path = |name: &str| files.join(name).to_string_lossy().into_owned();
-    let mut server = from_npm("filesystem", &[&path("").trim_end_matches('/')])?;
+    let mut server = from_npm("filesystem", &[path("").trim_end_matches('/')])?;
     server.options.extend(writable(&files));
     let reset = || -> Result<()> {
         if files.exists() {
