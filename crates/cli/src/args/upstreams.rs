@@ -23,7 +23,7 @@ pub enum ToolServer {
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
         vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
     )]
-    Add(ToolServerAdd),
+    Add(Box<ToolServerAdd>),
     /// List tool servers
     List {
         #[command(flatten)]
