@@ -191,6 +191,7 @@ impl ToolServerClient {
                     .and_then(|credentials| http::Endpoint::new(&url, credentials))
                     .map(Transport::Http)
             }
+            ToolTransport::Memory { .. } => Err("this plane keeps no memory".to_owned()),
         };
         let limits = Limits::new(&server.limits);
         let mut timeouts = Timeouts::default();
@@ -225,8 +226,11 @@ impl ToolServerClient {
 
     /// As a part of the plane.
     #[must_use]
-    pub fn with_inside(mut self, server: Arc<dyn InsideServer>) -> Self {
-        self.transport = Transport::Inside(inside::Session::new(server));
+    pub fn with_inside(mut self, server: Result<Arc<dyn InsideServer>, String>) -> Self {
+        self.transport = match server {
+            Ok(server) => Transport::Inside(inside::Session::new(server)),
+            Err(cause) => Transport::Unusable(cause),
+        };
         self
     }
 
