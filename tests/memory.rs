@@ -50,7 +50,9 @@ fn agent(plane: &Plane, name: &str) -> Result<()> {
 
 /// A run of an agent for a user, and what its calls came to.
 fn acts(plane: &Plane, agent: &str, user: Option<&str>, calls: &Value) -> Result<(Vec<Value>, String)> {
-    let input = calls.to_string();
+    let input = plane.scratch().join("calls.json");
+    fs::write(&input, calls.to_string())?;
+    let input = input.to_string_lossy();
     let mut args = vec!["run", "start", agent, "--reason", "test", "--input", &input];
     args.extend(user.iter().flat_map(|user| ["--as", user]));
     let run = plane.json(args)?["id"].as_str().context("an id")?.to_owned();
@@ -84,7 +86,7 @@ fn two_agents_and_two_users_find_only_their_own() -> Result<()> {
         ids.push(out[0]["id"].as_str().with_context(|| format!("{out:?}"))?.to_owned());
         assert_eq!(out[1].as_array().map(Vec::len), Some(5));
         let leaves = plane.leaves(&run)?;
-        assert_eq!(count(&leaves, "tool.call.decided", Some("allow")), 1, "{leaves:#?}");
+        assert_eq!(count(&leaves, "tool.call.decided", Some("permit")), 1, "{leaves:#?}");
         assert_eq!(count(&leaves, "tool.call.completed", None), 1);
         // What was remembered is in the record as other arguments are: sealed, and not to be read here.
         assert!(!json!(leaves).to_string().contains("drinks tea"), "{leaves:#?}");
@@ -118,8 +120,12 @@ fn an_agent_can_neither_say_nor_widen_whose_memory_it_is() -> Result<()> {
     agent(&plane, "claims")?;
     acts(&plane, "claims", Some("ann"), &json!([["remember", {"text": "a secret of ann", "embedding": [1, 0]}]]))?;
     let mut calls = vec![json!(["remember", {"text": "of bob", "embedding": [1, 0]}])];
-    for field in ["owner", "tenant", "user", "subject", "agent", "run", "scope", "filter", "where", "must", "store", "_meta"] {
-        for (tool, rest) in [("recall", json!({"query": "secret"})), ("list", json!({})), ("remember", json!({"text": "x"}))] {
+    for field in
+        ["owner", "tenant", "user", "subject", "agent", "run", "scope", "filter", "where", "must", "store", "_meta"]
+    {
+        for (tool, rest) in
+            [("recall", json!({"query": "secret"})), ("list", json!({})), ("remember", json!({"text": "x"}))]
+        {
             for value in [json!("ann"), json!({"key": "subject", "match": {"value": "ann"}}), json!(null)] {
                 let mut arguments = rest.clone();
                 arguments[field] = value;
@@ -157,8 +163,8 @@ fn an_agent_can_neither_say_nor_widen_whose_memory_it_is() -> Result<()> {
     }
     // Arguments that the schema does not have reach nothing: they are refused before anything is done.
     let leaves = plane.leaves(&run)?;
-    let allowed = count(&leaves, "tool.call.decided", Some("allow"));
-    assert!(allowed < calls.len() - fields + 2, "{allowed} of {} were let through", calls.len());
+    let permitted = count(&leaves, "tool.call.decided", Some("permit"));
+    assert!((1..=calls.len() - fields + 1).contains(&permitted), "{permitted} of {} were let through", calls.len());
     assert_eq!(plane.json(["memory", "show", "notes"])?["items"], 2);
     Ok(())
 }
@@ -228,7 +234,8 @@ fn what_is_kept_outlives_the_plane_and_is_forgotten_on_request_alone() -> Result
     assert_ne!(unreasoned.code(), 0);
     let nobody = plane.json(["memory", "forget", "--server", "notes", "--user", "ANN", "--reason", "request 4711"])?;
     assert_eq!(nobody["forgotten"], 0);
-    let forgotten = plane.json(["memory", "forget", "--server", "notes", "--user", "ann", "--reason", "request 4711"])?;
+    let forgotten =
+        plane.json(["memory", "forget", "--server", "notes", "--user", "ann", "--reason", "request 4711"])?;
     assert_eq!(forgotten["forgotten"], 2);
     assert_eq!(plane.json(["memory", "show", "notes"])?["items"], 1);
     let (out, _) = acts(&plane, "claims", Some("ann"), &json!([["recall", {"query": "tea"}]]))?;
@@ -245,7 +252,10 @@ fn what_is_kept_outlives_the_plane_and_is_forgotten_on_request_alone() -> Result
                 folders.push(path);
             } else {
                 let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
-                kinds.extend(["memory.forget_requested", "memory.forgotten"].map(|kind| text.matches(&format!("\"{kind}\"")).count()));
+                kinds.extend(
+                    ["memory.forget_requested", "memory.forgotten"]
+                        .map(|kind| text.matches(&format!("\"{kind}\"")).count()),
+                );
             }
         }
     }
@@ -265,9 +275,15 @@ fn a_memory_that_cannot_be_kept_is_not_added() -> Result<()> {
         plane.cli(args)
     };
     for (flags, says) in [
-        (&["--memory", "pgvector", "--url", "postgres://u:secret@127.0.0.1/db"][..], "the password does not go into the URL"),
+        (
+            &["--memory", "pgvector", "--url", "postgres://u:secret@127.0.0.1/db"][..],
+            "the password does not go into the URL",
+        ),
         (&["--memory", "pgvector", "--url", "mysql://127.0.0.1/db"], "begins with `postgres://`"),
-        (&["--memory", "pgvector", "--url", "postgres://127.0.0.1/db", "--table", "a;b"], "cannot be the name of a table"),
+        (
+            &["--memory", "pgvector", "--url", "postgres://127.0.0.1/db", "--table", "a;b"],
+            "cannot be the name of a table",
+        ),
         (&["--memory", "qdrant", "--url", "http://qdrant.example:6333"], "begins with https://"),
         (&["--memory", "qdrant", "--url", "http://127.0.0.1:1"], "there is no connection"),
         (&["--memory", "pgvector", "--url", "postgres://u@127.0.0.1:1/db"], "cannot be reached"),

@@ -11,12 +11,13 @@ use crate::{
     ProblemCode::{self, *},
     types::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator,
-        OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked,
-        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
-        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
-        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
-        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage,
+        NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane,
+        PolicyActivate, PolicyCheck, PolicyChecked, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus,
+        PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration,
+        RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool,
+        ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 

@@ -19,9 +19,9 @@ pub use self::{
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
-        Credential, CredentialAdd, CredentialFlag, Memory, MemoryFlags, MemoryScopeFlag, MemoryStoreFlag, OAuthBy, OAuthFlags,
-        Provider, ProviderAdd, ProviderKind,
-        ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd, ToolServerLimitFlags,
+        Credential, CredentialAdd, CredentialFlag, Memory, MemoryFlags, MemoryScopeFlag, MemoryStoreFlag, OAuthBy,
+        OAuthFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd,
+        ToolServerLimitFlags,
     },
 };
 use crate::{

@@ -108,7 +108,10 @@ async fn scopes(bench: &Bench) {
             .collect();
         for subject in &who {
             let of = format!("tea of {} and {}", subject.user.as_deref().unwrap(), subject.agent);
-            memory.remember(subject.clone(), Draft { embedding: Some(vec![1.0, 0.0, 0.0]), ..text(&of) }).await.unwrap();
+            memory
+                .remember(subject.clone(), Draft { embedding: Some(vec![1.0, 0.0, 0.0]), ..text(&of) })
+                .await
+                .unwrap();
         }
         let seen = match scope {
             MemoryScope::AgentAndUser | MemoryScope::Run => 1,
@@ -174,8 +177,32 @@ async fn ids_of_others(bench: &Bench) {
 async fn looks_alike(bench: &Bench) {
     let memory = memory(bench, "alike", MemoryScope::User, MemoryQuota::default(), Hands::new());
     let users = [
-        "ann", "Ann", "ANN", "ann ", " ann", "a%", "%", "_nn", "*", "a*", "аnn", "ａｎｎ", "\u{e9}", "e\u{301}", "ß", "ss",
-        "ann'--", "\"ann\"", "ann\\", "ann,bob", "[\"ann\"]", "{}", "null", "ann\u{200b}", "İ", "i\u{307}",
+        "ann",
+        "Ann",
+        "ANN",
+        "ann ",
+        " ann",
+        "a%",
+        "%",
+        "_nn",
+        "*",
+        "a*",
+        "аnn",
+        "ａｎｎ",
+        "\u{e9}",
+        "e\u{301}",
+        "ß",
+        "ss",
+        "ann'--",
+        "\"ann\"",
+        "ann\\",
+        "ann,bob",
+        "[\"ann\"]",
+        "{}",
+        "null",
+        "ann\u{200b}",
+        "İ",
+        "i\u{307}",
     ];
     for user in users {
         memory.remember(by(Some(user), "x"), text(&format!("of {user}"))).await.unwrap();
@@ -227,7 +254,9 @@ async fn syntax(bench: &Bench) {
         assert!(matches!(refused, Err(MemoryError::Invalid(_))), "{none}: {refused:?}");
     }
     assert!(matches!(memory.recall(bob.clone(), asking(&"a".repeat(5_000))).await, Err(MemoryError::Invalid(_))));
-    for kept in ["'); DELETE FROM memory; --", "\"} , {\"a\": [1]", "line\nline\ttab", "ß İ ﬁ \u{10ffff} 🫖", "\u{feff}bom"] {
+    for kept in
+        ["'); DELETE FROM memory; --", "\"} , {\"a\": [1]", "line\nline\ttab", "ß İ ﬁ \u{10ffff} 🫖", "\u{feff}bom"]
+    {
         memory.remember(bob.clone(), text(kept)).await.unwrap();
         assert_eq!(texts(&memory, &bob).await.first().map(String::as_str), Some(kept));
     }
@@ -298,7 +327,16 @@ async fn vectors(bench: &Bench) {
     assert_eq!(recalled(&memory, &bob, near(&[-1.0, 0.0, 0.0])).await, ["east of bob"]);
     let both = Question { query: Some("nowhere".to_owned()), ..near(&[1.0, 0.1, 0.0]) };
     assert_eq!(recalled(&memory, &ann, both).await.len(), 4);
-    for bad in [vec![], vec![1.0], vec![1.0; 4], vec![1.0; 100_000], vec![f64::NAN, 0.0, 1.0], vec![f64::INFINITY; 3], vec![1e300; 3], vec![0.0; 3]] {
+    for bad in [
+        vec![],
+        vec![1.0],
+        vec![1.0; 4],
+        vec![1.0; 100_000],
+        vec![f64::NAN, 0.0, 1.0],
+        vec![f64::INFINITY; 3],
+        vec![1e300; 3],
+        vec![0.0; 3],
+    ] {
         let refused = memory.recall(ann.clone(), near(&bad)).await;
         assert!(matches!(refused, Err(MemoryError::Embedding(_))), "{:?}", bad.first());
         let draft = Draft { embedding: Some(bad), ..text("bad") };
@@ -309,14 +347,16 @@ async fn vectors(bench: &Bench) {
 
 async fn quotas(bench: &Bench) {
     let few = MemoryQuota { items: Some(3), mib: Some(1), ttl_seconds: None };
-    let memory_of = |name: &str, quota: MemoryQuota, clock| memory(bench, name, MemoryScope::AgentAndUser, quota, clock);
+    let memory_of =
+        |name: &str, quota: MemoryQuota, clock| memory(bench, name, MemoryScope::AgentAndUser, quota, clock);
     let clock = Hands::new();
     let memory = memory_of("few", few, clock.clone());
     let (ann, bob) = (by(Some("ann"), "x"), by(Some("bob"), "x"));
     for n in 0..3 {
         memory.remember(ann.clone(), Draft { ttl_seconds: Some(60), ..text(&format!("n {n}")) }).await.unwrap();
     }
-    let full = |result: Result<crate::Item, MemoryError>| matches!(result, Err(MemoryError::Store(StoreError::Full(_))));
+    let full =
+        |result: Result<crate::Item, MemoryError>| matches!(result, Err(MemoryError::Store(StoreError::Full(_))));
     assert!(full(memory.remember(ann.clone(), text("one more")).await));
     // Somebody else's is not any fuller for it.
     memory.remember(bob.clone(), text("of bob")).await.unwrap();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cogward_model::{
-    Clock, Entropy, Timestamp, UpstreamName, TenantName,
+    Clock, Entropy, TenantName, Timestamp, UpstreamName,
     id::MemoryId,
     memory::{MemoryQuota, MemoryScope},
 };

@@ -4,11 +4,7 @@
 //! (`cogward.*` settings, for this transaction alone), and row level security on the table that we make holds every row
 //! against it: a statement that forgot its conditions would still find nothing of anybody else.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use cogward_model::{Timestamp, id::MemoryId};
 use sqlx::{
@@ -28,7 +24,7 @@ use crate::{
 /// Connections to one database.
 const CONNECTIONS_MAX: u32 = 4;
 /// How long one is waited for.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long a statement may run, in milliseconds; the database ends it.
 const STATEMENT_MS_MAX: u32 = 20_000;
 /// Longest name of a table or a column: PostgreSQL cuts longer ones.
@@ -36,7 +32,19 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// The columns that a table has, as we call them.
 const OURS: [&str; 14] = [
-    "id", "tenant", "store", "scope", "agent", "subject", "run", "body", "kind", "tags", "written", "expires", "bytes",
+    "id",
+    "tenant",
+    "store",
+    "scope",
+    "agent",
+    "subject",
+    "run",
+    "body",
+    "kind",
+    "tags",
+    "written",
+    "expires",
+    "bytes",
     "embedding",
 ];
 
@@ -200,8 +208,22 @@ impl PgvectorMemory {
     PRIMARY KEY ({}, {}, {})
 );
 ",
-            of("id"), of("tenant"), of("store"), of("scope"), of("agent"), of("subject"), of("run"), of("body"),
-            of("kind"), of("tags"), of("written"), of("expires"), of("bytes"), of("tenant"), of("store"), of("id"),
+            of("id"),
+            of("tenant"),
+            of("store"),
+            of("scope"),
+            of("agent"),
+            of("subject"),
+            of("run"),
+            of("body"),
+            of("kind"),
+            of("tags"),
+            of("written"),
+            of("expires"),
+            of("bytes"),
+            of("tenant"),
+            of("store"),
+            of("id"),
         );
         let bare = self.names.table.trim_matches('"').chars().take(40).collect::<String>();
         let _ = writeln!(
@@ -220,8 +242,21 @@ CREATE POLICY cogward_owner ON {whole} USING (
         AND ({} <> 'run' OR {} = current_setting('cogward.run', true))
     ))
 );",
-            of("tenant"), of("store"), of("scope"), of("agent"), of("subject"), of("written"), of("body"),
-            of("tenant"), of("store"), of("scope"), of("scope"), of("agent"), of("scope"), of("subject"), of("scope"),
+            of("tenant"),
+            of("store"),
+            of("scope"),
+            of("agent"),
+            of("subject"),
+            of("written"),
+            of("body"),
+            of("tenant"),
+            of("store"),
+            of("scope"),
+            of("scope"),
+            of("agent"),
+            of("scope"),
+            of("subject"),
+            of("scope"),
             of("run"),
         );
         sql
@@ -291,7 +326,13 @@ CREATE POLICY cogward_owner ON {whole} USING (
         let of = |name| self.names.of(name);
         QueryBuilder::new(format!(
             "SELECT {}, {}, {}, {}, {}, {} FROM {}",
-            of("id"), of("body"), of("kind"), of("tags"), of("written"), of("expires"), self.names.whole()
+            of("id"),
+            of("body"),
+            of("kind"),
+            of("tags"),
+            of("written"),
+            of("expires"),
+            self.names.whole()
         ))
     }
 
@@ -515,7 +556,10 @@ impl MemoryStore for PgvectorMemory {
             let words: Vec<&str> =
                 words.iter().map(String::as_str).filter(|word| word.chars().all(char::is_alphanumeric)).collect();
             query.push(format!(" AND to_tsvector('simple', {}) @@ ", self.names.of("body")));
-            query.push("replace(plainto_tsquery('simple', ").push_bind(words.join(" ")).push(")::text, '&', '|')::tsquery");
+            query
+                .push("replace(plainto_tsquery('simple', ")
+                .push_bind(words.join(" "))
+                .push(")::text, '&', '|')::tsquery");
             query.push(format!(" ORDER BY {} DESC LIMIT ", self.names.of("written"))).push_bind(at_most(limit));
             self.fetch(Act::Owner(owner), query).await
         })
@@ -564,12 +608,7 @@ impl MemoryStore for PgvectorMemory {
         })
     }
 
-    fn delete<'a>(
-        &'a self,
-        owner: &'a Owner,
-        id: MemoryId,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreError>> {
+    fn delete<'a>(&'a self, owner: &'a Owner, id: MemoryId, now: Timestamp) -> Pending<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut query = self.delete_from();
             self.only(&mut query, owner.conditions());

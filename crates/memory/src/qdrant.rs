@@ -108,7 +108,9 @@ impl QdrantMemory {
         }
         indexes.extend([("kind", keyword(false)), ("tags", keyword(false))]);
         // An index of numbers that is sorted by: only then the newest can be asked for.
-        indexes.extend(["written", "expires"].map(|name| (name, json!({ "type": "integer", "range": true, "lookup": false }))));
+        indexes.extend(
+            ["written", "expires"].map(|name| (name, json!({ "type": "integer", "range": true, "lookup": false }))),
+        );
         for (name, schema) in indexes {
             let body = json!({ "field_name": name, "field_schema": schema });
             self.done(Method::PUT, &self.path("/index?wait=true"), &body).await?;
@@ -389,12 +391,7 @@ impl MemoryStore for QdrantMemory {
         })
     }
 
-    fn delete<'a>(
-        &'a self,
-        owner: &'a Owner,
-        id: MemoryId,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreError>> {
+    fn delete<'a>(&'a self, owner: &'a Owner, id: MemoryId, now: Timestamp) -> Pending<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             self.ready_to_use().await?;
             let _one = self.lock(owner)?.lock().await;

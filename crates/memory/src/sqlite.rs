@@ -180,7 +180,10 @@ fn meant(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
         query.push(" AND m.kind = ").push_bind(kind.clone());
     }
     for tag in &filter.tags {
-        query.push(" AND EXISTS (SELECT 1 FROM json_each(m.tags) AS t WHERE t.value = ").push_bind(tag.clone()).push(")");
+        query
+            .push(" AND EXISTS (SELECT 1 FROM json_each(m.tags) AS t WHERE t.value = ")
+            .push_bind(tag.clone())
+            .push(")");
     }
 }
 
@@ -348,12 +351,7 @@ impl MemoryStore for SqliteMemory {
         })
     }
 
-    fn delete<'a>(
-        &'a self,
-        owner: &'a Owner,
-        id: MemoryId,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreError>> {
+    fn delete<'a>(&'a self, owner: &'a Owner, id: MemoryId, now: Timestamp) -> Pending<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let mut query = QueryBuilder::new("DELETE FROM memory AS m WHERE ");
             only(&mut query, owner);

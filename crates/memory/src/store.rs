@@ -67,12 +67,7 @@ pub trait MemoryStore: Send + Sync + fmt::Debug {
     ) -> Pending<'a, Result<Vec<Item>, StoreError>>;
 
     /// Forgets a memory. False when there is none.
-    fn delete<'a>(
-        &'a self,
-        owner: &'a Owner,
-        id: MemoryId,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreError>>;
+    fn delete<'a>(&'a self, owner: &'a Owner, id: MemoryId, now: Timestamp) -> Pending<'a, Result<bool, StoreError>>;
 
     /// Forgets memories for an operator, expired ones included; how many.
     fn forget<'a>(&'a self, space: &'a Space, whose: &'a Whose) -> Pending<'a, Result<u64, StoreError>>;

@@ -67,7 +67,8 @@ pub fn definitions(scope: MemoryScope, dimensions: Option<u32>) -> Value {
     let tags = json!({ "type": "array", "items": tag, "maxItems": TAGS_MAX });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": ANSWERS_MAX });
     let id = json!({ "type": "string", "minLength": 1, "maxLength": 64 });
-    let vector = dimensions.map(|n| json!({ "type": "array", "items": { "type": "number" }, "minItems": n, "maxItems": n }));
+    let vector =
+        dimensions.map(|n| json!({ "type": "array", "items": { "type": "number" }, "minItems": n, "maxItems": n }));
     let memory = json!({
         "type": "object",
         "properties": {
@@ -83,7 +84,9 @@ pub fn definitions(scope: MemoryScope, dimensions: Option<u32>) -> Value {
         "required": ["memories"],
     });
     let tool = |name: &str, says: &str, mut properties: Value, required: &[&str], output: &Value| {
-        if let (Some(vector), Some(map), true) = (&vector, properties.as_object_mut(), matches!(name, "remember" | "recall")) {
+        if let (Some(vector), Some(map), true) =
+            (&vector, properties.as_object_mut(), matches!(name, "remember" | "recall"))
+        {
             map.insert("embedding".to_owned(), vector.clone());
         }
         let reads = matches!(name, "recall" | "read" | "list");
@@ -228,7 +231,8 @@ pub async fn call(memory: &Memory, subject: Subject, params: &[u8]) -> Result<By
         Outcome::Done(value) => (false, Some(value.clone()), value.to_string()),
         Outcome::Refused(why) => (true, None, why),
     };
-    let mut result = json!({ "resultType": "complete", "content": [{ "type": "text", "text": text }], "isError": is_error });
+    let mut result =
+        json!({ "resultType": "complete", "content": [{ "type": "text", "text": text }], "isError": is_error });
     if let (Some(structured), Some(members)) = (structured, result.as_object_mut()) {
         members.insert("structuredContent".to_owned(), structured);
     }
@@ -283,7 +287,8 @@ async fn forget(memory: &Memory, subject: Subject, arguments: Value) -> Result<O
 
 /// A memory as an agent sees it: nothing of whose it is, or of what is beside it.
 fn shown(item: &Item, score: Option<f64>) -> Value {
-    let mut told = json!({ "id": item.id.to_string(), "text": item.text, "tags": item.tags, "written": item.written.to_string() });
+    let mut told =
+        json!({ "id": item.id.to_string(), "text": item.text, "tags": item.tags, "written": item.written.to_string() });
     if let Some(members) = told.as_object_mut() {
         if let Some(kind) = &item.kind {
             members.insert("kind".to_owned(), kind.as_str().into());

@@ -16,7 +16,9 @@ const WORD_CHARS_MAX: usize = 64;
 pub(crate) fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
-        .map(|word| word.chars().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric()).take(WORD_CHARS_MAX).collect())
+        .map(|word| {
+            word.chars().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric()).take(WORD_CHARS_MAX).collect()
+        })
         .filter(|word: &String| !word.is_empty())
 }
 

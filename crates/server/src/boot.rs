@@ -35,7 +35,8 @@ pub use crate::http::ListenError;
 use crate::{
     ServeOptions,
     adapters::{
-        HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways, approvals::StoredApprovals,
+        HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways,
+        approvals::StoredApprovals,
     },
     budgets,
     data_dir::{DataDir, DataDirError},

@@ -20,7 +20,11 @@ use cogward_store::{Committed, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adapters::{PlaneMemories, approvals::StoredApprovals}, data_dir::DataDir, failure::Failure, pins::PinBook, policies::PlanePolicies,
+    adapters::{PlaneMemories, approvals::StoredApprovals},
+    data_dir::DataDir,
+    failure::Failure,
+    pins::PinBook,
+    policies::PlanePolicies,
 };
 
 /// A plane that is up.

@@ -19,8 +19,8 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, files, floors, memories, operations, operators, plane as planes,
-        policies, policy_replay, providers, runs, tenants, tool_servers, tools,
+        agents, approvals, credentials, events, evidence, files, floors, memories, operations, operators,
+        plane as planes, policies, policy_replay, providers, runs, tenants, tool_servers, tools,
     },
     plane::App,
 };

@@ -30,11 +30,7 @@ pub fn run(command: args::Memory, session: &mut Session<'_>) -> Result<Exit, Fai
 }
 
 /// The transport of a memory.
-pub fn transport(
-    store: MemoryStoreFlag,
-    url: Option<String>,
-    flags: MemoryFlags,
-) -> Result<ToolTransport, Failure> {
+pub fn transport(store: MemoryStoreFlag, url: Option<String>, flags: MemoryFlags) -> Result<ToolTransport, Failure> {
     let store = match (store, url) {
         (MemoryStoreFlag::Builtin, Some(_)) => {
             return Err(Failure::usage("a memory that is built in has no --url"));
@@ -48,9 +44,7 @@ pub fn transport(
             table: flags.table.clone(),
             existing: flags.existing_table.then(|| unique(flags.column)).transpose()?,
         },
-        (MemoryStoreFlag::Qdrant, Some(url)) => {
-            MemoryBackend::Qdrant { url, collection: flags.collection.clone() }
-        }
+        (MemoryStoreFlag::Qdrant, Some(url)) => MemoryBackend::Qdrant { url, collection: flags.collection.clone() },
     };
     if flags.table.is_some() && !matches!(store, MemoryBackend::Pgvector { .. }) {
         return Err(Failure::usage("--table goes with --memory pgvector"));

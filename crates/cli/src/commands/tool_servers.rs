@@ -77,7 +77,9 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
             mounts: mounts(add.mount, add.mount_writable),
             memory_mib: add.memory_mib,
         },
-        _ => return Err(Failure::usage("give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE")),
+        _ => {
+            return Err(Failure::usage("give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE"));
+        }
     };
     Ok(ToolServerPut {
         transport,

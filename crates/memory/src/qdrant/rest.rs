@@ -33,7 +33,9 @@ impl Rest {
     pub(super) fn new(url: &str, api_key: Option<Zeroizing<String>>) -> Result<Self, String> {
         let url = url::Url::parse(url).map_err(|error| format!("the URL cannot be read: {error}"))?;
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            return Err("the URL of a Qdrant has no user, no query and no fragment: its key is the credential".to_owned());
+            return Err(
+                "the URL of a Qdrant has no user, no query and no fragment: its key is the credential".to_owned()
+            );
         }
         let here = match url.host() {
             Some(url::Host::Domain(name)) => name == "localhost",
@@ -79,7 +81,8 @@ impl Rest {
         // A search and a scroll are posts too, and doing one of them twice harms nobody.
         let changes = method == Method::PUT || path.contains("/delete");
         let failed = |cause: String, sent: bool| StoreError::Unavailable { cause, sent: sent && changes };
-        let uri: Uri = format!("{}/{path}", self.base).parse().map_err(|_| failed("its URL is none".to_owned(), false))?;
+        let uri: Uri =
+            format!("{}/{path}", self.base).parse().map_err(|_| failed("its URL is none".to_owned(), false))?;
         let mut request = Request::builder().method(method).uri(uri).header(header::ACCEPT, "application/json");
         if let Some(key) = &self.api_key {
             request = request.header("api-key", key);

@@ -73,7 +73,9 @@ impl PlaneMemories {
     ) -> Result<Arc<dyn MemoryStore>, String> {
         let secret = credential.map(|secret| Zeroizing::new(secret.expose().to_owned()));
         match backend {
-            MemoryBackend::Builtin {} if secret.is_some() => Err("a memory that is built in has no credential".to_owned()),
+            MemoryBackend::Builtin {} if secret.is_some() => {
+                Err("a memory that is built in has no credential".to_owned())
+            }
             MemoryBackend::Builtin {} => Ok(self.file(server)),
             MemoryBackend::Pgvector { url, table, existing } => {
                 let options = PgOptions { url, table: table.as_deref(), existing: existing.as_ref(), dimensions };

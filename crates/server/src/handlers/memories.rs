@@ -5,12 +5,7 @@ use cogward_api::{MemoryForget, MemoryForgotten, MemoryUsage, ProblemCode};
 use cogward_gateway::Credential;
 use cogward_journal::JournalEvent;
 use cogward_memory::{Memory, StoreError, Whose};
-use cogward_model::{
-    TenantName, UpstreamName,
-    event::EventType,
-    memory::MemoryScope,
-    upstream::ToolTransport,
-};
+use cogward_model::{TenantName, UpstreamName, event::EventType, memory::MemoryScope, upstream::ToolTransport};
 use zeroize::Zeroizing;
 
 use super::{runs::given_reason, tool_servers::found, tool_servers::secret_name};
@@ -73,7 +68,9 @@ pub(crate) async fn forget(
     let reason = given_reason(reason)?;
     let whose = match (user.clone(), everybody) {
         (Some(user), false) if !user.is_empty() && user.len() <= USER_BYTES_MAX => Whose::User(user),
-        (Some(_), false) => return Err(Failure::invalid(format!("`user` has 1 to {USER_BYTES_MAX} bytes")).rule("user")),
+        (Some(_), false) => {
+            return Err(Failure::invalid(format!("`user` has 1 to {USER_BYTES_MAX} bytes")).rule("user"));
+        }
         (None, true) => Whose::Everybody,
         _ => return Err(Failure::invalid("say either `user` or `everybody`").rule("user")),
     };

@@ -177,7 +177,9 @@ async fn try_out(
              path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
         ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
-        ToolTransport::Memory { .. } => "see that its store runs, takes the credential and may be written to, then add it again",
+        ToolTransport::Memory { .. } => {
+            "see that its store runs, takes the credential and may be written to, then add it again"
+        }
     };
     let client = plane.gateway.upstreams().client(config, credential);
     match client.tools().await {
