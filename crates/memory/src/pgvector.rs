@@ -4,7 +4,11 @@
 //! (`cogward.*` settings, for this transaction alone), and row level security on the table that we make holds every row
 //! against it: a statement that forgot its conditions would still find nothing of anybody else.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use cogward_model::{Timestamp, id::MemoryId};
 use sqlx::{
@@ -14,6 +18,7 @@ use sqlx::{
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
+use self::table::{Names, OURS};
 use crate::{
     embedding::Embedding,
     item::{Filter, Item},
@@ -27,26 +32,6 @@ const CONNECTIONS_MAX: u32 = 4;
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long a statement may run, in milliseconds; the database ends it.
 const STATEMENT_MS_MAX: u32 = 20_000;
-/// Longest name of a table or a column: PostgreSQL cuts longer ones.
-const NAME_BYTES_MAX: usize = 63;
-
-/// The columns that a table has, as we call them.
-const OURS: [&str; 14] = [
-    "id",
-    "tenant",
-    "store",
-    "scope",
-    "agent",
-    "subject",
-    "run",
-    "body",
-    "kind",
-    "tags",
-    "written",
-    "expires",
-    "bytes",
-    "embedding",
-];
 
 /// How a database is used.
 #[derive(Debug)]
@@ -72,59 +57,8 @@ pub struct PgvectorMemory {
 
 impl std::fmt::Debug for PgvectorMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PgvectorMemory").field("table", &self.names.table).finish_non_exhaustive()
+        f.debug_struct("PgvectorMemory").field("table", &self.names.whole()).finish_non_exhaustive()
     }
-}
-
-/// What things are called, each quoted.
-#[derive(Debug)]
-struct Names {
-    schema: Option<String>,
-    table: String,
-    columns: BTreeMap<&'static str, String>,
-}
-
-impl Names {
-    fn new(table: Option<&str>, existing: Option<&BTreeMap<String, String>>) -> Result<Self, String> {
-        let whole = table.unwrap_or("cogward.memory");
-        let (schema, table) = match whole.split_once('.') {
-            Some((schema, table)) => (Some(quoted(schema)?), quoted(table)?),
-            None => (None, quoted(whole)?),
-        };
-        let mut columns = BTreeMap::new();
-        for ours in OURS {
-            let theirs = existing.and_then(|names| names.get(ours)).map_or(ours, String::as_str);
-            columns.insert(ours, quoted(theirs)?);
-        }
-        if let Some(unknown) = existing.and_then(|names| names.keys().find(|name| !OURS.contains(&name.as_str()))) {
-            return Err(format!("there is no column `{unknown}`; ours are {}", OURS.join(", ")));
-        }
-        let mut distinct: Vec<&String> = columns.values().collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if distinct.len() != OURS.len() {
-            return Err("two of the columns have one name".to_owned());
-        }
-        Ok(Self { schema, table, columns })
-    }
-
-    /// A column of ours as the table has it.
-    fn of(&self, ours: &'static str) -> &str {
-        self.columns.get(ours).map_or(ours, String::as_str)
-    }
-
-    fn whole(&self) -> String {
-        self.schema.as_ref().map_or_else(|| self.table.clone(), |schema| format!("{schema}.{}", self.table))
-    }
-}
-
-/// A name of the operator's, in quotes. Letters, digits and underscores: there is nothing to escape.
-fn quoted(name: &str) -> Result<String, String> {
-    let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !letters || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(format!("`{name}` cannot be the name of a table or a column: use letters, digits and `_`"));
-    }
-    Ok(format!("\"{name}\""))
 }
 
 /// Who a transaction is for, as the row level security has it.
@@ -183,85 +117,6 @@ impl PgvectorMemory {
         self.pool.get_or_try_init(open).await
     }
 
-    /// What a reader of the database sees of us: the table, its index, and who may see which row.
-    fn schema(&self) -> String {
-        let (of, whole) = (|name| self.names.of(name), self.names.whole());
-        let mut sql = String::new();
-        if let Some(schema) = &self.names.schema {
-            let _ = writeln!(sql, "CREATE SCHEMA IF NOT EXISTS {schema};");
-        }
-        let vector = match self.dimensions {
-            Some(dimensions) => {
-                let _ = writeln!(sql, "CREATE EXTENSION IF NOT EXISTS vector;");
-                format!(",\n    {} vector({dimensions})", of("embedding"))
-            }
-            None => String::new(),
-        };
-        // Byte for byte: a database can have been told that letters which look alike are the same.
-        let _ = write!(
-            sql,
-            "CREATE TABLE IF NOT EXISTS {whole} (
-    {} text COLLATE \"C\" NOT NULL, {} text COLLATE \"C\" NOT NULL, {} text COLLATE \"C\" NOT NULL,
-    {} text COLLATE \"C\" NOT NULL, {} text COLLATE \"C\" NOT NULL, {} text COLLATE \"C\",
-    {} text COLLATE \"C\" NOT NULL, {} text NOT NULL, {} text COLLATE \"C\", {} text[] COLLATE \"C\" NOT NULL,
-    {} bigint NOT NULL, {} bigint, {} bigint NOT NULL{vector},
-    PRIMARY KEY ({}, {}, {})
-);
-",
-            of("id"),
-            of("tenant"),
-            of("store"),
-            of("scope"),
-            of("agent"),
-            of("subject"),
-            of("run"),
-            of("body"),
-            of("kind"),
-            of("tags"),
-            of("written"),
-            of("expires"),
-            of("bytes"),
-            of("tenant"),
-            of("store"),
-            of("id"),
-        );
-        let bare = self.names.table.trim_matches('"').chars().take(40).collect::<String>();
-        let _ = writeln!(
-            sql,
-            "CREATE INDEX IF NOT EXISTS \"{bare}_newest\" ON {whole} ({}, {}, {}, {}, {}, {} DESC);
-CREATE INDEX IF NOT EXISTS \"{bare}_words\" ON {whole} USING gin (to_tsvector('simple', {}));
-ALTER TABLE {whole} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {whole} FORCE ROW LEVEL SECURITY;
-DROP POLICY IF EXISTS cogward_owner ON {whole};
-CREATE POLICY cogward_owner ON {whole} USING (
-    {} = current_setting('cogward.tenant', true) AND {} = current_setting('cogward.store', true)
-    AND (current_setting('cogward.act', true) = 'operator' OR (
-        current_setting('cogward.act', true) = 'owner' AND {} = current_setting('cogward.scope', true)
-        AND ({} NOT IN ('agent+user', 'agent') OR {} = current_setting('cogward.agent', true))
-        AND ({} NOT IN ('agent+user', 'user') OR {} = current_setting('cogward.subject', true))
-        AND ({} <> 'run' OR {} = current_setting('cogward.run', true))
-    ))
-);",
-            of("tenant"),
-            of("store"),
-            of("scope"),
-            of("agent"),
-            of("subject"),
-            of("written"),
-            of("body"),
-            of("tenant"),
-            of("store"),
-            of("scope"),
-            of("scope"),
-            of("agent"),
-            of("scope"),
-            of("subject"),
-            of("scope"),
-            of("run"),
-        );
-        sql
-    }
-
     async fn make_table(&self, pool: &PgPool) -> Result<(), StoreError> {
         let mut tx = pool.begin().await.map_err(failed)?;
         // Two planes that begin at once make it one after the other.
@@ -270,7 +125,7 @@ CREATE POLICY cogward_owner ON {whole} USING (
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
-        tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(self.schema()))).await.map_err(unusable)?;
+        tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(self.names.schema(self.dimensions)))).await.map_err(unusable)?;
         tx.commit().await.map_err(failed)
     }
 
@@ -657,6 +512,3 @@ impl MemoryStore for PgvectorMemory {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;
