@@ -1,6 +1,12 @@
 //! Memory on the real binary: agents that share a plane, a tenant and a store, and of which each finds only its own.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use cogward_testkit::{Agent, Plane, count};
@@ -302,4 +308,116 @@ fn a_memory_that_cannot_be_kept_is_not_added() -> Result<()> {
     let shown = plane.cli(["memory", "show", "notes"])?;
     assert_eq!(shown.code(), 3, "{}", shown.stderr);
     Ok(())
+}
+
+/// A store of a customer's, until it is dropped.
+struct Customers {
+    child: Child,
+    /// What it said of where it is.
+    at: String,
+}
+
+impl Customers {
+    fn start(program: &str, args: &[&str]) -> Result<Self> {
+        let set = std::env::var_os("COGWARD_TEST_MEMORY_PYTHON").map(PathBuf::from);
+        let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/cogward/venvs/memory/bin/python"));
+        let python = set.or_else(usual).context("no HOME")?;
+        let program = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(program);
+        let mut child = Command::new(&python)
+            .arg(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{} is missing: scripts/setup-tests.sh makes it", python.display()))?;
+        let mut at = String::new();
+        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut at)?;
+        ensure!(!at.trim().is_empty(), "the store of the customer does not come up");
+        Ok(Self { child, at: at.trim().to_owned() })
+    }
+}
+
+impl Drop for Customers {
+    fn drop(&mut self) {
+        // The one that is told by the end of its input stops what it started; the other is ended.
+        drop(self.child.stdin.take());
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.at.starts_with('/') && Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What must hold of a memory in a customer's store, credential and all.
+fn is_kept_there(plane: &Plane, memory: &[&str]) -> Result<()> {
+    let credential = plane.scratch().join("credential.txt");
+    let add = |secret: Option<&str>| -> Result<cogward_testkit::Output> {
+        let mut args = vec!["tool-server", "add", "notes", "--approve-tools", "--reason", "test", "--dimensions", "2"];
+        args.extend(memory);
+        let file = credential.to_string_lossy().into_owned();
+        if let Some(secret) = secret {
+            fs::write(&credential, secret)?;
+            args.extend(["--credential-file", &file]);
+        }
+        plane.cli(args)
+    };
+    for wrong in [None, Some("wrong\n")] {
+        let refused = add(wrong)?;
+        assert_ne!(refused.code(), 0, "it is added with {wrong:?}");
+        assert!(refused.stderr.contains("the store of the memory cannot be"), "{}", refused.stderr);
+    }
+    let added = add(Some("right\n"))?;
+    ensure!(added.code() == 0, "{}{}", added.stdout, added.stderr);
+    for name in ["claims", "letters"] {
+        agent(plane, name)?;
+    }
+    let keep = json!([
+        ["remember", {"text": "ann drinks tea", "embedding": [1, 0]}],
+        ["remember", {"text": "for whoever is bob", "owner": "bob"}],
+    ]);
+    let (out, _) = acts(plane, "claims", Some("ann"), &keep)?;
+    let id = out[0]["id"].as_str().with_context(|| format!("{out:?}"))?;
+    assert!(!refusal(&out[1]).is_empty());
+    let ask = json!([
+        ["recall", {"query": "TEA"}], ["recall", {"embedding": [1, 0.1]}], ["list", {}], ["read", {"id": id}], ["forget", {"id": id}],
+    ]);
+    for (agent, user) in [("claims", "bob"), ("letters", "ann")] {
+        let (out, _) = acts(plane, agent, Some(user), &ask)?;
+        assert!(out[..3].iter().all(|answer| texts(answer).is_empty() && answer["memories"].is_array()), "{out:?}");
+        assert!(out[3..].iter().all(|answer| refusal(answer) == "there is no such memory"), "{out:?}");
+    }
+    let (out, _) = acts(
+        plane,
+        "claims",
+        Some("ann"),
+        &json!([["recall", {"query": "TEA"}], ["recall", {"embedding": [1, 0.1]}]]),
+    )?;
+    assert!(out.iter().all(|answer| texts(answer) == ["ann drinks tea"]), "{out:?}");
+    assert_eq!(plane.json(["memory", "show", "notes"])?["items"], 1);
+    let forgotten =
+        plane.json(["memory", "forget", "--server", "notes", "--user", "ann", "--reason", "request 4711"])?;
+    assert_eq!(forgotten["forgotten"], 1);
+    // The credential is nowhere but sealed.
+    let shown = plane.json(["tool-server", "show", "notes"])?;
+    assert!(shown["has_credential"] == true && !shown.to_string().contains("right"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn memory_is_kept_in_the_customers_postgresql() -> Result<()> {
+    let plane = plane()?;
+    let home = plane.scratch().join("pg");
+    let database = Customers::start("postgres/server.py", &[&home.to_string_lossy()])?;
+    let url = format!("postgres://plane@localhost/postgres?host={}", database.at);
+    is_kept_there(&plane, &["--memory", "pgvector", "--url", &url])
+}
+
+#[test]
+fn memory_is_kept_in_the_customers_qdrant() -> Result<()> {
+    let plane = plane()?;
+    let engine = Customers::start("qdrant/server.py", &["--key", "right"])?;
+    let url = format!("http://127.0.0.1:{}", engine.at);
+    is_kept_there(&plane, &["--memory", "qdrant", "--url", &url])
 }

@@ -102,7 +102,8 @@ impl Upstreams {
         let inside = inside.and_then(|inside| inside.make(&server, credential.as_ref()));
         let client = ToolServerClient::new(server, credential).with_processes(self.processes());
         match inside {
-            Some(inside) => client.with_inside(inside),
+            Some(Ok(inside)) => client.with_inside(inside),
+            Some(Err(cause)) => client.unusable(cause),
             None => client,
         }
     }

@@ -229,10 +229,11 @@ impl Memory {
         let (now_micros, last) = (now.unix_micros(), self.swept.load(Ordering::Acquire));
         let due = now_micros.saturating_sub(last) >= u64::try_from(SWEEP_EVERY.as_micros()).unwrap_or(u64::MAX);
         let mine = || self.swept.compare_exchange(last, now_micros, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if due && mine() {
-            if let Err(error) = in_time(self.store.sweep(&self.space, now), true).await {
-                tracing::warn!(store = %self.space.store(), %error, "expired memories are not removed yet");
-            }
+        if due
+            && mine()
+            && let Err(error) = in_time(self.store.sweep(&self.space, now), true).await
+        {
+            tracing::warn!(store = %self.space.store(), %error, "expired memories are not removed yet");
         }
     }
 

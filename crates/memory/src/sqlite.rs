@@ -311,7 +311,6 @@ impl MemoryStore for SqliteMemory {
             // In the order of the index: each memory of the owner once, of which there are as many as the quota says.
             query.push(" AND m.embedding IS NOT NULL ORDER BY m.written DESC");
             let mut nearest: Vec<(f64, Item)> = Vec::with_capacity(limit.saturating_add(1));
-            let mut query = query;
             let built = query.build();
             let mut rows = built.fetch(&self.open().await?.readers);
             while let Some(row) = rows.try_next().await.map_err(failed)? {

@@ -78,7 +78,9 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
             memory_mib: add.memory_mib,
         },
         _ => {
-            return Err(Failure::usage("give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE"));
+            return Err(Failure::usage(
+                "give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE",
+            ));
         }
     };
     Ok(ToolServerPut {

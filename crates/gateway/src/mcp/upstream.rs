@@ -226,11 +226,15 @@ impl ToolServerClient {
 
     /// As a part of the plane.
     #[must_use]
-    pub fn with_inside(mut self, server: Result<Arc<dyn InsideServer>, String>) -> Self {
-        self.transport = match server {
-            Ok(server) => Transport::Inside(inside::Session::new(server)),
-            Err(cause) => Transport::Unusable(cause),
-        };
+    pub fn with_inside(mut self, server: Arc<dyn InsideServer>) -> Self {
+        self.transport = Transport::Inside(inside::Session::new(server));
+        self
+    }
+
+    /// As one that cannot be used, and why.
+    #[must_use]
+    pub(crate) fn unusable(mut self, cause: String) -> Self {
+        self.transport = Transport::Unusable(cause);
         self
     }
 
