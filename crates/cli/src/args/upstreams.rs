@@ -25,7 +25,7 @@ pub enum ToolServer {
         cogward tool-server add notes --memory builtin --scope agent+user --approve-tools\n  \
         cogward tool-server add notes --memory pgvector --url postgres://cogward@db.example/agents --credential-file pw.txt"
     )]
-    Add(ToolServerAdd),
+    Add(Box<ToolServerAdd>),
     /// List tool servers
     List {
         #[command(flatten)]

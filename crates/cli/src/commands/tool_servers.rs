@@ -21,7 +21,7 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
         args::ToolServer::Add(add) => {
             let path = paths::tool_server(&add.tenant.tenant, &add.name);
             let tools = paths::tools(&add.tenant.tenant, &add.name);
-            let put = put(add)?;
+            let put = put(*add)?;
             let approve = put.approve_tools;
             let client = session.client()?;
             let server: ToolServer = client.put(&path, &put)?;
