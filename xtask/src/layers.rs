@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("evidence", &["model", "ledger", "wal", "store"]),
     ("journal", &["model"]),
     ("identity", &["model", "store"]),
+    ("memory", &["model"]),
     ("registry", &["model", "store"]),
     ("budget", &["model"]),
     ("policy", &["model"]),
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "server",
         &[
             "model", "ledger", "api", "store", "evidence", "journal", "identity", "registry", "budget", "policy",
-            "prover", "sandbox", "engine", "gateway",
+            "prover", "sandbox", "engine", "gateway", "memory",
         ],
     ),
     ("cli", &["model", "ledger", "api", "registry", "policy", "sandbox", "server"]),
@@ -43,6 +44,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     ("sandbox", &["gateway", "engine", "store", "evidence"], "the sandbox holds without the plane"),
     ("gateway", &["engine", "store", "sandbox"], "the gateway asks; it never changes a run"),
     ("engine", &["gateway"], "neither the engine nor the gateway vouches for the other"),
+    ("memory", &["gateway", "store", "evidence", "engine"], "what agents keep is apart from what the plane keeps"),
     ("ledger", &["store", "evidence", "wal"], "an auditor builds the ledger alone"),
 ];
 

@@ -183,6 +183,18 @@ pub fn tool_server(tenant: &TenantName, name: &UpstreamName) -> String {
     format!("{TENANTS}/{tenant}/tool-servers/{name}")
 }
 
+/// How much there is in a memory.
+#[must_use]
+pub fn memory(tenant: &TenantName, server: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/memory")
+}
+
+/// The forgetting of memories.
+#[must_use]
+pub fn memory_forget(tenant: &TenantName, server: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/tool-servers/{server}/memory/forget")
+}
+
 /// The tools of a tool server.
 #[must_use]
 pub fn tools(tenant: &TenantName, server: &UpstreamName) -> String {
@@ -424,6 +436,8 @@ mod tests {
             warm(&tenant, &name, &label),
             tool_servers(&tenant),
             tool_server(&tenant, &upstream),
+            memory(&tenant, &upstream),
+            memory_forget(&tenant, &upstream),
             tools(&tenant, &upstream),
             tool(&tenant, &upstream, &read),
             tool_diff(&tenant, &upstream, &read),

@@ -11,13 +11,13 @@ use crate::{
     ProblemCode::{self, *},
     types::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, NewOperator, Operation, Operator,
-        OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked,
-        PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion,
-        PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator,
-        Run, RunQuery, RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove,
-        ToolDetail, ToolDiff, ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm,
-        WarmPut, WhoAmI,
+        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage,
+        NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane,
+        PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel,
+        PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
+        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery,
+        SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer,
+        ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -322,6 +322,15 @@ routes! {
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}", "Remove a tool server and forget its credential")
         .query(of::<ReasonQuery>).success(&[204]).refuses(&[InUse]).reasoned()
         .command("tool-server.remove");
+
+    GET_MEMORY = Route::new("get_memory", "tool-servers", Get,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/memory", "Read how much there is in a memory")
+        .gives(of::<MemoryUsage>).refuses(&[UpstreamUnavailable]);
+    FORGET_MEMORY = Route::new("forget_memory", "tool-servers", Post,
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/memory/forget",
+        "Forget what was kept for a user, or all of a memory")
+        .takes(of::<MemoryForget>).gives(of::<MemoryForgotten>).refuses(&[UpstreamUnavailable]).reasoned()
+        .command("memory.forget");
 
     LIST_TOOLS = Route::new("list_tools", "tools", Get,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools", "List the tools of a tool server and their pins")

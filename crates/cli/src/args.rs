@@ -19,8 +19,9 @@ pub use self::{
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
-        Credential, CredentialAdd, CredentialFlag, OAuthBy, OAuthFlags, Provider, ProviderAdd, ProviderKind,
-        ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd, ToolServerLimitFlags,
+        Credential, CredentialAdd, CredentialFlag, Memory, MemoryFlags, MemoryScopeFlag, MemoryStoreFlag, OAuthBy,
+        OAuthFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd,
+        ToolServerLimitFlags,
     },
 };
 use crate::{
@@ -89,6 +90,9 @@ pub enum Command {
     /// Look at the tools of tool servers, approve and block them
     #[command(subcommand)]
     Tool(Tool),
+    /// Look at the memory of agents, and have it forgotten
+    #[command(subcommand)]
+    Memory(Memory),
     /// Connect model providers whose models agents may be given
     #[command(subcommand)]
     Provider(Provider),

@@ -10,6 +10,7 @@ mod evidence;
 mod files;
 mod floors;
 mod login;
+mod memory;
 mod operators;
 mod packages;
 mod policies;
@@ -60,6 +61,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         Command::Agent(agent) => agents::run(agent, session),
         Command::ToolServer(tool_server) => tool_servers::run(tool_server, session),
         Command::Tool(tool) => tools::run(tool, session),
+        Command::Memory(memory) => memory::run(memory, session),
         Command::Provider(provider) => providers::run(provider, session),
         Command::Credential(credential) => credentials::run(credential, session),
         Command::Run(run) => runs::run(run, session),

@@ -7,6 +7,7 @@ use cogward_api::{
 use cogward_model::{
     Timestamp,
     attestation::{Attested, Check},
+    memory::MemoryBackend,
     run::RunState,
     upstream::{ProviderShape, ToolNetwork, ToolSandbox, ToolTransport},
     violation::{Severity, ViolationTotal},
@@ -202,6 +203,13 @@ impl Show for ToolServer {
                 (kind, std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
             }
             ToolTransport::Http { url, .. } => ("http", url.clone()),
+            ToolTransport::Memory { store, scope, .. } => {
+                let at = match store {
+                    MemoryBackend::Builtin {} => "built in",
+                    MemoryBackend::Pgvector { url, .. } | MemoryBackend::Qdrant { url, .. } => url,
+                };
+                ("memory", format!("{at}, of {scope}"))
+            }
         };
         vec![
             Cell::from(&self.name),

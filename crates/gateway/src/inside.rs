@@ -7,8 +7,9 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use cogward_model::upstream::ToolServer;
 
-use crate::{policy::Who, tool_process::Pending};
+use crate::{policy::Who, tool_process::Pending, upstreams::Credential};
 
 /// One such server, as one tenant has added it.
 pub trait InsideServer: Send + Sync + fmt::Debug {
@@ -19,6 +20,16 @@ pub trait InsideServer: Send + Sync + fmt::Debug {
     ///
     /// `request` is `tools/list` and what follows from the offers; the answer is a whole JSON-RPC result.
     fn answer(&self, request: InsideRequest) -> Pending<'static, Result<Bytes, InsideError>>;
+}
+
+/// Where the servers inside come from.
+pub trait InsideServers: Send + Sync {
+    /// The server of a configuration, or why there cannot be one; none where it is not a part of the plane.
+    fn make(
+        &self,
+        server: &ToolServer,
+        credential: Option<&Credential>,
+    ) -> Option<Result<Arc<dyn InsideServer>, String>>;
 }
 
 /// What a server inside offers.

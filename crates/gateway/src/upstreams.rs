@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     egress::inspect::echo::Forms,
+    inside::InsideServers,
     mcp::upstream::{Timeouts, ToolServerClient},
     model::provider::{ProviderClient, ProviderTimeouts},
     tool_process::{self, ServerProcesses},
@@ -59,6 +60,7 @@ type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 pub struct Upstreams {
     tool_servers: Named<ToolServerClient>,
     processes: RwLock<Arc<dyn ServerProcesses>>,
+    inside: RwLock<Option<Arc<dyn InsideServers>>>,
     providers: Named<ProviderClient>,
     credentials: Named<StoredCredential>,
 }
@@ -68,6 +70,7 @@ impl Default for Upstreams {
         Self {
             tool_servers: Named::default(),
             processes: RwLock::new(tool_process::by_default()),
+            inside: RwLock::default(),
             providers: Named::default(),
             credentials: Named::default(),
         }
@@ -85,6 +88,24 @@ impl Upstreams {
     /// that is to be confined.
     pub fn start_processes_by(&self, processes: Arc<dyn ServerProcesses>) {
         *self.processes.write().unwrap_or_else(PoisonError::into_inner) = processes;
+    }
+
+    /// Has tool servers that are part of the plane, and are added from now on, made by `inside`. Until then there are none.
+    pub fn serve_inside_by(&self, inside: Arc<dyn InsideServers>) {
+        *self.inside.write().unwrap_or_else(PoisonError::into_inner) = Some(inside);
+    }
+
+    /// A tool server as it would be put, which is not put.
+    #[must_use]
+    pub fn client(&self, server: upstream::ToolServer, credential: Option<Credential>) -> ToolServerClient {
+        let inside = self.inside.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let inside = inside.and_then(|inside| inside.make(&server, credential.as_ref()));
+        let client = ToolServerClient::new(server, credential).with_processes(self.processes());
+        match inside {
+            Some(Ok(inside)) => client.with_inside(inside),
+            Some(Err(cause)) => client.unusable(cause),
+            None => client,
+        }
     }
 
     /// What starts the processes of tool servers.
@@ -106,8 +127,7 @@ impl Upstreams {
         timeouts: Timeouts,
     ) {
         let key = (server.tenant.clone(), server.name.clone());
-        let client = ToolServerClient::new(server, credential).with_processes(self.processes()).with_timeouts(timeouts);
-        let client = Arc::new(client);
+        let client = Arc::new(self.client(server, credential).with_timeouts(timeouts));
         self.tool_servers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
     }
 

@@ -147,6 +147,10 @@ event_types! {
     ToolServerAdded = "tool_server.added";
     /// A tool server was removed and its credential forgotten.
     ToolServerRemoved = "tool_server.removed";
+    /// An operator asked for memories to be forgotten; what follows may have happened.
+    MemoryForgetRequested = "memory.forget_requested";
+    /// Memories were forgotten, with the count of them.
+    MemoryForgotten = "memory.forgotten";
     /// A tool was seen that nobody has approved.
     ToolQuarantined = "tool.quarantined";
     /// A tool is not what it was: another definition, gone, back, or of another server.

@@ -33,6 +33,8 @@ kinds! {
     Approval, ApprovalId = "apr";
     /// One evidence event.
     Event, EventId = "evt";
+    /// Something that an agent has had kept.
+    Memory, MemoryId = "mem";
     /// Files that were sent for a run and that no run has yet.
     Upload, UploadId = "upl";
     /// One operator command and the work that makes it true.

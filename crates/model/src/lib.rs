@@ -19,6 +19,7 @@ pub mod id;
 pub mod limits;
 pub mod listener;
 pub mod manifest;
+pub mod memory;
 pub mod money;
 pub mod name;
 pub mod name_scope;

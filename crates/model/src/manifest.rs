@@ -218,7 +218,7 @@ pub struct Permissions {
     /// Hosts outside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressGrant>,
-    /// Memory stores. (No store can be connected yet: a manifest that names one is refused.)
+    /// Memory stores. (A memory is granted by its tools: a manifest that names one here is refused.)
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub memory: Vec<String>,
     /// OAuth scopes that the agent may ever be given.

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{NanoUsd, TenantName, ToolName, UpstreamName};
+use crate::{
+    NanoUsd, TenantName, ToolName, UpstreamName,
+    memory::{MemoryBackend, MemoryQuota, MemoryScope},
+};
 
 /// A registered MCP server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -108,6 +111,20 @@ pub enum ToolTransport {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         oauth: Option<OAuthClient>,
     },
+    /// The plane itself: memory that agents write to and read from.
+    Memory {
+        /// Where it is kept.
+        store: MemoryBackend,
+        /// Whose it is.
+        #[serde(default)]
+        scope: MemoryScope,
+        /// Numbers in a vector. Without, no vectors are kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dimensions: Option<u32>,
+        /// How much one owner may keep.
+        #[serde(default, skip_serializing_if = "MemoryQuota::is_default")]
+        quota: MemoryQuota,
+    },
 }
 
 /// How the plane gets tokens for a tool server (OAuth 2.1, client credentials).
@@ -202,7 +219,7 @@ impl ToolTransport {
                 let (sandbox, network, memory_mib) = (*sandbox, *network, *memory_mib);
                 Confinement { sandbox, network, mounts: mounts.clone(), memory_mib }
             }
-            Self::Http { .. } => Confinement::default(),
+            Self::Http { .. } | Self::Memory { .. } => Confinement::default(),
         }
     }
 }

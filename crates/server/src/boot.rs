@@ -35,7 +35,8 @@ pub use crate::http::ListenError;
 use crate::{
     ServeOptions,
     adapters::{
-        HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, RunGateways, approvals::StoredApprovals,
+        HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways,
+        approvals::StoredApprovals,
     },
     budgets,
     data_dir::{DataDir, DataDirError},
@@ -205,6 +206,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let tools = Arc::new(HostToolProcesses::new(exe, root, lacking, journal.clone()));
     tools.sweep().await;
     gateway.upstreams().start_processes_by(tools);
+    let memories = Arc::new(PlaneMemories::new(data.join("memory"), clock.clone(), entropy.clone()));
+    gateway.upstreams().serve_inside_by(memories.clone());
     open_upstreams(&store, &secrets, &gateway, &pins).await?;
     let policies = PlanePolicies::default();
     let opened = policies.open(&store, &gateway, clock.now()).await;
@@ -278,6 +281,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         operators,
         secrets,
         gateway,
+        memories,
         pins,
         budgets,
         policies,

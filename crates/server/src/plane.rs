@@ -22,7 +22,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adapters::approvals::StoredApprovals, data_dir::DataDir, failure::Failure, pins::PinBook, policies::PlanePolicies,
+    adapters::{PlaneMemories, approvals::StoredApprovals},
+    data_dir::DataDir,
+    failure::Failure,
+    pins::PinBook,
+    policies::PlanePolicies,
 };
 
 /// A plane that is up.
@@ -33,6 +37,8 @@ pub(crate) struct Plane {
     pub(crate) operators: Operators,
     pub(crate) secrets: Secrets,
     pub(crate) gateway: Gateway,
+    /// What agents keep.
+    pub(crate) memories: Arc<PlaneMemories>,
     /// What is approved of the tools of tool servers.
     pub(crate) pins: PinBook,
     pub(crate) budgets: Arc<Budgets>,

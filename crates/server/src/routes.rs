@@ -19,8 +19,8 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, files, floors, operations, operators, plane as planes,
-        policies, policy_diff, policy_replay, providers, runs, tenants, tool_servers, tools,
+        agents, approvals, credentials, events, evidence, files, floors, memories, operations, operators,
+        plane as planes, policies, policy_diff, policy_replay, providers, runs, tenants, tool_servers, tools,
     },
     plane::App,
 };
@@ -49,6 +49,8 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::PUT_TOOL_SERVER, put(tool_servers::put)),
         (&table::GET_TOOL_SERVER, get(tool_servers::show)),
         (&table::DELETE_TOOL_SERVER, delete(tool_servers::remove)),
+        (&table::GET_MEMORY, get(memories::usage)),
+        (&table::FORGET_MEMORY, post(memories::forget)),
         (&table::LIST_TOOLS, get(tools::list)),
         (&table::GET_TOOL, get(tools::show)),
         (&table::GET_TOOL_DIFF, get(tools::difference)),

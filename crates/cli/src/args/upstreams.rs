@@ -21,7 +21,9 @@ pub enum ToolServer {
         cogward tool-server add files --approve-tools --mount /srv/mcp --mount-writable /data \\\n    \
           --stdio -- /usr/bin/node /srv/mcp/filesystem.js /data\n  \
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
-        vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -"
+        vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -\n  \
+        cogward tool-server add notes --memory builtin --scope agent+user --approve-tools\n  \
+        cogward tool-server add notes --memory pgvector --url postgres://cogward@db.example/agents --credential-file pw.txt"
     )]
     Add(Box<ToolServerAdd>),
     /// List tool servers
@@ -52,17 +54,22 @@ pub enum ToolServer {
 
 /// `tool-server add`
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("transport").required(true).args(["server_url", "stdio"]))]
+#[command(group = clap::ArgGroup::new("transport").required(true).multiple(true).args(["server_url", "stdio", "memory"]))]
 pub struct ToolServerAdd {
     /// Its name in manifests, `permissions.tools[].server`
     pub name: UpstreamName,
-    /// It speaks MCP over streamable HTTP at this URL
+    /// It speaks MCP over streamable HTTP at this URL; with --memory, where that store is
     #[arg(long = "url", value_name = "URL")]
     pub server_url: Option<String>,
     /// It is the program after `--`, an absolute path with its arguments, and speaks MCP on its standard
     /// input and output
-    #[arg(long, requires = "command")]
+    #[arg(long, requires = "command", conflicts_with_all = ["server_url", "memory"])]
     pub stdio: bool,
+    /// It is the plane itself, which keeps memory for agents, in this store
+    #[arg(long, value_name = "STORE", value_enum)]
+    pub memory: Option<MemoryStoreFlag>,
+    #[command(flatten)]
+    pub memory_flags: MemoryFlags,
     /// The program and its arguments
     #[arg(
         last = true,
@@ -95,11 +102,17 @@ pub struct ToolServerAdd {
     #[arg(long, value_name = "MIB", requires = "stdio", conflicts_with = "server_url")]
     pub memory_mib: Option<u32>,
     /// The header that carries the credential; `Authorization: Bearer` unless said
-    #[arg(long, value_name = "HEADER", requires = "server_url", conflicts_with = "stdio")]
+    #[arg(long, value_name = "HEADER", requires = "server_url", conflicts_with_all = ["stdio", "memory"])]
     pub credential_header: Option<String>,
     /// A header of every request; `{secret}` stands for the credential, `{NAME}` for its member NAME where it is a
     /// JSON object of texts
-    #[arg(long, value_name = "HEADER=TEXT", requires = "server_url", conflicts_with = "stdio", value_parser = pair)]
+    #[arg(
+        long,
+        value_name = "HEADER=TEXT",
+        requires = "server_url",
+        conflicts_with_all = ["stdio", "memory"],
+        value_parser = pair
+    )]
     pub header: Vec<(String, String)>,
     #[command(flatten)]
     pub oauth: OAuthFlags,
@@ -114,6 +127,97 @@ pub struct ToolServerAdd {
     pub tenant: TenantFlag,
     #[command(flatten)]
     pub reason: ReasonMaybe,
+}
+
+/// Where a memory is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MemoryStoreFlag {
+    /// A file of its own in the plane's data directory
+    Builtin,
+    /// A PostgreSQL database; its password is the credential
+    Pgvector,
+    /// A Qdrant; its API key is the credential
+    Qdrant,
+}
+
+/// Whose a memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MemoryScopeFlag {
+    /// What one agent knows of one user
+    #[value(name = "agent+user")]
+    AgentAndUser,
+    /// What all agents know of one user
+    User,
+    /// What one agent knows
+    Agent,
+    /// What all agents of the tenant know
+    Tenant,
+    /// What one run knows
+    Run,
+}
+
+/// How a memory is kept.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryFlags {
+    /// Whose it is; `agent+user` unless said
+    #[arg(long, value_name = "SCOPE", value_enum, requires = "memory")]
+    pub scope: Option<MemoryScopeFlag>,
+    /// Numbers in the vectors that agents may give; without, no vectors are kept
+    #[arg(long, value_name = "N", requires = "memory", value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub dimensions: Option<u32>,
+    /// Memories that one owner may keep; 10,000 unless said
+    #[arg(long, value_name = "N", requires = "memory", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub quota_items: Option<u32>,
+    /// MiB that one owner may keep; 64 unless said
+    #[arg(long, value_name = "MIB", requires = "memory", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub quota_mib: Option<u32>,
+    /// How long a memory is kept at most; without end unless said, 30 days for scope `run`
+    #[arg(long, value_name = "SECONDS", requires = "memory", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl_seconds: Option<u64>,
+    /// The table of a pgvector, with its schema or without; `cogward.memory` unless said
+    #[arg(long, value_name = "TABLE", requires = "memory")]
+    pub table: Option<String>,
+    /// The table is there and is not made
+    #[arg(long, requires = "table")]
+    pub existing_table: bool,
+    /// What a column of the table that is there is called, where it is not called as ours; may be repeated
+    #[arg(long, value_name = "OURS=THEIRS", requires = "existing_table", value_parser = pair)]
+    pub column: Vec<(String, String)>,
+    /// The collection of a Qdrant; `cogward-memory` unless said
+    #[arg(long, value_name = "COLLECTION", requires = "memory", conflicts_with = "table")]
+    pub collection: Option<String>,
+}
+
+/// `memory`
+#[derive(Debug, Subcommand)]
+pub enum Memory {
+    /// Show how much there is in a memory
+    Show {
+        /// The tool server
+        server: UpstreamName,
+        #[command(flatten)]
+        tenant: TenantFlag,
+    },
+    /// Forget what was kept for a user, whatever the scope, or all of a memory
+    #[command(after_help = "Examples:\n  \
+        cogward memory forget --server notes --user ann@bank.example --reason \"request 4711\"\n  \
+        cogward memory forget --server notes --everybody --reason \"end of the pilot\"")]
+    Forget {
+        /// The tool server
+        #[arg(long, value_name = "SERVER")]
+        server: UpstreamName,
+        /// The user, as runs were started with `--as`
+        #[arg(long, value_name = "USER", required_unless_present = "everybody", conflicts_with = "everybody")]
+        user: Option<String>,
+        /// All that is in it
+        #[arg(long)]
+        everybody: bool,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
 }
 
 /// The network of a program.
@@ -141,7 +245,7 @@ pub enum ToolSandboxFlag {
 #[command(next_help_heading = "Tokens (OAuth 2.1, client credentials)")]
 pub struct OAuthFlags {
     /// Get tokens as this client; the credential is its secret, or its private key
-    #[arg(long, value_name = "ID", requires = "server_url", conflicts_with = "credential_header")]
+    #[arg(long, value_name = "ID", requires = "server_url", conflicts_with_all = ["credential_header", "memory"])]
     pub oauth_client_id: Option<String>,
     /// Where tokens are asked for; found by the server's own documents unless said
     #[arg(long, value_name = "URL", requires = "oauth_client_id")]

@@ -53,14 +53,15 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
 
 fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
     let mut command = add.command.into_iter();
-    let transport = match (add.server_url, command.next()) {
-        (Some(url), None) => ToolTransport::Http {
+    let transport = match (add.memory, add.server_url, command.next()) {
+        (Some(store), url, None) => super::memory::transport(store, url, add.memory_flags)?,
+        (None, Some(url), None) => ToolTransport::Http {
             url,
             credential_header: add.credential_header,
             headers: unique(add.header)?,
             oauth: oauth(add.oauth),
         },
-        (None, Some(program)) => ToolTransport::Stdio {
+        (None, None, Some(program)) => ToolTransport::Stdio {
             command: program,
             args: command.collect(),
             env: unique(add.env)?,
@@ -76,7 +77,11 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
             mounts: mounts(add.mount, add.mount_writable),
             memory_mib: add.memory_mib,
         },
-        _ => return Err(Failure::usage("give either --url URL or --stdio -- PROGRAM [ARGUMENT]...")),
+        _ => {
+            return Err(Failure::usage(
+                "give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE",
+            ));
+        }
     };
     Ok(ToolServerPut {
         transport,

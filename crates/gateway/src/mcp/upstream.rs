@@ -203,6 +203,7 @@ impl ToolServerClient {
                     .and_then(|credentials| http::Endpoint::new(&url, credentials))
                     .map(Transport::Http)
             }
+            ToolTransport::Memory { .. } => Err("this plane keeps no memory".to_owned()),
         };
         let limits = Limits::new(&server.limits);
         let mut timeouts = Timeouts::default();
@@ -239,6 +240,13 @@ impl ToolServerClient {
     #[must_use]
     pub fn with_inside(mut self, server: Arc<dyn InsideServer>) -> Self {
         self.transport = Transport::Inside(inside::Session::new(server));
+        self
+    }
+
+    /// As one that cannot be used, and why.
+    #[must_use]
+    pub(crate) fn unusable(mut self, cause: String) -> Self {
+        self.transport = Transport::Unusable(cause);
         self
     }
 

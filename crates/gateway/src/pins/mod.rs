@@ -259,7 +259,9 @@ pub fn identity(server: &ToolServer) -> Digest {
             serde_json::Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        members.retain(|key, value| !key.starts_with("credential") && key != "oauth" && !empty(value));
+        // How much a memory may hold is not who it is; where it is and whose, is.
+        let aside = |key: &str| key.starts_with("credential") || key == "oauth" || key == "quota";
+        members.retain(|key, value| !aside(key) && !empty(value));
     }
     let whole = serde_json::json!({"tenant": server.tenant, "name": server.name, "transport": transport}).to_string();
     let text = canonical::canonical(&whole).unwrap_or(whole);

@@ -37,8 +37,8 @@ pub(crate) fn permissions(field: &Field<'_>, sink: &mut Sink) -> Option<Permissi
         Some(f) => {
             let named = texts(&f, GRANTS_MAX, 1..=200, sink);
             if !named.is_empty() {
-                let problem = "no memory store can be connected to this plane yet, so the grant could not be enforced";
-                sink.on(&f.path, "memory-store", problem, "remove it");
+                let problem = "a memory is a tool server of the plane's own, so the grant could not be enforced here";
+                sink.on(&f.path, "memory-store", problem, "grant its tools under `permissions.tools`");
             }
             named
         }

@@ -6,10 +6,7 @@ use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
 use cogward_gateway::{
     Credential,
-    mcp::{
-        ToolCatalogue,
-        upstream::{ToolServerClient, UpstreamError},
-    },
+    mcp::{ToolCatalogue, upstream::UpstreamError},
     pins::identity,
 };
 use cogward_journal::JournalEvent;
@@ -152,6 +149,7 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
     match transport {
         ToolTransport::Stdio { .. } => "stdio",
         ToolTransport::Http { .. } => "http",
+        ToolTransport::Memory { .. } => "memory",
     }
 }
 
@@ -160,6 +158,7 @@ fn confined(transport: &ToolTransport) -> &'static str {
     let confinement = transport.confinement();
     match (transport, confinement.sandbox, confinement.network) {
         (ToolTransport::Http { .. }, _, _) => "elsewhere",
+        (ToolTransport::Memory { .. }, _, _) => "the plane",
         (_, ToolSandbox::None, _) => "none",
         (_, ToolSandbox::Standard, ToolNetwork::Host) => "standard, network of the host",
         (_, ToolSandbox::Standard, ToolNetwork::None) => "standard",
@@ -178,8 +177,11 @@ async fn try_out(
              path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
         ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
+        ToolTransport::Memory { .. } => {
+            "see that its store runs, takes the credential and may be written to, then add it again"
+        }
     };
-    let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
+    let client = plane.gateway.upstreams().client(config, credential);
     match client.tools().await {
         Ok(tools) => Ok(tools),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
