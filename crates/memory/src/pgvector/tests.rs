@@ -232,7 +232,7 @@ fn nothing_of_an_operators_names_is_syntax() {
 fn a_database_elsewhere_must_show_who_it_is() {
     let mode = |url: &str| {
         let made = PgvectorMemory::new(&PgOptions { url, table: None, existing: None, dimensions: None }, None);
-        format!("{:?}", made.map(|store| store.connect.get_ssl_mode()).map_err(|error| error))
+        format!("{:?}", made.map(|store| store.connect.get_ssl_mode()))
     };
     for url in ["postgres://db.example/d", "postgres://db.example/d?sslmode=disable", "postgres://10.0.0.7/d"] {
         assert_eq!(mode(url), "Ok(VerifyFull)", "{url}");
