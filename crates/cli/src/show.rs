@@ -202,6 +202,7 @@ impl Show for ToolServer {
                 (kind, std::iter::once(command).chain(args).cloned().collect::<Vec<_>>().join(" "))
             }
             ToolTransport::Http { url, .. } => ("http", url.clone()),
+            ToolTransport::OpenApi { url, .. } => ("openapi", url.clone()),
         };
         vec![
             Cell::from(&self.name),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use cogward_api::{Credential, PageQuery, ReasonQuery, Tool, ToolServer, ToolServerPut, paths};
 use cogward_model::upstream::{
-    BreakerLimits, ClientAuthentication, OAuthClient, ToolMount, ToolNetwork, ToolSandbox, ToolServerLimits,
+    ApiCredential, BreakerLimits, OpenApiDocument, ClientAuthentication, OAuthClient, ToolMount, ToolNetwork, ToolSandbox, ToolServerLimits,
     ToolTransport,
 };
 
 use super::Session;
 use crate::{
-    args::{self, CredentialFlag, OAuthBy, OAuthFlags, ToolServerAdd, ToolServerLimitFlags},
+    args::{self, CredentialFlag, OAuthBy, OAuthFlags, OpenApiFlags, ToolServerAdd, ToolServerLimitFlags},
     exit::{Exit, Failure},
     output::Format,
     settings,
@@ -21,12 +21,13 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
         args::ToolServer::Add(add) => {
             let path = paths::tool_server(&add.tenant.tenant, &add.name);
             let tools = paths::tools(&add.tenant.tenant, &add.name);
-            let put = put(add)?;
+            let put = put(*add)?;
             let approve = put.approve_tools;
             let client = session.client()?;
             let server: ToolServer = client.put(&path, &put)?;
             session.output.one(&server)?;
             if session.output.format == Format::Table {
+                made_from(&server, session);
                 let tools: Vec<Tool> = client.list(&tools, &PageQuery::default(), None)?;
                 super::tools::after_adding(&tools, approve, session);
             }
@@ -39,6 +40,9 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
         args::ToolServer::Show { name, tenant } => {
             let server: ToolServer = session.client()?.get(&paths::tool_server(&tenant.tenant, &name))?;
             session.output.one(&server)?;
+            if session.output.format == Format::Table {
+                made_from(&server, session);
+            }
         }
         args::ToolServer::Remove { name, tenant, reason } => {
             let query = ReasonQuery { reason: reason.reason };
@@ -54,6 +58,9 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
 fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
     let mut command = add.command.into_iter();
     let transport = match (add.server_url, command.next()) {
+        (url, None) if add.openapi.openapi.is_some() => {
+            openapi(url.unwrap_or_default(), add.openapi, add.credential_header, unique(add.header)?, oauth(add.oauth))?
+        }
         (Some(url), None) => ToolTransport::Http {
             url,
             credential_header: add.credential_header,
@@ -76,7 +83,7 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
             mounts: mounts(add.mount, add.mount_writable),
             memory_mib: add.memory_mib,
         },
-        _ => return Err(Failure::usage("give either --url URL or --stdio -- PROGRAM [ARGUMENT]...")),
+        _ => return Err(Failure::usage("give one of --url URL, --openapi FILE and --stdio -- PROGRAM [ARGUMENT]...")),
     };
     Ok(ToolServerPut {
         transport,
@@ -85,6 +92,46 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
         approve_tools: add.approve_tools,
         reason: add.reason.reason,
     })
+}
+
+fn openapi(
+    url: String,
+    flags: OpenApiFlags,
+    credential_header: Option<String>,
+    headers: BTreeMap<String, String>,
+    oauth: Option<OAuthClient>,
+) -> Result<ToolTransport, Failure> {
+    let file = flags.openapi.unwrap_or_default();
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Failure::local(format!("cannot read the OpenAPI document {}", file.display()), error)
+    })?;
+    let credential = match (credential_header, flags.credential_query, flags.credential_basic) {
+        (Some(name), ..) => ApiCredential::Header { name },
+        (_, Some(name), _) => ApiCredential::Query { name },
+        (_, _, true) => ApiCredential::Basic,
+        _ => ApiCredential::Bearer,
+    };
+    let (include, exclude, deprecated) = (flags.include, flags.exclude, flags.deprecated);
+    let document = OpenApiDocument { text, digest: None, include, exclude, deprecated };
+    Ok(ToolTransport::OpenApi { url, document, credential, headers, oauth })
+}
+
+/// What a document gave and what it did not: nothing of it goes unsaid.
+fn made_from(server: &ToolServer, session: &mut Session<'_>) {
+    let Some(from) = &server.made_from else { return };
+    let digest = match &server.transport {
+        ToolTransport::OpenApi { document, .. } => document.digest.map(|digest| format!(" ({digest})")),
+        _ => None,
+    };
+    let digest = digest.unwrap_or_default();
+    let tools = from.operations;
+    session.output.say(&format!("Made from the OpenAPI document `{}` {}{digest}: {tools} tools.", from.title, from.version));
+    for credential in &from.credentials {
+        session.output.say(&format!("It asks for a credential, {credential}."));
+    }
+    for left in &from.left_out {
+        session.output.say(&format!("Left out: {}: {}.", left.what, left.why));
+    }
 }
 
 fn mounts(read: Vec<String>, write: Vec<String>) -> Vec<ToolMount> {

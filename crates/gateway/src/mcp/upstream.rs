@@ -15,6 +15,7 @@ mod inside;
 mod limits;
 pub(super) mod listed;
 mod oauth;
+mod rest;
 mod seat;
 pub(super) mod sse;
 mod stdio;
@@ -45,7 +46,7 @@ use self::{
     seat::Seat,
     wire::Offers,
 };
-pub use self::{error::UpstreamError, limits::BreakerState};
+pub use self::{error::UpstreamError, limits::BreakerState, rest::MadeFrom};
 use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,
@@ -100,6 +101,7 @@ pub struct ToolServerClient {
     lists: Lists,
     subscribed: watch::Subscribed,
     generations: AtomicU64,
+    made_from: Option<Arc<MadeFrom>>,
 }
 
 enum Transport {
@@ -180,6 +182,8 @@ impl ToolServerClient {
     #[must_use]
     pub fn new(server: ToolServer, credential: Option<Credential>) -> Self {
         let confinement = server.transport.confinement();
+        let mut limits = Limits::new(&server.limits);
+        let mut made_from = None;
         let transport = match server.transport {
             ToolTransport::Stdio { command, args, env, credential_env, .. } => {
                 let owner = (server.tenant, server.name.clone());
@@ -191,8 +195,15 @@ impl ToolServerClient {
                     .and_then(|credentials| http::Endpoint::new(&url, credentials))
                     .map(Transport::Http)
             }
+            ToolTransport::OpenApi { url, document, credential: place, headers, oauth } => {
+                let from = rest::Registration { url, document, credential: place, headers, oauth };
+                rest::make(&server.name, from, credential).map(|made| {
+                    limits.also_idempotent(made.idempotent);
+                    made_from = Some(Arc::new(made.from));
+                    Transport::Inside(inside::Session::new(Arc::new(made.server)))
+                })
+            }
         };
-        let limits = Limits::new(&server.limits);
         let mut timeouts = Timeouts::default();
         if let Some(seconds) = server.limits.timeout_seconds {
             timeouts.call = Duration::from_secs(u64::from(seconds.max(1)));
@@ -211,7 +222,14 @@ impl ToolServerClient {
             lists: Lists::default(),
             subscribed: watch::Subscribed::default(),
             generations: AtomicU64::new(0),
+            made_from,
         }
+    }
+
+    /// What a document gave, where its tools are made of one.
+    #[must_use]
+    pub fn made_from(&self) -> Option<&Arc<MadeFrom>> {
+        self.made_from.as_ref()
     }
 
     /// With what starts its process, where it has one.

@@ -259,7 +259,9 @@ pub fn identity(server: &ToolServer) -> Digest {
             serde_json::Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        members.retain(|key, value| !key.starts_with("credential") && key != "oauth" && !empty(value));
+        // What a document says shows in the definitions that are made of it.
+        let how = |key: &str| key.starts_with("credential") || matches!(key, "oauth" | "document");
+        members.retain(|key, value| !how(key) && !empty(value));
     }
     let whole = serde_json::json!({"tenant": server.tenant, "name": server.name, "transport": transport}).to_string();
     let text = canonical::canonical(&whole).unwrap_or(whole);

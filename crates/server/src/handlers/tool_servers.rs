@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
+use cogward_api::{LeftOut, MadeFrom, Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
 use cogward_gateway::{
     Credential,
     mcp::{
         ToolCatalogue,
-        upstream::{ToolServerClient, UpstreamError},
+        upstream::{self as upstream_client, ToolServerClient, UpstreamError},
     },
     pins::identity,
 };
@@ -40,7 +40,10 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport, limits } = row.config;
+    let upstream::ToolServer { tenant, name, mut transport, limits } = row.config;
+    if let ToolTransport::OpenApi { document, .. } = &mut transport {
+        document.text.clear();
+    }
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
     let mut tools = ToolCounts::default();
     for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
@@ -54,8 +57,21 @@ async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> 
         }
     }
     let client = plane.gateway.upstreams().tool_server(&tenant, &name);
+    let made_from = client.as_ref().and_then(|client| client.made_from()).map(|from| made_from(from));
     let breaker = client.map(|client| client.breaker().as_str().to_owned());
-    Ok(ToolServer { tenant, name, transport, limits, breaker, has_credential, tools, updated: row.updated })
+    let updated = row.updated;
+    Ok(ToolServer { tenant, name, transport, limits, made_from, breaker, has_credential, tools, updated })
+}
+
+fn made_from(from: &upstream_client::MadeFrom) -> MadeFrom {
+    let left_out = from.left_out.iter().map(|left| LeftOut { what: left.what.clone(), why: left.why.clone() });
+    MadeFrom {
+        title: from.title.clone(),
+        version: from.version.clone(),
+        operations: from.operations as u64,
+        left_out: left_out.collect(),
+        credentials: from.credentials.clone(),
+    }
 }
 
 pub(crate) async fn list(
@@ -91,7 +107,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ToolServerPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ToolServerPut { transport, limits, credential, approve_tools, reason } = body.value;
+    let ToolServerPut { mut transport, limits, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
     // Refused before it is tried: a try starts a program or opens a connection.
@@ -103,6 +119,9 @@ pub(crate) async fn put(
     }
     if let Some(why) = tool_processes::unseen(&transport) {
         return Err(Failure::invalid(why).rule("transport.mounts"));
+    }
+    if let ToolTransport::OpenApi { document, .. } = &mut transport {
+        document.digest.get_or_insert_with(|| sha256(document.text.as_bytes()));
     }
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
@@ -152,6 +171,7 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
     match transport {
         ToolTransport::Stdio { .. } => "stdio",
         ToolTransport::Http { .. } => "http",
+        ToolTransport::OpenApi { .. } => "openapi",
     }
 }
 
@@ -159,7 +179,7 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
 fn confined(transport: &ToolTransport) -> &'static str {
     let confinement = transport.confinement();
     match (transport, confinement.sandbox, confinement.network) {
-        (ToolTransport::Http { .. }, _, _) => "elsewhere",
+        (ToolTransport::Http { .. } | ToolTransport::OpenApi { .. }, _, _) => "elsewhere",
         (_, ToolSandbox::None, _) => "none",
         (_, ToolSandbox::Standard, ToolNetwork::Host) => "standard, network of the host",
         (_, ToolSandbox::Standard, ToolNetwork::None) => "standard",
@@ -177,7 +197,7 @@ async fn try_out(
             "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
              path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
-        ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
+        ToolTransport::Http { .. } | ToolTransport::OpenApi { .. } => "see that it runs and answers `tools/list`, then add it again",
     };
     let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
     match client.tools().await {
