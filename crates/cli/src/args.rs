@@ -19,8 +19,8 @@ pub use self::{
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
-        Credential, CredentialAdd, CredentialFlag, OAuthBy, OAuthFlags, Provider, ProviderAdd, ProviderKind,
-        ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd, ToolServerLimitFlags,
+        Credential, CredentialAdd, CredentialFlag, OAuthBy, OAuthFlags, OpenApiFlags, Provider, ProviderAdd,
+        ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd, ToolServerLimitFlags,
     },
 };
 use crate::{

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cogward_api::{Credential, PageQuery, ReasonQuery, Tool, ToolServer, ToolServerPut, paths};
 use cogward_model::upstream::{
-    ApiCredential, BreakerLimits, OpenApiDocument, ClientAuthentication, OAuthClient, ToolMount, ToolNetwork, ToolSandbox, ToolServerLimits,
-    ToolTransport,
+    ApiCredential, BreakerLimits, ClientAuthentication, OAuthClient, OpenApiDocument, ToolMount, ToolNetwork,
+    ToolSandbox, ToolServerLimits, ToolTransport,
 };
 
 use super::Session;
@@ -102,9 +102,8 @@ fn openapi(
     oauth: Option<OAuthClient>,
 ) -> Result<ToolTransport, Failure> {
     let file = flags.openapi.unwrap_or_default();
-    let text = std::fs::read_to_string(&file).map_err(|error| {
-        Failure::local(format!("cannot read the OpenAPI document {}", file.display()), error)
-    })?;
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::local(format!("cannot read the OpenAPI document {}", file.display()), error))?;
     let credential = match (credential_header, flags.credential_query, flags.credential_basic) {
         (Some(name), ..) => ApiCredential::Header { name },
         (_, Some(name), _) => ApiCredential::Query { name },
@@ -125,7 +124,9 @@ fn made_from(server: &ToolServer, session: &mut Session<'_>) {
     };
     let digest = digest.unwrap_or_default();
     let tools = from.operations;
-    session.output.say(&format!("Made from the OpenAPI document `{}` {}{digest}: {tools} tools.", from.title, from.version));
+    session
+        .output
+        .say(&format!("Made from the OpenAPI document `{}` {}{digest}: {tools} tools.", from.title, from.version));
     for credential in &from.credentials {
         session.output.say(&format!("It asks for a credential, {credential}."));
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{LeftOut, MadeFrom, Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
+use cogward_api::{
+    LeftOut, MadeFrom, Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut,
+};
 use cogward_gateway::{
     Credential,
     mcp::{
@@ -27,7 +29,7 @@ use zeroize::Zeroizing;
 use super::{bounded_reason, etag, known_tenant, page_of, precondition};
 use crate::{
     adapters::tool_processes,
-    events::{by_operator, digest_of},
+    events::{by_operator, digest_of, sha256},
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
     pins::Observed,
@@ -135,7 +137,7 @@ pub(crate) async fn put(
     let at = tx.now();
     let revision = tx.tool_server_put(&config, &caller.0.name, at).await?;
     keep_secret(&app, &mut tx, &secret_name(&tenant, &name), secret.as_ref()).await?;
-    let event = by_operator(EventType::ToolServerAdded, tenant.clone(), &caller.0, reason.as_deref())
+    let mut event = by_operator(EventType::ToolServerAdded, tenant.clone(), &caller.0, reason.as_deref())
         .public("tool_server", name.as_str())
         .public("revision", revision)
         .public("transport", kind_of(&config.transport))
@@ -144,6 +146,9 @@ pub(crate) async fn put(
         .public("tools", tools as u64)
         .public("upstream", identity(&config).to_string())
         .confidential("config", digest_of(&config));
+    if let Some(document) = document_of(&config.transport) {
+        event = event.public("document", document);
+    }
     let mut observed = Observed::of(&config, tx.tool_pins(&tenant, &name).await?, &catalogue, at);
     if approve_tools {
         observed.approve_all(&caller.0, reason.as_deref(), at);
@@ -175,6 +180,12 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
     }
 }
 
+/// The document that tools are made of.
+fn document_of(transport: &ToolTransport) -> Option<String> {
+    let ToolTransport::OpenApi { document, .. } = transport else { return None };
+    document.digest.map(|digest| digest.to_string())
+}
+
 /// How far a program is confined, for the record; nothing is to be said of a server that is elsewhere.
 fn confined(transport: &ToolTransport) -> &'static str {
     let confinement = transport.confinement();
@@ -197,7 +208,9 @@ async fn try_out(
             "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
              path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
-        ToolTransport::Http { .. } | ToolTransport::OpenApi { .. } => "see that it runs and answers `tools/list`, then add it again",
+        ToolTransport::Http { .. } | ToolTransport::OpenApi { .. } => {
+            "see that it runs and answers `tools/list`, then add it again"
+        }
     };
     let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
     match client.tools().await {
