@@ -143,7 +143,7 @@ fn a_document_becomes_tools_that_are_governed_like_any_other() -> Result<()> {
     };
     // Where requests go is the operator's word; the document's is only told.
     let without = add(&[])?;
-    assert_eq!(without.code(), 4, "{}", without.stderr);
+    assert_eq!(without.code(), 2, "{}", without.stderr);
     assert!(without.stderr.contains("https://api.invoices.example/v2"), "{}", without.stderr);
     let credential = ["--url", &api.url, "--credential-file", &key, "--credential-header", "X-Api-Key"];
     let added = add(&credential)?;
@@ -201,8 +201,9 @@ fn a_document_becomes_tools_that_are_governed_like_any_other() -> Result<()> {
     assert_eq!(found[2]["structuredContent"], json!({"left_cents": 0}));
     assert!(found[3].to_string().contains("large"), "the policy is named: {}", found[3]);
     assert!(found[4]["isError"] == true && text(&found[4]).contains("`id`"), "{}", found[4]);
-    assert!(found[5].to_string().contains("X-Api-Key") || found[5]["error"].is_object() || found[5]["isError"] == true);
-    assert!(found[6].get("structuredContent").is_none() && found[7].get("structuredContent").is_none());
+    for (place, cause) in [(5, "tool.inputSchema"), (6, "tool.inputSchema"), (7, "getCustomer")] {
+        assert!(found[place].to_string().contains(cause), "{}", found[place]);
+    }
     assert!(text(&found[8]).contains("held the credential"), "{}", found[8]);
     assert!(text(&found[9]).starts_with("HTTP 404 Not Found."), "{}", found[9]);
     assert!(!saw.to_string().contains(KEY));
