@@ -17,11 +17,12 @@ use crate::metadata::root;
 /// How the names of bounds end.
 const ENDS: [&str; 8] = ["_MAX", "_MIN", "_EVERY", "_BURST", "_INTERVAL_MS", "_RESERVE_BYTES", "_SLOTS", "_SHARE"];
 /// The crates whose bounds are on the page, in the order in which a reader asks for them.
-const CRATES: [(&str, &str); 16] = [
+const CRATES: [(&str, &str); 17] = [
     ("model", "What several parts share"),
     ("sandbox", "Sandboxes and their supervisors"),
     ("engine", "Runs"),
     ("gateway", "What an agent may send, hold and be sent"),
+    ("openapi", "Tools out of OpenAPI documents"),
     ("policy", "Policies"),
     ("registry", "Manifests and packages"),
     ("budget", "Budgets"),
