@@ -24,15 +24,15 @@ pub(super) mod watch;
 pub(super) mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
 use bytes::Bytes;
 use cogward_model::{
-    RunId, UpstreamName,
-    upstream::{ToolServer, ToolTransport},
+    RunId, TenantName, UpstreamName,
+    upstream::{ToolServer, ToolServerLimits, ToolTransport},
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -246,6 +246,15 @@ impl ToolServerClient {
     pub fn with_inside(mut self, server: Arc<dyn InsideServer>) -> Self {
         self.transport = Transport::Inside(inside::Session::new(server));
         self
+    }
+
+    /// A part of the plane that no operator added.
+    #[must_use]
+    pub(crate) fn of_inside(tenant: TenantName, name: UpstreamName, server: Arc<dyn InsideServer>) -> Self {
+        // How it would be reached is replaced.
+        let transport =
+            ToolTransport::Http { url: String::new(), credential_header: None, headers: BTreeMap::new(), oauth: None };
+        Self::new(ToolServer { tenant, name, transport, limits: ToolServerLimits::default() }, None).with_inside(server)
     }
 
     /// With other limits of time.

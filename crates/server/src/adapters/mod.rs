@@ -5,6 +5,7 @@ mod gateways;
 mod ledger;
 mod refusals;
 mod sandboxes;
+mod skills;
 pub(crate) mod tool_processes;
 
 pub(crate) use gateways::{JournalNotices, RunGateways};

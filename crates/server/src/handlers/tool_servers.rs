@@ -7,7 +7,7 @@ use cogward_api::{
     LeftOut, MadeFrom, Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut,
 };
 use cogward_gateway::{
-    Credential,
+    Credential, SKILLS_SERVER,
     mcp::{
         ToolCatalogue,
         upstream::{self as upstream_client, ToolServerClient, UpstreamError},
@@ -112,6 +112,9 @@ pub(crate) async fn put(
     let ToolServerPut { mut transport, limits, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
+    if name.as_str() == SKILLS_SERVER {
+        return Err(Failure::invalid(format!("`{name}` is the plane's own: skills are served under it")).rule("name"));
+    }
     // Refused before it is tried: a try starts a program or opens a connection.
     let before = app.store.tool_server(&tenant, &name).await?.map(|row| row.revision);
     precondition(&headers, before)?;
