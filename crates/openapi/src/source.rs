@@ -141,7 +141,7 @@ fn yaml(text: &str) -> Result<Value, DocumentError> {
         let is_key = matches!(open.last(), Some(Open::Map(_, None)));
         let value = match event {
             Event::DocumentStart(_) if root.is_some() => return refuse("a second document begins here"),
-            Event::Scalar(text, _, ..) if is_key => {
+            Event::Scalar(text, ..) if is_key => {
                 if text == "<<" {
                     return refuse("a merge key (`<<`): write the fields out");
                 }

@@ -140,7 +140,7 @@ fn references_stay_inside_and_lead_somewhere() {
         let schema = json!({"name": "a", "in": "query", "required": true, "schema": {"$ref": reference}});
         let said = why(&with_paths(json!({"/a": {"get": {"parameters": [schema]}}})));
         assert!(said.starts_with("GET /a: ") && said.contains("reference"), "{reference}: {said}");
-        if reference != "" {
+        if !reference.is_empty() {
             assert!(
                 why(&with_paths(json!({"/a": {"get": {"parameters": [{"$ref": reference}]}}}))).contains("reference")
             );
