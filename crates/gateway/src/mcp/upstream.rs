@@ -52,6 +52,7 @@ use super::{
     rpc,
 };
 use crate::{inside::InsideServer, rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
+pub use cogward_openapi::LeftOut;
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 100;
@@ -101,7 +102,7 @@ pub struct ToolServerClient {
     lists: Lists,
     subscribed: watch::Subscribed,
     generations: AtomicU64,
-    made_from: Option<Arc<MadeFrom>>,
+    rest: Option<rest::RestServer>,
 }
 
 enum Transport {
@@ -183,7 +184,7 @@ impl ToolServerClient {
     pub fn new(server: ToolServer, credential: Option<Credential>) -> Self {
         let confinement = server.transport.confinement();
         let mut limits = Limits::new(&server.limits);
-        let mut made_from = None;
+        let mut api = None;
         let transport = match server.transport {
             ToolTransport::Stdio { command, args, env, credential_env, .. } => {
                 let owner = (server.tenant, server.name.clone());
@@ -199,7 +200,7 @@ impl ToolServerClient {
                 let from = rest::Registration { url, document, credential: place, headers, oauth };
                 rest::make(&server.name, from, credential).map(|made| {
                     limits.also_idempotent(made.idempotent);
-                    made_from = Some(Arc::new(made.from));
+                    api = Some(made.server.clone());
                     Transport::Inside(inside::Session::new(Arc::new(made.server)))
                 })
             }
@@ -222,14 +223,20 @@ impl ToolServerClient {
             lists: Lists::default(),
             subscribed: watch::Subscribed::default(),
             generations: AtomicU64::new(0),
-            made_from,
+            rest: api,
         }
     }
 
     /// What a document gave, where its tools are made of one.
     #[must_use]
-    pub fn made_from(&self) -> Option<&Arc<MadeFrom>> {
-        self.made_from.as_ref()
+    pub fn made_from(&self) -> Option<&MadeFrom> {
+        self.rest.as_ref().map(rest::RestServer::made_from)
+    }
+
+    /// The tools of a document that could never be called, since their schemas cannot be used. It takes its time.
+    #[must_use]
+    pub fn unusable(&self) -> Vec<LeftOut> {
+        self.rest.as_ref().map(rest::RestServer::unusable).unwrap_or_default()
     }
 
     /// With what starts its process, where it has one.

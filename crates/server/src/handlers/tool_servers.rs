@@ -59,7 +59,7 @@ async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> 
         }
     }
     let client = plane.gateway.upstreams().tool_server(&tenant, &name);
-    let made_from = client.as_ref().and_then(|client| client.made_from()).map(|from| made_from(from));
+    let made_from = client.as_ref().and_then(|client| client.made_from()).map(made_from);
     let breaker = client.map(|client| client.breaker().as_str().to_owned());
     let updated = row.updated;
     Ok(ToolServer { tenant, name, transport, limits, made_from, breaker, has_credential, tools, updated })
@@ -215,8 +215,20 @@ async fn try_out(
             "see that it runs and answers `tools/list`, then add it again"
         }
     };
-    let client = ToolServerClient::new(config, credential).with_processes(plane.gateway.upstreams().processes());
+    let of_document = matches!(&config.transport, ToolTransport::OpenApi { .. });
+    // A large document takes its time to read.
+    let client = tokio::task::spawn_blocking(move || ToolServerClient::new(config, credential)).await;
+    let client = client.map_err(|e| Failure::internal("the tool server cannot be tried", &e))?;
+    let client = Arc::new(client.with_processes(plane.gateway.upstreams().processes()));
     match client.tools().await {
+        Ok(tools) if of_document => {
+            let unusable = tokio::task::spawn_blocking(move || client.unusable()).await;
+            let unusable = unusable.map_err(|e| Failure::internal("the document cannot be tried", &e))?;
+            let Some(first) = unusable.first() else { return Ok(tools) };
+            let names: Vec<_> = unusable.iter().take(20).map(|tool| format!("`{}`", tool.what)).collect();
+            let why = format!("{} could never be called, `{}` since {}", names.join(", "), first.what, first.why);
+            Err(Failure::invalid(why).rule("transport.document").next_step("leave them out with `--exclude`"))
+        }
         Ok(tools) => Ok(tools),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
         Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())

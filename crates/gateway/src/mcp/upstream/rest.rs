@@ -11,7 +11,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -55,6 +55,7 @@ pub(super) struct Registration {
 }
 
 /// One API.
+#[derive(Clone)]
 pub(super) struct RestServer(Arc<Inner>);
 
 struct Inner {
@@ -69,11 +70,43 @@ struct Inner {
     tools: BTreeMap<String, Tool>,
     list: Bytes,
     large: Semaphore,
+    from: MadeFrom,
 }
 
 struct Tool {
     operation: Operation,
-    output: Option<ToolSchema>,
+    output: OnceLock<Option<ToolSchema>>,
+}
+
+impl Tool {
+    /// What its answers have to be, compiled when first asked for.
+    fn output(&self) -> Option<&ToolSchema> {
+        self.output.get_or_init(|| self.operation.output().map(ToolSchema::compile)).as_ref()
+    }
+
+    /// Whether its arguments and answers can be checked.
+    fn usable(&self) -> Result<(), String> {
+        match ToolDefinition::parse(self.operation.definition())? {
+            Some(definition) => definition.schema().usable()?,
+            None => return Err("its definition cannot be offered".to_owned()),
+        }
+        self.output().map_or(Ok(()), ToolSchema::usable)
+    }
+}
+
+impl RestServer {
+    pub(super) fn made_from(&self) -> &MadeFrom {
+        &self.0.from
+    }
+
+    /// The tools that could never be called, and why. It compiles all of them, which takes its time.
+    pub(super) fn unusable(&self) -> Vec<LeftOut> {
+        let why = |(name, tool): (&String, &Tool)| {
+            let why = tool.usable().err()?;
+            Some(LeftOut { what: name.clone(), why: rpc::shown(&why, 300) })
+        };
+        self.0.tools.iter().filter_map(why).collect()
+    }
 }
 
 impl fmt::Debug for RestServer {
@@ -100,7 +133,6 @@ pub struct MadeFrom {
 /// What comes of a registration.
 pub(super) struct Made {
     pub(super) server: RestServer,
-    pub(super) from: MadeFrom,
     /// The tools that HTTP lets be called twice.
     pub(super) idempotent: BTreeSet<String>,
 }
@@ -127,7 +159,11 @@ pub(super) fn make(name: &UpstreamName, from: Registration, secret: Option<Crede
     }
     let forms = forms(secret.as_ref());
     let (credentials, query) = placed(&url, credential, &headers, oauth, secret)?;
-    let (tools, left_out) = tools(import.operations, import.left_out);
+    let tools = import.operations.into_iter().map(|operation| {
+        let name = operation.name.to_string();
+        (name, Tool { operation, output: OnceLock::new() })
+    });
+    let tools: BTreeMap<String, Tool> = tools.collect();
     let definitions: Vec<&str> = tools.values().map(|tool| tool.operation.definition()).collect();
     let list = format!(r#"{{"resultType":"complete","tools":[{}]}}"#, definitions.join(","));
     let idempotent = tools.iter().filter(|(_, tool)| tool.operation.method().idempotent());
@@ -136,14 +172,14 @@ pub(super) fn make(name: &UpstreamName, from: Registration, secret: Option<Crede
         title: import.title,
         version: import.version,
         operations: tools.len(),
-        left_out,
+        left_out: import.left_out,
         credentials: import.credentials,
     };
     let base = url.trim_end_matches('/').to_owned();
     let large = Semaphore::new(LARGE_MAX);
     let name = name.clone();
-    let inner = Inner { name, client, base, credentials, query, forms, tools, list: list.into(), large };
-    Ok(Made { server: RestServer(Arc::new(inner)), from, idempotent })
+    let inner = Inner { name, client, base, credentials, query, forms, tools, list: list.into(), large, from };
+    Ok(Made { server: RestServer(Arc::new(inner)), idempotent })
 }
 
 fn imported(
@@ -213,27 +249,6 @@ fn placed(
             (Credentials::of(url, None, headers, oauth, secret)?, query)
         }
     })
-}
-
-/// The tools whose arguments can be checked. What could never be called is not offered.
-fn tools(operations: Vec<Operation>, mut left_out: Vec<LeftOut>) -> (BTreeMap<String, Tool>, Vec<LeftOut>) {
-    let mut tools = BTreeMap::new();
-    for operation in operations {
-        let checked = match ToolDefinition::parse(operation.definition()) {
-            Ok(Some(definition)) => definition.schema().usable(),
-            Ok(None) => Err("its definition cannot be offered".to_owned()),
-            Err(why) => Err(why),
-        };
-        let output = operation.output().map(ToolSchema::compile);
-        let promised = output.as_ref().map_or(Ok(()), ToolSchema::usable);
-        match checked.and(promised) {
-            Ok(()) => {
-                tools.insert(operation.name.to_string(), Tool { operation, output });
-            }
-            Err(why) => left_out.push(LeftOut { what: operation.route(), why: rpc::shown(&why, 300) }),
-        }
-    }
-    (tools, left_out)
 }
 
 impl InsideServer for RestServer {

@@ -116,7 +116,7 @@ async fn structured(tool: &Tool, said: &str, text: &str, is_json: bool) -> Bytes
     let value = Some(text).filter(|_| is_json && json::check(text.as_bytes()).is_ok());
     let object = value.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
     let object = object.filter(|value| value.get().starts_with('{'));
-    let Some(promised) = &tool.output else { return result(text, object, false) };
+    let Some(promised) = tool.output() else { return result(text, object, false) };
     let broken = match object {
         Some(value) => promised.check(value.get().as_bytes()).await.err().map(|error| error.to_string()),
         None => Some("it is no JSON object".to_owned()),
@@ -132,7 +132,7 @@ async fn structured(tool: &Tool, said: &str, text: &str, is_json: bool) -> Bytes
 }
 
 fn nothing(tool: &Tool, said: &str, well: bool) -> Bytes {
-    match (well, &tool.output) {
+    match (well, tool.output()) {
         (true, Some(_)) => {
             result(&format!("{said}. It answered nothing, which the document does not promise."), None, true)
         }

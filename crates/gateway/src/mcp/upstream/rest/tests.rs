@@ -96,6 +96,22 @@ async fn a_registration_that_cannot_work_says_what_to_mend() {
 }
 
 #[tokio::test]
+async fn a_tool_that_could_never_be_called_is_named() {
+    for bad in
+        ["maximum: 100, default: 20}", "maximum: 100, pattern: \"(\", default: 20}", "maximum: many, default: 20}"]
+    {
+        let mut with = transport("https://a.example");
+        let text = INVOICES.replace("maximum: 100, default: 20}", bad);
+        with["document"] = json!({ "text": text });
+        let client = registered(with, None);
+        let unusable: Vec<_> = client.unusable().into_iter().map(|tool| tool.what).collect();
+        let wanted: &[&str] = if text == INVOICES { &[] } else { &["listInvoices"] };
+        assert_eq!(unusable, wanted, "{bad}");
+        assert_eq!(client.tools().await.unwrap().iter().count(), 9);
+    }
+}
+
+#[tokio::test]
 async fn a_call_is_one_request_to_the_operators_address() {
     let api = Api::start(|_| json_answer(200, &json!({"left_cents": 5})), json!({}), None).await;
     let result = api
