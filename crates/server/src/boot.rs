@@ -70,6 +70,9 @@ pub enum ServeError {
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The solver for policies.
+    #[error(transparent)]
+    Solver(#[from] cogward_prover::ProverError),
     /// There is evidence of an earlier plane and no state of it.
     #[error(
         "`{}` is gone, but the evidence of the plane that it belongs to is there; restore it from a backup \
@@ -157,6 +160,13 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let (listener, address) = http::bind(options.listen).await?;
+    let solver = match options.policy_solver {
+        Some(program) => {
+            let found = tokio::task::spawn_blocking(move || cogward_prover::Solver::find(&program)).await?;
+            Some(Arc::new(found?))
+        }
+        None => None,
+    };
     let data = DataDir::open(&options.data_dir)?;
     cogward_registry::package::sweep(&data.join("packages")).map_err(ServeError::Packages)?;
     let images = Images::new(data.join("images"));
@@ -274,6 +284,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         policies,
         approvals,
         four_eyes: options.four_eyes,
+        solver,
+        analyses: Arc::new(tokio::sync::Semaphore::new(1)),
         engine,
         files,
         data,

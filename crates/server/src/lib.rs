@@ -25,6 +25,7 @@ mod linger;
 mod pins;
 mod plane;
 mod policies;
+mod policy_analysis;
 mod routes;
 mod witness;
 
@@ -54,6 +55,8 @@ pub struct ServeOptions {
     pub attesting: Attesting,
     /// Whether whoever wrote a version of a policy may not approve it.
     pub four_eyes: bool,
+    /// A cvc5 that proves what changes of policies grant.
+    pub policy_solver: Option<PathBuf>,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

@@ -29,6 +29,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let sandboxes = settings::sandbox_config(&serve.drivers, session.variables)?;
     let options = cogward_server::ServeOptions {
         four_eyes: serve.policy_four_eyes,
+        policy_solver: serve.policy_solver,
         data_dir,
         listen: serve.listen,
         supervisor_exe,

@@ -15,6 +15,9 @@ use hyper_util::{
 /// Time to open a connection.
 pub(in crate::mcp::upstream) const CONNECT: Duration = Duration::from_secs(10);
 
+/// How long an idle connection is kept. Common servers hang up after 5 s, and a request that crosses their end is lost.
+const IDLE: Duration = Duration::from_secs(4);
+
 pub(in crate::mcp::upstream) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A client, and the URL that it is for.
@@ -41,9 +44,6 @@ pub(in crate::mcp::upstream) fn to(url: &str) -> Result<(HttpClient, Uri), Strin
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(30))
-        .build(tls);
+    let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(tls);
     Ok((client, uri))
 }
