@@ -239,18 +239,6 @@ impl ToolServerClient {
         }
     }
 
-    /// What a document gave, where its tools are made of one.
-    #[must_use]
-    pub fn made_from(&self) -> Option<&MadeFrom> {
-        self.rest.as_ref().map(rest::RestServer::made_from)
-    }
-
-    /// The tools of a document that could never be called, since their schemas cannot be used. It takes its time.
-    #[must_use]
-    pub fn unusable(&self) -> Vec<LeftOut> {
-        self.rest.as_ref().map(rest::RestServer::unusable).unwrap_or_default()
-    }
-
     /// With what starts its process, where it has one.
     #[must_use]
     pub fn with_processes(mut self, processes: Arc<dyn ServerProcesses>) -> Self {

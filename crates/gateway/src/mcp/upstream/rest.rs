@@ -251,6 +251,20 @@ fn placed(
     })
 }
 
+impl super::ToolServerClient {
+    /// What a document gave, where its tools are made of one.
+    #[must_use]
+    pub fn made_from(&self) -> Option<&MadeFrom> {
+        self.rest.as_ref().map(RestServer::made_from)
+    }
+
+    /// The tools of a document that could never be called, since their schemas cannot be used. It takes its time.
+    #[must_use]
+    pub fn unusable(&self) -> Vec<LeftOut> {
+        self.rest.as_ref().map(RestServer::unusable).unwrap_or_default()
+    }
+}
+
 impl InsideServer for RestServer {
     fn offers(&self) -> InsideOffers {
         InsideOffers { tools: true, resources: false }
