@@ -66,7 +66,7 @@ fn bound(limits: Limits) -> io::Result<()> {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     // Where core files go to a program, that would run as the host's root.
-    Ok(crate::native::crash::limit()?)
+    crate::native::crash::limit()
 }
 
 /// What it says until it closes its stream, the end of it at most.

@@ -187,7 +187,8 @@ fn change(file: &Path) {
 }
 
 fn changed() {
-    let attacks: [(&str, fn(&mut Rig)); 5] = [
+    type Attack = fn(&mut Rig);
+    let attacks: [(&str, Attack); 5] = [
         ("a byte of it", |rig| change(&rig.spec.package_image.as_ref().unwrap().file)),
         ("another of the same name", |rig| {
             let file = &rig.spec.package_image.as_ref().unwrap().file;

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use cogward_model::{Clock as _, SystemClock};
+
 /// How long a drive is kept that no run has used.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most bytes of all kept drives, as the disk has them; those that were not used for longest go first.
@@ -18,11 +20,16 @@ const KEPT_BYTES_MAX: u64 = 128 * 1024 * 1024 * 1024;
 /// What was used so recently may be about to be linked to, or is still being made.
 const IN_USE: Duration = Duration::from_secs(3600);
 
+/// The time of the plane's clock, as files have it.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(SystemClock.now().unix_micros())
+}
+
 /// Whether it is there; it is then in use from now on.
 pub fn is_kept(path: &Path) -> bool {
     let used = || -> io::Result<bool> {
         let file = File::open(path)?;
-        file.set_times(FileTimes::new().set_accessed(SystemTime::now()))?;
+        file.set_times(FileTimes::new().set_accessed(now()))?;
         Ok(file.metadata()?.is_file())
     };
     used().unwrap_or(false)
@@ -32,7 +39,7 @@ pub fn is_kept(path: &Path) -> bool {
 /// has not been used for long goes, so that there is room.
 pub fn store(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let kept = path.parent().unwrap_or(path);
-    sweep(kept, SystemTime::now(), KEPT_BYTES_MAX);
+    sweep(kept, now(), KEPT_BYTES_MAX);
     let temporary = kept.join(format!(".{}.new", std::process::id()));
     // Of a supervisor that died and had this number.
     let _ = fs::remove_file(&temporary);
@@ -78,7 +85,7 @@ mod tests {
     fn file(directory: &Path, name: &str, unused: Duration) -> PathBuf {
         let path = directory.join(name);
         fs::write(&path, vec![7; 64 * 1024]).unwrap();
-        let used = SystemTime::now() - unused;
+        let used = now() - unused;
         File::open(&path).unwrap().set_times(FileTimes::new().set_accessed(used)).unwrap();
         path
     }
@@ -87,7 +94,7 @@ mod tests {
 
     /// As at a later time: when a file was made cannot be set back.
     fn sweep_in(directory: &Path, later: Duration, most: u64) -> Vec<String> {
-        sweep(directory, SystemTime::now() + later, most);
+        sweep(directory, now() + later, most);
         let entries = fs::read_dir(directory).unwrap();
         let mut left: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
@@ -103,7 +110,7 @@ mod tests {
         assert_eq!(sweep_in(dir.path(), Duration::ZERO, u64::MAX).len(), 3, "one that is being made stays");
         assert_eq!(sweep_in(dir.path(), DAY, u64::MAX), ["a.ext4", "b.ext4"], "what was never finished goes");
         let used = File::open(dir.path().join("b.ext4")).unwrap();
-        used.set_times(FileTimes::new().set_accessed(SystemTime::now() + 20 * DAY)).unwrap();
+        used.set_times(FileTimes::new().set_accessed(now() + 20 * DAY)).unwrap();
         assert_eq!(sweep_in(dir.path(), 29 * DAY, u64::MAX).len(), 2);
         assert_eq!(sweep_in(dir.path(), 31 * DAY, u64::MAX), ["b.ext4"]);
         assert!(sweep_in(dir.path(), 51 * DAY, u64::MAX).is_empty());
@@ -117,7 +124,7 @@ mod tests {
         }
         // The order of use is not the order of names.
         let used = File::open(dir.path().join("a.ext4")).unwrap();
-        used.set_times(FileTimes::new().set_accessed(SystemTime::now() + DAY)).unwrap();
+        used.set_times(FileTimes::new().set_accessed(now() + DAY)).unwrap();
         assert_eq!(sweep_in(dir.path(), 2 * DAY, 2 * 64 * 1024), ["a.ext4", "c.ext4"]);
         assert_eq!(sweep_in(dir.path(), DAY, 0), ["a.ext4"], "a run may be about to link to it");
     }

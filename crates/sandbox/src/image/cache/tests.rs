@@ -275,7 +275,8 @@ fn hostile_names_shapes_and_sizes_come_through_or_are_refused() {
     };
     world.images().prepare(PACKAGE, &world.of, &seen).unwrap();
 
-    let hostile: [(&str, fn(&Path)); 7] = [
+    type Make = fn(&Path);
+    let hostile: [(&str, Make); 7] = [
         ("long name", |at| fs::write(at.with_file_name("n".repeat(255)), "").unwrap()),
         ("pipe", |at| rustix::fs::mknodat(rustix::fs::CWD, at, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap()),
         ("device", |at| {
