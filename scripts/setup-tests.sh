@@ -99,6 +99,22 @@ if [ "$purpose" = tests ]; then
   fi
 fi
 
+# An API whose OpenAPI document a framework writes.
+if [ "$purpose" = tests ]; then
+  fastapi=$cache/venvs/fastapi
+  wanted=$(stamp_of tests/requirements-fastapi.txt)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$fastapi/stamp" "$wanted" && "$fastapi/bin/python" -c 'import fastapi, uvicorn' 2> /dev/null; then
+    say "FastAPI: there"
+  else
+    say "FastAPI: making $fastapi"
+    rm -rf "$fastapi"
+    python3 -m venv "$fastapi" || fail "python3 has no venv module: install python3-venv"
+    try 300 "$fastapi/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      -r tests/requirements-fastapi.txt || fail "the Python packages of tests/requirements-fastapi.txt cannot be installed"
+    echo "$wanted" > "$fastapi/stamp"
+  fi
+fi
+
 # MCP servers, real ones, at the versions of the lock file. Their install scripts do not run.
 servers=tests/fixtures/mcp-servers
 wanted=$(stamp_of "$servers/package-lock.json")

@@ -22,10 +22,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("registry", &["model", "store"]),
     ("budget", &["model"]),
     ("policy", &["model"]),
+    ("openapi", &["model"]),
     ("prover", &["policy"]),
     ("sandbox", &["model"]),
     ("engine", &["model", "store", "evidence", "journal", "sandbox"]),
-    ("gateway", &["model", "budget", "journal", "policy"]),
+    ("gateway", &["model", "budget", "journal", "openapi", "policy"]),
     (
         "server",
         &[
@@ -49,7 +50,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Crates without I/O, and what they therefore cannot use.
-const PURE: [&str; 5] = ["model", "ledger", "api", "budget", "policy"];
+const PURE: [&str; 6] = ["model", "ledger", "api", "budget", "openapi", "policy"];
 const IMPURE: [&str; 9] = ["tokio", "hyper", "sqlx", "rustix", "nix", "axum", "ureq", "rustls", "cogward-store"];
 
 /// Errors without a type are for the edges: programs and tests.

@@ -22,6 +22,7 @@ const CRATES: [(&str, &str); 17] = [
     ("sandbox", "Sandboxes and their supervisors"),
     ("engine", "Runs"),
     ("gateway", "What an agent may send, hold and be sent"),
+    ("openapi", "Tools out of OpenAPI documents"),
     ("policy", "Policies"),
     ("memory", "Memory"),
     ("registry", "Manifests and packages"),

@@ -20,8 +20,8 @@ pub use self::{
     tools::Tool,
     upstreams::{
         Credential, CredentialAdd, CredentialFlag, Memory, MemoryFlags, MemoryScopeFlag, MemoryStoreFlag, OAuthBy,
-        OAuthFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer, ToolServerAdd,
-        ToolServerLimitFlags,
+        OAuthFlags, OpenApiFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer,
+        ToolServerAdd, ToolServerLimitFlags,
     },
 };
 use crate::{

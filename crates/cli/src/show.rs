@@ -210,6 +210,7 @@ impl Show for ToolServer {
                 };
                 ("memory", format!("{at}, of {scope}"))
             }
+            ToolTransport::OpenApi { url, .. } => ("openapi", url.clone()),
         };
         vec![
             Cell::from(&self.name),

@@ -48,6 +48,8 @@ pub struct Grant {
     pub manifest: Arc<Manifest>,
     /// Its version's digest.
     pub version_digest: Digest,
+    /// The digest of its package.
+    pub package: Digest,
     /// The user for whom it acts.
     pub subject: Option<String>,
 }

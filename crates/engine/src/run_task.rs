@@ -256,6 +256,7 @@ fn grant(row: &RunRow, version: &Version) -> Grant {
         run: row.id,
         manifest: Arc::clone(&version.manifest),
         version_digest: version.digest,
+        package: version.package,
         subject: row.subject.clone(),
     }
 }

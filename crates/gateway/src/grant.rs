@@ -17,6 +17,8 @@ use cogward_model::{
     name_scope::NamePattern,
 };
 
+use crate::skills::Skills;
+
 /// A run's authority. Made once when the run starts; nothing widens it.
 #[derive(Debug)]
 pub struct RunGrant {
@@ -49,6 +51,7 @@ pub struct RunGrant {
     prompts: BTreeMap<UpstreamName, Vec<NamePattern>>,
     models: HashMap<String, ModelGrant>,
     egress: HashMap<(String, u16), EgressGrant>,
+    skills: Option<Skills>,
 }
 
 impl RunGrant {
@@ -90,7 +93,22 @@ impl RunGrant {
             prompts,
             models: permissions.models.iter().map(|m| (m.name.clone(), m.clone())).collect(),
             egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.clone())).collect(),
+            skills: None,
         }
+    }
+
+    /// With the skills of its version, which it may read as resources.
+    #[must_use]
+    pub fn with_skills(mut self, skills: Option<Skills>) -> Self {
+        if let Some(skills) = &skills {
+            self.resources.insert(skills.name.clone(), skills.patterns.clone());
+        }
+        self.skills = skills;
+        self
+    }
+
+    pub(crate) fn skills(&self) -> Option<&Skills> {
+        self.skills.as_ref()
     }
 
     /// Keeps the run's telemetry at `path`.

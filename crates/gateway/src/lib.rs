@@ -27,6 +27,7 @@ pub mod policy;
 mod rooms;
 mod run;
 mod serve;
+mod skills;
 mod stall;
 pub mod telemetry;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use grant::RunGrant;
 pub use pins::{PinKeeper, PinTable};
 pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;
+pub use skills::{SKILLS_SERVER, Skills};
 pub use telemetry::TelemetryCount;
 pub use upstreams::{Credential, Upstreams};
 

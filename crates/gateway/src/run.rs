@@ -19,6 +19,7 @@ use crate::{
     pace::{Pace, Turns},
     policy::{RunPolicies, Who},
     rooms::{Held, Room, Rooms},
+    skills::RunSkills,
     telemetry::Telemetry,
 };
 
@@ -100,6 +101,8 @@ pub struct RunContext {
     pub(crate) policies: RunPolicies,
     /// Who acts, as the history counts.
     pub(crate) who: Arc<Who>,
+    /// The skills of its version.
+    pub(crate) skills: RunSkills,
     /// Where its telemetry goes, if it is accepted.
     pub(crate) telemetry: Option<Telemetry>,
     cut: CancellationToken,
@@ -117,6 +120,7 @@ impl RunContext {
         Self {
             bodies: rooms.bodies.of(&grant.tenant),
             answers: rooms.answers.of(&grant.tenant),
+            skills: RunSkills::of(&grant.tenant, grant.skills()),
             telemetry: grant.telemetry.clone().map(Telemetry::new),
             who: Arc::new(Who {
                 tenant: grant.tenant.clone(),

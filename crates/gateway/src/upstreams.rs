@@ -103,7 +103,7 @@ impl Upstreams {
         let client = ToolServerClient::new(server, credential).with_processes(self.processes());
         match inside {
             Some(Ok(inside)) => client.with_inside(inside),
-            Some(Err(cause)) => client.unusable(cause),
+            Some(Err(cause)) => client.beyond_use(cause),
             None => client,
         }
     }

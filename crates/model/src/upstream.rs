@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    NanoUsd, TenantName, ToolName, UpstreamName,
+    Digest, NanoUsd, TenantName, ToolName, UpstreamName,
     memory::{MemoryBackend, MemoryQuota, MemoryScope},
 };
 
@@ -125,6 +125,66 @@ pub enum ToolTransport {
         #[serde(default, skip_serializing_if = "MemoryQuota::is_default")]
         quota: MemoryQuota,
     },
+    /// An API over HTTP that an OpenAPI document describes. Its operations are the tools; the plane makes the requests.
+    #[serde(rename = "openapi")]
+    OpenApi {
+        /// Where all requests go, whatever the document says: `https://...`, or `http://` to a loopback address.
+        url: String,
+        /// The document, and what of it is taken.
+        document: OpenApiDocument,
+        /// How the credential is sent that the plane keeps.
+        #[serde(default, skip_serializing_if = "is_default")]
+        credential: ApiCredential,
+        /// Headers of every request: `{secret}` stands for the credential, `{NAME}` for its member NAME where the
+        /// credential is a JSON object of texts.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<String, String>,
+        /// The credential is not sent: tokens are got with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oauth: Option<OAuthClient>,
+    },
+}
+
+/// An OpenAPI document (3.0 or 3.1), and what of it is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenApiDocument {
+    /// The document, JSON or YAML. It goes in and is kept; it is not given back.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// The digest of its bytes. Where it is given with the text, they must agree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The operations that are taken, by operation id, tool name or tag; all unless said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Which of them are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Deprecated operations as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deprecated: bool,
+}
+
+/// How the credential of an API is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ApiCredential {
+    /// `Authorization: Bearer`.
+    #[default]
+    Bearer,
+    /// `Authorization: Basic`; the credential is `USER:PASSWORD`.
+    Basic,
+    /// A header, as it is.
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// A parameter of the query.
+    Query {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// How the plane gets tokens for a tool server (OAuth 2.1, client credentials).
@@ -219,7 +279,7 @@ impl ToolTransport {
                 let (sandbox, network, memory_mib) = (*sandbox, *network, *memory_mib);
                 Confinement { sandbox, network, mounts: mounts.clone(), memory_mib }
             }
-            Self::Http { .. } | Self::Memory { .. } => Confinement::default(),
+            Self::Http { .. } | Self::Memory { .. } | Self::OpenApi { .. } => Confinement::default(),
         }
     }
 }

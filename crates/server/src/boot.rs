@@ -236,6 +236,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
             gateway: gateway.clone(),
             budgets: budgets.clone(),
             approvals: approvals.clone(),
+            packages: packages.clone(),
             files: files.clone(),
             earlier,
         }),

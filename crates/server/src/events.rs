@@ -23,8 +23,12 @@ pub(crate) fn by_plane(kind: EventType) -> Event {
 
 /// The digest of a configuration as it is kept.
 pub(crate) fn digest_of<T: serde::Serialize>(config: &T) -> String {
+    sha256(&serde_json::to_vec(config).unwrap_or_default()).to_string()
+}
+
+/// The digest of some bytes.
+pub(crate) fn sha256(text: &[u8]) -> Digest {
     let mut bytes = [0_u8; 32];
-    let text = serde_json::to_vec(config).unwrap_or_default();
-    bytes.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text).as_ref());
-    Digest::from_bytes(bytes).to_string()
+    bytes.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text).as_ref());
+    Digest::from_bytes(bytes)
 }

@@ -45,5 +45,6 @@ pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, 
 pub use tenants::{Tenant, TenantCreate};
 pub use tools::{DiffLine, LineChange, Tool, ToolApprove, ToolCounts, ToolDetail, ToolDiff, ToolLabelsPut};
 pub use upstreams::{
-    Credential, EgressCredential, EgressCredentialPut, Provider, ProviderPut, ReasonQuery, ToolServer, ToolServerPut,
+    Credential, EgressCredential, EgressCredentialPut, LeftOut, MadeFrom, Provider, ProviderPut, ReasonQuery,
+    ToolServer, ToolServerPut,
 };

@@ -54,6 +54,9 @@ pub struct ToolServer {
     /// How it is treated, where the plane's own ways do not fit.
     #[serde(default, skip_serializing_if = "ToolServerLimits::is_default")]
     pub limits: ToolServerLimits,
+    /// What its document gave, where its tools are made of an OpenAPI document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<MadeFrom>,
     /// Whether requests go to it: `closed`, `open` when it is left alone after failures, `half-open` when one may try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
@@ -64,6 +67,32 @@ pub struct ToolServer {
     pub tools: ToolCounts,
     /// When it was added or last replaced.
     pub updated: Timestamp,
+}
+
+/// What an OpenAPI document gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MadeFrom {
+    /// What the document is called.
+    pub title: String,
+    /// The version that it says it is.
+    pub version: String,
+    /// How many of its operations are tools.
+    pub operations: u64,
+    /// What is not one, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+    /// What credentials it asks for, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
+}
+
+/// A part of an OpenAPI document that is not offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeftOut {
+    /// What: an operation, or a part of one.
+    pub what: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A tool server to be added or replaced.

@@ -23,7 +23,9 @@ pub enum ToolServer {
         cogward tool-server add tickets --url https://mcp.tickets.example/mcp --credential-file token.txt\n  \
         vault read -field=token kv/mcp | cogward tool-server add crm --url https://crm.example/mcp --credential-file -\n  \
         cogward tool-server add notes --memory builtin --scope agent+user --approve-tools\n  \
-        cogward tool-server add notes --memory pgvector --url postgres://cogward@db.example/agents --credential-file pw.txt"
+        cogward tool-server add notes --memory pgvector --url postgres://cogward@db.example/agents --credential-file pw.txt\n  \
+        cogward tool-server add invoices --openapi invoices.yaml --url https://api.invoices.example/v2 \\\n    \
+          --include invoices --credential-file key.txt --credential-header X-Api-Key"
     )]
     Add(Box<ToolServerAdd>),
     /// List tool servers
@@ -54,16 +56,17 @@ pub enum ToolServer {
 
 /// `tool-server add`
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("transport").required(true).multiple(true).args(["server_url", "stdio", "memory"]))]
+#[command(group = clap::ArgGroup::new("transport").required(true).multiple(true).args(["server_url", "stdio", "memory", "openapi"]))]
 pub struct ToolServerAdd {
     /// Its name in manifests, `permissions.tools[].server`
     pub name: UpstreamName,
-    /// It speaks MCP over streamable HTTP at this URL; with --memory, where that store is
+    /// It speaks MCP over streamable HTTP at this URL; with --openapi, where the requests of its tools go; with
+    /// --memory, where that store is
     #[arg(long = "url", value_name = "URL")]
     pub server_url: Option<String>,
     /// It is the program after `--`, an absolute path with its arguments, and speaks MCP on its standard
     /// input and output
-    #[arg(long, requires = "command", conflicts_with_all = ["server_url", "memory"])]
+    #[arg(long, requires = "command", conflicts_with_all = ["server_url", "memory", "openapi"])]
     pub stdio: bool,
     /// It is the plane itself, which keeps memory for agents, in this store
     #[arg(long, value_name = "STORE", value_enum)]
@@ -114,6 +117,8 @@ pub struct ToolServerAdd {
         value_parser = pair
     )]
     pub header: Vec<(String, String)>,
+    #[command(flatten)]
+    pub openapi: OpenApiFlags,
     #[command(flatten)]
     pub oauth: OAuthFlags,
     #[command(flatten)]
@@ -238,6 +243,30 @@ pub enum ToolSandboxFlag {
     Standard,
     /// Nothing
     None,
+}
+
+/// Tools out of an OpenAPI document.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Tools of an API over HTTP (OpenAPI)")]
+pub struct OpenApiFlags {
+    /// Its tools are the operations of this OpenAPI document (3.0 or 3.1, JSON or YAML); the plane makes the requests
+    #[arg(long, value_name = "FILE")]
+    pub openapi: Option<PathBuf>,
+    /// Take this operation, or those with this tag, and no other; may be repeated
+    #[arg(long, value_name = "ID-OR-TAG", requires = "openapi")]
+    pub include: Vec<String>,
+    /// Leave this operation out, or those with this tag; may be repeated
+    #[arg(long, value_name = "ID-OR-TAG", requires = "openapi")]
+    pub exclude: Vec<String>,
+    /// Take deprecated operations as well
+    #[arg(long, requires = "openapi")]
+    pub deprecated: bool,
+    /// The parameter of the query that carries the credential
+    #[arg(long, value_name = "NAME", requires = "openapi", conflicts_with = "credential_header")]
+    pub credential_query: Option<String>,
+    /// The credential is `USER:PASSWORD` and is sent as `Authorization: Basic`
+    #[arg(long, requires = "openapi", conflicts_with_all = ["credential_header", "credential_query"])]
+    pub credential_basic: bool,
 }
 
 /// Tokens in place of the credential.

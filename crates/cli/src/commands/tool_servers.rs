@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use cogward_api::{Credential, PageQuery, ReasonQuery, Tool, ToolServer, ToolServerPut, paths};
 use cogward_model::upstream::{
-    BreakerLimits, ClientAuthentication, OAuthClient, ToolMount, ToolNetwork, ToolSandbox, ToolServerLimits,
-    ToolTransport,
+    ApiCredential, BreakerLimits, ClientAuthentication, OAuthClient, OpenApiDocument, ToolMount, ToolNetwork,
+    ToolSandbox, ToolServerLimits, ToolTransport,
 };
 
 use super::Session;
 use crate::{
-    args::{self, CredentialFlag, OAuthBy, OAuthFlags, ToolServerAdd, ToolServerLimitFlags},
+    args::{self, CredentialFlag, OAuthBy, OAuthFlags, OpenApiFlags, ToolServerAdd, ToolServerLimitFlags},
     exit::{Exit, Failure},
     output::Format,
     settings,
@@ -27,6 +27,7 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
             let server: ToolServer = client.put(&path, &put)?;
             session.output.one(&server)?;
             if session.output.format == Format::Table {
+                made_from(&server, session);
                 let tools: Vec<Tool> = client.list(&tools, &PageQuery::default(), None)?;
                 super::tools::after_adding(&tools, approve, session);
             }
@@ -39,6 +40,9 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
         args::ToolServer::Show { name, tenant } => {
             let server: ToolServer = session.client()?.get(&paths::tool_server(&tenant.tenant, &name))?;
             session.output.one(&server)?;
+            if session.output.format == Format::Table {
+                made_from(&server, session);
+            }
         }
         args::ToolServer::Remove { name, tenant, reason } => {
             let query = ReasonQuery { reason: reason.reason };
@@ -54,7 +58,13 @@ pub fn run(command: args::ToolServer, session: &mut Session<'_>) -> Result<Exit,
 fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
     let mut command = add.command.into_iter();
     let transport = match (add.memory, add.server_url, command.next()) {
+        (Some(_), ..) if add.openapi.openapi.is_some() => {
+            return Err(Failure::usage("give one of --openapi FILE and --memory STORE"));
+        }
         (Some(store), url, None) => super::memory::transport(store, url, add.memory_flags)?,
+        (None, url, None) if add.openapi.openapi.is_some() => {
+            openapi(url.unwrap_or_default(), add.openapi, add.credential_header, unique(add.header)?, oauth(add.oauth))?
+        }
         (None, Some(url), None) => ToolTransport::Http {
             url,
             credential_header: add.credential_header,
@@ -79,7 +89,7 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
         },
         _ => {
             return Err(Failure::usage(
-                "give either --url URL, or --stdio -- PROGRAM [ARGUMENT]..., or --memory STORE",
+                "give one of --url URL, --openapi FILE, --memory STORE and --stdio -- PROGRAM [ARGUMENT]...",
             ));
         }
     };
@@ -90,6 +100,47 @@ fn put(add: ToolServerAdd) -> Result<ToolServerPut, Failure> {
         approve_tools: add.approve_tools,
         reason: add.reason.reason,
     })
+}
+
+fn openapi(
+    url: String,
+    flags: OpenApiFlags,
+    credential_header: Option<String>,
+    headers: BTreeMap<String, String>,
+    oauth: Option<OAuthClient>,
+) -> Result<ToolTransport, Failure> {
+    let file = flags.openapi.unwrap_or_default();
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::local(format!("cannot read the OpenAPI document {}", file.display()), error))?;
+    let credential = match (credential_header, flags.credential_query, flags.credential_basic) {
+        (Some(name), ..) => ApiCredential::Header { name },
+        (_, Some(name), _) => ApiCredential::Query { name },
+        (_, _, true) => ApiCredential::Basic,
+        _ => ApiCredential::Bearer,
+    };
+    let (include, exclude, deprecated) = (flags.include, flags.exclude, flags.deprecated);
+    let document = OpenApiDocument { text, digest: None, include, exclude, deprecated };
+    Ok(ToolTransport::OpenApi { url, document, credential, headers, oauth })
+}
+
+/// What a document gave and what it did not: nothing of it goes unsaid.
+fn made_from(server: &ToolServer, session: &mut Session<'_>) {
+    let Some(from) = &server.made_from else { return };
+    let digest = match &server.transport {
+        ToolTransport::OpenApi { document, .. } => document.digest.map(|digest| format!(" ({digest})")),
+        _ => None,
+    };
+    let digest = digest.unwrap_or_default();
+    let tools = from.operations;
+    session
+        .output
+        .say(&format!("Made from the OpenAPI document `{}` {}{digest}: {tools} tools.", from.title, from.version));
+    for credential in &from.credentials {
+        session.output.say(&format!("It asks for a credential, {credential}."));
+    }
+    for left in &from.left_out {
+        session.output.say(&format!("Left out: {}: {}.", left.what, left.why));
+    }
 }
 
 fn mounts(read: Vec<String>, write: Vec<String>) -> Vec<ToolMount> {

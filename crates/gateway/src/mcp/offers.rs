@@ -19,7 +19,7 @@ pub(super) async fn capabilities(inner: &Arc<Inner>, run: &Arc<RunContext>, stat
     let (resources, prompts) = (!grant.resources().is_empty(), !grant.prompts().is_empty());
     let mut told = Map::new();
     told.insert("tools".to_owned(), json!({"listChanged": true}));
-    if resources && any(|offers| offers.resources) {
+    if resources && (run.skills.any() || any(|offers| offers.resources)) {
         told.insert("resources".to_owned(), json!({"subscribe": true, "listChanged": true}));
     }
     if prompts && any(|offers| offers.prompts) {

@@ -140,7 +140,7 @@ pub(super) async fn answer(
             Err(refusal) => return Some(respond(refusal, &caller, shape)),
         }
     }
-    let client = inner.upstreams.tool_server(&run.grant.tenant, &server);
+    let client = inner.server_of(run, &server);
     let objection = client.is_none().then(|| {
         let detail = format!("the tool server `{server}` is not connected");
         let next = "An operator can see why with `cogward tool-server list`";

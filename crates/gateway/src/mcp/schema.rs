@@ -85,6 +85,14 @@ impl ToolSchema {
         Self(compile(raw).map(Arc::new))
     }
 
+    /// Whether anything can be checked against it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn usable(&self) -> Result<(), String> {
+        self.0.as_ref().map(drop).map_err(|why| format!("its schema cannot be used: {why}"))
+    }
+
     /// Checks arguments, which are known to be JSON of bounded depth.
     ///
     /// # Errors

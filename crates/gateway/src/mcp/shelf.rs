@@ -77,7 +77,7 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
     run.fence.pass().await?;
     let granted = shelf.granted(&run.grant);
     let asked = granted.iter().map(|(server, patterns)| async move {
-        let client = inner.upstreams.tool_server(&run.grant.tenant, server)?;
+        let client = inner.server_of(run, server)?;
         let listed = match shelf {
             Shelf::Resources => client.resources().await,
             Shelf::Templates => client.templates().await,
@@ -201,7 +201,7 @@ pub(super) async fn resource(inner: &Inner, run: &RunContext, uri: &str) -> Opti
         if !patterns.iter().any(|pattern| pattern.holds(uri)) {
             continue;
         }
-        let Some(client) = inner.upstreams.tool_server(&run.grant.tenant, server) else { continue };
+        let Some(client) = inner.server_of(run, server) else { continue };
         let listed = tokio::select! {
             () = run.cut_signal().cancelled() => return Some(first.clone()),
             listed = client.resources() => listed,

@@ -15,6 +15,7 @@ mod inside;
 mod limits;
 pub(super) mod listed;
 mod oauth;
+mod rest;
 mod seat;
 pub(super) mod sse;
 mod stdio;
@@ -23,15 +24,15 @@ pub(super) mod watch;
 pub(super) mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
 use bytes::Bytes;
 use cogward_model::{
-    RunId, UpstreamName,
-    upstream::{ToolServer, ToolTransport},
+    RunId, TenantName, UpstreamName,
+    upstream::{ToolServer, ToolServerLimits, ToolTransport},
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -45,12 +46,13 @@ use self::{
     seat::Seat,
     wire::Offers,
 };
-pub use self::{error::UpstreamError, limits::BreakerState};
+pub use self::{error::UpstreamError, limits::BreakerState, rest::MadeFrom};
 use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,
 };
 use crate::{inside::InsideServer, rooms::Room, tool_process::ServerProcesses, upstreams::Credential};
+pub use cogward_openapi::LeftOut;
 
 /// Most pages of a list.
 const PAGES_MAX: usize = 100;
@@ -100,6 +102,7 @@ pub struct ToolServerClient {
     lists: Lists,
     subscribed: watch::Subscribed,
     generations: AtomicU64,
+    rest: Option<rest::RestServer>,
 }
 
 enum Transport {
@@ -192,6 +195,8 @@ impl ToolServerClient {
     #[must_use]
     pub fn new(server: ToolServer, credential: Option<Credential>) -> Self {
         let confinement = server.transport.confinement();
+        let mut limits = Limits::new(&server.limits);
+        let mut api = None;
         let transport = match server.transport {
             ToolTransport::Stdio { command, args, env, credential_env, .. } => {
                 let owner = (server.tenant, server.name.clone());
@@ -204,8 +209,15 @@ impl ToolServerClient {
                     .map(Transport::Http)
             }
             ToolTransport::Memory { .. } => Err("this plane keeps no memory".to_owned()),
+            ToolTransport::OpenApi { url, document, credential: place, headers, oauth } => {
+                let from = rest::Registration { url, document, credential: place, headers, oauth };
+                rest::make(&server.name, from, credential).map(|made| {
+                    limits.also_idempotent(made.idempotent);
+                    api = Some(made.server.clone());
+                    Transport::Inside(inside::Session::new(Arc::new(made.server)))
+                })
+            }
         };
-        let limits = Limits::new(&server.limits);
         let mut timeouts = Timeouts::default();
         if let Some(seconds) = server.limits.timeout_seconds {
             timeouts.call = Duration::from_secs(u64::from(seconds.max(1)));
@@ -224,6 +236,7 @@ impl ToolServerClient {
             lists: Lists::default(),
             subscribed: watch::Subscribed::default(),
             generations: AtomicU64::new(0),
+            rest: api,
         }
     }
 
@@ -245,9 +258,18 @@ impl ToolServerClient {
 
     /// As one that cannot be used, and why.
     #[must_use]
-    pub(crate) fn unusable(mut self, cause: String) -> Self {
+    pub(crate) fn beyond_use(mut self, cause: String) -> Self {
         self.transport = Transport::Unusable(cause);
         self
+    }
+
+    /// A part of the plane that no operator added.
+    #[must_use]
+    pub(crate) fn of_inside(tenant: TenantName, name: UpstreamName, server: Arc<dyn InsideServer>) -> Self {
+        // How it would be reached is replaced.
+        let transport =
+            ToolTransport::Http { url: String::new(), credential_header: None, headers: BTreeMap::new(), oauth: None };
+        Self::new(ToolServer { tenant, name, transport, limits: ToolServerLimits::default() }, None).with_inside(server)
     }
 
     /// With other limits of time.

@@ -259,8 +259,9 @@ pub fn identity(server: &ToolServer) -> Digest {
             serde_json::Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        // How much a memory may hold is not who it is; where it is and whose, is.
-        let aside = |key: &str| key.starts_with("credential") || key == "oauth" || key == "quota";
+        // How much a memory may hold is not who it is; where it is and whose, is. What a document says shows in the
+        // definitions that are made of it.
+        let aside = |key: &str| key.starts_with("credential") || matches!(key, "oauth" | "quota" | "document");
         members.retain(|key, value| !aside(key) && !empty(value));
     }
     let whole = serde_json::json!({"tenant": server.tenant, "name": server.name, "transport": transport}).to_string();

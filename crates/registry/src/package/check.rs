@@ -103,7 +103,7 @@ pub fn skills(manifest: &Manifest, contents: &Contents) -> Result<Vec<(String, D
 }
 
 /// Where the agent's own files are: `/app` in the sandbox.
-fn code_root(manifest: &Manifest) -> &'static str {
+pub(super) fn code_root(manifest: &Manifest) -> &'static str {
     if manifest.spec.package.directory.is_some() { "code" } else { "root/app" }
 }
 

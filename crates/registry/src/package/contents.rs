@@ -218,6 +218,18 @@ impl Contents {
     }
 
     /// The links, with their targets.
+    /// The files below a directory, which ends with `/`, by their paths from there; links are none.
+    pub(crate) fn files_below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a str, u64, Digest)> {
+        let below = self
+            .items
+            .range(folder.to_owned()..)
+            .map_while(move |(path, item)| Some((path.strip_prefix(folder)?, item)));
+        below.filter_map(|(path, item)| match item {
+            Item::File { size, digest, .. } => Some((path, *size, *digest)),
+            _ => None,
+        })
+    }
+
     pub(crate) fn links(&self) -> impl Iterator<Item = (&str, &str)> {
         self.items.iter().filter_map(|(path, item)| match item {
             Item::Link { target } => Some((path.as_str(), target.as_str())),

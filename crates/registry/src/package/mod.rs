@@ -16,6 +16,7 @@ pub(crate) mod names;
 mod oci;
 pub(crate) mod pack;
 pub(crate) mod receive;
+mod skill;
 mod verify;
 pub(crate) mod walk;
 
@@ -24,6 +25,7 @@ pub use contents::{ContentError, Contents, Limits, Summary};
 pub use oci::OciError;
 pub use pack::{PackError, Packed, pack};
 pub use receive::{KeepError, ReceiveError, Staged, receive, sweep};
+pub use skill::{SkillFile, skill_files};
 pub use verify::{VerifyError, verify, verify_at};
 pub use walk::WalkError;
 

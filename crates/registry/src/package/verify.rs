@@ -46,6 +46,11 @@ pub fn verify(packages: &Path, digest: Digest) -> Result<Summary, VerifyError> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_at(place: &Path, digest: Digest) -> Result<Summary, VerifyError> {
+    contents_at(place, digest).map(|contents| contents.summary())
+}
+
+/// All that a package has, where it is what its digest says.
+pub(super) fn contents_at(place: &Path, digest: Digest) -> Result<Contents, VerifyError> {
     let listing = match std::fs::read_dir(place) {
         Ok(listing) => listing,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(VerifyError::Missing(digest)),
@@ -69,7 +74,7 @@ pub fn verify_at(place: &Path, digest: Digest) -> Result<Summary, VerifyError> {
     if found.digest != digest {
         return Err(VerifyError::Changed { wanted: digest, found: found.digest });
     }
-    Ok(found)
+    Ok(check.contents)
 }
 
 struct Check {

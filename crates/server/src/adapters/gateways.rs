@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use cogward_gateway::{FenceState, Gateway, Notice, Notices, RunGrant, RunListene
 use cogward_journal::{Journal, JournalEvent, Severity};
 use cogward_model::{RunId, manifest::Telemetry};
 
-use super::approvals::StoredApprovals;
+use super::{approvals::StoredApprovals, skills};
 
 /// How long the last outcomes of a run may take to be recorded after it was cut.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ pub(crate) struct RunGateways {
     pub(crate) budgets: Arc<Budgets>,
     /// What its runs wait for people for.
     pub(crate) approvals: StoredApprovals,
+    /// Where packages are.
+    pub(crate) packages: PathBuf,
     /// Where runs have their files.
     pub(crate) files: RunFiles,
     /// What runs that live on did under earlier planes, until they are opened again.
@@ -48,6 +51,7 @@ impl Gateways for RunGateways {
             scopes.push(scope);
         }
         let mut run = RunGrant::new(grant.run, manifest, grant.version_digest, grant.subject, scopes);
+        run = run.with_skills(skills::of(self.packages.clone(), grant.package, manifest));
         if manifest.spec.telemetry == Telemetry::Accept {
             run = run.with_telemetry(self.files.dir(grant.run).join(telemetry::FILE));
         }

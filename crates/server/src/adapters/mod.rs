@@ -6,6 +6,7 @@ mod ledger;
 pub(crate) mod memories;
 mod refusals;
 mod sandboxes;
+mod skills;
 pub(crate) mod tool_processes;
 
 pub(crate) use gateways::{JournalNotices, RunGateways};

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
-use cogward_api::{Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut};
+use cogward_api::{
+    LeftOut, MadeFrom, Page, PageQuery, ProblemCode, ReasonQuery, ToolCounts, ToolServer, ToolServerPut,
+};
 use cogward_gateway::{
-    Credential,
-    mcp::{ToolCatalogue, upstream::UpstreamError},
+    Credential, SKILLS_SERVER,
+    mcp::{
+        ToolCatalogue,
+        upstream::{self as upstream_client, UpstreamError},
+    },
     pins::identity,
 };
 use cogward_journal::JournalEvent;
@@ -24,7 +29,7 @@ use zeroize::Zeroizing;
 use super::{bounded_reason, etag, known_tenant, page_of, precondition};
 use crate::{
     adapters::tool_processes,
-    events::{by_operator, digest_of},
+    events::{by_operator, digest_of, sha256},
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
     pins::Observed,
@@ -37,7 +42,10 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> {
-    let upstream::ToolServer { tenant, name, transport, limits } = row.config;
+    let upstream::ToolServer { tenant, name, mut transport, limits } = row.config;
+    if let ToolTransport::OpenApi { document, .. } = &mut transport {
+        document.text.clear();
+    }
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
     let mut tools = ToolCounts::default();
     for (server, state, offered, count) in plane.store.tool_counts(&tenant).await? {
@@ -51,8 +59,21 @@ async fn view(plane: &Plane, row: ToolServerRow) -> Result<ToolServer, Failure> 
         }
     }
     let client = plane.gateway.upstreams().tool_server(&tenant, &name);
+    let made_from = client.as_ref().and_then(|client| client.made_from()).map(made_from);
     let breaker = client.map(|client| client.breaker().as_str().to_owned());
-    Ok(ToolServer { tenant, name, transport, limits, breaker, has_credential, tools, updated: row.updated })
+    let updated = row.updated;
+    Ok(ToolServer { tenant, name, transport, limits, made_from, breaker, has_credential, tools, updated })
+}
+
+fn made_from(from: &upstream_client::MadeFrom) -> MadeFrom {
+    let left_out = from.left_out.iter().map(|left| LeftOut { what: left.what.clone(), why: left.why.clone() });
+    MadeFrom {
+        title: from.title.clone(),
+        version: from.version.clone(),
+        operations: from.operations as u64,
+        left_out: left_out.collect(),
+        credentials: from.credentials.clone(),
+    }
 }
 
 pub(crate) async fn list(
@@ -88,9 +109,12 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ToolServerPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ToolServerPut { transport, limits, credential, approve_tools, reason } = body.value;
+    let ToolServerPut { mut transport, limits, credential, approve_tools, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     known_tenant(&app, &tenant).await?;
+    if name.as_str() == SKILLS_SERVER {
+        return Err(Failure::invalid(format!("`{name}` is the plane's own: skills are served under it")).rule("name"));
+    }
     // Refused before it is tried: a try starts a program or opens a connection.
     let before = app.store.tool_server(&tenant, &name).await?.map(|row| row.revision);
     precondition(&headers, before)?;
@@ -100,6 +124,9 @@ pub(crate) async fn put(
     }
     if let Some(why) = tool_processes::unseen(&transport) {
         return Err(Failure::invalid(why).rule("transport.mounts"));
+    }
+    if let ToolTransport::OpenApi { document, .. } = &mut transport {
+        document.digest.get_or_insert_with(|| sha256(document.text.as_bytes()));
     }
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
@@ -113,7 +140,7 @@ pub(crate) async fn put(
     let at = tx.now();
     let revision = tx.tool_server_put(&config, &caller.0.name, at).await?;
     keep_secret(&app, &mut tx, &secret_name(&tenant, &name), secret.as_ref()).await?;
-    let event = by_operator(EventType::ToolServerAdded, tenant.clone(), &caller.0, reason.as_deref())
+    let mut event = by_operator(EventType::ToolServerAdded, tenant.clone(), &caller.0, reason.as_deref())
         .public("tool_server", name.as_str())
         .public("revision", revision)
         .public("transport", kind_of(&config.transport))
@@ -122,6 +149,9 @@ pub(crate) async fn put(
         .public("tools", tools as u64)
         .public("upstream", identity(&config).to_string())
         .confidential("config", digest_of(&config));
+    if let Some(document) = document_of(&config.transport) {
+        event = event.public("document", document);
+    }
     let mut observed = Observed::of(&config, tx.tool_pins(&tenant, &name).await?, &catalogue, at);
     if approve_tools {
         observed.approve_all(&caller.0, reason.as_deref(), at);
@@ -150,14 +180,21 @@ fn kind_of(transport: &ToolTransport) -> &'static str {
         ToolTransport::Stdio { .. } => "stdio",
         ToolTransport::Http { .. } => "http",
         ToolTransport::Memory { .. } => "memory",
+        ToolTransport::OpenApi { .. } => "openapi",
     }
+}
+
+/// The document that tools are made of.
+fn document_of(transport: &ToolTransport) -> Option<String> {
+    let ToolTransport::OpenApi { document, .. } = transport else { return None };
+    document.digest.map(|digest| digest.to_string())
 }
 
 /// How far a program is confined, for the record; nothing is to be said of a server that is elsewhere.
 fn confined(transport: &ToolTransport) -> &'static str {
     let confinement = transport.confinement();
     match (transport, confinement.sandbox, confinement.network) {
-        (ToolTransport::Http { .. }, _, _) => "elsewhere",
+        (ToolTransport::Http { .. } | ToolTransport::OpenApi { .. }, _, _) => "elsewhere",
         (ToolTransport::Memory { .. }, _, _) => "the plane",
         (_, ToolSandbox::None, _) => "none",
         (_, ToolSandbox::Standard, ToolNetwork::Host) => "standard, network of the host",
@@ -167,7 +204,7 @@ fn confined(transport: &ToolTransport) -> &'static str {
 
 /// Connects and asks for its tools.
 async fn try_out(
-    plane: &Plane,
+    plane: &App,
     config: upstream::ToolServer,
     credential: Option<Credential>,
 ) -> Result<Arc<ToolCatalogue>, Failure> {
@@ -176,13 +213,27 @@ async fn try_out(
             "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
              path must be absolute and mounted (`--mount`), and it has no network unless `--network host`; then add it again"
         }
-        ToolTransport::Http { .. } => "see that it runs and answers `tools/list`, then add it again",
+        ToolTransport::Http { .. } | ToolTransport::OpenApi { .. } => {
+            "see that it runs and answers `tools/list`, then add it again"
+        }
         ToolTransport::Memory { .. } => {
             "see that its store runs, takes the credential and may be written to, then add it again"
         }
     };
-    let client = plane.gateway.upstreams().client(config, credential);
+    let of_document = matches!(&config.transport, ToolTransport::OpenApi { .. });
+    // A large document takes its time to read.
+    let app = plane.clone();
+    let client = tokio::task::spawn_blocking(move || app.gateway.upstreams().client(config, credential)).await;
+    let client = Arc::new(client.map_err(|e| Failure::internal("the tool server cannot be tried", &e))?);
     match client.tools().await {
+        Ok(tools) if of_document => {
+            let unusable = tokio::task::spawn_blocking(move || client.unusable()).await;
+            let unusable = unusable.map_err(|e| Failure::internal("the document cannot be tried", &e))?;
+            let Some(first) = unusable.first() else { return Ok(tools) };
+            let names: Vec<_> = unusable.iter().take(20).map(|tool| format!("`{}`", tool.what)).collect();
+            let why = format!("{} could never be called, `{}` since {}", names.join(", "), first.what, first.why);
+            Err(Failure::invalid(why).rule("transport.document").next_step("leave them out with `--exclude`"))
+        }
         Ok(tools) => Ok(tools),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
         Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())

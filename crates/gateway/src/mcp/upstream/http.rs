@@ -4,6 +4,7 @@
 //! environment, and no header but those made here: nothing that an agent sent reaches the server
 //! except the parameters of an admitted call.
 
+pub(super) mod connect;
 mod reading;
 mod stream;
 
@@ -13,22 +14,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use cogward_model::UpstreamName;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::connect::{CONNECT, HttpClient};
 pub(super) use self::reading::Reading;
 use super::{
     RequestError, UpstreamError,
@@ -49,10 +45,6 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest session id that is taken from a server.
 const SESSION_BYTES_MAX: usize = 1_024;
-/// Time to open a connection.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept. Common servers hang up after 5 s, and a request that crosses their end is lost.
-const IDLE: Duration = Duration::from_secs(4);
 /// Attempts of a request that changes nothing, where the connection breaks off: it may have been idle for too long.
 const HARMLESS_ATTEMPTS: u32 = 2;
 /// Headers of a request, with those that the client adds.
@@ -61,8 +53,6 @@ const HEADERS: usize = 10;
 pub(super) const HEARD_WAITING_MAX: usize = 64;
 /// Longest body of an error status that is looked at.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Where a tool server is.
 #[derive(Clone)]
@@ -74,30 +64,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(url: &str, credentials: Credentials) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|_| "`url` is not a URL".to_owned())?;
-        let host = uri.host().unwrap_or_default();
-        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) || host.is_empty() {
-            return Err("`url` must name a host and no user".to_owned());
-        }
-        let plain = uri.scheme() == Some(&Scheme::HTTP);
-        if !plain && uri.scheme() != Some(&Scheme::HTTPS) {
-            return Err("`url` must start with https://, or with http:// when it is on this host".to_owned());
-        }
-        if plain && !crate::mcp::is_loopback(host) {
-            return Err("`url` may be http:// only for a loopback address; use https://".to_owned());
-        }
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT));
-        let tls = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
-            .map_err(|error| format!("TLS cannot be used: {error}"))?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client =
-            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(tls);
+        let (client, uri) = connect::to(url)?;
         Ok(Self { client, uri, credentials })
     }
 

@@ -57,6 +57,11 @@ impl Limits {
         }
     }
 
+    /// Further tools that may be called twice, by the nature of their requests.
+    pub(super) fn also_idempotent(&mut self, tools: BTreeSet<String>) {
+        self.idempotent.extend(tools);
+    }
+
     /// How often a request may be sent once more. What a server says of its own tools is not asked.
     pub(super) fn retries(&self, request: &UpRequest<'_>) -> u32 {
         let marked = || request.name.is_some_and(|name| self.idempotent.contains(name));
