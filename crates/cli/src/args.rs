@@ -1,6 +1,7 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
 mod floors;
+mod issuers;
 mod policies;
 mod runs;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 
 pub use self::{
     floors::{Floor, Operator},
+    issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
     policies::{Approval, ApprovalWord, Policy},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
@@ -95,6 +97,9 @@ pub enum Command {
     /// Store credentials for inspected hosts
     #[command(subcommand)]
     Credential(Credential),
+    /// Trust issuers whose access tokens let clients outside in
+    #[command(subcommand)]
+    Issuer(Issuer),
     /// Start runs, look at them, stop them
     #[command(subcommand)]
     Run(Run),
@@ -168,6 +173,8 @@ pub struct Serve {
     pub log: String,
     #[command(flatten)]
     pub drivers: DriversFlag,
+    #[command(flatten)]
+    pub outside: OutsideFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,

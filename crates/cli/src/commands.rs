@@ -9,6 +9,7 @@ mod events;
 mod evidence;
 mod files;
 mod floors;
+mod issuers;
 mod login;
 mod operators;
 mod packages;
@@ -62,6 +63,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         Command::Tool(tool) => tools::run(tool, session),
         Command::Provider(provider) => providers::run(provider, session),
         Command::Credential(credential) => credentials::run(credential, session),
+        Command::Issuer(issuer) => issuers::run(issuer, session),
         Command::Run(run) => runs::run(run, session),
         Command::Evidence(evidence) => evidence::run(evidence, session),
         Command::Event(args::Event::Watch { tenant, run, cursor, limit }) => {

@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod money;
 pub mod name;
 pub mod name_scope;
+pub mod outside;
 pub mod pin;
 pub mod policy_scope;
 pub mod run;

@@ -14,8 +14,10 @@ use crate::{
     name_scope::NamePattern, violation::Reaction,
 };
 
+mod access;
 mod files;
 
+pub use access::{Access, OutsideGrant};
 pub use files::{Input, Medium, Output, Workspace, skill_name};
 
 /// The `apiVersion` that this plane reads.
@@ -75,6 +77,9 @@ pub struct Spec {
     /// How it is isolated.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// Who may act as the agent from outside its sandbox.
+    #[serde(default, skip_serializing_if = "Access::is_closed")]
+    pub access: Access,
     /// What it may use up.
     pub budgets: Budgets,
     /// Whether its OpenTelemetry exports are taken.

@@ -43,12 +43,15 @@ use crate::{
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http,
+    outside::{self, BaseError, Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
     routes, witness,
 };
 
+/// A run of a client outside in which nothing is asked for so long is over, where nobody said otherwise.
+const OUTSIDE_IDLE: Duration = Duration::from_secs(900);
 /// Runs that may be live at once; each has a host identity of its own.
 const RUN_SLOTS: u32 = 1_024;
 /// How long an answer to an idempotent command is kept.
@@ -70,6 +73,14 @@ pub enum ServeError {
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The address that clients outside use.
+    #[error("`{url}` cannot be where clients outside come: {why}")]
+    OutsideUrl {
+        /// What was given.
+        url: String,
+        /// What it is not.
+        why: BaseError,
+    },
     /// There is evidence of an earlier plane and no state of it.
     #[error(
         "`{}` is gone, but the evidence of the plane that it belongs to is there; restore it from a backup \
@@ -141,6 +152,7 @@ pub struct Running {
     pub(crate) app: App,
     listener: TcpListener,
     credential: Option<Credential>,
+    door: Option<(TcpListener, Arc<outside::Door>, String)>,
 }
 
 impl std::fmt::Debug for Running {
@@ -157,6 +169,10 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let (listener, address) = http::bind(options.listen).await?;
+    let door = match &options.outside {
+        Some(outside) => Some(outside::bind(outside).await?),
+        None => None,
+    };
     let data = DataDir::open(&options.data_dir)?;
     cogward_registry::package::sweep(&data.join("packages")).map_err(ServeError::Packages)?;
     let images = Images::new(data.join("images"));
@@ -207,6 +223,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     };
     gateway.policies().approvals_by(Arc::new(approvals.clone()));
     let files = RunFiles::new(data.join("runs"));
+    let idle = options.outside.as_ref().map_or(OUTSIDE_IDLE, |outside| outside.idle);
+    let outside_runs = Arc::new(OutsideRuns::new(idle));
+    let issuers = Arc::new(Issuers::open(&store).await?);
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
         store: store.clone(),
@@ -218,6 +237,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
             (packages.clone(), images),
             missing,
             report,
+            Arc::clone(&outside_runs),
         )),
         gateways: Arc::new(RunGateways {
             gateway: gateway.clone(),
@@ -254,7 +274,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         .public("orphans", recovered.orphans as u64);
     evidence.record(event).await.map_err(|e| ServeError::Record(e.to_string()))?;
     gateway.fence_plane(FenceState::Open);
-    data.write_address(address)?;
+    data.write_address(address, door.as_ref().map(|(_, address, _)| *address))?;
     journal.publish(JournalEvent::plane("plane.started"));
 
     let app = Arc::new(Plane {
@@ -280,10 +300,18 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         clock,
         entropy,
         address,
+        issuers,
+        outside_runs,
+        refusals: Arc::new(Refusals::default()),
     });
+    let door = door.map(|(listener, address, base)| {
+        let url = base.to_string();
+        (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
+    });
+    tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(purge_answers(app.clone()));
     tokio::spawn(sweep_approvals(app.clone()));
-    Ok(Running { app, listener, credential })
+    Ok(Running { app, listener, credential, door })
 }
 
 impl Running {
@@ -291,6 +319,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.app.address
+    }
+
+    /// Where clients outside are let in, if they are.
+    #[must_use]
+    pub fn outside_url(&self) -> Option<&str> {
+        self.door.as_ref().map(|(_, _, url)| url.as_str())
     }
 
     /// The credential of a first start. It is nowhere else.
@@ -305,8 +339,10 @@ impl Running {
     /// # Errors
     /// [`ServeError`] when the end cannot be recorded.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { app, listener, credential } = self;
+        let Self { app, listener, credential, door } = self;
         drop(credential);
+        let door = door
+            .map(|(listener, door, _)| tokio::spawn(http::serve(listener, outside::router(door), app.closing.clone())));
         let server = tokio::spawn(http::serve(listener, routes::router(&app), app.closing.clone()));
         shutdown.await;
         app.accepting.store(false, Ordering::Release);
@@ -315,6 +351,10 @@ impl Running {
         // No call begins any more; what waits is taken up again with the next plane.
         app.gateway.fence_plane(FenceState::Held);
         server.await?;
+        if let Some(door) = door {
+            door.await?;
+        }
+        app.refusals.tell(&app);
         drain_calls(&app).await;
         let event = by_plane(EventType::PlaneStopped).public("runs_live", app.engine.live_count() as u64);
         let recorded = app.evidence.record(event).await;

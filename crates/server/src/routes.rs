@@ -19,8 +19,8 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, files, floors, operations, operators, plane as planes,
-        policies, policy_replay, providers, runs, tenants, tool_servers, tools,
+        agents, approvals, credentials, events, evidence, files, floors, issuers, operations, operators,
+        plane as planes, policies, policy_replay, providers, runs, tenants, tool_servers, tools,
     },
     plane::App,
 };
@@ -62,6 +62,10 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::PUT_CREDENTIAL, put(credentials::put)),
         (&table::GET_CREDENTIAL, get(credentials::show)),
         (&table::DELETE_CREDENTIAL, delete(credentials::remove)),
+        (&table::LIST_ISSUERS, get(issuers::list)),
+        (&table::PUT_ISSUER, put(issuers::put)),
+        (&table::GET_ISSUER, get(issuers::show)),
+        (&table::DELETE_ISSUER, delete(issuers::remove)),
         (&table::LIST_RUNS, get(runs::list)),
         (&table::START_RUN, post(runs::start)),
         (&table::GET_RUN, get(runs::show)),

@@ -482,6 +482,7 @@ async fn register(store: &Store) {
 
 pub(super) fn start_of(agent: &str) -> StartRun {
     StartRun {
+        outside: None,
         tenant: TenantName::default_tenant(),
         agent: agent.parse().unwrap(),
         version: None,

@@ -45,7 +45,7 @@ use self::{
     seat::Seat,
     wire::Offers,
 };
-pub use self::{error::UpstreamError, limits::BreakerState};
+pub use self::{error::UpstreamError, guard::fetch_document, limits::BreakerState};
 use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,

@@ -9,6 +9,7 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use cogward_model::outside::Binding;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! The access token: whose it is, for what it was issued, to what it is bound.
 
+use cogward_model::outside::Binding;
+
 use super::{
     LIFETIME_SECONDS_MAX, Refused, SKEW_SECONDS, TOKEN_BYTES_MAX,
     json::Json,
@@ -32,15 +34,6 @@ pub struct Expected<'a> {
     pub now: u64,
     /// A proof that was made before is not taken: what was seen then is not known any more.
     pub since: u64,
-}
-
-/// What holds a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Binding {
-    /// A key, of which the request had a proof.
-    Dpop,
-    /// Nothing: whoever has the token.
-    Bearer,
 }
 
 /// Who a request is from. Nothing in it lets anybody in.

@@ -57,6 +57,7 @@ impl Plane {
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
             four_eyes: false,
+            outside: None,
         };
         start(options).await.unwrap()
     }
@@ -86,6 +87,7 @@ impl Plane {
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
                     attesting: cogward_server::Attesting::default(),
                     four_eyes: false,
+                    outside: None,
                 };
                 match start(options).await {
                     Ok(running) => return running,
