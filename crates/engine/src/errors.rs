@@ -84,6 +84,16 @@ pub enum StartError {
     /// What runs outside is in no sandbox, and the tier needs one.
     #[error("a run of tier {} needs a sandbox of the plane's own, and a client outside has none", .0.as_str())]
     OutsideTier(Tier),
+    /// The floor of the tier was raised, and what runs outside is in no sandbox.
+    #[error("a run of tier {} needs a sandbox of profile `{}`, and a client outside has none: {told}", .tier.as_str(), .floor.as_str())]
+    OutsideFloor {
+        /// The weakest that is accepted.
+        floor: Profile,
+        /// The version's tier.
+        tier: Tier,
+        /// Who set it, when and why.
+        told: String,
+    },
     /// A client outside has no files, and no input.
     #[error("a client outside is given nothing: {0}")]
     OutsideGiven(&'static str),
@@ -133,6 +143,7 @@ impl StartError {
             Self::TooManyRuns(_) => Some("limits.runs"),
             Self::NotAdmitted { .. } => Some("spec.access.outside"),
             Self::OutsideTier(_) => Some("outside.tier"),
+            Self::OutsideFloor { .. } => Some("profile_too_weak"),
             Self::OutsideGiven(_) => Some("outside.input"),
             Self::Stopped(_) => Some("outside.stopped"),
             Self::TooManyOutside(_) => Some("limits.outsideRuns"),

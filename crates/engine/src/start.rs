@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cogward_model::{
     AgentName, Digest, RunId, TenantName, VersionLabel,
     content::GivenInput,
+    floor::Floor,
     id::{Id, OperationId},
     limits::{REASON_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     manifest::AutonomyClass,
@@ -244,6 +245,10 @@ impl Engine {
         let floors = tx.floors(Some(&request.tenant)).await?;
         let (floor, _) = floors.effective(tier);
         if let Some(outside) = &request.outside {
+            // An operator who raised the floor wants a sandbox, and here is none.
+            if floor.profile > Floor::default_of(tier).profile {
+                return Err(StartError::OutsideFloor { floor: floor.profile, tier, told: floors.told(tier) });
+            }
             outside::admits(&mut tx, request, outside).await?;
         } else if !floor.admits(profile) {
             let told = floors.told(tier);

@@ -135,6 +135,9 @@ impl From<StartError> for Failure {
             StartError::OutsideTier(_) => Self::new(ProblemCode::RunRefused, text)
                 .rule("outside.tier")
                 .next_step("register a version with `tier: development`, or run the agent in a sandbox"),
+            StartError::OutsideFloor { .. } => Self::new(ProblemCode::ProfileTooWeak, text)
+                .rule("profile_too_weak")
+                .next_step("`cogward floor list` says what is accepted and who set it"),
             StartError::OutsideGiven(_) => Self::invalid(text).rule("outside.input"),
             StartError::Attached(_) => Self::new(ProblemCode::RunRefused, text)
                 .rule("outside.attached")

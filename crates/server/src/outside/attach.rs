@@ -167,7 +167,7 @@ fn refused(error: StartError) -> NotAttached {
         StartError::Stopped(_) => NotAttached::Stopped,
         StartError::TooManyOutside(_) | StartError::TooManyRuns(_) => NotAttached::Full,
         StartError::NotAdmitted { .. } => NotAttached::Refused("spec.access.outside"),
-        StartError::OutsideTier(_) => NotAttached::Refused("outside.tier"),
+        StartError::OutsideTier(_) | StartError::OutsideFloor { .. } => NotAttached::Refused("outside.tier"),
         StartError::UserRequired(_) => NotAttached::Refused("spec.autonomy"),
         StartError::TooLong { .. } => NotAttached::Refused("limits.request"),
         StartError::UnknownTenant(_) | StartError::UnknownAgent { .. } | StartError::UnknownVersion { .. } => {
