@@ -639,6 +639,45 @@ fn a_kill_ends_what_a_client_does_and_it_does_not_come_back_by_itself() -> Resul
 }
 
 #[test]
+fn what_a_token_let_in_ends_with_the_token_and_with_the_trust_in_its_issuer() -> Result<()> {
+    let world = world()?;
+    world.open("clerk", &[])?;
+    let long = world.token("clerk", |_| {})?;
+    let begun = session(&world, "clerk", &long)?;
+    let (resource, address) = (world.resource("clerk")?, world.address()?);
+    let open = |token: &str, method: &str, body: &str| {
+        let (proof, authorization) = (world.proof(method, &resource, token), format!("DPoP {token}"));
+        let headers = [("authorization", authorization.as_str()), ("dpop", &proof), ("mcp-session-id", &begun)];
+        world.connect(method, &path("clerk"), &address, &with(&headers), body)
+    };
+    let message = modern("tools/call", json!({ "name": "wait", "arguments": {} })).to_string();
+    let ends = now() + 3;
+    let short = world.token("clerk", |claims| claims["exp"] = ends.into())?;
+    let (mut stream, mut waiting) = (open(&short, "GET", "")?, open(&short, "POST", &message)?);
+    let mut said = Vec::new();
+    let _cut = stream.read_to_end(&mut said);
+    assert!(String::from_utf8_lossy(&said).starts_with("HTTP/1.1 200"), "{}", String::from_utf8_lossy(&said));
+    let mut refused = Vec::new();
+    let _cut = waiting.read_to_end(&mut refused);
+    assert!((ends..ends + 10).contains(&now()), "it ended when its token did");
+    assert!(!String::from_utf8_lossy(&refused).contains("\"result\""));
+    // The run goes on for the next token of the same client.
+    assert_eq!(call(&world, "clerk", &long, &begun, "echo")?.status, 200);
+    assert_eq!(world.runs()?.len(), 1);
+
+    let mut stream = BufReader::new(open(&long, "GET", "")?);
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    assert!(line.contains("200"), "{line}");
+    let ordered = Instant::now();
+    world.plane.ok(["issuer", "remove", "corp", "--reason", "its keys leaked"])?;
+    let _cut = stream.read_to_end(&mut said);
+    assert!(ordered.elapsed() < KILL_MAX, "{:?}", ordered.elapsed());
+    assert_eq!(call(&world, "clerk", &long, &begun, "echo")?.status, 401);
+    Ok(())
+}
+
+#[test]
 fn a_suspended_run_holds_its_client_across_a_restart_of_the_plane() -> Result<()> {
     let mut world = world_with(Some("https://mcp.bank.example"), &[])?;
     world.open("clerk", &[])?;

@@ -37,13 +37,19 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_bytes(out)
 }
 
-pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId, inputs: &[GivenInput]) -> Event {
+pub(crate) fn requested(
+    row: &RunRow,
+    version: &Version,
+    operation: OperationId,
+    inputs: &[GivenInput],
+    by_itself: bool,
+) -> Event {
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let spec = &version.manifest.spec;
     let client = row.outside.as_ref();
     Event::new(EventType::RunRequested, row.tenant.clone(), by)
         .run(row.id)
-        .public("basis", vec![if outside::is_by_client(row) { outside::PROFILE } else { "operator" }])
+        .public("basis", vec![if by_itself { outside::PROFILE } else { "operator" }])
         .public("policy", version.digest.to_string())
         .public("package", version.package.to_string())
         .public("autonomy", spec.autonomy.as_str())

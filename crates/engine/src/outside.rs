@@ -89,11 +89,6 @@ fn comes_back(last: &RunRow) -> bool {
     }
 }
 
-/// Whether a run was begun by its client, and not by an operator.
-pub(crate) fn is_by_client(row: &RunRow) -> bool {
-    row.outside.as_ref().is_some_and(|client| client.actor() == row.created_by)
-}
-
 /// What evidence says in the place of the sandbox profile.
 pub(crate) fn profile_of(row: &RunRow, version: &Version) -> &'static str {
     if row.outside.is_some() { PROFILE } else { version.manifest.spec.sandbox.profile.as_str() }

@@ -290,7 +290,8 @@ impl Engine {
         if let Some(claim) = &request.claim {
             tx.idempotency_insert(&claim.row(run, operation.id, tx.now())).await?;
         }
-        let event = events::requested(&row, &version, operation.id, inputs);
+        let by_itself = request.outside.as_ref().is_some_and(|outside| outside.by_itself);
+        let event = events::requested(&row, &version, operation.id, inputs, by_itself);
         let committed = tx.commit(vec![event]).await?;
         let recorded = self.publish(committed).await;
         let Some(live) = self.insert_live(&row) else {

@@ -86,8 +86,8 @@ mod tests {
         let open = "  access:\n    outside:\n      - {issuer: corp, clients: [ide], subjects: [alice]}\n";
         assert_eq!(rules(open), Ok(1));
         for (section, rule) in [
-            ("  access:\n    outside:\n      - {issuer: corp}\n", "required"),
-            ("  access:\n    outside:\n      - {clients: [ide]}\n", "required"),
+            ("  access:\n    outside:\n      - {issuer: corp}\n", "missing-field"),
+            ("  access:\n    outside:\n      - {clients: [ide]}\n", "missing-field"),
             ("  access:\n    outside:\n      - {issuer: corp, clients: []}\n", "bound"),
             ("  access:\n    outside:\n      - {issuer: corp, clients: [ide], subjects: []}\n", "bound"),
             ("  access:\n    outside:\n      - {issuer: corp, clients: ['*']}\n", "name"),

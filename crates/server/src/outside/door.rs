@@ -14,7 +14,7 @@ use cogward_model::{
     outside::{OutsideClient, SCOPE},
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request::Parts};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     answers::{self, Told},
@@ -31,6 +31,8 @@ use crate::{
     plane::{App, Plane},
 };
 
+/// Refusals that wait at once.
+const WAITING_MAX: usize = 256;
 /// The header of a proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
@@ -44,6 +46,8 @@ pub(crate) struct Door {
     refusals: Arc<Refusals>,
     replay: Replay,
     paces: Paces,
+    /// Refusals that wait for their turn. More are answered at once: they must not take every connection that there is.
+    waiting: Semaphore,
     manifests: Manifests,
     /// Proofs from before are not taken, and nobody is let in until those that were ahead of time are over: an earlier
     /// plane may have seen them, and its memory is gone. Seconds.
@@ -71,6 +75,7 @@ impl Door {
             address,
             replay: Replay::default(),
             paces: Paces::default(),
+            waiting: Semaphore::new(WAITING_MAX),
             manifests: Manifests::default(),
             since,
         })
@@ -118,7 +123,9 @@ impl Door {
         tracing::debug!(rule, "a client outside was refused");
         let now = Instant::now();
         let at = self.paces.next(peer, now);
-        if at > now {
+        if at > now
+            && let Ok(_place) = self.waiting.try_acquire()
+        {
             tokio::select! {
                 () = self.app.closing.cancelled() => {}
                 () = tokio::time::sleep_until(at) => {}

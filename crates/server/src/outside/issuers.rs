@@ -288,6 +288,66 @@ mod tests {
         assert!(usable_keys(&IssuerKeys::Given { jwks: "{}".to_owned() }).is_err());
     }
 
+    /// Serves documents, one a connection, and counts.
+    async fn serving(documents: Vec<String>) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            for document in documents {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let mut head = [0; 2_048];
+                let _ = stream.read(&mut head).await;
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", document.len());
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(document.as_bytes()).await;
+            }
+        });
+        (url, asked)
+    }
+
+    fn fetched(url: String) -> Trust {
+        let keys = IssuerKeys::Url { url };
+        Trust::new(TrustedIssuer { keys, ..issuer("retail", "corp", "https://id.example") }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_and_again_for_a_key_that_is_new() {
+        let other =
+            JWKS.replace("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURg");
+        let (url, asked) = serving(vec![JWKS.to_owned(), other]).await;
+        let trust = Arc::new(fetched(url));
+        let first = trust.keys(false).await.unwrap();
+        let all = (0..50).map(|n| {
+            let trust = Arc::clone(&trust);
+            tokio::spawn(async move { trust.keys(n % 2 == 0).await.is_some() })
+        });
+        for one in all.collect::<Vec<_>>() {
+            assert!(one.await.unwrap());
+        }
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1, "tokens with unknown keys ask nobody");
+        trust.fetched.lock().unwrap().tried = None;
+        let second = trust.keys(true).await.unwrap();
+        assert_ne!(first, second, "a minute later the keys that are new are found");
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_is_no_set_of_keys_replaces_none() {
+        let private = JWKS.replace("\"crv\"", "\"d\":\"c2VjcmV0\",\"crv\"");
+        let (url, asked) = serving(vec![JWKS.to_owned(), private, "x".repeat(300_000)]).await;
+        let trust = fetched(url);
+        let first = trust.keys(false).await.unwrap();
+        for n in 2..4 {
+            trust.fetched.lock().unwrap().tried = None;
+            assert_eq!(trust.keys(true).await.unwrap(), first);
+            assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), n);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn unknown_keys_make_no_more_than_one_fetch_a_minute() {
         let keys = IssuerKeys::Url { url: "http://127.0.0.1:1/jwks".to_owned() };

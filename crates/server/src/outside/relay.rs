@@ -70,18 +70,17 @@ pub(super) async fn relay(using: InUse, head: Parts, body: Body, until: Until) -
     *request.method_mut() = head.method;
     *request.uri_mut() = http::Uri::from_static("/mcp");
     *request.headers_mut() = forwarded(&head.headers);
-    let answer = sender.send_request(request).await.map_err(broken)?;
+    let mut ends = Ends::new(until);
+    // An answer that has not begun ends as well.
+    let answer = tokio::select! {
+        answer = sender.send_request(request) => answer.map_err(broken)?,
+        cut = std::future::poll_fn(|cx| ends.poll(cx)) => return Err(cut.to_string()),
+    };
     let (mut head, body) = answer.into_parts();
     for name in OF_CONNECTION {
         head.headers.remove(name);
     }
-    let body = Watched {
-        body,
-        over: Box::pin(tokio::time::sleep_until(Instant::now() + until.expires_in)),
-        trusted: Box::pin(until.trusted.cancelled_owned()),
-        closing: Box::pin(until.closing.cancelled_owned()),
-        _held: (using, connection),
-    };
+    let body = Watched { body, ends, _held: (using, connection) };
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
@@ -93,10 +92,35 @@ pub(super) fn broken_off(why: &str) -> Response {
 
 struct Watched {
     body: Incoming,
+    ends: Ends,
+    _held: (InUse, AbortOnDropHandle<()>),
+}
+
+/// What ends an answer.
+struct Ends {
     over: Pin<Box<Sleep>>,
     trusted: Pin<Box<WaitForCancellationFutureOwned>>,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
-    _held: (InUse, AbortOnDropHandle<()>),
+}
+
+impl Ends {
+    fn new(until: Until) -> Self {
+        Self {
+            over: Box::pin(tokio::time::sleep_until(Instant::now() + until.expires_in)),
+            trusted: Box::pin(until.trusted.cancelled_owned()),
+            closing: Box::pin(until.closing.cancelled_owned()),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CutOff> {
+        if self.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(CutOff::Expired);
+        }
+        if self.trusted.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(CutOff::Untrusted);
+        }
+        self.closing.as_mut().poll(cx).map(|()| CutOff::Closing)
+    }
 }
 
 /// Why an answer was cut off.
@@ -117,14 +141,8 @@ impl http_body::Body for Watched {
     type Error = CutOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
-        if self.over.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(CutOff::Expired)));
-        }
-        if self.trusted.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(CutOff::Untrusted)));
-        }
-        if self.closing.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(CutOff::Closing)));
+        if let Poll::Ready(cut) = self.ends.poll(cx) {
+            return Poll::Ready(Some(Err(cut)));
         }
         Pin::new(&mut self.body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(CutOff::Run)))
     }
