@@ -76,7 +76,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the plane in this process until SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Say what this host can enforce, and how to provide what is missing
     Doctor(Doctor),
     /// Prove on this host what cogward claims

@@ -53,7 +53,7 @@ impl Session<'_> {
 /// Carries a command out. `Ok` is how it ended; it has said everything already.
 pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure> {
     match command {
-        Command::Serve(serve) => serve::run(serve, session),
+        Command::Serve(serve) => serve::run(*serve, session),
         Command::Doctor(doctor) => doctor::run(&doctor, session),
         Command::Verify(args::Verify::Sandbox { profile, format, drivers }) => {
             verify::sandbox(profile.into(), format, &drivers, session)

@@ -54,12 +54,25 @@ pub(crate) struct Door {
     since: u64,
 }
 
+impl Ends {
+    fn answer(answer: Response) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+
+    fn refused(rule: &'static str, issuer: Option<UpstreamName>, answer: Response) -> Self {
+        Self::Refused { rule, issuer, answer: Box::new(answer) }
+    }
+}
+
+/// The credential of a request: whether it says `DPoP`, the token, and the proof.
+type Credential<'a> = (bool, &'a str, Option<&'a str>);
+
 /// Why a request ends at the door.
 enum Ends {
     /// Not let in: counted, and answered at the pace of its address.
-    Refused { rule: &'static str, issuer: Option<UpstreamName>, answer: Response },
+    Refused { rule: &'static str, issuer: Option<UpstreamName>, answer: Box<Response> },
     /// Something else.
-    Answer(Response),
+    Answer(Box<Response>),
 }
 
 impl Door {
@@ -106,10 +119,10 @@ async fn serve(State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, 
         Err(ends) => (None, ends),
     };
     match ends {
-        (_, Ends::Answer(answer)) => answer,
+        (_, Ends::Answer(answer)) => *answer,
         (tenant, Ends::Refused { rule, issuer, answer }) => {
             door.refuse(peer.0.ip(), tenant, rule, issuer).await;
-            answer
+            *answer
         }
     }
 }
@@ -138,21 +151,21 @@ impl Door {
 fn ask(door: &Door, head: &Parts) -> Result<Place, Ends> {
     if !door.app.is_accepting() || door.now() < door.since {
         let why = "the plane is starting or stopping";
-        return Err(Ends::Answer(answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why)));
+        return Err(Ends::answer(answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why)));
     }
     if let Err(rule) = from_a_program(door, head) {
         let answer = answers::refusal(StatusCode::FORBIDDEN, "forbidden", "this is not the address of this endpoint");
-        return Err(Ends::Refused { rule, issuer: None, answer });
+        return Err(Ends::refused(rule, None, answer));
     }
     match door.base.asked(head.uri.path()) {
-        None => Err(Ends::Answer(answers::refusal(StatusCode::NOT_FOUND, "not_found", "there is no such path"))),
+        None => Err(Ends::answer(answers::refusal(StatusCode::NOT_FOUND, "not_found", "there is no such path"))),
         Some(Asked::Metadata(place)) if head.method == Method::GET => {
-            Err(Ends::Answer(answers::metadata(&place, &door.told(&place.tenant))))
+            Err(Ends::answer(answers::metadata(&place, &door.told(&place.tenant))))
         }
         Some(Asked::Endpoint(place)) if [Method::GET, Method::POST, Method::DELETE].contains(&head.method) => Ok(place),
         Some(_) => {
             let answer = answers::refusal(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "not with this method");
-            Err(Ends::Answer(answer))
+            Err(Ends::answer(answer))
         }
     }
 }
@@ -191,16 +204,15 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
 /// Lets a client in, or says why not.
 async fn enter(door: &Door, place: &Place, head: Parts, body: Body) -> Result<Response, Ends> {
     let told = || door.told(&place.tenant);
-    let unauthorized = |refused: Refused, issuer: Option<&UpstreamName>| Ends::Refused {
-        rule: refused.rule,
-        issuer: issuer.cloned(),
-        answer: answers::unauthorized(place, &told(), Some(refused.oauth_error())),
+    let unauthorized = |refused: Refused, issuer: Option<&UpstreamName>| {
+        let answer = answers::unauthorized(place, &told(), Some(refused.oauth_error()));
+        Ends::refused(refused.rule, issuer.cloned(), answer)
     };
     let Some((scheme_is_dpop, token, proof)) =
         credential(&head.headers).map_err(|refused| unauthorized(refused, None))?
     else {
         // Not a refusal: this is how a client learns where to go.
-        return Err(Ends::Answer(answers::unauthorized(place, &told(), None)));
+        return Err(Ends::answer(answers::unauthorized(place, &told(), None)));
     };
     let issuer = access::peek_issuer(token).map_err(|refused| unauthorized(refused, None))?;
     let Some(trust) = door.issuers.find(&place.tenant, &issuer) else {
@@ -214,10 +226,10 @@ async fn enter(door: &Door, place: &Place, head: Parts, body: Body) -> Result<Re
         Err(None) => {
             let why = "the keys of the issuer cannot be had";
             let answer = answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why);
-            return Err(Ends::Refused { rule: "issuer.keys", issuer: Some(name.clone()), answer });
+            return Err(Ends::refused("issuer.keys", Some(name.clone()), answer));
         }
     };
-    let refuse = |rule, answer| Ends::Refused { rule, issuer: Some(name.clone()), answer };
+    let refuse = |rule, answer| Ends::refused(rule, Some(name.clone()), answer);
     if !holder.scopes.iter().any(|scope| scope == SCOPE) {
         return Err(refuse("token.scope_missing", answers::insufficient_scope(place, &told())));
     }
@@ -235,11 +247,11 @@ async fn enter(door: &Door, place: &Place, head: Parts, body: Body) -> Result<Re
         let refused = Refused { part: access::Part::Token, rule: "token.issuer" };
         return Err(unauthorized(refused, Some(name)));
     }
-    relay::relay(using, head, body, until).await.map_err(|why| Ends::Answer(relay::broken_off(&why)))
+    relay::relay(using, head, body, until).await.map_err(|why| Ends::answer(relay::broken_off(&why)))
 }
 
 /// The credential of a request, in the one place where one may be.
-fn credential(headers: &HeaderMap) -> Result<Option<(bool, &str, Option<&str>)>, Refused> {
+fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Refused> {
     let form = Refused { part: access::Part::Token, rule: "token.form" };
     let Some(value) = one(headers, &header::AUTHORIZATION).map_err(|()| form)? else { return Ok(None) };
     let (scheme, token) = value.split_once(' ').ok_or(form)?;
@@ -309,7 +321,7 @@ fn not_attached(not: NotAttached, refuse: &impl Fn(&'static str, Response) -> En
         NotAttached::Unavailable(why) => {
             tracing::warn!(why, "there is no run for a client outside");
             let why = "there is no run for this client now";
-            Ends::Answer(answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why))
+            Ends::answer(answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why))
         }
     }
 }
