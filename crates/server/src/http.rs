@@ -4,7 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use cogward_model::limits::REQUEST_HEAD_MS_MAX;
-use hyper::server::conn::http1;
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -81,7 +86,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, closing: Cancel
         while connections.try_join_next().is_some() {}
         // Small answers must not wait for the other side's acknowledgement; it works without as well.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone().layer(axum::Extension(Peer(peer))));
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.call(request)
+        });
         let closing = closing.clone();
         let stream = Lingering::new(stream, closing.clone());
         connections.spawn(async move {
