@@ -111,6 +111,39 @@ else
   echo "$wanted" > "$servers/node_modules/.stamp"
 fi
 
+# Real MCP servers from PyPI, for the Python that their sandbox sees. That Python need not have pip, so another brings it.
+if [ "$purpose" = tests ]; then
+  command -v git > /dev/null || fail "git is missing: install it with the system's packages"
+  servers=$cache/venvs/mcp-servers
+  wanted=$(stamp_of tests/fixtures/real-servers/requirements.txt)-$(/usr/bin/python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$servers/stamp" "$wanted"; then
+    say "MCP servers from PyPI: there"
+  else
+    say "MCP servers from PyPI: installing"
+    rm -rf "$servers"
+    /usr/bin/python3 -m venv --without-pip "$servers" || fail "/usr/bin/python3 makes no environments: install python3-venv"
+    try 300 "$venv/bin/python" -m pip --python "$servers/bin/python" install --quiet --disable-pip-version-check \
+      --only-binary=:all: -r tests/fixtures/real-servers/requirements.txt \
+      || fail "the MCP servers of tests/fixtures/real-servers/requirements.txt cannot be installed"
+    echo "$wanted" > "$servers/stamp"
+  fi
+fi
+
+# Real MCP clients, at the versions of their lock files. Their install scripts do not run.
+if [ "$purpose" = tests ]; then
+  for clients in tests/fixtures/real-clients/sdk tests/fixtures/real-clients/inspector; do
+    wanted=$(stamp_of "$clients/package-lock.json")
+    if is_stamped "$clients/node_modules/.stamp" "$wanted"; then
+      say "MCP clients $(basename "$clients"): there"
+    else
+      say "MCP clients $(basename "$clients"): installing"
+      (cd "$clients" && try 300 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error) \
+        || fail "the MCP clients of $clients cannot be installed"
+      echo "$wanted" > "$clients/node_modules/.stamp"
+    fi
+  done
+fi
+
 # The official conformance suite of MCP, in both published lines, with the Node that it needs. The package of that
 # Node brings its program itself; no install script runs.
 if [ "$purpose" = tests ]; then

@@ -111,6 +111,12 @@ pub fn policy_simulation(level: &PolicyScope, version: Digest) -> String {
     format!("{}/versions/{version}/simulation", policy(level))
 }
 
+/// What a version changes.
+#[must_use]
+pub fn policy_difference(level: &PolicyScope, version: Digest) -> String {
+    format!("{}/versions/{version}/difference", policy(level))
+}
+
 /// A past decision of a tenant, made again.
 #[must_use]
 pub fn decision_explanation(tenant: &TenantName, decision: EventId) -> String {
@@ -470,6 +476,7 @@ mod tests {
             policy_version(&level, digest),
             policy_approve(&level, digest),
             policy_simulation(&level, digest),
+            policy_difference(&level, digest),
             decision_explanation(&tenant, decision),
             approvals(&tenant),
             approval(&tenant, waiting),
@@ -489,7 +496,11 @@ mod tests {
     #[test]
     fn a_query_escapes_what_a_url_would_read_otherwise() {
         let query = RunQuery { cursor: Some("a&b=c/ä".into()), limit: Some(3), ..RunQuery::default() };
-        assert_eq!(with_query("/x", &query).unwrap(), "/x?limit=3&cursor=a%26b%3Dc%2F%C3%A4");
+        let path = with_query("/x", &query).unwrap();
+        let (path, pairs) = path.split_once('?').unwrap();
+        // Their order says nothing.
+        let pairs: std::collections::BTreeSet<_> = pairs.split('&').collect();
+        assert_eq!((path, pairs), ("/x", ["cursor=a%26b%3Dc%2F%C3%A4", "limit=3"].into()));
         assert_eq!(with_query("/x", &RunQuery::default()).unwrap(), "/x");
         assert!(with_query("/x", &crate::Page::whole(vec![1])).is_err());
     }

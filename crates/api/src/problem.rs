@@ -80,6 +80,8 @@ codes! {
     PolicyNotApproved = "policy_not_approved", 409, "The version is not approved";
     /// Nobody could undo this version of the plane's policy.
     PolicyLocksOut = "policy_locks_out", 409, "The policy would lock its operator out";
+    /// The version grants more than what decides now, or that is not known.
+    PolicyGrants = "policy_grants", 409, "The version may grant more than the last one";
     /// The approval was answered, used, or is over.
     ApprovalClosed = "approval_closed", 409, "The approval is not pending any more";
     /// The cursor points at events that are no longer kept.

@@ -13,10 +13,11 @@ use crate::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
         EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, NewOperator, Operation,
         Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck,
-        PolicyChecked, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite,
-        Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery,
-        RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail,
-        ToolDiff, ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus,
+        PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration,
+        RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool,
+        ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -473,7 +474,7 @@ routes! {
     ACTIVATE_POLICY = Route::new("activate_policy", "policies", Put, "/api/v1/policies/{policy_level}/active",
         "Have another version decide, an earlier one to go back, or none")
         .takes(of::<PolicyActivate>).gives(of::<PolicyLevel>)
-        .refuses(&[PolicyNotApproved, PolicyLocksOut, PolicyInvalid, PreconditionFailed]).reasoned().etag()
+        .refuses(&[PolicyNotApproved, PolicyLocksOut, PolicyGrants, PolicyInvalid, PreconditionFailed]).reasoned().etag()
         .command("policy.activate");
     CHECK_POLICY = Route::new("check_policy", "policies", Post, "/api/v1/policies/{policy_level}/check",
         "Look at a text as if it were written to a level; nothing is stored")
@@ -496,6 +497,10 @@ routes! {
         "/api/v1/policies/{policy_level}/versions/{policy_version}/simulation",
         "Make recorded decisions again with a version and list those that would change")
         .query(of::<SimulateQuery>).gives(of::<PolicySimulation>).refuses(&[PolicyInvalid, EvidenceUnavailable]);
+    DIFF_POLICY_VERSION = Route::new("diff_policy_version", "policies", Get,
+        "/api/v1/policies/{policy_level}/versions/{policy_version}/difference",
+        "Find out what a version grants and takes away, and which of its rules do nothing")
+        .query(of::<PolicyDiffQuery>).gives(of::<PolicyDiff>).refuses(&[PolicyInvalid]);
     GET_POLICY_STATUS = Route::new("get_policy_status", "policies", Get, "/api/v1/policy-status",
         "Read which versions each gateway applies, and since when")
         .gives(of::<PolicyStatus>);

@@ -168,6 +168,9 @@ pub struct Serve {
     /// Whoever wrote a version of a policy may not approve it; needs two operators
     #[arg(long)]
     pub policy_four_eyes: bool,
+    /// A cvc5 (1.3.1 or later) that proves what changes of policies grant, where asking questions is not enough
+    #[arg(long, value_name = "PROGRAM")]
+    pub policy_solver: Option<PathBuf>,
     /// What goes to the log: error, warn, info, debug, or a filter such as `cogward_gateway=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,

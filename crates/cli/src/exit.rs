@@ -73,6 +73,7 @@ impl Exit {
             | ProblemCode::PolicyInvalid
             | ProblemCode::PolicyBlocked
             | ProblemCode::PolicyFourEyes
+            | ProblemCode::PolicyGrants
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
             ProblemCode::NotFound | ProblemCode::RouteNotFound | ProblemCode::CursorExpired => Self::NotFound,
@@ -274,6 +275,7 @@ mod tests {
              idempotency_conflict     5\n\
              policy_not_approved      5\n\
              policy_locks_out         5\n\
+             policy_grants            4\n\
              approval_closed          5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\

@@ -48,7 +48,10 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             404 | 410 => 3,
             409 if matches!(
                 code,
-                ProblemCode::ProfileTooWeak | ProblemCode::ProfileUnenforceable | ProblemCode::ToolNotApproved
+                ProblemCode::ProfileTooWeak
+                    | ProblemCode::ProfileUnenforceable
+                    | ProblemCode::ToolNotApproved
+                    | ProblemCode::PolicyGrants
             ) =>
             {
                 4

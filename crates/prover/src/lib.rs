@@ -128,6 +128,12 @@ impl Solver {
         Ok(Self { program: program.to_owned(), version: line.trim().chars().take(200).collect() })
     }
 
+    /// The solver as it names itself.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
     /// Whether the change grants nothing. Blocks until it is known or `time` is over.
     ///
     /// # Errors

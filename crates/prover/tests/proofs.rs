@@ -59,7 +59,7 @@ fn what_cannot_be_enumerated_is_proved() {
         Arc::new(pay("context.arguments.amount <= context.arguments.limit")),
         Arc::new(pay("context.arguments.amount < context.arguments.limit")),
     );
-    let searched = analysis::compare(&level, Some(&old), Some(&new), &schema());
+    let searched = analysis::compare(&level, Some(&old), Some(&new), &schema(), analysis::Bounds::default());
     assert!(searched.grants.is_empty() && matches!(searched.extent, analysis::Extent::Search { .. }));
     let narrower = proof(Some(&before), Some(&after));
     assert!(narrower.holds() && narrower.solver.contains("cvc5"), "{narrower:?}");

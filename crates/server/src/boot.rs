@@ -81,6 +81,9 @@ pub enum ServeError {
         /// What it is not.
         why: BaseError,
     },
+    /// The solver for policies.
+    #[error(transparent)]
+    Solver(#[from] cogward_prover::ProverError),
     /// There is evidence of an earlier plane and no state of it.
     #[error(
         "`{}` is gone, but the evidence of the plane that it belongs to is there; restore it from a backup \
@@ -171,6 +174,13 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let (listener, address) = http::bind(options.listen).await?;
     let door = match &options.outside {
         Some(outside) => Some(outside::bind(outside).await?),
+        None => None,
+    };
+    let solver = match options.policy_solver {
+        Some(program) => {
+            let found = tokio::task::spawn_blocking(move || cogward_prover::Solver::find(&program)).await?;
+            Some(Arc::new(found?))
+        }
         None => None,
     };
     let data = DataDir::open(&options.data_dir)?;
@@ -293,6 +303,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         policies,
         approvals,
         four_eyes: options.four_eyes,
+        solver,
+        analyses: Arc::new(tokio::sync::Semaphore::new(1)),
         engine,
         files,
         data,

@@ -26,6 +26,7 @@ mod outside;
 mod pins;
 mod plane;
 mod policies;
+mod policy_analysis;
 mod routes;
 mod witness;
 
@@ -58,6 +59,8 @@ pub struct ServeOptions {
     pub four_eyes: bool,
     /// Where clients outside are let in; nowhere unless given.
     pub outside: Option<OutsideOptions>,
+    /// A cvc5 that proves what changes of policies grant.
+    pub policy_solver: Option<PathBuf>,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

@@ -16,7 +16,9 @@ use cogward_gateway::Gateway;
 use cogward_identity::{Operators, Secrets};
 use cogward_journal::Journal;
 use cogward_model::{Clock, Entropy, Timestamp, event::Event};
+use cogward_prover::Solver;
 use cogward_store::{Committed, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,6 +45,10 @@ pub(crate) struct Plane {
     pub(crate) approvals: StoredApprovals,
     /// Whether whoever wrote a version of a policy may not approve it.
     pub(crate) four_eyes: bool,
+    /// What proves that a change of a policy grants nothing.
+    pub(crate) solver: Option<Arc<Solver>>,
+    /// One analysis of policies at a time.
+    pub(crate) analyses: Arc<Semaphore>,
     pub(crate) engine: Engine,
     pub(crate) files: RunFiles,
     pub(crate) data: DataDir,

@@ -20,7 +20,7 @@ use crate::{
     failure::{self, Failure},
     handlers::{
         agents, approvals, credentials, events, evidence, files, floors, issuers, operations, operators,
-        plane as planes, policies, policy_replay, providers, runs, tenants, tool_servers, tools,
+        plane as planes, policies, policy_diff, policy_replay, providers, runs, tenants, tool_servers, tools,
     },
     plane::App,
 };
@@ -97,6 +97,7 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::GET_POLICY_VERSION, get(policies::version)),
         (&table::APPROVE_POLICY_VERSION, post(policies::approve)),
         (&table::SIMULATE_POLICY_VERSION, get(policy_replay::simulate)),
+        (&table::DIFF_POLICY_VERSION, get(policy_diff::difference)),
         (&table::GET_POLICY_STATUS, get(policies::status)),
         (&table::EXPLAIN_DECISION, get(policy_replay::explain)),
         (&table::LIST_APPROVALS, get(approvals::list)),

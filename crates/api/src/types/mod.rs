@@ -13,6 +13,7 @@ pub mod operators;
 pub mod page;
 pub mod plane;
 pub mod policies;
+pub mod policy_diff;
 pub mod runs;
 pub mod tenants;
 pub mod tools;
@@ -35,6 +36,10 @@ pub use policies::{
     Answered, AppliedPolicy, ChangedDecision, ExplainQuery, GatewayPolicies, PolicyActivate, PolicyChange, PolicyCheck,
     PolicyChecked, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyState, PolicyStatus, PolicyVerdict,
     PolicyVersion, PolicyWrite, SimulateQuery,
+};
+pub use policy_diff::{
+    AnalysisMethod, Grants, IdleRule, PolicyAnalysis, PolicyClaim, PolicyDiff, PolicyDiffQuery, PolicyExample,
+    PolicyProof,
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};

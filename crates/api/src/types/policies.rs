@@ -153,6 +153,9 @@ pub struct PolicyActivate {
     #[serde(deserialize_with = "given")]
     #[schemars(required)]
     pub version: Option<Digest>,
+    /// Only if it is certain that it grants nothing that what decides now does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub if_grants_nothing: bool,
     /// Why; goes into the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000))]
@@ -171,6 +174,9 @@ pub struct PolicyStatus {
     pub four_eyes: bool,
     /// Operators who may change things. With one of them and four eyes, nothing can be approved.
     pub operators: u64,
+    /// The solver that proves what changes of policies grant, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver: Option<String>,
     /// What each gateway applies.
     pub gateways: Vec<GatewayPolicies>,
 }

@@ -92,8 +92,28 @@ pub enum Policy {
         /// Only if nothing else was activated since this revision of the level, which `list` shows
         #[arg(long, value_name = "REVISION")]
         if_revision: Option<u64>,
+        /// Only if it is certain that it grants nothing that what decides now does not
+        #[arg(long)]
+        if_grants_nothing: bool,
         #[command(flatten)]
         reason: ReasonFlag,
+    },
+    /// Find out what a version grants and takes away before it decides anything, and which of its rules do nothing
+    #[command(
+        after_help = "Exits 0 when it is certain that the version grants nothing that the other one does not, 1 when it does, \
+        and 9 when that is not certain.\n\n\
+        Examples:\n  \
+        cogward policy diff 5\n  \
+        cogward policy diff 5 --against 3 --level tenant:retail -o json"
+    )]
+    Diff {
+        /// The version: its number, or its digest or the beginning of it
+        version: String,
+        #[command(flatten)]
+        level: LevelFlag,
+        /// Compare with this version; with what decides now unless said
+        #[arg(long, value_name = "VERSION")]
+        against: Option<String>,
     },
     /// Leave a level without a say; the plane goes back to what cogward comes with
     Deactivate {

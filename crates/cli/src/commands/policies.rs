@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use cogward_api::{
-    ExplainQuery, PageQuery, PolicyActivate, PolicyCheck, PolicyChecked, PolicyExplanation, PolicyLevel,
-    PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Reason, SimulateQuery, paths,
-    types::policies::POLICY_BYTES_MAX,
+    ExplainQuery, Grants, LineChange, PageQuery, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff,
+    PolicyDiffQuery, PolicyExample, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion,
+    PolicyWrite, Reason, SimulateQuery, paths, types::policies::POLICY_BYTES_MAX,
 };
 use cogward_model::{Digest, PolicyScope};
 
@@ -64,12 +64,29 @@ pub fn run(command: args::Policy, session: &mut Session<'_>) -> Result<Exit, Fai
             let approved: PolicyVersion = client.post(&paths::policy_approve(&level.level, digest), &reason)?;
             session.output.one(&PolicyVersion { text: None, ..approved })?;
         }
-        args::Policy::Activate { version, level, if_revision, reason } => {
-            let digest = version_of(&client, &level.level, &version)?;
-            activate(&client, &level.level, Some(digest), if_revision, reason.reason, session)?;
+        args::Policy::Activate { version, level, if_revision, if_grants_nothing, reason } => {
+            let version = Some(version_of(&client, &level.level, &version)?);
+            let activate = PolicyActivate { version, if_grants_nothing, reason: Some(reason.reason) };
+            point(&client, &level.level, &activate, if_revision, session)?;
         }
         args::Policy::Deactivate { level, reason } => {
-            activate(&client, &level.level, None, None, reason.reason, session)?;
+            let activate = PolicyActivate { version: None, if_grants_nothing: false, reason: Some(reason.reason) };
+            point(&client, &level.level, &activate, None, session)?;
+        }
+        args::Policy::Diff { version, level, against } => {
+            let digest = version_of(&client, &level.level, &version)?;
+            let against = against.map(|named| version_of(&client, &level.level, &named)).transpose()?;
+            let path = query(&paths::policy_difference(&level.level, digest), &PolicyDiffQuery { against })?;
+            let diff: PolicyDiff = client.get(&path)?;
+            session.output.one(&diff)?;
+            if session.output.format == Format::Table {
+                tell(&diff, session)?;
+            }
+            return Ok(match diff.analysis.grants {
+                Grants::Nothing => Exit::Done,
+                Grants::Something => Exit::Failed,
+                Grants::Unknown => Exit::Unverified,
+            });
         }
         args::Policy::Status => {
             let status: PolicyStatus = client.get(paths::POLICY_STATUS)?;
@@ -99,17 +116,38 @@ pub fn run(command: args::Policy, session: &mut Session<'_>) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-fn activate(
+fn point(
     client: &Client,
     level: &PolicyScope,
-    version: Option<Digest>,
+    activate: &PolicyActivate,
     revision: Option<u64>,
-    reason: String,
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
-    let activate = PolicyActivate { version, reason: Some(reason) };
-    let level: PolicyLevel = client.put_if(&paths::policy_active(level), &activate, revision)?;
+    let level: PolicyLevel = client.put_if(&paths::policy_active(level), activate, revision)?;
     session.output.one(&level)
+}
+
+/// What a table has no room for: the lines that differ, and the examples.
+fn tell(diff: &PolicyDiff, session: &mut Session<'_>) -> Result<(), Failure> {
+    let mut text = String::new();
+    for line in &diff.lines {
+        match line.change {
+            LineChange::Same => {}
+            LineChange::Removed => text.push_str(&format!("- {}\n", line.text)),
+            LineChange::Added => text.push_str(&format!("+ {}\n", line.text)),
+        }
+    }
+    let mut examples = |word: &str, all: &[PolicyExample]| {
+        for example in all {
+            text.push_str(&format!(
+                "{word} ({} -> {}): {}\n",
+                example.from.verdict, example.to.verdict, example.question
+            ));
+        }
+    };
+    examples("grants", &diff.grants);
+    examples("takes", &diff.takes);
+    session.output.data(text.as_bytes())
 }
 
 fn query(path: &str, of: &impl serde::Serialize) -> Result<String, Failure> {

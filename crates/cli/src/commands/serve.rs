@@ -39,6 +39,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let options = cogward_server::ServeOptions {
         outside,
         four_eyes: serve.policy_four_eyes,
+        policy_solver: serve.policy_solver,
         data_dir,
         listen: serve.listen,
         supervisor_exe,

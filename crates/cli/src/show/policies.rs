@@ -1,8 +1,8 @@
 //! Policies and approvals.
 
 use cogward_api::{
-    Approval, ApprovalState, ChangedDecision, NewOperator, PolicyChecked, PolicyExplanation, PolicyLevel,
-    PolicySimulation, PolicyState, PolicyStatus, PolicyVerdict, PolicyVersion,
+    Approval, ApprovalState, ChangedDecision, Grants, NewOperator, PolicyChecked, PolicyDiff, PolicyExplanation,
+    PolicyLevel, PolicySimulation, PolicyState, PolicyStatus, PolicyVerdict, PolicyVersion,
 };
 
 use super::{maybe, maybe_time, time, yes};
@@ -86,6 +86,9 @@ impl Show for PolicyStatus {
     }
     fn details(&self) -> Vec<(&'static str, Cell)> {
         let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        if let Some(solver) = &self.solver {
+            all.push(("SOLVER", Cell::from(solver)));
+        }
         if self.four_eyes && self.operators < 2 {
             all.push(("", Cell::toned("nobody can approve: four eyes need a second operator", Tone::Warn)));
         }
@@ -179,6 +182,66 @@ impl Show for PolicySimulation {
         for change in &self.changes {
             let tone = if change.to == "permit" { Tone::Bad } else { Tone::Warn };
             all.push(("CHANGES", Cell::toned(format!("{} {} -> {}", change.count, change.from, change.to), tone)));
+        }
+        all
+    }
+}
+
+impl Show for PolicyDiff {
+    const PLURAL: &'static str = "differences";
+    const HEAD: &'static [&'static str] = &["LEVEL", "VERSION", "AGAINST", "GRANTS", "METHOD", "QUESTIONS"];
+    fn row(&self) -> Vec<Cell> {
+        let (grants, tone) = match self.analysis.grants {
+            Grants::Nothing => ("nothing", Tone::Good),
+            Grants::Something => ("something", Tone::Bad),
+            Grants::Unknown => ("nothing that was found", Tone::Warn),
+        };
+        vec![
+            Cell::from(&self.level),
+            self.version.into(),
+            self.against.map_or_else(|| Cell::from("no say"), Cell::from),
+            Cell::toned(grants, tone),
+            self.analysis.method.as_str().into(),
+            self.analysis.questions.into(),
+        ]
+    }
+    fn name(&self) -> String {
+        self.version.to_string()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        for why in &self.analysis.because {
+            all.push(("NOT EXACT", Cell::toned(why.clone(), Tone::Warn)));
+        }
+        if let Some(why) = &self.analysis.unproved {
+            all.push(("NOT PROVED", Cell::toned(why.clone(), Tone::Warn)));
+        }
+        if let Some(proof) = &self.proof {
+            all.push(("SOLVER", Cell::from(&proof.solver)));
+            for claim in &proof.claims {
+                let (word, tone) = match claim.holds {
+                    Some(true) => ("holds", Tone::Good),
+                    Some(false) => ("does not hold", Tone::Bad),
+                    None => ("is not known", Tone::Warn),
+                };
+                let detail = claim.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                all.push(("PROOF", Cell::toned(format!("{}: {word}{detail}", claim.claim), tone)));
+            }
+            for rule in &proof.can_fail {
+                all.push(("CAN FAIL", Cell::toned(rule.clone(), Tone::Warn)));
+            }
+        }
+        for rule in &self.idle {
+            let why = match (rule.dead, rule.shadowed_by.is_empty()) {
+                (true, _) => "matches nothing".to_owned(),
+                (false, true) => "changes no answer".to_owned(),
+                (false, false) => format!("changes no answer beside {}", rule.shadowed_by.join(", ")),
+            };
+            let sure = if self.idle_exact { "" } else { ", as far as was looked" };
+            all.push((
+                "IDLE RULE",
+                Cell::toned(format!("{} (line {}): {why}{sure}", rule.rule, rule.line), Tone::Warn),
+            ));
         }
         all
     }

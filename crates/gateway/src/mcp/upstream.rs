@@ -124,6 +124,8 @@ struct Connection {
     /// How much the server was told to say.
     level: Arc<Mutex<Option<LogLevel>>>,
     own: bool,
+    /// Answers of a process that were its greeting.
+    greeted: u64,
 }
 
 #[derive(Clone)]
@@ -131,6 +133,16 @@ enum Link {
     Stdio(Arc<stdio::Session>),
     Http(Arc<http::Session>),
     Inside(inside::Session),
+}
+
+impl Link {
+    /// How many requests a process has answered.
+    fn answers(&self) -> u64 {
+        match self {
+            Self::Stdio(session) => session.answers(),
+            Self::Http(_) | Self::Inside(_) => 0,
+        }
+    }
 }
 
 struct Cached {
@@ -309,7 +321,6 @@ impl ToolServerClient {
                 other => other,
             };
             let result = reply.map_err(RequestError::into_inner)?;
-            self.shared.well();
             if let Some(ttl) = serde_json::from_slice::<Head>(&result).ok().and_then(|head| head.ttl) {
                 holds = Duration::from_millis(ttl).clamp(CATALOGUE_AGE_MIN, CATALOGUE_AGE_MAX);
             }
@@ -538,6 +549,11 @@ impl Connection {
             Ok(_) | Err(RequestError::Failed(UpstreamError::Rejected { .. })) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it was good for more than its greeting. Over HTTP a server that greets is there.
+    fn was_of_use(&self) -> bool {
+        !matches!(self.link, Link::Stdio(_)) || self.link.answers() > self.greeted
     }
 
     fn alive(&self) -> bool {

@@ -13,7 +13,7 @@ mod heads;
 mod rules;
 pub mod sets;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,21 @@ pub const QUESTIONS_MAX: usize = 200_000;
 
 /// The most examples of one kind that are kept.
 pub const EXAMPLES_MAX: usize = 10;
+
+/// What an analysis may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Questions.
+    pub questions: usize,
+    /// When it has to be over; what was found by then is its answer.
+    pub until: Option<Instant>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { questions: QUESTIONS_MAX, until: None }
+    }
+}
 
 /// How far an answer reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,10 +131,11 @@ pub fn compare(
     before: Option<&Arc<Version>>,
     after: Option<&Arc<Version>>,
     schema: &Schema,
+    bounds: Bounds,
 ) -> Comparison {
     let rules = before.into_iter().chain(after).flat_map(|version| version.rules());
     let constants = Constants::of(rules);
-    let mut questions = Questions::new(level, &constants, schema);
+    let mut questions = Questions::new(level, &constants, schema, bounds);
     let (before, after) = (before.map(stack), after.map(stack));
     let (mut grants, mut takes) = (Vec::new(), Vec::new());
     let heads = questions.heads();
@@ -169,9 +185,9 @@ fn grants_more(first: Option<&Decided>, second: Option<&Decided>) -> bool {
 
 /// The rules of a version that do nothing.
 #[must_use]
-pub fn lint(version: &Arc<Version>, schema: &Schema) -> Lint {
+pub fn lint(version: &Arc<Version>, schema: &Schema, bounds: Bounds) -> Lint {
     let constants = Constants::of(version.rules());
-    let mut questions = Questions::new(version.level(), &constants, schema);
+    let mut questions = Questions::new(version.level(), &constants, schema, bounds);
     let idle = rules::idle(version, &mut questions);
     Lint { extent: questions.extent(), questions: questions.asked, idle }
 }
@@ -190,14 +206,15 @@ struct Questions<'a> {
     level: &'a PolicyScope,
     constants: &'a Constants,
     schema: &'a Schema,
+    bounds: Bounds,
     asked: usize,
     because: BTreeSet<String>,
 }
 
 impl<'a> Questions<'a> {
-    fn new(level: &'a PolicyScope, constants: &'a Constants, schema: &'a Schema) -> Self {
+    fn new(level: &'a PolicyScope, constants: &'a Constants, schema: &'a Schema, bounds: Bounds) -> Self {
         let because = constants.beyond.iter().map(|why| (*why).to_owned()).collect();
-        Self { level, constants, schema, asked: 0, because }
+        Self { level, constants, schema, bounds, asked: 0, because }
     }
 
     fn heads(&mut self) -> Vec<Arc<Head>> {
@@ -220,13 +237,17 @@ impl<'a> Questions<'a> {
             self.because.insert("sets have more members than every combination is looked at of".to_owned());
         }
         let all = facets.combinations();
-        let left = QUESTIONS_MAX.saturating_sub(self.asked);
+        let left = self.bounds.questions.saturating_sub(self.asked);
         // Odd, so that with few exceptions it has no divisor in common with the number of combinations.
         let step = if all > left { (all / left.max(1)) | 1 } else { 1 };
         if step > 1 {
-            self.because.insert(format!("there are more than {QUESTIONS_MAX} combinations of values"));
+            self.because.insert(format!("there are more than {} combinations of values", self.bounds.questions));
         }
         for place in 0..all.min(left) {
+            if self.bounds.until.is_some_and(|until| Instant::now() >= until) {
+                self.because.insert("there was no time left".to_owned());
+                return;
+            }
             ask(&facets.facts(place.saturating_mul(step)));
             self.asked += 1;
         }

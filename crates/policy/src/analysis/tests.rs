@@ -31,7 +31,7 @@ fn pay(condition: &str) -> Arc<Version> {
 }
 
 fn compared(before: &Arc<Version>, after: &Arc<Version>) -> Comparison {
-    compare(&tenant(), Some(before), Some(after), &schema())
+    compare(&tenant(), Some(before), Some(after), &schema(), Bounds::default())
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn an_approval_or_an_obligation_that_goes_is_a_grant() {
 #[test]
 fn a_level_without_a_say_permits() {
     let only = pay("context.arguments.amount < 100");
-    let first = compare(&tenant(), None, Some(&only), &schema());
+    let first = compare(&tenant(), None, Some(&only), &schema(), Bounds::default());
     assert!(first.grants.is_empty() && !first.takes.is_empty(), "a first version can only narrow");
-    let gone = compare(&tenant(), Some(&only), None, &schema());
+    let gone = compare(&tenant(), Some(&only), None, &schema(), Bounds::default());
     assert!(!gone.grants.is_empty() && gone.takes.is_empty());
     assert_eq!(gone.extent, Extent::Exact);
 }
@@ -132,7 +132,7 @@ fn rules_that_do_nothing_are_found() {
         @id(\"holds\") forbid(principal, action == Cogward::Action::\"tool:bank/pay\", resource) when { context.arguments.to == \"eve\" };
         @id(\"asks\") @escalate(\"boss\") permit(principal, action == Cogward::Action::\"tool:bank/pay\", resource)
             when { context.arguments.amount > 90 && context.arguments.amount < 95 };";
-    let lint = lint(&version(text), &schema());
+    let lint = lint(&version(text), &schema(), Bounds::default());
     assert_eq!(lint.extent, Extent::Exact);
     let idle: Vec<(&str, &Idle)> = lint.idle.iter().map(|idle| (idle.rule.as_str(), &idle.why)).collect();
     let shadowed = Idle::Shadowed { by: vec!["large".to_owned()] };
@@ -173,9 +173,15 @@ fn too_many_combinations_are_a_search() {
         amounts.join(", "),
         texts.join(", ")
     );
-    let compared = compared(&pay(&long), &pay("false"));
-    assert!(matches!(compared.extent, Extent::Search { .. }));
-    assert!(compared.questions <= QUESTIONS_MAX && !compared.takes.is_empty());
+    let (long, never) = (pay(&long), pay("false"));
+    let few = Bounds { questions: 5_000, until: None };
+    let compared = compare(&tenant(), Some(&long), Some(&never), &schema(), few);
+    assert!(matches!(&compared.extent, Extent::Search { because } if because.iter().any(|why| why.contains("5000"))));
+    assert!(compared.questions <= 5_000 && !compared.takes.is_empty());
+    let over = Bounds { until: Some(std::time::Instant::now()), ..few };
+    let compared = compare(&tenant(), Some(&long), Some(&never), &schema(), over);
+    assert!(matches!(&compared.extent, Extent::Search { because } if because.contains("there was no time left")));
+    assert_eq!(compared.questions, 0);
 }
 
 proptest! {

@@ -211,6 +211,7 @@ mod tests {
             attesting: crate::Attesting::default(),
             four_eyes: false,
             outside: None,
+            policy_solver: None,
         };
         crate::start(options).await.unwrap()
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{
-    AppliedPolicy, Finding, GatewayPolicies, Page, PageQuery, PolicyActivate, PolicyCheck, PolicyChecked, PolicyLevel,
-    PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode, types::policies::POLICY_BYTES_MAX,
+    AppliedPolicy, Finding, GatewayPolicies, Grants, Page, PageQuery, PolicyActivate, PolicyAnalysis, PolicyCheck,
+    PolicyChecked, PolicyLevel, PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode,
+    types::policies::POLICY_BYTES_MAX,
 };
 use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
@@ -17,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     approvals::answered,
-    etag, on_the_wire, page_of, precondition,
+    etag, on_the_wire, page_of, policy_diff, precondition,
     runs::{MaybeReason, given_reason},
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     failure::Failure,
     plane::{App, Plane},
     policies::{self, Command},
+    policy_analysis,
 };
 
 /// Longest name of a file in findings.
@@ -63,14 +65,14 @@ fn level_view(level: PolicyScope, pointer: Option<PolicyPointerRow>, versions: u
 }
 
 /// Refuses a level of a tenant that is not there. An agent may have a policy before it is registered.
-async fn known_level(plane: &Plane, level: &PolicyScope) -> Result<(), Failure> {
+pub(super) async fn known_level(plane: &Plane, level: &PolicyScope) -> Result<(), Failure> {
     match level.tenant() {
         Some(tenant) => super::known_tenant(plane, tenant).await,
         None => Ok(()),
     }
 }
 
-async fn found(plane: &Plane, level: &PolicyScope, version: Digest) -> Result<PolicyVersionRow, Failure> {
+pub(super) async fn found(plane: &Plane, level: &PolicyScope, version: Digest) -> Result<PolicyVersionRow, Failure> {
     plane.store.policy_version(level, version).await?.ok_or_else(|| Failure::missing("version of this level", version))
 }
 
@@ -137,7 +139,7 @@ fn on_wire(file: &str, findings: impl IntoIterator<Item = cogward_policy::Findin
     findings.into_iter().map(each).collect()
 }
 
-fn invalid(file: &str, Findings(findings): Findings) -> Failure {
+pub(super) fn invalid(file: &str, Findings(findings): Findings) -> Failure {
     let findings = on_wire(file, findings);
     let many = if findings.len() == 1 { "1 fault".to_owned() } else { format!("{} faults", findings.len()) };
     Failure::new(ProblemCode::PolicyInvalid, format!("the text has {many}; nothing was stored"))
@@ -288,7 +290,8 @@ pub(crate) async fn activate(
     let reason = given_reason(body.value.reason)?;
     known_level(&app, &level).await?;
     // A task of its own: whoever goes away in the middle must not leave the gateway with other rules than the store.
-    let change = Change { level, version: body.value.version, reason, operator: caller.0, headers };
+    let PolicyActivate { version, if_grants_nothing: narrow, .. } = body.value;
+    let change = Change { level, version, narrow, reason, operator: caller.0, headers };
     let task = tokio::spawn(change.make(app));
     let level = task.await.map_err(|error| Failure::internal("the activation was broken off", &error))??;
     Ok(([etag(level.revision)], Answer(level)))
@@ -297,6 +300,8 @@ pub(crate) async fn activate(
 struct Change {
     level: PolicyScope,
     version: Option<Digest>,
+    /// Only if it grants nothing.
+    narrow: bool,
     reason: String,
     operator: Operator,
     headers: HeaderMap,
@@ -304,12 +309,13 @@ struct Change {
 
 impl Change {
     async fn make(self, app: App) -> Result<PolicyLevel, Failure> {
-        let Self { level, version, reason, operator, headers } = self;
+        let Self { level, version, narrow, reason, operator, headers } = self;
         let _one = app.policies.changes.lock().await;
         let compiled = match version {
             Some(digest) => Some(Arc::new(usable(&app, &level, digest).await?)),
             None => None,
         };
+        let analysis = weighed(&app, &level, compiled.clone(), narrow).await?;
         let next = app.policies.active().with(&level, compiled);
         let next = next.map_err(|findings| Failure::internal("the policies cannot be read", &findings))?;
         let way_back = Command { name: "policy.activate", tenant: level.tenant().cloned(), agent: None };
@@ -331,6 +337,8 @@ impl Change {
             .public("level", level.to_string())
             .public("policy_digest", version.map(|digest| digest.to_string()))
             .public("before", was.map(|digest| digest.to_string()))
+            .public("grants", analysis.grants.as_str())
+            .public("analysis", analysis.method.as_str())
             .public("revision", pointer.revision);
         let committed = tx.commit(vec![event]).await?;
         // What was committed is applied, whether or not its record could be flushed: without evidence agents are
@@ -352,6 +360,40 @@ impl Change {
         });
         read_level(&app, level).await
     }
+}
+
+/// What a change grants, as far as that can be told in a moment; when it may grant nothing, for certain or not at all.
+async fn weighed(
+    app: &App,
+    level: &PolicyScope,
+    next: Option<Arc<Version>>,
+    narrow: bool,
+) -> Result<PolicyAnalysis, Failure> {
+    let before = policy_diff::now(app, level).await?;
+    let after = match next {
+        Some(next) => Some(next),
+        None => policy_diff::without(level)?,
+    };
+    let (schema, _) = catalogue::schema(app, level).await?;
+    let change = policy_analysis::Change { level: level.clone(), before, after, schema };
+    let (_, known, _) = policy_diff::analysed(app, change, None, !narrow).await?;
+    let analysis = known.analysis;
+    if !narrow || analysis.grants == Grants::Nothing {
+        return Ok(analysis);
+    }
+    let why = match analysis.grants {
+        Grants::Something => {
+            let example = known.comparison.grants.first().map(|example| format!(": {}", example.sentence()));
+            format!("it grants what {level} does not grant now{}", example.unwrap_or_default())
+        }
+        _ => {
+            let because = analysis.because.iter().cloned().chain(analysis.unproved.clone()).collect::<Vec<_>>();
+            format!("nothing that it grants was found, but that is not certain: {}", because.join("; "))
+        }
+    };
+    Err(Failure::new(ProblemCode::PolicyGrants, why)
+        .rule("policy.grants_nothing")
+        .next_step("see `cogward policy diff`, or activate it without `--if-grants-nothing`"))
 }
 
 /// A version that may be activated, as it is applied.
@@ -404,5 +446,6 @@ pub(crate) async fn status(State(app): State<App>) -> Result<Answer<PolicyStatus
     let operators = tx.operators_writing().await?;
     drop(tx);
     let gateway = GatewayPolicies { gateway: "local".to_owned(), generation, since, current, levels };
-    Ok(Answer(PolicyStatus { four_eyes: app.four_eyes, operators, gateways: vec![gateway] }))
+    let solver = app.solver.as_ref().map(|solver| solver.version().to_owned());
+    Ok(Answer(PolicyStatus { four_eyes: app.four_eyes, operators, solver, gateways: vec![gateway] }))
 }

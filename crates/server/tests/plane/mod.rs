@@ -58,6 +58,7 @@ impl Plane {
             attesting: cogward_server::Attesting::default(),
             four_eyes: false,
             outside: None,
+            policy_solver: None,
         };
         start(options).await.unwrap()
     }
@@ -88,6 +89,7 @@ impl Plane {
                     attesting: cogward_server::Attesting::default(),
                     four_eyes: false,
                     outside: None,
+                    policy_solver: None,
                 };
                 match start(options).await {
                     Ok(running) => return running,

@@ -51,6 +51,10 @@ const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 const SESSION_BYTES_MAX: usize = 1_024;
 /// Time to open a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept. Common servers hang up after 5 s, and a request that crosses their end is lost.
+const IDLE: Duration = Duration::from_secs(4);
+/// Attempts of a request that changes nothing, where the connection breaks off: it may have been idle for too long.
+const HARMLESS_ATTEMPTS: u32 = 2;
 /// Headers of a request, with those that the client adds.
 const HEADERS: usize = 10;
 /// Steps of an exchange that wait for whoever asked.
@@ -92,10 +96,8 @@ impl Endpoint {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(tls);
+        let client =
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(tls);
         Ok(Self { client, uri, credentials })
     }
 
@@ -144,7 +146,7 @@ impl Endpoint {
         let can = if peer.own() { peer.can } else { ClientCan::NONE };
         let id = core.next_id();
         let body = rpc::request(Some(id), "initialize", &wire::greeting(can));
-        let response = core.post(body.into(), &[]).await.map_err(RequestError::into_inner)?;
+        let response = core.post(body.into(), &[], HARMLESS_ATTEMPTS).await.map_err(RequestError::into_inner)?;
         let session = match response.headers().get(SESSION) {
             Some(value) if value.len() <= SESSION_BYTES_MAX => Some(value.clone()),
             Some(_) => return Err(core.protocol("its session id is too long")),
@@ -225,13 +227,15 @@ impl Session {
             // What is asked on the other stream may come before the answer's head.
             return Ok(Reading::sending(Arc::clone(core), id, body, headers, room));
         }
-        let response = core.post(body, &headers).await?;
+        // It only asks what the server speaks.
+        let attempts = if request.method == "server/discover" { HARMLESS_ATTEMPTS } else { 1 };
+        let response = core.post(body, &headers, attempts).await?;
         Ok(Reading::of(Arc::clone(core), id, response, room)?)
     }
 
     pub(super) async fn notify(&self, method: &'static str) -> Result<(), UpstreamError> {
         let body = rpc::request(None, method, b"{}").into();
-        let response = self.core.post(body, &[]).await.map_err(RequestError::into_inner)?;
+        let response = self.core.post(body, &[], HARMLESS_ATTEMPTS).await.map_err(RequestError::into_inner)?;
         drop(response);
         Ok(())
     }
@@ -241,7 +245,8 @@ impl Session {
         let core = Arc::new(Core::new(&self.core.endpoint, &self.core.server, hub, None, true));
         let request = UpRequest::plain("subscriptions/listen", params);
         let body = Bytes::from(wire::message(true, core.next_id(), &request, ClientCan::NONE));
-        let response = core.post(body, &core.headers_of(&request)).await.map_err(RequestError::into_inner)?;
+        let response =
+            core.post(body, &core.headers_of(&request), HARMLESS_ATTEMPTS).await.map_err(RequestError::into_inner)?;
         stream::Changes::of(core, response)
     }
 
@@ -321,12 +326,21 @@ impl Core {
         Ok(request)
     }
 
-    /// Sends what the server has to act upon.
-    async fn post(&self, body: Bytes, more: &[(HeaderName, HeaderValue)]) -> Result<Response<Incoming>, RequestError> {
+    /// Sends what the server has to act upon, `attempts` times at most where the connection breaks off.
+    async fn post(
+        &self,
+        body: Bytes,
+        more: &[(HeaderName, HeaderValue)],
+        mut attempts: u32,
+    ) -> Result<Response<Incoming>, RequestError> {
         let mut renewed = false;
         loop {
             let request = self.asking(Method::POST, body.clone(), more).await?;
-            let response = self.endpoint.client.request(request).await.map_err(|error| self.unreached(&error))?;
+            attempts = attempts.saturating_sub(1);
+            let response = match self.endpoint.client.request(request).await {
+                Err(error) if attempts > 0 && !error.is_connect() => continue,
+                response => response.map_err(|error| self.unreached(&error))?,
+            };
             let status = response.status();
             if status.is_success() {
                 return Ok(response);

@@ -1,5 +1,6 @@
 //! The client that the official conformance suite judges: the suite starts this test binary once for each of its
-//! scenarios, with the URL of a server as the last argument (scripts/conformance.py --client).
+//! scenarios, with the URL of a server as the last argument (scripts/conformance.py --client). Needs root, for a network
+//! of the suite's own.
 
 use std::sync::Arc;
 
@@ -15,6 +16,32 @@ use crate::mcp::mirror;
 
 /// Rounds of questions that one call may take.
 const ROUNDS_MAX: usize = 5;
+
+#[test]
+fn the_official_suite_takes_the_connector_for_a_client() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    for suite in ["released", "next"] {
+        let there =
+            format!("{root}/tests/fixtures/mcp-conformance/{suite}/node_modules/@modelcontextprotocol/conformance");
+        assert!(std::path::Path::new(&there).exists(), "{there} is missing: run scripts/setup-tests.sh");
+    }
+    let results = tempfile::tempdir().unwrap();
+    let judged = std::process::Command::new("python3")
+        .arg(format!("{root}/scripts/conformance.py"))
+        .arg("--client")
+        .arg(std::env::current_exe().unwrap())
+        .arg("--out")
+        .arg(results.path())
+        .output()
+        .unwrap();
+    let (said, why) = (String::from_utf8_lossy(&judged.stdout), String::from_utf8_lossy(&judged.stderr));
+    assert!(judged.status.success(), "{said}\n{why}");
+    assert_eq!(said.matches("as a client").count(), 3, "each line is judged: {said}\n{why}");
+    for scenario in ["initialize", "tools_call", "sse-retry", "sep-2322-client-request-state", "http-standard-headers"]
+    {
+        assert!(said.contains(scenario), "`{scenario}` was not judged: {said}");
+    }
+}
 
 #[test]
 #[ignore = "the client of the conformance suite, started by it"]

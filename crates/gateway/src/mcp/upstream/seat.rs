@@ -25,26 +25,56 @@ pub(super) struct Seat {
     current: Mutex<Option<Connection>>,
     /// When it may be tried again.
     connecting: tokio::sync::Mutex<Option<Instant>>,
+    /// Starts in a row that failed, or that were followed by no answer.
     failures: AtomicU32,
 }
 
 impl Seat {
-    /// The server did what it was asked.
-    pub(super) fn well(&self) {
-        self.failures.store(0, Ordering::Relaxed);
-    }
-
     /// Gives up a connection, unless there is another by now.
     pub(super) fn clear(&self, generation: u64) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|connection| connection.generation == generation) {
-            *current = None;
+            self.retire(&mut current);
+        }
+    }
+
+    /// Takes leave of a connection. One that was of use did not fail, however it ended: a server may hang up.
+    fn retire(&self, current: &mut Option<Connection>) {
+        if current.take().is_some_and(|connection| connection.was_of_use()) {
+            self.failures.store(0, Ordering::Relaxed);
         }
     }
 
     fn connected(&self) -> Option<Connection> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().filter(|connection| connection.alive()).cloned()
+    }
+}
+
+/// One start. Whoever wanted it may go away before it is over, as a client does that ends its session at once: then
+/// the server did not fail.
+struct Attempt<'a> {
+    failures: &'a AtomicU32,
+    before: u32,
+    over: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn of(failures: &'a AtomicU32) -> Self {
+        Self { failures, before: failures.fetch_add(1, Ordering::Relaxed), over: false }
+    }
+
+    fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            // Starts of a seat come one after the other.
+            self.failures.store(self.before, Ordering::Relaxed);
+        }
     }
 }
 
@@ -62,18 +92,21 @@ impl ToolServerClient {
         if let Some(connection) = seat.connected() {
             return Ok(connection);
         }
+        seat.retire(&mut seat.current.lock().unwrap_or_else(PoisonError::into_inner));
         let failed = seat.failures.load(Ordering::Relaxed) > 0;
         let wait = not_before.and_then(|at| at.checked_duration_since(Instant::now()));
         if let Some(wait) = wait.filter(|_| failed) {
             return Err(UpstreamError::Resting { server: self.name.clone(), wait });
         }
-        // Counted before the attempt and cleared by the first good answer, so that a server which
-        // starts well and dies at once is not started without end.
-        let failures = seat.failures.fetch_add(1, Ordering::Relaxed).min(10);
+        // Counted before the attempt and cleared when the connection was of use, so that a server which starts well
+        // and dies at once is not started without end.
+        let attempt = Attempt::of(&seat.failures);
+        let failures = attempt.before.min(10);
         if failures > 0 {
             *not_before = Some(Instant::now() + BACKOFF_FIRST.saturating_mul(1 << (failures - 1)).min(BACKOFF_MAX));
         }
         let started = tokio::time::timeout(self.timeouts.start, self.start(peer)).await;
+        attempt.over();
         let (link, offers) = match started.unwrap_or_else(|_| Err(self.timed_out(self.timeouts.start))) {
             Ok(started) => started,
             Err(error) => {
@@ -84,7 +117,8 @@ impl ToolServerClient {
             }
         };
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection { generation, link, offers, level: Arc::default(), own: peer.own() };
+        let greeted = link.answers();
+        let connection = Connection { generation, link, offers, level: Arc::default(), own: peer.own(), greeted };
         *seat.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         Ok(connection)
     }

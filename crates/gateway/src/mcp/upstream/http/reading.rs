@@ -101,7 +101,7 @@ impl Reading {
         let (heard, aside) = mpsc::channel(HEARD_WAITING_MAX);
         core.calls().insert(id, heard);
         let sender = Arc::clone(&core);
-        let sending: Sending = Box::pin(async move { sender.post(body, &headers).await });
+        let sending: Sending = Box::pin(async move { sender.post(body, &headers, 1).await });
         let mut reading = Self::bare(core, id, Source::Sending(sending), room);
         reading.aside = Some(aside);
         reading

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use cogward_model::UpstreamName;
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -31,6 +32,9 @@ use crate::{
 /// Steps of an exchange that wait for whoever asked. Of more, progress and log are lost and requests declined.
 const HEARD_WAITING_MAX: usize = 64;
 
+/// What every message says of itself.
+const MARK: &[u8] = br#""jsonrpc""#;
+
 /// A running server. Dropping it ends the process and all that it started.
 pub(in crate::mcp::upstream) struct Session {
     shared: Arc<Shared>,
@@ -45,6 +49,8 @@ pub(in crate::mcp::upstream) struct Shared {
     modern: AtomicBool,
     waiting: Mutex<Waiting>,
     next: AtomicU64,
+    /// Answers that were of use.
+    answers: AtomicU64,
     outgoing: mpsc::Sender<Vec<u8>>,
     stop: CancellationToken,
 }
@@ -54,6 +60,13 @@ struct Waiting {
     calls: BTreeMap<u64, Call>,
     /// Why the server is gone.
     over: Option<String>,
+}
+
+impl Waiting {
+    /// The call that waits, if there is exactly one.
+    fn only(&mut self) -> Option<Call> {
+        if self.calls.len() == 1 { self.calls.pop_first().map(|(_, call)| call) } else { None }
+    }
 }
 
 type Answer = Result<(Bytes, Option<Held>), UpstreamError>;
@@ -122,6 +135,11 @@ impl Session {
         !self.shared.over_already()
     }
 
+    /// How many requests it has answered so far.
+    pub(in crate::mcp::upstream) fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::Relaxed)
+    }
+
     /// When the process is gone.
     pub(in crate::mcp::upstream) async fn ended(&self) {
         self.shared.stopped().await;
@@ -180,6 +198,7 @@ impl Shared {
             modern: AtomicBool::new(false),
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
+            answers: AtomicU64::new(0),
             outgoing,
             stop,
         }
@@ -224,9 +243,27 @@ impl Shared {
         true
     }
 
+    /// Fails the request that a line answers which cannot be read, so that nobody waits for it in vain. False when
+    /// it cannot be known whose it is.
+    fn unreadable(&self, line: &[u8], cause: &str) -> bool {
+        let call = match lenient(line) {
+            Lenient::Answer(id) => self.waiting().calls.remove(&id),
+            // It says that it is a message, and only one request can be meant.
+            Lenient::Message => self.waiting().only(),
+            Lenient::Other => None,
+        };
+        let Some(call) = call else { return false };
+        let cause = format!("its answer cannot be read: {cause}");
+        let _ = call.answer.send(Err(UpstreamError::Protocol { server: self.server.clone(), cause }));
+        true
+    }
+
     /// One line from the server. False when it is not a message.
     pub(super) fn take(self: &Arc<Self>, line: &Bytes) -> bool {
-        let Ok(message) = Message::parse(line) else { return false };
+        let message = match Message::parse(line) {
+            Ok(message) => message,
+            Err(error) => return self.unreadable(line, &error.to_string()),
+        };
         if let Some(method) = &message.method {
             let params = message.params.map_or(Bytes::from_static(b"{}"), |raw| line.slice_ref(raw.get().as_bytes()));
             match message.id {
@@ -235,9 +272,12 @@ impl Shared {
             }
             return true;
         }
-        let id = message.id.and_then(|id| id.get().parse::<u64>().ok());
+        let Some(id) = message.id.and_then(|id| id.get().parse::<u64>().ok()) else {
+            return self.unreadable(line, "it does not say what it answers");
+        };
         // An answer that comes after its call was given up is not garbage.
-        let Some(call) = id.and_then(|id| self.waiting().calls.remove(&id)) else { return id.is_some() };
+        let Some(call) = self.waiting().calls.remove(&id) else { return true };
+        self.answers.fetch_add(1, Ordering::Relaxed);
         let outcome = match (message.result, message.error) {
             (Some(result), _) => self.held(&call, line.slice_ref(result.get().as_bytes())),
             (None, Some(error)) => Err(UpstreamError::rejected(&self.server, &error)),
@@ -306,6 +346,46 @@ impl Shared {
     }
 }
 
+/// What can still be said of a line that is not a message as MCP has it.
+#[derive(Debug, PartialEq, Eq)]
+enum Lenient {
+    /// It answers this request.
+    Answer(u64),
+    /// It says that it is a message.
+    Message,
+    /// Something else, such as a banner.
+    Other,
+}
+
+/// Reads what a broken line answers: its members need not be right, nor its end be there.
+fn lenient(line: &[u8]) -> Lenient {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        jsonrpc: Option<String>,
+        #[serde(default)]
+        id: Option<u64>,
+        #[serde(default)]
+        method: Option<IgnoredAny>,
+    }
+    let line = line.trim_ascii_start();
+    if !line.starts_with(b"{") {
+        return Lenient::Other;
+    }
+    match serde_json::from_slice::<Head>(line) {
+        // What the server asks or tells answers nothing.
+        Ok(Head { method: Some(_), .. }) => Lenient::Other,
+        Ok(Head { id: Some(id), .. }) => Lenient::Answer(id),
+        Ok(head) if head.jsonrpc.is_some() => Lenient::Message,
+        Ok(_) => Lenient::Other,
+        Err(_) => match answered_id(line) {
+            Some(id) => Lenient::Answer(id),
+            None if line.windows(MARK.len()).any(|part| part == MARK) => Lenient::Message,
+            None => Lenient::Other,
+        },
+    }
+}
+
 /// Which call a line answers of which only the start is there. Servers write the id first or last; where it is
 /// last it cannot be known.
 fn answered_id(start: &[u8]) -> Option<u64> {
@@ -341,6 +421,30 @@ mod tests {
             "{\"id\":é",
         ] {
             assert_eq!(answered_id(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn whose_answer_cannot_be_read_is_still_seen() {
+        use Lenient::{Answer, Message, Other};
+        for (line, found) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":1,"a":2}}"#, Answer(7)),
+            (r#"{"result":{"a":1,"a":2},"jsonrpc":"2.0","id":7}"#, Answer(7)),
+            (r#"{"jsonrpc":"1.0","id":7,"result":{}}"#, Answer(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{},"error":{}}"#, Answer(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"#, Answer(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"id":8,"result":{}}"#, Answer(7)),
+            // Whose it is cannot be known, or it is nobody's.
+            (r#"{"result":{"a":,"jsonrpc":"2.0","id":7}"#, Message),
+            (r#"{"jsonrpc":"2.0","id":"7","result":{}}"#, Message),
+            (r#"{"jsonrpc":"2.0","result":{}}"#, Message),
+            (r#"{"jsonrpc":"2.0","method":"x","id":7,"result":{}}"#, Other),
+            (r#"{"level":"info","message":"started"}"#, Other),
+            ("Server running on stdio", Other),
+            ("[1]", Other),
+            ("", Other),
+        ] {
+            assert_eq!(lenient(line.as_bytes()), found, "{line}");
         }
     }
 }

@@ -261,3 +261,178 @@ for line in sys.stdin:
     assert!(matches!(ask("{}").await, Ok(Step::Done(_))));
     assert_eq!(client.generations.load(Ordering::SeqCst), processes, "the same process goes on");
 }
+
+/// What a process answers that cannot be read fails its request at once, and nobody waits for the limit of time.
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_fails_its_request_at_once() {
+    let program = r#"
+import json, sys
+print("a banner, as some servers have it", flush=True)
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" not in m: continue
+    n = m["id"]
+    if m["method"] == "initialize":
+        print(json.dumps({"level": "info", "msg": "another one"}), flush=True)
+        print(json.dumps({"jsonrpc": "2.0", "id": n, "result": {"protocolVersion": "2025-11-25", "capabilities": {}}}), flush=True)
+    elif m["method"] == "server/discover":
+        print('{"jsonrpc":"2.0","error":{"code":-1,"code":-2,"message":"no"}}', flush=True)
+    else:
+        say = m["params"]["arguments"]["say"]
+        print(say.replace("@", str(n)), flush=True)
+"#;
+    let transport = json!({"kind": "stdio", "command": "/usr/bin/python3", "args": ["-c", program], "sandbox": "none"});
+    let patient = Timeouts { start: Duration::from_secs(60), call: Duration::from_secs(60) };
+    let client = Arc::new(super::client(transport, None).with_timeouts(patient));
+    let begun = std::time::Instant::now();
+    for unreadable in [
+        r#"{"jsonrpc":"2.0","id":@,"result":{"a":1,"a":2}}"#,
+        r#"{"result":{"a":1,"a":2},"jsonrpc":"2.0","id":@}"#,
+        r#"{"jsonrpc":"2.0","id":@,"result":{"content":["#,
+        r#"{"jsonrpc":"2.0","id":"@","result":{},"error":{}}"#,
+        r#"{"jsonrpc":"2.0","result":{}}"#,
+    ] {
+        let params = json!({"name": "t", "arguments": {"say": unreadable}}).to_string();
+        let request = UpRequest { name: Some("t"), ..UpRequest::plain("tools/call", params.as_bytes()) };
+        let said = client.begin(None, Peer::PLANE, request).await.unwrap().next().await;
+        assert!(
+            matches!(&said, Err(UpstreamError::Protocol { cause, .. }) if cause.contains("cannot be read")),
+            "{unreadable}: {said:?}"
+        );
+    }
+    assert!(begun.elapsed() < PROBE, "something was waited for: {:?}", begun.elapsed());
+    assert_eq!(client.generations.load(Ordering::SeqCst), 1, "the same process goes on");
+}
+
+/// A server over HTTP that reads a request whole and hangs up on those that it is told to, by their number.
+async fn hangs_up(on: &'static [usize]) -> (Arc<ToolServerClient>, Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+    let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let all = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let all = Arc::clone(&all);
+            tokio::spawn(async move {
+                loop {
+                    let (mut bytes, mut part) = (Vec::new(), [0_u8; 4096]);
+                    let body = loop {
+                        let read = stream.read(&mut part).await.unwrap_or(0);
+                        if read == 0 {
+                            return;
+                        }
+                        bytes.extend_from_slice(&part[..read]);
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                        let length =
+                            head.to_lowercase().lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
+                        if body.len() >= length.unwrap_or(0) {
+                            break body.to_owned();
+                        }
+                    };
+                    let message: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+                    let asks = message["method"].as_str().unwrap_or("").to_owned();
+                    let number = {
+                        let mut all = all.lock().unwrap();
+                        all.push(asks.clone());
+                        all.len()
+                    };
+                    if on.contains(&number) {
+                        return;
+                    }
+                    let result = match asks.as_str() {
+                        "initialize" => json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}}),
+                        "tools/list" => json!({"tools": []}),
+                        _ => json!({"content": []}),
+                    };
+                    let (status, body) = match asks.as_str() {
+                        "server/discover" => ("404 Not Found", String::new()),
+                        _ if message["id"].is_null() => ("202 Accepted", String::new()),
+                        _ => ("200 OK", json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()),
+                    };
+                    let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nmcp-session-id: s1\r\n");
+                    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (Arc::new(super::client(json!({"kind": "http", "url": url}), None)), seen)
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_one_connection_is_not_left_alone() {
+    // 1 asks what it speaks, 2 greets, 3 says so, 4 lists; each is hung up on once.
+    for number in [&[1_usize], &[2], &[3]] {
+        let (client, seen) = hangs_up(number).await;
+        let listed = client.tools().await;
+        assert!(listed.is_ok(), "{number:?}: {listed:?} {:?}", seen.lock().unwrap());
+    }
+    // A call may have had an effect: it is lost, and only it.
+    let (client, seen) = hangs_up(&[5]).await;
+    client.tools().await.unwrap();
+    let call = async || client.begin(None, Peer::PLANE, CALL).await?.next().await;
+    let lost = call().await.unwrap_err();
+    assert!(matches!(lost, UpstreamError::Unavailable { sent: true, .. }), "{lost}");
+    assert!(matches!(call().await, Ok(Step::Done(_))));
+    let calls = seen.lock().unwrap().iter().filter(|asks| *asks == "tools/call").count();
+    assert_eq!(calls, 2, "nothing is sent twice by itself");
+    // One that hangs up on every greeting is.
+    let (client, _) = hangs_up(&[2, 3]).await;
+    let refused = client.tools().await.unwrap_err();
+    assert!(matches!(refused, UpstreamError::Unavailable { .. }), "{refused}");
+    assert!(matches!(client.tools().await, Err(UpstreamError::Resting { .. })));
+}
+
+/// Sessions that end, one after the other, are no failures of the server.
+#[tokio::test]
+async fn sessions_that_end_again_and_again_are_begun_again_without_a_rest() {
+    let calls = AtomicUsize::new(0);
+    let server = server(json!({}), move |seen| match seen.asks() {
+        // Each session is good for one call.
+        "tools/call" if calls.fetch_add(1, Ordering::SeqCst) % 2 == 1 => Says::Status(404),
+        "tools/call" => Says::Json(seen.result(&json!({"content": []}))),
+        _ => greets(seen).unwrap(),
+    })
+    .await;
+    for peer in [Peer::PLANE, asked()] {
+        for n in 0..8 {
+            let mut exchange = call(&server, peer).await.unwrap();
+            loop {
+                match exchange.next().await {
+                    Ok(Step::Done(_)) => break,
+                    Ok(_) => {}
+                    Err(error) => panic!("call {n}: {error}"),
+                }
+            }
+        }
+    }
+}
+
+/// Whoever goes away while a server starts has not seen it fail.
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    let program = r#"
+import json, os, sys, time
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" not in m: continue
+    while not os.path.exists(sys.argv[1]): time.sleep(0.005)
+    r = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "tools": []}
+    print(json.dumps({"jsonrpc": "2.0", "id": m["id"], "result": r}), flush=True)
+"#;
+    let args = json!(["-c", program, gate]);
+    let transport = json!({"kind": "stdio", "command": "/usr/bin/python3", "args": args, "sandbox": "none"});
+    let client = super::client(transport, None);
+    for _ in 0..4 {
+        assert!(tokio::time::timeout(Duration::from_millis(50), client.tools()).await.is_err(), "the gate is closed");
+    }
+    std::fs::write(&gate, "open").unwrap();
+    let listed = client.tools().await;
+    assert!(listed.is_ok(), "{listed:?}");
+}
