@@ -12,6 +12,8 @@ export CARGO_TARGET_DIR
 PYTHON := $(HOME)/.cache/cogward/venvs/tests/bin/python
 export COGWARD_TEST_PYTHON := $(PYTHON)
 export COGWARD_PYTHON := $(PYTHON)
+# A Python with an unmodified MCP client; scripts/setup-tests.sh makes it too.
+export COGWARD_MCP_CLIENT_PYTHON := $(HOME)/.cache/cogward/venvs/mcp-client/bin/python
 
 .PHONY: help demo build test setup lint fmt fuzz bench clean-demo own-target
 

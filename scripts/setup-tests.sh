@@ -115,6 +115,22 @@ if [ "$purpose" = tests ]; then
   fi
 fi
 
+# A client of MCP that others made, for the door of clients outside.
+if [ "$purpose" = tests ]; then
+  client=$cache/venvs/mcp-client
+  wanted=$(stamp_of tests/requirements-mcp-client.txt)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$client/stamp" "$wanted" && "$client/bin/python" -c 'import jwt, mcp' 2> /dev/null; then
+    say "MCP client: there"
+  else
+    say "MCP client: making $client"
+    rm -rf "$client"
+    python3 -m venv "$client" || fail "python3 has no venv module: install python3-venv"
+    try 300 "$client/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      -r tests/requirements-mcp-client.txt || fail "the Python packages of tests/requirements-mcp-client.txt cannot be installed"
+    echo "$wanted" > "$client/stamp"
+  fi
+fi
+
 # MCP servers, real ones, at the versions of the lock file. Their install scripts do not run.
 servers=tests/fixtures/mcp-servers
 wanted=$(stamp_of "$servers/package-lock.json")

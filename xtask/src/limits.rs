@@ -17,7 +17,7 @@ use crate::metadata::root;
 /// How the names of bounds end.
 const ENDS: [&str; 8] = ["_MAX", "_MIN", "_EVERY", "_BURST", "_INTERVAL_MS", "_RESERVE_BYTES", "_SLOTS", "_SHARE"];
 /// The crates whose bounds are on the page, in the order in which a reader asks for them.
-const CRATES: [(&str, &str); 17] = [
+const CRATES: [(&str, &str); 18] = [
     ("model", "What several parts share"),
     ("sandbox", "Sandboxes and their supervisors"),
     ("engine", "Runs"),

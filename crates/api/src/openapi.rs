@@ -186,7 +186,7 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
         "tenant" => generator.subschema_for::<TenantName>(),
         "agent" => generator.subschema_for::<AgentName>(),
         "version" => generator.subschema_for::<VersionLabel>(),
-        "tool_server" | "provider" | "credential" => generator.subschema_for::<UpstreamName>(),
+        "tool_server" | "provider" | "credential" | "issuer" => generator.subschema_for::<UpstreamName>(),
         "run" => generator.subschema_for::<RunId>(),
         "operation" => generator.subschema_for::<OperationId>(),
         "input" | "artifact" => generator.subschema_for::<ContentName>(),

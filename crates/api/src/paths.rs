@@ -243,6 +243,18 @@ pub fn provider(tenant: &TenantName, name: &UpstreamName) -> String {
     format!("{TENANTS}/{tenant}/providers/{name}")
 }
 
+/// A tenant's trusted issuers.
+#[must_use]
+pub fn issuers(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/issuers")
+}
+
+/// A trusted issuer.
+#[must_use]
+pub fn issuer(tenant: &TenantName, name: &UpstreamName) -> String {
+    format!("{TENANTS}/{tenant}/issuers/{name}")
+}
+
 /// A tenant's credentials for inspected hosts.
 #[must_use]
 pub fn credentials(tenant: &TenantName) -> String {
@@ -446,6 +458,8 @@ mod tests {
             tool_labels(&tenant, &upstream, &read),
             providers(&tenant),
             provider(&tenant, &upstream),
+            issuers(&tenant),
+            issuer(&tenant, &upstream),
             credentials(&tenant),
             credential(&tenant, &upstream),
             run(id),

@@ -11,13 +11,13 @@ use crate::{
     ProblemCode::{self, *},
     types::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage,
-        NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane,
-        PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel,
-        PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
-        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery,
-        SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer,
-        ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, MemoryForget,
+        MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate,
+        Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery,
+        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
+        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
+        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
+        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -383,6 +383,21 @@ routes! {
         "/api/v1/tenants/{tenant}/credentials/{credential}", "Forget a credential; the next request does not have it")
         .query(of::<ReasonQuery>).success(&[204]).reasoned()
         .command("credential.remove");
+
+    LIST_ISSUERS = Route::new("list_issuers", "issuers", Get, "/api/v1/tenants/{tenant}/issuers",
+        "List the issuers whose access tokens are taken from clients outside")
+        .query(of::<PageQuery>).gives(of::<Page<Issuer>>);
+    PUT_ISSUER = Route::new("put_issuer", "issuers", Put, "/api/v1/tenants/{tenant}/issuers/{issuer}",
+        "Trust an issuer of access tokens, or replace where its keys are")
+        .takes(of::<IssuerPut>).gives(of::<Issuer>).success(&[200, 201]).refuses(&[PreconditionFailed]).etag()
+        .command("issuer.add");
+    GET_ISSUER = Route::new("get_issuer", "issuers", Get, "/api/v1/tenants/{tenant}/issuers/{issuer}",
+        "Read a trusted issuer")
+        .gives(of::<Issuer>).etag();
+    DELETE_ISSUER = Route::new("delete_issuer", "issuers", Delete, "/api/v1/tenants/{tenant}/issuers/{issuer}",
+        "Trust an issuer no more; the next request with a token of it is refused")
+        .query(of::<ReasonQuery>).success(&[204]).reasoned()
+        .command("issuer.remove");
 
     LIST_RUNS = Route::new("list_runs", "runs", Get, "/api/v1/runs", "List runs, newest first")
         .query(of::<RunQuery>).gives(of::<Page<Run>>);

@@ -1,6 +1,7 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
 mod floors;
+mod issuers;
 mod policies;
 mod runs;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId}
 
 pub use self::{
     floors::{Floor, Operator},
+    issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
     policies::{Approval, ApprovalWord, Policy},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
@@ -75,7 +77,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the plane in this process until SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Say what this host can enforce, and how to provide what is missing
     Doctor(Doctor),
     /// Prove on this host what cogward claims
@@ -99,6 +101,9 @@ pub enum Command {
     /// Store credentials for inspected hosts
     #[command(subcommand)]
     Credential(Credential),
+    /// Trust issuers whose access tokens let clients outside in
+    #[command(subcommand)]
+    Issuer(Issuer),
     /// Start runs, look at them, stop them
     #[command(subcommand)]
     Run(Run),
@@ -175,6 +180,8 @@ pub struct Serve {
     pub log: String,
     #[command(flatten)]
     pub drivers: DriversFlag,
+    #[command(flatten)]
+    pub outside: OutsideFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,

@@ -9,6 +9,7 @@ mod events;
 mod evidence;
 mod files;
 mod floors;
+mod issuers;
 mod login;
 mod memory;
 mod operators;
@@ -53,7 +54,7 @@ impl Session<'_> {
 /// Carries a command out. `Ok` is how it ended; it has said everything already.
 pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure> {
     match command {
-        Command::Serve(serve) => serve::run(serve, session),
+        Command::Serve(serve) => serve::run(*serve, session),
         Command::Doctor(doctor) => doctor::run(&doctor, session),
         Command::Verify(args::Verify::Sandbox { profile, format, drivers }) => {
             verify::sandbox(profile.into(), format, &drivers, session)
@@ -64,6 +65,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         Command::Memory(memory) => memory::run(memory, session),
         Command::Provider(provider) => providers::run(provider, session),
         Command::Credential(credential) => credentials::run(credential, session),
+        Command::Issuer(issuer) => issuers::run(issuer, session),
         Command::Run(run) => runs::run(run, session),
         Command::Evidence(evidence) => evidence::run(evidence, session),
         Command::Event(args::Event::Watch { tenant, run, cursor, limit }) => {

@@ -16,6 +16,7 @@ use cogward_model::{
 use crate::output::{Cell, Show, Tone};
 
 mod files;
+mod issuers;
 mod policies;
 
 fn maybe<T: std::fmt::Display>(value: &Option<T>) -> Cell {
@@ -281,6 +282,13 @@ impl Show for Provider {
     }
 }
 
+/// The client outside of a run.
+fn client(client: Option<&cogward_model::outside::OutsideClient>) -> String {
+    client.map_or_else(String::new, |client| {
+        format!("{} of {}, for {} ({})", client.client, client.issuer, client.subject, client.binding.as_str())
+    })
+}
+
 impl Show for Run {
     const PLURAL: &'static str = "runs";
     const HEAD: &'static [&'static str] = &["RUN", "STATE", "AGENT", "VERSION", "TENANT", "TOKENS", "COST", "CREATED"];
@@ -312,6 +320,7 @@ impl Show for Run {
             ("GOAL", Cell::from(&self.goal)),
             ("AUTONOMY", self.autonomy.as_str().into()),
             ("AS USER", maybe(&self.as_user)),
+            ("CLIENT", client(self.outside.as_ref()).into()),
             ("STARTED BY", maybe(&self.started_by)),
             ("REASON", maybe(&self.reason)),
             ("CREATED", time(self.created)),

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cogward_journal::Severity;
-use cogward_model::{Digest, attestation::Attested, event::Event, manifest::Profile, run::RunState};
+use cogward_model::{Digest, attestation::Attested, event::Event, run::RunState};
 use serde_json::json;
 
 use crate::{
@@ -46,8 +46,8 @@ impl Default for Attesting {
 pub(crate) struct Basis {
     /// The version that runs: its manifest and its package.
     pub(crate) policy: Digest,
-    /// The profile that must be in force.
-    pub(crate) profile: Profile,
+    /// The profile that must be in force; of a run outside, the word that says that there is none.
+    pub(crate) profile: &'static str,
 }
 
 /// Why a sandbox is examined.

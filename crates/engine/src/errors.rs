@@ -1,7 +1,7 @@
 //! Why a run is not started or not moved, by what the caller can do about it.
 
 use cogward_model::{
-    AgentName, ContentName, RunId, TenantName, VersionLabel,
+    AgentName, ContentName, RunId, TenantName, UpstreamName, VersionLabel,
     manifest::{Profile, Tier},
     run::TransitionError,
 };
@@ -71,6 +71,43 @@ pub enum StartError {
         /// Who set it, when and why.
         told: String,
     },
+    /// The manifest lets nobody in from outside, or not this client.
+    #[error("the agent `{agent}` does not let the client `{client}` of `{issuer}` in")]
+    NotAdmitted {
+        /// The agent.
+        agent: AgentName,
+        /// The issuer of its tokens.
+        issuer: UpstreamName,
+        /// The client.
+        client: String,
+    },
+    /// What runs outside is in no sandbox, and the tier needs one.
+    #[error("a run of tier {} needs a sandbox of the plane's own, and a client outside has none", .0.as_str())]
+    OutsideTier(Tier),
+    /// The floor of the tier was raised, and what runs outside is in no sandbox.
+    #[error("a run of tier {} needs a sandbox of profile `{}`, and a client outside has none: {told}", .tier.as_str(), .floor.as_str())]
+    OutsideFloor {
+        /// The weakest that is accepted.
+        floor: Profile,
+        /// The version's tier.
+        tier: Tier,
+        /// Who set it, when and why.
+        told: String,
+    },
+    /// A client outside has no files, and no input.
+    #[error("a client outside is given nothing: {0}")]
+    OutsideGiven(&'static str),
+    /// The client has a run already.
+    #[error("the client has the run {0} already")]
+    Attached(RunId),
+    /// The last run of the client was stopped; it does not come back by itself.
+    #[error(
+        "the last run of this client, {0}, was ended by an operator or by a rule; an operator has to start the next"
+    )]
+    Stopped(RunId),
+    /// As many clients as there may be.
+    #[error("{0} clients outside have runs of this agent or this plane, which is all that is taken")]
+    TooManyOutside(u64),
     /// Every host identity is taken by a live run.
     #[error("{0} runs are live, which is all that this plane takes")]
     TooManyRuns(u32),
@@ -104,6 +141,12 @@ impl StartError {
             Self::ProfileUnenforceable { .. } => Some("profile_unenforceable"),
             Self::ProfileTooWeak { .. } => Some("profile_too_weak"),
             Self::TooManyRuns(_) => Some("limits.runs"),
+            Self::NotAdmitted { .. } => Some("spec.access.outside"),
+            Self::OutsideTier(_) => Some("outside.tier"),
+            Self::OutsideFloor { .. } => Some("profile_too_weak"),
+            Self::OutsideGiven(_) => Some("outside.input"),
+            Self::Stopped(_) => Some("outside.stopped"),
+            Self::TooManyOutside(_) => Some("limits.outsideRuns"),
             _ => None,
         }
     }

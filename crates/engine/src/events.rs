@@ -23,6 +23,7 @@ use crate::{
     errors::StartError,
     given,
     live::Live,
+    outside,
     ports::{Attestation, Exit, RunUsed, Violation},
     start::StartRun,
 };
@@ -36,17 +37,27 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_bytes(out)
 }
 
-pub(crate) fn requested(row: &RunRow, version: &Version, operation: OperationId, inputs: &[GivenInput]) -> Event {
+pub(crate) fn requested(
+    row: &RunRow,
+    version: &Version,
+    operation: OperationId,
+    inputs: &[GivenInput],
+    by_itself: bool,
+) -> Event {
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let spec = &version.manifest.spec;
+    let client = row.outside.as_ref();
     Event::new(EventType::RunRequested, row.tenant.clone(), by)
         .run(row.id)
-        .public("basis", vec!["operator"])
+        .public("basis", vec![if by_itself { outside::PROFILE } else { "operator" }])
         .public("policy", version.digest.to_string())
         .public("package", version.package.to_string())
         .public("autonomy", spec.autonomy.as_str())
         .public("tier", spec.tier.as_str())
-        .public("profile", spec.sandbox.profile.as_str())
+        .public("profile", outside::profile_of(row, version))
+        .public("issuer", client.map(|client| client.issuer.to_string()))
+        .public("client", client.map(|client| shown(&client.client)))
+        .public("binding", client.map(|client| client.binding.as_str()))
         .public("operation", operation.to_string())
         .public("inputs", given::recorded(inputs))
         .confidential("goal", row.goal.as_str())
@@ -110,7 +121,7 @@ pub(crate) fn attested(live: &Live, occasion: Occasion, found: &Attestation, unc
         .public("basis", vec!["sandbox"])
         .public("occasion", occasion.as_str())
         .public("policy", live.basis.get().map(|basis| basis.policy.to_string()))
-        .public("profile", live.basis.get().map(|basis| basis.profile.as_str()))
+        .public("profile", live.basis.get().map(|basis| basis.profile))
         .public("holds", found.checks.iter().all(|check| check.holds))
         .public("proof", found.proof.to_string())
         .public("processes", found.processes)

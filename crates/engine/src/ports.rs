@@ -11,13 +11,14 @@ use std::{
 };
 
 use cogward_model::{
-    Digest, Listener, RunId, TenantName,
+    AgentName, Digest, Listener, RunId, TenantName, VersionLabel,
     action::Amounts,
     attestation::Check,
     content::{Artifact, GivenInput, NotKept},
     event::Event,
     id::EventId,
     manifest::{self, Manifest, Medium, Profile, Resources},
+    outside::OutsideClient,
 };
 use cogward_store::{Committed, Store};
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,23 @@ pub struct LaunchRequest {
     pub wall_clock: Duration,
 }
 
+/// A run of a client outside.
+#[derive(Debug, Clone, Copy)]
+pub struct AttachRequest<'a> {
+    /// The run.
+    pub run: RunId,
+    /// Its tenant.
+    pub tenant: &'a TenantName,
+    /// Its agent.
+    pub agent: &'a AgentName,
+    /// The version that it acts as.
+    pub version: &'a VersionLabel,
+    /// Its directory on the host.
+    pub run_dir: &'a Path,
+    /// Who acts in it.
+    pub client: &'a OutsideClient,
+}
+
 /// How an agent ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exit {
@@ -294,6 +312,12 @@ pub trait Sandboxes: Send + Sync {
     }
     /// Makes a sandbox, complete, with the agent held before its first instruction.
     fn launch(&self, request: LaunchRequest) -> Pending<'_, Result<Arc<dyn Sandbox>, PortError>>;
+    /// Makes what stands in the place of a sandbox for a run of a client outside: listeners without a process. The
+    /// same again for a run that an earlier plane opened.
+    fn attach<'a>(&'a self, request: AttachRequest<'a>) -> Pending<'a, Result<Arc<dyn Sandbox>, PortError>> {
+        let _ = request;
+        Box::pin(async { Err(PortError("nobody is let in from outside here".to_owned())) })
+    }
     /// Finds the sandbox of a run that an earlier plane started.
     fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>>;
 }

@@ -107,7 +107,12 @@ impl Engine {
 
     async fn take_over(&self, row: RunRow, operations: Vec<OperationRow>, report: &mut RecoveryReport) {
         let Some(live) = self.insert_live(&row) else { return };
-        let found = match self.with.sandboxes.adopt(&self.with.files.dir(row.id)).await {
+        let found = match &row.outside {
+            // There is no process that could have ended: the door is opened anew, in the state that was committed.
+            Some(client) => self.attach(&row, client).await.map(Found::Alive),
+            None => self.with.sandboxes.adopt(&self.with.files.dir(row.id)).await,
+        };
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
                 // It may be alive: it is not given up, and nothing of it can pass a gateway.

@@ -15,6 +15,7 @@ use crate::{
     engine::{Engine, Recorded, Version},
     events,
     live::Live,
+    outside,
     ports::{Attestation, Exit, Grant, LaunchRequest, Listeners, PortError, Sandbox},
     receipt::Stopwatch,
 };
@@ -41,7 +42,7 @@ pub(crate) enum Begin {
 impl Engine {
     pub(crate) fn spawn_run(&self, live: Arc<Live>, row: RunRow, version: Version, begin: Begin) {
         // Set twice to the same when a run is taken up again.
-        let _ = live.basis.set(Basis { policy: version.digest, profile: version.manifest.spec.sandbox.profile });
+        let _ = live.basis.set(Basis { policy: version.digest, profile: outside::profile_of(&row, &version) });
         live.watched(|watched| watched.set_reaction(version.manifest.spec.sandbox.reaction()));
         let engine = self.clone();
         tokio::spawn(async move {
@@ -83,6 +84,11 @@ impl Engine {
         version: &Version,
         prepared: Option<Arc<dyn Sandbox>>,
     ) -> Result<(Arc<dyn Sandbox>, Option<Attestation>), String> {
+        if let Some(client) = &row.outside {
+            let sandbox = self.attach(row, client).await.map_err(|e| format!("attach: {e}"))?;
+            let proof = sandbox.proof();
+            return Ok((sandbox, proof));
+        }
         let request = self.launch_request(row, version).map_err(|e| format!("launch: {e}"))?;
         if let Some(sandbox) = prepared {
             let used = async {
@@ -126,7 +132,7 @@ impl Engine {
             }
             let listeners = sandbox.listeners().await?;
             self.open_gateways(row, version, listeners)?;
-            self.record_launch(live, version, &*sandbox, proof).await
+            self.record_launch(live, &*sandbox, proof).await
         };
         let started = match prepared.await {
             Ok(started) => started,
@@ -155,11 +161,10 @@ impl Engine {
     async fn record_launch(
         &self,
         live: &Live,
-        version: &Version,
         sandbox: &dyn Sandbox,
         proof: Option<Attestation>,
     ) -> Result<Timestamp, PortError> {
-        let profile = version.manifest.spec.sandbox.profile.as_str();
+        let profile = live.basis.get().map_or("", |basis| basis.profile);
         let attested = self.proven(live, proof)?;
         let proof = live.watched(|watched| watched.attested.as_ref().map(|attested| attested.proof));
         let event = events::started(live, profile, sandbox.enforcement(), proof);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cogward_model::{
     AgentName, Digest, RunId, TenantName, VersionLabel,
     content::GivenInput,
+    floor::Floor,
     id::{Id, OperationId},
     limits::{REASON_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     manifest::AutonomyClass,
@@ -18,6 +19,7 @@ use crate::{
     errors::StartError,
     events,
     given::{self, StartInput},
+    outside::{self, Outside},
     ports::{LedgerHealth, PortError},
     run_task::Begin,
     warm::Spare,
@@ -47,6 +49,8 @@ pub struct StartRun {
     pub reason: Option<String>,
     /// The key under which the answer is kept, so that the same request starts one run.
     pub claim: Option<Claim>,
+    /// The client outside that is to act in it, in the place of the agent's code.
+    pub outside: Option<Outside>,
 }
 
 /// An idempotency key that a command is made under.
@@ -103,6 +107,10 @@ impl Engine {
     }
 
     async fn record_refusal(&self, request: &StartRun, error: &StartError) {
+        // A client that comes by itself comes again and again: who lets it in counts what was refused.
+        if request.outside.as_ref().is_some_and(|outside| outside.by_itself) {
+            return;
+        }
         let Some(rule) = error.rule() else { return };
         let tenant_known = !matches!(error, StartError::UnknownTenant(_));
         let event = events::refused(request, tenant_known, error, rule);
@@ -126,9 +134,14 @@ impl Engine {
         if manifest.spec.autonomy == AutonomyClass::UserDelegated && request.as_user.is_none() {
             return Err(StartError::UserRequired(request.agent.clone()));
         }
-        given::check(&manifest.spec.sandbox.inputs, &request.inputs)?;
         let profile = manifest.spec.sandbox.profile;
-        let missing = self.missing(&manifest.spec.sandbox);
+        let missing = match &request.outside {
+            Some(outside) => outside::check(manifest, outside, request).map(|()| Vec::new())?,
+            None => {
+                given::check(&manifest.spec.sandbox.inputs, &request.inputs)?;
+                self.missing(&manifest.spec.sandbox)
+            }
+        };
         if !missing.is_empty() {
             return Err(StartError::ProfileUnenforceable { profile: profile.as_str(), missing });
         }
@@ -140,7 +153,9 @@ impl Engine {
             LedgerHealth::Failed(why) => return Err(StartError::Evidence(PortError(why.clone()))),
         }
         let key = (request.tenant.clone(), request.agent.clone(), version.0.clone());
-        if let Some(spare) = self.spares.take(&key) {
+        if request.outside.is_none()
+            && let Some(spare) = self.spares.take(&key)
+        {
             return self.start_with(spare, request, version).await;
         }
         let run: RunId = Id::new(&*self.with.clock, &*self.with.entropy);
@@ -229,7 +244,13 @@ impl Engine {
         let (tier, profile) = (spec.tier, spec.sandbox.profile);
         let floors = tx.floors(Some(&request.tenant)).await?;
         let (floor, _) = floors.effective(tier);
-        if !floor.admits(profile) {
+        if let Some(outside) = &request.outside {
+            // An operator who raised the floor wants a sandbox, and here is none.
+            if floor.profile > Floor::default_of(tier).profile {
+                return Err(StartError::OutsideFloor { floor: floor.profile, tier, told: floors.told(tier) });
+            }
+            outside::admits(&mut tx, request, outside).await?;
+        } else if !floor.admits(profile) {
             let told = floors.told(tier);
             return Err(StartError::ProfileTooWeak { profile, floor: floor.profile, tier, told });
         }
@@ -250,6 +271,7 @@ impl Engine {
             reason: request.reason.clone(),
             input_digest: Some(events::sha256(&request.input)),
             created: tx.now(),
+            outside: request.outside.as_ref().map(|outside| outside.client.clone()),
             state: RunState::Starting,
             desired: RunState::Running,
             fence_epoch: 1,
@@ -268,7 +290,8 @@ impl Engine {
         if let Some(claim) = &request.claim {
             tx.idempotency_insert(&claim.row(run, operation.id, tx.now())).await?;
         }
-        let event = events::requested(&row, &version, operation.id, inputs);
+        let by_itself = request.outside.as_ref().is_some_and(|outside| outside.by_itself);
+        let event = events::requested(&row, &version, operation.id, inputs, by_itself);
         let committed = tx.commit(vec![event]).await?;
         let recorded = self.publish(committed).await;
         let Some(live) = self.insert_live(&row) else {

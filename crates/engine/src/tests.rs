@@ -5,6 +5,7 @@ mod crash;
 mod fakes;
 mod files;
 mod lifecycle;
+mod outside;
 mod plane;
 mod races;
 mod violations;

@@ -300,6 +300,7 @@ fn blank(run: RunId, slot: u32, row: &VersionRow, version: &Version, created: co
         reason: None,
         input_digest: None,
         created,
+        outside: None,
         state: RunState::Starting,
         desired: RunState::Running,
         fence_epoch: 1,

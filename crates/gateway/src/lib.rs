@@ -52,6 +52,7 @@ pub use egress::{
 pub use fence::{Fence, FenceState};
 pub use gate::Records;
 pub use grant::RunGrant;
+pub use mcp::upstream::fetch_document;
 pub use pins::{PinKeeper, PinTable};
 pub use run::{CutReport, RunContext, Tally};
 pub use serve::RunListeners;

@@ -167,6 +167,14 @@ event_types! {
     CredentialAdded = "credential.added";
     /// A credential for an inspected host was removed and forgotten.
     CredentialRemoved = "credential.removed";
+    /// An issuer of access tokens was trusted, or where its keys are was changed.
+    IssuerAdded = "issuer.added";
+    /// An issuer of access tokens is trusted no more.
+    IssuerRemoved = "issuer.removed";
+    /// Requests of clients outside were refused, by rule, with how many.
+    OutsideRefused = "outside.refused";
+    /// A client outside came with a token that was not seen before.
+    OutsideToken = "outside.token";
     /// A run was asked for and accepted.
     RunRequested = "run.requested";
     /// A run was asked for and refused.

@@ -23,6 +23,7 @@ pub mod memory;
 pub mod money;
 pub mod name;
 pub mod name_scope;
+pub mod outside;
 pub mod pin;
 pub mod policy_scope;
 pub mod run;

@@ -14,8 +14,12 @@ use crate::{
     name_scope::NamePattern, violation::Reaction,
 };
 
+mod access;
+mod evidence;
 mod files;
 
+pub use access::{Access, OutsideGrant};
+pub use evidence::EvidenceNeeds;
 pub use files::{Input, Medium, Output, Workspace, skill_name};
 
 /// The `apiVersion` that this plane reads.
@@ -75,6 +79,9 @@ pub struct Spec {
     /// How it is isolated.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// Who may act as the agent from outside its sandbox.
+    #[serde(default, skip_serializing_if = "Access::is_closed")]
+    pub access: Access,
     /// What it may use up.
     pub budgets: Budgets,
     /// Whether its OpenTelemetry exports are taken.
@@ -577,23 +584,5 @@ impl Telemetry {
             Self::Refuse => "refuse",
             Self::Accept => "accept",
         }
-    }
-}
-
-/// What must be recorded, and for how long it is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct EvidenceNeeds {
-    /// Days that the evidence of its runs must be kept, 1 to 36,500.
-    pub retention_days: u32,
-    /// Whether tool arguments are kept sealed in the vault, beside their commitment.
-    pub keep_arguments: bool,
-    /// Whether results are kept sealed in the vault, beside their commitment.
-    pub keep_results: bool,
-}
-
-impl Default for EvidenceNeeds {
-    fn default() -> Self {
-        Self { retention_days: 2_555, keep_arguments: true, keep_results: false }
     }
 }

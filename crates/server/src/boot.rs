@@ -44,12 +44,15 @@ use crate::{
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http,
+    outside::{self, BaseError, Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
     routes, witness,
 };
 
+/// A run of a client outside in which nothing is asked for so long is over, where nobody said otherwise.
+const OUTSIDE_IDLE: Duration = Duration::from_secs(900);
 /// Runs that may be live at once; each has a host identity of its own.
 const RUN_SLOTS: u32 = 1_024;
 /// How long an answer to an idempotent command is kept.
@@ -71,6 +74,14 @@ pub enum ServeError {
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The address that clients outside use.
+    #[error("`{url}` cannot be where clients outside come: {why}")]
+    OutsideUrl {
+        /// What was given.
+        url: String,
+        /// What it is not.
+        why: BaseError,
+    },
     /// The solver for policies.
     #[error(transparent)]
     Solver(#[from] cogward_prover::ProverError),
@@ -145,6 +156,7 @@ pub struct Running {
     pub(crate) app: App,
     listener: TcpListener,
     credential: Option<Credential>,
+    door: Option<(TcpListener, Arc<outside::Door>, String)>,
 }
 
 impl std::fmt::Debug for Running {
@@ -161,6 +173,10 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let (listener, address) = http::bind(options.listen).await?;
+    let door = match &options.outside {
+        Some(outside) => Some(outside::bind(outside).await?),
+        None => None,
+    };
     let solver = match options.policy_solver {
         Some(program) => {
             let found = tokio::task::spawn_blocking(move || cogward_prover::Solver::find(&program)).await?;
@@ -220,6 +236,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     };
     gateway.policies().approvals_by(Arc::new(approvals.clone()));
     let files = RunFiles::new(data.join("runs"));
+    let idle = options.outside.as_ref().map_or(OUTSIDE_IDLE, |outside| outside.idle);
+    let outside_runs = Arc::new(OutsideRuns::new(idle));
+    let issuers = Arc::new(Issuers::open(&store).await?);
     let packages = data.join("packages");
     let engine = Engine::new(EngineOptions {
         store: store.clone(),
@@ -231,6 +250,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
             (packages.clone(), images),
             missing,
             report,
+            Arc::clone(&outside_runs),
         )),
         gateways: Arc::new(RunGateways {
             gateway: gateway.clone(),
@@ -268,7 +288,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         .public("orphans", recovered.orphans as u64);
     evidence.record(event).await.map_err(|e| ServeError::Record(e.to_string()))?;
     gateway.fence_plane(FenceState::Open);
-    data.write_address(address)?;
+    data.write_address(address, door.as_ref().map(|(_, address, _)| *address))?;
     journal.publish(JournalEvent::plane("plane.started"));
 
     let app = Arc::new(Plane {
@@ -297,10 +317,18 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         clock,
         entropy,
         address,
+        issuers,
+        outside_runs,
+        refusals: Arc::new(Refusals::default()),
     });
+    let door = door.map(|(listener, address, base)| {
+        let url = base.to_string();
+        (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
+    });
+    tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(purge_answers(app.clone()));
     tokio::spawn(sweep_approvals(app.clone()));
-    Ok(Running { app, listener, credential })
+    Ok(Running { app, listener, credential, door })
 }
 
 impl Running {
@@ -308,6 +336,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.app.address
+    }
+
+    /// Where clients outside are let in, if they are.
+    #[must_use]
+    pub fn outside_url(&self) -> Option<&str> {
+        self.door.as_ref().map(|(_, _, url)| url.as_str())
     }
 
     /// The credential of a first start. It is nowhere else.
@@ -322,8 +356,10 @@ impl Running {
     /// # Errors
     /// [`ServeError`] when the end cannot be recorded.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { app, listener, credential } = self;
+        let Self { app, listener, credential, door } = self;
         drop(credential);
+        let door = door
+            .map(|(listener, door, _)| tokio::spawn(http::serve(listener, outside::router(door), app.closing.clone())));
         let server = tokio::spawn(http::serve(listener, routes::router(&app), app.closing.clone()));
         shutdown.await;
         app.accepting.store(false, Ordering::Release);
@@ -332,6 +368,10 @@ impl Running {
         // No call begins any more; what waits is taken up again with the next plane.
         app.gateway.fence_plane(FenceState::Held);
         server.await?;
+        if let Some(door) = door {
+            door.await?;
+        }
+        app.refusals.tell(&app);
         drain_calls(&app).await;
         let event = by_plane(EventType::PlaneStopped).public("runs_live", app.engine.live_count() as u64);
         let recorded = app.evidence.record(event).await;

@@ -112,9 +112,13 @@ impl DataDir {
     }
 
     /// Writes where the plane is, for the command line on this host.
-    pub(crate) fn write_address(&self, address: SocketAddr) -> Result<(), DataDirError> {
+    pub(crate) fn write_address(&self, address: SocketAddr, outside: Option<SocketAddr>) -> Result<(), DataDirError> {
         let (path, new) = (self.join("plane.json"), self.join("plane.json.new"));
-        let text = json!({ "listen": address.to_string(), "pid": std::process::id() }).to_string();
+        let mut text = json!({ "listen": address.to_string(), "pid": std::process::id() });
+        if let Some(outside) = outside {
+            text["mcp"] = outside.to_string().into();
+        }
+        let text = text.to_string();
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(text.as_bytes())?;

@@ -129,6 +129,23 @@ impl From<StartError> for Failure {
             StartError::ProfileUnenforceable { .. } => Self::new(ProblemCode::ProfileUnenforceable, text)
                 .rule("profile_unenforceable")
                 .next_step("run `cogward doctor` for the fix of each"),
+            StartError::NotAdmitted { .. } => Self::new(ProblemCode::RunRefused, text)
+                .rule("spec.access.outside")
+                .next_step("register a version whose `spec.access.outside` names the client"),
+            StartError::OutsideTier(_) => Self::new(ProblemCode::RunRefused, text)
+                .rule("outside.tier")
+                .next_step("register a version with `tier: development`, or run the agent in a sandbox"),
+            StartError::OutsideFloor { .. } => Self::new(ProblemCode::ProfileTooWeak, text)
+                .rule("profile_too_weak")
+                .next_step("`cogward floor list` says what is accepted and who set it"),
+            StartError::OutsideGiven(_) => Self::invalid(text).rule("outside.input"),
+            StartError::Attached(_) => Self::new(ProblemCode::RunRefused, text)
+                .rule("outside.attached")
+                .next_step("`cogward run list` shows it"),
+            StartError::Stopped(_) => Self::new(ProblemCode::RunRefused, text).rule("outside.stopped"),
+            StartError::TooManyOutside(_) => {
+                Self::new(ProblemCode::RunRefused, text).rule("limits.outsideRuns").next_step("end a run first")
+            }
             StartError::TooManyRuns(_) => {
                 Self::new(ProblemCode::RunRefused, text).rule("limits.runs").next_step("end a run first")
             }

@@ -4,7 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use cogward_model::limits::REQUEST_HEAD_MS_MAX;
-use hyper::server::conn::http1;
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -52,6 +57,10 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr
     Ok((listener, bound))
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
 /// Serves until `closing`, then lets what is in flight end.
 pub(crate) async fn serve(listener: TcpListener, router: Router, closing: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -62,10 +71,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, closing: Cancel
             slot = Arc::clone(&slots).acquire_owned() => slot,
         };
         let Ok(slot) = slot else { break };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "accept failed");
                     // Out of descriptors, or a connection that is already gone: do not spin.
@@ -77,7 +86,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, closing: Cancel
         while connections.try_join_next().is_some() {}
         // Small answers must not wait for the other side's acknowledgement; it works without as well.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.call(request)
+        });
         let closing = closing.clone();
         let stream = Lingering::new(stream, closing.clone());
         connections.spawn(async move {

@@ -22,6 +22,7 @@ mod handlers;
 mod http;
 mod idempotency;
 mod linger;
+mod outside;
 mod pins;
 mod plane;
 mod policies;
@@ -37,6 +38,7 @@ use cogward_sandbox::SandboxConfig;
 pub use boot::{ListenError, Running, ServeError, start};
 pub use data_dir::DataDirError;
 pub use described::described;
+pub use outside::OutsideOptions;
 
 /// Where and how a plane is served.
 #[derive(Debug, Clone)]
@@ -55,6 +57,8 @@ pub struct ServeOptions {
     pub attesting: Attesting,
     /// Whether whoever wrote a version of a policy may not approve it.
     pub four_eyes: bool,
+    /// Where clients outside are let in; nowhere unless given.
+    pub outside: Option<OutsideOptions>,
     /// A cvc5 that proves what changes of policies grant.
     pub policy_solver: Option<PathBuf>,
 }
@@ -78,5 +82,8 @@ fn announce(running: &Running) -> std::io::Result<()> {
         writeln!(out, "  it is shown this once; `cogward login` keeps it for the command line")?;
     }
     writeln!(out, "cogward is up at http://{}", running.address())?;
+    if let Some(url) = running.outside_url() {
+        writeln!(out, "clients outside are let in at {url}")?;
+    }
     out.flush()
 }

@@ -25,6 +25,7 @@ use crate::{
     adapters::{PlaneMemories, approvals::StoredApprovals},
     data_dir::DataDir,
     failure::Failure,
+    outside::{Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     policies::PlanePolicies,
 };
@@ -58,7 +59,13 @@ pub(crate) struct Plane {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) started: Timestamp,
     pub(crate) address: SocketAddr,
-    /// Held while a credential for a host is changed, so that the memory has what the store has.
+    /// Whose access tokens are taken from clients outside.
+    pub(crate) issuers: Arc<Issuers>,
+    /// The runs of clients outside that are open.
+    pub(crate) outside_runs: Arc<OutsideRuns>,
+    /// What was refused at the door.
+    pub(crate) refusals: Arc<Refusals>,
+    /// Held while a credential for a host, or an issuer, is changed, so that the memory has what the store has.
     pub(crate) credential_changes: tokio::sync::Mutex<()>,
     /// Whether the plane takes requests.
     pub(crate) accepting: AtomicBool,

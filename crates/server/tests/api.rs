@@ -17,6 +17,7 @@ fn example(path: &str) -> String {
         .replace("{tool}", "read_text_file")
         .replace("{provider}", "openai")
         .replace("{credential}", "github")
+        .replace("{issuer}", "corp")
         .replace("{tier}", "staging")
         .replace("{operator}", "opr_01K00000000000000000000000")
         .replace("{run}", "run_01K00000000000000000000000")

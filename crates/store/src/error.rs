@@ -22,6 +22,8 @@ pub enum Noun {
     Provider,
     /// A credential for an inspected host.
     Credential,
+    /// A trusted issuer of access tokens.
+    Issuer,
     /// A sealed secret.
     Secret,
     /// A floor of sandbox profiles.
@@ -49,6 +51,7 @@ impl fmt::Display for Noun {
             Self::Tool => "tool",
             Self::Provider => "provider",
             Self::Credential => "credential",
+            Self::Issuer => "issuer",
             Self::Secret => "secret",
             Self::Floor => "floor",
             Self::Run => "run",

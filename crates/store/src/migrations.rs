@@ -15,6 +15,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0006_policies", include_str!("../migrations/0006_policies.sql")),
     ("0007_approvals", include_str!("../migrations/0007_approvals.sql")),
     ("0008_tool_pins", include_str!("../migrations/0008_tool_pins.sql")),
+    ("0009_outside", include_str!("../migrations/0009_outside.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -59,6 +59,17 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'st
     serde_json::from_str(&text).map_err(|e| StoreError::Corrupt { column, why: e.to_string() })
 }
 
+/// As [`json`], where NULL is allowed.
+pub(crate) fn json_or_null<T: serde::de::DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError> {
+    let text: Option<String> = row.try_get(column)?;
+    let read =
+        |text: String| serde_json::from_str(&text).map_err(|e| StoreError::Corrupt { column, why: e.to_string() });
+    text.map(read).transpose()
+}
+
 /// A time as it is stored.
 pub(crate) fn micros(time: Timestamp) -> i64 {
     i64::try_from(time.unix_micros()).unwrap_or(i64::MAX)

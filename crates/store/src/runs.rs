@@ -1,6 +1,8 @@
 //! Runs: one execution of a version each.
 
-use cogward_model::{AgentName, Digest, RunId, TenantName, Timestamp, VersionLabel, run::RunState};
+use cogward_model::{
+    AgentName, Digest, RunId, TenantName, Timestamp, VersionLabel, outside::OutsideClient, run::RunState,
+};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{Noun, Page, PageRequest, Store, StoreError, Tx, rows};
@@ -30,6 +32,8 @@ pub struct RunRow {
     pub input_digest: Option<Digest>,
     /// When it was asked for.
     pub created: Timestamp,
+    /// The client outside that acts in it; none for a run in a sandbox.
+    pub outside: Option<OutsideClient>,
 
     /// Where it is in its life.
     pub state: RunState,
@@ -79,6 +83,7 @@ fn row(row: &SqliteRow) -> Result<RunRow, StoreError> {
         reason: row.try_get("reason")?,
         input_digest: rows::typed_or_null(row, "input_digest")?,
         created: rows::time(row, "created")?,
+        outside: rows::json_or_null(row, "outside")?,
         state: rows::typed(row, "state")?,
         desired: rows::typed(row, "desired")?,
         fence_epoch: rows::number(row, "fence_epoch")?,
@@ -187,6 +192,43 @@ impl Tx {
         Ok((free < slots).then_some(free))
     }
 
+    /// The last run of a client outside, and whether it is over.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn run_last_of(
+        &mut self,
+        tenant: &TenantName,
+        agent: &AgentName,
+        client: &OutsideClient,
+    ) -> Result<Option<RunRow>, StoreError> {
+        let found = sqlx::query(
+            "SELECT * FROM runs WHERE tenant = $1 AND agent = $2 AND outside_key = $3 ORDER BY id DESC LIMIT 1",
+        )
+        .bind(tenant.as_str())
+        .bind(agent.as_str())
+        .bind(client.key())
+        .fetch_optional(self.connection())
+        .await?;
+        found.as_ref().map(row).transpose()
+    }
+
+    /// How many runs of clients outside are not closed: of one agent, and of all.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn runs_outside(&mut self, tenant: &TenantName, agent: &AgentName) -> Result<(u64, u64), StoreError> {
+        let found = sqlx::query(
+            "SELECT COUNT(*) AS everyone, COALESCE(SUM(tenant = $1 AND agent = $2), 0) AS own FROM runs
+             WHERE uid_slot IS NOT NULL AND outside_key IS NOT NULL",
+        )
+        .bind(tenant.as_str())
+        .bind(agent.as_str())
+        .fetch_one(self.connection())
+        .await?;
+        Ok((rows::number(&found, "own")?, rows::number(&found, "everyone")?))
+    }
+
     /// Adds a run.
     ///
     /// # Errors
@@ -196,8 +238,9 @@ impl Tx {
         sqlx::query(
             "INSERT INTO runs (id, tenant, agent, version, digest, goal, subject, created_by, reason, input_digest,
                  created, state, desired, fence_epoch, revision, uid_slot, started, ended, exit_code, exit_signal,
-                 fail_cause, usage_json)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
+                 fail_cause, usage_json, outside, outside_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                 $23, $24)",
         )
         .bind(run.id.to_string())
         .bind(run.tenant.as_str())
@@ -221,6 +264,8 @@ impl Tx {
         .bind(run.exit_signal.map(i64::from))
         .bind(&run.fail_cause)
         .bind(&run.usage_json)
+        .bind(run.outside.as_ref().map(serde_json::to_string).transpose()?)
+        .bind(run.outside.as_ref().map(OutsideClient::key))
         .execute(self.connection())
         .await
         .map_err(|e| StoreError::on_write(e, Noun::Run, run.id))?;

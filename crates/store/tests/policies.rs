@@ -130,6 +130,7 @@ async fn with_run(store: &Store) -> RunId {
         revision: 1,
         uid_slot: None,
         created: at(1),
+        outside: None,
         started: None,
         ended: None,
         exit_code: None,

@@ -86,6 +86,7 @@ fn run(slot: Option<u32>) -> RunRow {
         reason: None,
         input_digest: Some(Digest::from_bytes([9; 32])),
         created: at(5),
+        outside: None,
         state: RunState::Starting,
         desired: RunState::Running,
         fence_epoch: 0,

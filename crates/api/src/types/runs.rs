@@ -5,6 +5,7 @@ use cogward_model::{
     attestation::Attested,
     content::{Artifact, GivenInput, NotKept},
     manifest::AutonomyClass,
+    outside::OutsideClient,
     run::RunState,
     violation::ViolationTotal,
 };
@@ -35,6 +36,10 @@ pub struct RunStart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub as_user: Option<String>,
+    /// The client outside that is to act in it, in the place of the agent's code. One that comes by itself needs none of
+    /// this; one whose last run was stopped does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideClient>,
     /// Why; goes into the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1000))]
@@ -61,6 +66,9 @@ pub struct Run {
     /// The user for whom it acts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_user: Option<String>,
+    /// The client outside that acts in it; there is no sandbox then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideClient>,
     /// The operator who started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,

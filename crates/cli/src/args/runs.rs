@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{Args, Subcommand};
 use cogward_model::{AgentName, ContentName, RunId, TenantName, VersionLabel, run::RunState};
 
-use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
+use super::{LimitFlag, OutsideClientFlags, ReasonFlag, ReasonMaybe, TenantFlag};
 
 /// `run`
 #[derive(Debug, Subcommand)]
@@ -127,6 +127,8 @@ pub struct RunStart {
     /// The user for whom the run acts; a user-delegated agent must have one
     #[arg(long = "as", value_name = "USER")]
     pub as_user: Option<String>,
+    #[command(flatten)]
+    pub outside: OutsideClientFlags,
     #[command(flatten)]
     pub reason: ReasonMaybe,
     /// Wait until the run has ended and exit by its outcome

@@ -3,7 +3,11 @@
 use std::io::{IsTerminal, Read};
 
 use cogward_api::{LogQuery, LogStream, Operation, OperationState, Reason, Run, RunQuery, paths, paths::RunCommand};
-use cogward_model::{RunId, limits, run::RunState};
+use cogward_model::{
+    RunId, limits,
+    outside::{Binding, OutsideClient},
+    run::RunState,
+};
 
 use super::{Session, events, files, read_text, waiting};
 use crate::{
@@ -43,6 +47,13 @@ pub fn run(command: args::Run, session: &mut Session<'_>) -> Result<Exit, Failur
     }
 }
 
+/// The client outside that is to act in a run. It comes with bound tokens, unless it is found to come without.
+fn outside(flags: args::OutsideClientFlags) -> Option<OutsideClient> {
+    let (issuer, client) = (flags.outside?, flags.client?);
+    let subject = flags.subject.unwrap_or_else(|| client.clone());
+    Some(OutsideClient { issuer, client, subject, binding: Binding::Dpop })
+}
+
 fn start(start: args::RunStart, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let input =
         start.input.as_deref().map(|file| read_text(file, "the input", limits::RUN_INPUT_BYTES_MAX)).transpose()?;
@@ -56,6 +67,7 @@ fn start(start: args::RunStart, session: &mut Session<'_>) -> Result<Exit, Failu
         input,
         inputs,
         as_user: start.as_user,
+        outside: outside(start.outside),
         reason: start.reason.reason,
     };
     let until = start.timeout.until();

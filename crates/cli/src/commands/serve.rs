@@ -18,6 +18,10 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("{} is not a loopback address", serve.listen))
             .next("listen on 127.0.0.1 and let a TLS proxy of yours stand before it"));
     }
+    if let Some(listen) = serve.outside.mcp_listen.filter(|listen| !listen.ip().is_loopback()) {
+        return Err(Failure::usage(format!("{listen} is not a loopback address"))
+            .next("listen on 127.0.0.1 and let a TLS proxy of yours stand before it; --mcp-url is what clients see"));
+    }
     log_to_stderr(&serve)?;
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
@@ -27,7 +31,13 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
         egress_hosts.entry(host).or_default().push(address);
     }
     let sandboxes = settings::sandbox_config(&serve.drivers, session.variables)?;
+    let outside = serve.outside.mcp_listen.map(|listen| cogward_server::OutsideOptions {
+        listen,
+        url: serve.outside.mcp_url.clone(),
+        idle: Duration::from_secs(serve.outside.mcp_idle.into()),
+    });
     let options = cogward_server::ServeOptions {
+        outside,
         four_eyes: serve.policy_four_eyes,
         policy_solver: serve.policy_solver,
         data_dir,

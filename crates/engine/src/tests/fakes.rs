@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     Attesting, Engine, EngineOptions, RunFiles, StartRun,
     ports::{
-        AttestError, Attestation, Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest, Ledger, LedgerHealth,
-        Listeners, Missing, Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
+        AttachRequest, AttestError, Attestation, Exit, Fence, Found, Gateways, Grant, KillReport, LaunchRequest,
+        Ledger, LedgerHealth, Listeners, Missing, Pending, PortError, RunUsed, Sandbox, Sandboxes, Violation,
     },
 };
 
@@ -289,6 +289,21 @@ impl Sandboxes for Fake {
             Ok(Arc::new(Handle { world: Arc::clone(&self.0), made }) as Arc<dyn Sandbox>)
         })
     }
+    fn attach<'a>(&'a self, request: AttachRequest<'a>) -> Pending<'a, Result<Arc<dyn Sandbox>, PortError>> {
+        std::boxed::Box::pin(async move {
+            self.0.at("attach").await?;
+            let made = Arc::new(Box {
+                run: request.run,
+                started: Mutex::new(false),
+                frozen: Mutex::new(false),
+                ignores_term: false,
+                input: Mutex::new(Some(Vec::new())),
+                exit: watch::Sender::new(None),
+            });
+            self.0.boxes.lock().unwrap().insert(request.run_dir.to_owned(), Arc::clone(&made));
+            Ok(Arc::new(Handle { world: Arc::clone(&self.0), made }) as Arc<dyn Sandbox>)
+        })
+    }
     fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>> {
         std::boxed::Box::pin(async move {
             self.0.at("adopt").await?;
@@ -432,6 +447,9 @@ async fn register(store: &Store) {
         ("strict", "autonomous", 3_600, Some(Reaction::Kill)),
         ("careful", "autonomous", 3_600, Some(Reaction::Suspend)),
         ("filer", "autonomous", 3_600, None),
+        ("visited", "autonomous", 3_600, None),
+        ("visited-briefly", "autonomous", 1, None),
+        ("visited-staged", "autonomous", 3_600, None),
     ] {
         let mut manifest: Manifest = serde_json::from_value(serde_json::json!({
             "apiVersion": "cogward.dev/v1alpha1", "kind": "Agent",
@@ -445,6 +463,13 @@ async fn register(store: &Store) {
         }))
         .unwrap();
         manifest.spec.sandbox.on_violation = reaction;
+        if name.starts_with("visited") {
+            let (issuer, clients) = ("corp".parse().unwrap(), vec!["ide".to_owned(), "robot".to_owned()]);
+            manifest.spec.access.outside = vec![manifest::OutsideGrant { issuer, clients, subjects: None }];
+        }
+        if name == "visited-staged" {
+            manifest.spec.tier = manifest::Tier::Staging;
+        }
         if name == "filer" {
             manifest.spec.sandbox.inputs =
                 vec![manifest::Input { name: "claims".parse().unwrap(), max_mib: 1, required: true }];
@@ -482,6 +507,7 @@ async fn register(store: &Store) {
 
 pub(super) fn start_of(agent: &str) -> StartRun {
     StartRun {
+        outside: None,
         tenant: TenantName::default_tenant(),
         agent: agent.parse().unwrap(),
         version: None,

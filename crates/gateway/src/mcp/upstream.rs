@@ -46,7 +46,7 @@ use self::{
     seat::Seat,
     wire::Offers,
 };
-pub use self::{error::UpstreamError, limits::BreakerState, rest::MadeFrom};
+pub use self::{error::UpstreamError, guard::fetch_document, limits::BreakerState, rest::MadeFrom};
 use super::{
     catalogue::{CatalogueBuilder, ToolCatalogue},
     rpc,

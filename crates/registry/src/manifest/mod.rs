@@ -5,6 +5,7 @@
 //! that need several fields follow ([`check`]). Every stage adds to one list of findings and goes on,
 //! so that the author of a manifest sees all faults at once. A manifest with any finding is refused.
 
+mod access;
 mod canonical;
 mod check;
 mod document;

@@ -7,15 +7,15 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use cogward_model::{
     NanoUsd,
     manifest::{
-        API_VERSION, AgentBudget, AutonomyClass, Budgets, DEFAULT_RUN_CONNECTIONS, DefaultModel, EvidenceNeeds, Layer,
-        Manifest, Metadata, Package, Parameter, Permissions, Profile, Resources, RunBudget, Sandbox, Spec, Telemetry,
-        Tier,
+        API_VERSION, Access, AgentBudget, AutonomyClass, Budgets, DEFAULT_RUN_CONNECTIONS, DefaultModel, EvidenceNeeds,
+        Layer, Manifest, Metadata, Package, Parameter, Permissions, Profile, Resources, RunBudget, Sandbox, Spec,
+        Telemetry, Tier,
     },
     violation::Reaction,
 };
 
 use super::{
-    check,
+    access, check,
     fields::{Field, Fields, Sink, shown},
     files, permissions,
     tree::{Kind, Node},
@@ -130,6 +130,10 @@ fn spec(field: &Field<'_>, sink: &mut Sink) -> Option<Spec> {
         Some(f) => sandbox(&f, sink),
         None => Some(Sandbox::default()),
     };
+    let access = match map.optional("access", sink) {
+        Some(f) => access::access(&f, sink),
+        None => Some(Access::default()),
+    };
     let budgets = section(sink, |sink| {
         map.required("budgets", "limit what a run may use up", sink).and_then(|f| budgets(&f, sink))
     });
@@ -159,6 +163,7 @@ fn spec(field: &Field<'_>, sink: &mut Sink) -> Option<Spec> {
         package: package.value?,
         permissions: permissions.value?,
         sandbox: sandbox?,
+        access: access?,
         budgets: budgets.value?,
         telemetry: telemetry?,
         evidence: evidence?,

@@ -10,8 +10,8 @@ use std::{
 };
 
 use cogward_engine::ports::{
-    AttestError, Attestation, Exit, Found, KillReport, LaunchRequest, Listeners, Missing, Pending, PortError, Sandbox,
-    Sandboxes, Usage, Violation,
+    AttachRequest, AttestError, Attestation, Exit, Found, KillReport, LaunchRequest, Listeners, Missing, Pending,
+    PortError, Sandbox, Sandboxes, Usage, Violation,
 };
 use cogward_model::{
     Digest,
@@ -26,6 +26,8 @@ use cogward_sandbox::{
 };
 use tokio::sync::mpsc;
 
+use crate::outside::{AsSandbox, OutsideRuns};
+
 /// Violations that wait to be recorded.
 const VIOLATIONS_MAX: usize = 256;
 
@@ -38,6 +40,8 @@ pub(crate) struct HostSandboxes {
     images: Option<Arc<Images>>,
     missing: HashMap<Profile, Vec<Missing>>,
     report: Option<HostReport>,
+    /// Runs that have none.
+    outside: Arc<OutsideRuns>,
 }
 
 impl HostSandboxes {
@@ -49,6 +53,7 @@ impl HostSandboxes {
         (packages, images): (PathBuf, Images),
         missing: HashMap<Profile, Vec<Missing>>,
         report: Option<HostReport>,
+        outside: Arc<OutsideRuns>,
     ) -> Self {
         // A host that could not be probed launches nothing.
         let images = match report.as_ref().map_or(Ok(()), HostReport::require_package_images) {
@@ -58,7 +63,7 @@ impl HostSandboxes {
                 None
             }
         };
-        Self { exe, config, packages, images, missing, report }
+        Self { exe, config, packages, images, missing, report, outside }
     }
 
     /// Makes sure that what runs is what was registered, byte for byte: a file that was changed since stops the run.
@@ -144,6 +149,12 @@ impl Sandboxes for HostSandboxes {
             let run = cogward_sandbox::launch(&self.exe, &spec).await.map_err(|e| PortError::from_error(&e))?;
             Ok(Arc::new(HostSandbox::new(run)) as Arc<dyn Sandbox>)
         })
+    }
+
+    fn attach<'a>(&'a self, request: AttachRequest<'a>) -> Pending<'a, Result<Arc<dyn Sandbox>, PortError>> {
+        Box::pin(
+            async move { self.outside.open(request).map(|opened| Arc::new(AsSandbox(opened)) as Arc<dyn Sandbox>) },
+        )
     }
 
     fn adopt<'a>(&'a self, run_dir: &'a Path) -> Pending<'a, Result<Found, PortError>> {

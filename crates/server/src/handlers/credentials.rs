@@ -210,6 +210,7 @@ mod tests {
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: crate::Attesting::default(),
             four_eyes: false,
+            outside: None,
             policy_solver: None,
         };
         crate::start(options).await.unwrap()

@@ -80,6 +80,7 @@ impl<'a> RunViews<'a> {
             state: row.state,
             autonomy,
             as_user: row.subject,
+            outside: row.outside,
             started_by: Some(row.created_by),
             reason: row.reason,
             goal: row.goal,

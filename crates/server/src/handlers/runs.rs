@@ -14,9 +14,9 @@ use axum::{
 use cogward_api::{
     LogQuery, LogStream, Operation, OperationState, Page, PageQuery, ProblemCode, Run, RunQuery, RunStart,
 };
-use cogward_engine::{Claim, Command, CommandError, Order, StartError, StartRun};
+use cogward_engine::{Claim, Command, CommandError, Order, Outside, StartError, StartRun};
 use cogward_gateway::telemetry;
-use cogward_model::{RunId, limits::RUN_LOG_BYTES_MAX};
+use cogward_model::{RunId, limits::RUN_LOG_BYTES_MAX, outside::OutsideClient};
 use cogward_store::{Noun, RunFilter, RunRow, StoreError};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde::Deserialize;
@@ -62,11 +62,21 @@ pub(crate) async fn start(
     body: Json<RunStart>,
 ) -> Result<impl IntoResponse, Failure> {
     let claim = idempotency::claim(&caller, &headers, &method, &uri, &body.bytes)?;
-    let RunStart { tenant, agent, version, input, inputs, as_user, reason } = body.value;
+    let RunStart { tenant, agent, version, input, inputs, as_user, outside, reason } = body.value;
     bounded_reason(reason.as_deref())?;
     if as_user.as_ref().is_some_and(|user| user.trim().is_empty() || user.chars().any(char::is_control)) {
         return Err(Failure::invalid("`as_user` has 1 to 256 bytes and no control characters"));
     }
+    let as_user = match &outside {
+        Some(_) if as_user.is_some() => {
+            return Err(Failure::invalid("a client outside acts for the subject of its tokens: leave `as_user` out"));
+        }
+        Some(client) => {
+            outside_client(client)?;
+            client.user()
+        }
+        None => as_user,
+    };
     let run = match idempotency::earlier_command(&app, claim.as_ref()).await? {
         Some(earlier) => earlier.run,
         None => {
@@ -81,6 +91,7 @@ pub(crate) async fn start(
                 actor: caller.0.name.clone(),
                 reason,
                 claim: claim.clone(),
+                outside: outside.map(|client| Outside { client, by_itself: false }),
             };
             match app.engine.start_run(request).await {
                 Ok(started) => started.run,
@@ -94,6 +105,15 @@ pub(crate) async fn start(
     let row = found(&app, run).await?;
     let location = cogward_api::paths::run(run);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Answer(RunViews::new(&app).view(row).await?)))
+}
+
+/// A client is named as its tokens name it.
+fn outside_client(client: &OutsideClient) -> Result<(), Failure> {
+    let plain = |text: &str| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control);
+    if plain(&client.client) && plain(&client.subject) {
+        return Ok(());
+    }
+    Err(Failure::invalid("a client and a subject have 1 to 200 bytes and no control characters").rule("outside"))
 }
 
 /// The command that another request made under the same key at the same time.

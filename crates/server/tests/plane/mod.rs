@@ -57,6 +57,7 @@ impl Plane {
             sandboxes: cogward_sandbox::SandboxConfig::default(),
             attesting: cogward_server::Attesting::default(),
             four_eyes: false,
+            outside: None,
             policy_solver: None,
         };
         start(options).await.unwrap()
@@ -87,6 +88,7 @@ impl Plane {
                     sandboxes: cogward_sandbox::SandboxConfig::default(),
                     attesting: cogward_server::Attesting::default(),
                     four_eyes: false,
+                    outside: None,
                     policy_solver: None,
                 };
                 match start(options).await {

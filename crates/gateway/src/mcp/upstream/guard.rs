@@ -103,6 +103,20 @@ impl Guard {
     }
 }
 
+/// Fetches a document that an operator named: HTTPS to an address that the internet can route, without redirects, short,
+/// in bounded time. One on this host may be fetched in clear.
+///
+/// # Errors
+/// Why there is none, in words.
+pub async fn fetch_document(url: &str) -> Result<Bytes, String> {
+    let uri: Uri = url.parse().map_err(|_| "it is not a URL".to_owned())?;
+    let request = Request::get(&uri).header(header::ACCEPT, "application/json").body(Bytes::new());
+    match Guard::of(&uri)?.ask(request.map_err(|_| "its URL cannot be asked".to_owned())?).await? {
+        (StatusCode::OK, document) => Ok(document),
+        (status, _) => Err(format!("status {status}")),
+    }
+}
+
 async fn answered<I>(io: I, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
