@@ -5,6 +5,7 @@
 //! an expired session, is sent once more. Which era a server speaks is found out once and remembered until it fails.
 
 pub(super) mod answer;
+mod connection;
 mod credential;
 mod error;
 pub(super) mod exchange;
@@ -38,8 +39,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use self::{
+    connection::{Connection, Link},
     credential::Credentials,
-    exchange::{Flow, LogLevel, Peer, UpRequest},
+    exchange::{Flow, Peer, UpRequest},
     hub::{Hub, List},
     limits::Limits,
     listed::Lists,
@@ -117,35 +119,6 @@ enum Transport {
 enum Era {
     Modern(Offers),
     Legacy,
-}
-
-#[derive(Clone)]
-struct Connection {
-    generation: u64,
-    link: Link,
-    offers: Offers,
-    /// How much the server was told to say.
-    level: Arc<Mutex<Option<LogLevel>>>,
-    own: bool,
-    /// Answers of a process that were its greeting.
-    greeted: u64,
-}
-
-#[derive(Clone)]
-enum Link {
-    Stdio(Arc<stdio::Session>),
-    Http(Arc<http::Session>),
-    Inside(inside::Session),
-}
-
-impl Link {
-    /// How many requests a process has answered.
-    fn answers(&self) -> u64 {
-        match self {
-            Self::Stdio(session) => session.answers(),
-            Self::Http(_) | Self::Inside(_) => 0,
-        }
-    }
 }
 
 struct Cached {
@@ -531,66 +504,6 @@ impl ToolServerClient {
 
     fn timed_out(&self, after: Duration) -> UpstreamError {
         UpstreamError::TimedOut { server: self.name.clone(), after }
-    }
-}
-
-impl Connection {
-    /// Sends a request of an agent.
-    async fn begin(
-        &self,
-        server: &UpstreamName,
-        peer: Peer,
-        request: &UpRequest<'_>,
-        room: Option<Room>,
-    ) -> Result<Flow, RequestError> {
-        if let Some(level) = request.log_level.filter(|_| !self.offers.modern && self.offers.logging) {
-            self.say(server, level).await?;
-        }
-        Ok(match &self.link {
-            Link::Stdio(session) => Flow::Stdio(session.begin(request, peer.can, room).await?),
-            Link::Http(session) => Flow::Http(Box::new(session.begin(request, peer.can, room).await?)),
-            Link::Inside(session) => Flow::Inside(session.begin(server, request, room)),
-        })
-    }
-
-    /// Asks something for the plane itself.
-    async fn ask(&self, server: &UpstreamName, request: &UpRequest<'_>) -> Result<Bytes, RequestError> {
-        let can = exchange::ClientCan::NONE;
-        let flow = match &self.link {
-            Link::Stdio(session) => Flow::Stdio(session.begin(request, can, None).await?),
-            Link::Http(session) => Flow::Http(Box::new(session.begin(request, can, None).await?)),
-            Link::Inside(session) => Flow::Inside(session.begin(server, request, None)),
-        };
-        Ok(flow.answer(server).await?)
-    }
-
-    /// Tells the server how much to say. In the session of all runs the chattiest wins; each run hears its own.
-    async fn say(&self, server: &UpstreamName, level: LogLevel) -> Result<(), RequestError> {
-        {
-            let mut known = self.level.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.is_some_and(|known| known == level || (!self.own && known < level)) {
-                return Ok(());
-            }
-            *known = Some(level);
-        }
-        let params = rpc::to_json(&serde_json::json!({ "level": level.as_str() }));
-        match self.ask(server, &UpRequest::plain("logging/setLevel", &params)).await {
-            // Without its log it is still of use.
-            Ok(_) | Err(RequestError::Failed(UpstreamError::Rejected { .. })) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether it was good for more than its greeting. Over HTTP a server that greets is there.
-    fn was_of_use(&self) -> bool {
-        !matches!(self.link, Link::Stdio(_)) || self.link.answers() > self.greeted
-    }
-
-    fn alive(&self) -> bool {
-        match &self.link {
-            Link::Stdio(session) => session.alive(),
-            Link::Http(_) | Link::Inside(_) => true,
-        }
     }
 }
 
