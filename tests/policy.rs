@@ -379,6 +379,11 @@ fn a_stored_version_that_cannot_be_used_blocks_its_level_and_can_be_replaced() -
     let again = plane.cli(["policy", "activate", &good, "--reason", "x"])?;
     assert!(again.code() == 4 && again.stderr.contains("policy_invalid"), "{}", again.stderr);
     let other = approved(&plane, "plane", &format!("{ALL}// other\n"))?;
+    // What another version grants cannot be told from one that cannot be read.
+    let careful = plane.cli(["policy", "activate", &other, "--if-grants-nothing", "--reason", "x"])?;
+    assert!(careful.code() == 4 && careful.stderr.contains("cannot be used"), "{}", careful.stderr);
+    let diff = plane.cli(["policy", "diff", &other])?;
+    assert!(diff.code() == 4 && diff.stderr.contains("--against"), "{}", diff.stderr);
     activate(&plane, "plane", &other)?;
     let from = lines(&plane, &run);
     assert!(next_lines(&plane, &run, from + 1)?.iter().all(|line| line == "permit"));

@@ -95,6 +95,17 @@ impl ActiveSet {
         Ok(set)
     }
 
+    /// The version that decides at a level; none where none has a say there.
+    ///
+    /// # Errors
+    /// Why the active one cannot be used; nothing is permitted by it.
+    pub(crate) fn at(&self, level: &PolicyScope) -> Result<Option<Arc<Version>>, &str> {
+        match self.unusable.get(level) {
+            Some((_, why)) => Err(why),
+            None => Ok(self.versions.get(level).cloned()),
+        }
+    }
+
     fn for_gateway(&self) -> PolicySet {
         PolicySet {
             versions: self.versions.values().cloned().collect(),

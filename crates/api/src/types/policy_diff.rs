@@ -59,6 +59,15 @@ pub struct PolicyAnalysis {
     pub unproved: Option<String>,
 }
 
+impl PolicyAnalysis {
+    /// Nothing was compared, and why.
+    #[must_use]
+    pub fn uncompared(why: String) -> Self {
+        let (grants, method) = (Grants::Unknown, AnalysisMethod::Search);
+        Self { grants, method, questions: 0, because: vec![why], unproved: None }
+    }
+}
+
 /// Whether a version grants anything that another one does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -100,8 +100,8 @@ pub(super) struct Resolved {
     pub(super) hierarchy: Arc<Hierarchy>,
     /// Every tracker that counts calls of this run, as the policies and as the history know it.
     pub(super) trackers: Vec<(Arc<Declared>, Tracker)>,
-    /// Why nothing is permitted to it.
-    pub(super) unusable: Option<(PolicyScope, String)>,
+    /// The level because of which nothing is permitted to it.
+    pub(super) unusable: Option<PolicyScope>,
 }
 
 /// What a run keeps between its calls.
@@ -142,10 +142,12 @@ impl Resolved {
     fn of(current: Arc<Current>, grant: &RunGrant) -> Self {
         let hierarchy = current.active.hierarchy(&grant.tenant, grant.tier, &grant.agent);
         let levels = cogward_policy::level::above(&grant.tenant, grant.tier, &grant.agent);
-        let unusable = levels.into_iter().find_map(|level| {
-            let why = current.unusable.get(&level)?.clone();
-            Some((level, why))
-        });
+        let unusable = levels.into_iter().find(|level| current.unusable.contains_key(level));
+        if let Some(level) = &unusable {
+            // Once for a run, and not for every call that is refused for it.
+            let (run, why) = (&grant.run, current.unusable.get(level));
+            tracing::error!(%run, %level, why, "nothing is permitted to the run: an active policy cannot be used");
+        }
         let trackers = hierarchy.trackers().into_iter().map(|declared| {
             let tracker = tracker(&declared);
             (declared, tracker)

@@ -107,8 +107,7 @@ impl Policies {
         let blocked = |refusal| Judgement::Block { refusal, fields: Vec::new() };
         let Some(current) = self.active.current() else { return blocked(nothing_active()) };
         let resolved = question.run.policies.resolve(current, &question.run.grant);
-        if let Some((level, why)) = &resolved.unusable {
-            tracing::error!(%level, why, "a call is refused because the active policy cannot be used");
+        if let Some(level) = &resolved.unusable {
             return blocked(unusable(level.level()));
         }
         let marks = self.marks(question.run, question.action);

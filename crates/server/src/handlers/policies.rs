@@ -369,23 +369,26 @@ async fn weighed(
     next: Option<Arc<Version>>,
     narrow: bool,
 ) -> Result<PolicyAnalysis, Failure> {
-    let before = policy_diff::now(app, level).await?;
     let after = match next {
         Some(next) => Some(next),
         None => policy_diff::without(level)?,
     };
-    let (schema, _) = catalogue::schema(app, level).await?;
-    let change = policy_analysis::Change { level: level.clone(), before, after, schema };
-    let (_, known, _) = policy_diff::analysed(app, change, None, !narrow).await?;
-    let analysis = known.analysis;
+    let (analysis, example) = match app.policies.active().at(level) {
+        Ok(before) => {
+            let (schema, _) = catalogue::schema(app, level).await?;
+            let change = policy_analysis::Change { level: level.clone(), before, after, schema };
+            let (_, known, _) = policy_diff::analysed(app, change, None, !narrow).await?;
+            let example = known.comparison.grants.first().map(|example| format!(": {}", example.sentence()));
+            (known.analysis, example)
+        }
+        // A version that cannot be used must be replaceable, and says nothing that another could be compared with.
+        Err(why) => (PolicyAnalysis::uncompared(format!("the active version cannot be used: {why}")), None),
+    };
     if !narrow || analysis.grants == Grants::Nothing {
         return Ok(analysis);
     }
     let why = match analysis.grants {
-        Grants::Something => {
-            let example = known.comparison.grants.first().map(|example| format!(": {}", example.sentence()));
-            format!("it grants what {level} does not grant now{}", example.unwrap_or_default())
-        }
+        Grants::Something => format!("it grants what {level} does not grant now{}", example.unwrap_or_default()),
         _ => {
             let because = analysis.because.iter().cloned().chain(analysis.unproved.clone()).collect::<Vec<_>>();
             format!("nothing that it grants was found, but that is not certain: {}", because.join("; "))

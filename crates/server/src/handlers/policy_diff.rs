@@ -35,7 +35,7 @@ pub(crate) async fn difference(
     let after = read(&app, &level, digest).await?;
     let before = match query.against {
         Some(against) => Some(read(&app, &level, against).await?),
-        None => now(&app, &level).await?,
+        None => now(&app, &level)?,
     };
     let (schema, _) = catalogue::schema(&app, &level).await?;
     let change = Change { level, before, after: Some(Arc::clone(&after)), schema };
@@ -86,11 +86,13 @@ fn linted(version: &Arc<Version>, schema: &Schema) -> Lint {
 }
 
 /// What decides at a level now: its active version, or what cogward comes with for the plane's own; otherwise nothing.
-pub(crate) async fn now(plane: &Plane, level: &PolicyScope) -> Result<Option<Arc<Version>>, Failure> {
-    if let Some(digest) = plane.store.policy_pointer(level).await?.and_then(|pointer| pointer.digest) {
-        return read(plane, level, digest).await.map(Some);
-    }
-    without(level)
+fn now(plane: &Plane, level: &PolicyScope) -> Result<Option<Arc<Version>>, Failure> {
+    plane.policies.active().at(level).map_err(|why| {
+        let why = format!("the active version of {level} cannot be used, so nothing is compared with it: {why}");
+        Failure::new(ProblemCode::PolicyInvalid, why)
+            .rule("policy.active")
+            .next_step("name another version to compare with: `cogward policy diff VERSION --against OTHER`")
+    })
 }
 
 /// What decides at a level where no version is active.
