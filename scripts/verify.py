@@ -12,6 +12,10 @@ try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 except ImportError:
     sys.exit("verify.py needs the Python package `cryptography`")
+try:
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
+except ImportError:
+    MLDSA44PublicKey = None  # older than version 48: said in the report, the Ed25519 signatures are checked
 
 WIDTH = 256
 
@@ -63,42 +67,139 @@ def text_of(data, what, name):
         raise Finding(what, f"{name} is not text")
 
 
-def parse_key(text):
-    """NAME+HASH+BASE64 (C2SP signed-note), Ed25519."""
+def parse_vkey(text):
+    """NAME+HASH+BASE64(kind, key) (C2SP signed-note)."""
     parts = text.split("+", 2)
     if len(parts) != 3 or not re.fullmatch(r"[!-*,-~]{1,255}", parts[0]):
         raise Finding("key", "not a key in the form NAME+HASH+BASE64")
     key = b64(parts[2], "key", "the key is not base64")
-    if len(key) != 33 or key[0] != 1 or sha(parts[0].encode() + b"\n" + key)[:4].hex() != parts[1]:
-        raise Finding("key", "the key is not Ed25519 or its hash is not its own")
+    if len(key) < 2 or key_id(parts[0], key).hex() != parts[1]:
+        raise Finding("key", "the hash of the key is not its own")
     return parts[0], key
 
 
-def open_checkpoint(note, origin, key):
-    text, gap, signatures = note.partition("\n\n")
+def key_id(name, key):
+    return sha(name.encode() + b"\n" + key)[:4]
+
+
+def parse_key(text):
+    """The keys of a log, a line each: Ed25519 first, then ML-DSA-44 if there is one; other kinds are ignored."""
+    (origin, first), *further = map(parse_vkey, text.split("\n"))
+    if len(text) > 16384 or len(first) != 33 or first[0] != 1:
+        raise Finding("key", "the first key is not Ed25519")
+    keys = {1: first}
+    for name, key in further:
+        if name != origin or key[0] in keys or key[0] == 6 and len(key) != 1313:
+            raise Finding("key", "a further key of another log, a second one of a kind, or none")
+        if key[0] == 6:
+            keys[6] = key
+    return origin, keys
+
+
+def signed_by(origin, kind, key, data, text, size, root):
+    """Whether `data` is what the key makes of a checkpoint; None when this Python cannot say."""
+    try:
+        if kind == 1:
+            return Ed25519PublicKey.from_public_bytes(key[1:]).verify(data, text) is None
+        if len(data) < 8 or data[0] > 127:
+            return False
+        if MLDSA44PublicKey is None:
+            return None
+        name = bytes([len(origin)]) + origin.encode()
+        message = b"subtree/v1\n\0" + name + data[:8] + name + bytes(8) + size.to_bytes(8, "big") + root
+        return MLDSA44PublicKey.from_public_bytes(key[1:]).verify(data[8:], message) is None
+    except InvalidSignature:
+        return False
+
+
+def open_checkpoint(note, origin, keys):
+    """C2SP tlog-checkpoint; every key that is known must have signed, others are ignored."""
+    at = note.rfind("\n\n")
+    text, signatures = note[:max(at, 0)], note[at + 2:]
     lines = text.split("\n")
-    if not gap or len(lines) != 3 or not signatures.endswith("\n"):
+    if at < 0 or len(lines) != 3 or not signatures.endswith("\n") or signatures.count("\n") > 64 or len(note.encode()) > 65536:
         raise Finding("signature", "not a signed checkpoint")
-    if lines[0] != origin:
-        raise Finding("signature", f"the checkpoint is not of {origin}")
-    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", lines[1]):
+    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", lines[1], re.ASCII) or int(lines[1]) >= 1 << 64:
         raise Finding("signature", "the size is not a number")
     root = b64(lines[2], "signature", "the root is not base64")
-    holds = False
+    if lines[0] != origin or len(root) != 32:
+        raise Finding("signature", f"the checkpoint is not of {origin}")
+    size, holds = int(lines[1]), set()
     for line in signatures[:-1].split("\n"):
         match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
         if not match:
             raise Finding("signature", "a line is not a signature")
         data = b64(match[2], "signature", "a signature is not base64")
-        if match[1] == origin and data[:4] == sha(origin.encode() + b"\n" + key)[:4]:
-            try:
-                Ed25519PublicKey.from_public_bytes(key[1:]).verify(data[4:], (text + "\n").encode())
-            except InvalidSignature:
-                raise Finding("signature", "the signature does not belong to this checkpoint and this key")
-            holds = True
-    if not holds or len(root) != 32:
+        if len(data) < 4:
+            raise Finding("signature", "a signature is too short")
+        for kind, key in keys.items():
+            if match[1] == origin and data[:4] == key_id(origin, key):
+                if signed_by(origin, kind, key, data[4:], (text + "\n").encode(), size, root) is False:
+                    raise Finding("signature", "the signature does not belong to this checkpoint and this key")
+                holds.add(kind)
+    if holds != set(keys):
         raise Finding("signature", f"the checkpoint has no signature of the key of {origin}")
-    return int(lines[1]), root
+    return size, root
+
+
+def key_file(root, name):
+    text = text_of(read(root, name, 16384), "key", name)
+    if not text.endswith("\n"):
+        raise Finding("key", f"{name} has no whole line")
+    return text[:-1], *parse_key(text[:-1])
+
+
+LEAF = re.compile(
+    r'\{"checkpoint":"([\w-]{43})","log":\{"\$c":"([\w-]{43})"\},"root":"([\w-]{43})","seq":(0|[1-9]\d*),'
+    r'"size":(0|[1-9]\d*),"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","v":1\}', re.ASCII)
+
+
+def check_anchor(root, note, origin, size, log_root):
+    """Where the checkpoint is in the plane log, for a pack that has a directory `plane`."""
+    where = os.path.join(root, "plane")
+    if not os.path.lexists(where):
+        return None
+    keys_text, plane, keys = key_file(where, "log.vkey")
+    data = read(where, "leaf.json", 1024)
+    opens = text_of(read(where, "disclosure", 1024), "anchor", "plane/disclosure")
+    proof = text_of(read(where, "checkpoint.tlog-proof", 65536 + 8192), "anchor", "plane/checkpoint.tlog-proof")
+    head, gap, plane_note = proof.partition("\n\n")
+    lines = head.split("\n")
+    if not gap or lines[0] != "c2sp.org/tlog-proof@v1" or len(lines) < 2 or len(lines) > 66:
+        raise Finding("anchor", "not a proof")
+    index = re.fullmatch(r"index (0|[1-9][0-9]{0,19})", lines[1], re.ASCII)
+    path = [b64(line, "anchor", "not a hash") for line in lines[2:]]
+    leaf = LEAF.fullmatch(data.decode("latin-1"))
+    if not index or not leaf or any(len(step) != 32 for step in path):
+        raise Finding("anchor", "not a proof and its leaf")
+    if (leaf[1], leaf[3], int(leaf[5])) != (url64(sha(note.encode())), url64(log_root), size):
+        raise Finding("anchor", "the leaf of the plane log is not one of this checkpoint")
+    try:
+        disclosed = json.loads(base64.urlsafe_b64decode(opens + "=" * (-len(opens) % 4)))
+    except ValueError:
+        disclosed = None
+    if url64(sha(opens.encode())) != leaf[2] or not isinstance(disclosed, list) or disclosed[1:] != ["log", origin]:
+        raise Finding("anchor", "the disclosure does not open the leaf to this log")
+    try:
+        plane_size, plane_root = open_checkpoint(plane_note, plane, keys)
+    except Finding as finding:
+        raise Finding("anchor", finding.detail)
+    at, last, digest, steps = int(index[1]), plane_size - 1, sha(b"\x00" + data), iter(path)
+    inside = at < plane_size and at == int(leaf[4])
+    for step in steps:  # RFC 9162, 2.1.3.2
+        if last == 0:
+            inside = False
+            break
+        if at & 1 or at == last:
+            digest = sha(b"\x01" + step + digest)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            digest = sha(b"\x01" + digest + step)
+        at, last = at >> 1, last >> 1
+    if not inside or last != 0 or digest != plane_root:
+        raise Finding("anchor", "the leaf is not in the plane log at its place")
+    return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0]}
 
 
 def tile_path(level, index, width):
@@ -200,16 +301,14 @@ def check_leaf(seq, leaf, digest, state):
 
 
 def verify(root, pinned):
-    own = text_of(read(root, "log.vkey", 1024), "key", "log.vkey")
-    if not own.endswith("\n"):
-        raise Finding("key", "log.vkey is not one line")
-    own = own[:-1]
-    parse_key(own)
-    origin, key = parse_key(pinned or own)
+    own, own_origin, own_keys = key_file(root, "log.vkey")
+    origin, keys = parse_key(pinned) if pinned else (own_origin, own_keys)
     note = text_of(read(root, "checkpoint", 65536), "signature", "checkpoint")
-    size, signed_root = open_checkpoint(note, origin, key)
-    if pinned and pinned != own:
+    size, signed_root = open_checkpoint(note, origin, keys)
+    if origin != own_origin or any(own_keys.get(kind) != key for kind, key in keys.items()):
         raise Finding("key", "log.vkey in the pack is not the key that was given")
+    open_checkpoint(note, origin, own_keys)
+    anchored = check_anchor(root, note, origin, size, signed_root)
     state = {"prev": None, "last": None, "first": None, "runs": {}}
     level = []  # roots of the full tiles of the level below, then what stands right of them
     edge = []
@@ -254,7 +353,7 @@ def verify(root, pinned):
     return {
         "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
         "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
-        "last_time": state["last"], "key": pinned or own, "key_pinned": bool(pinned),
+        "last_time": state["last"], "key": (pinned or own).split("\n")[0], "key_pinned": bool(pinned), "anchored": anchored,
     }
 
 
@@ -301,6 +400,10 @@ def main(arguments):
         print(json.dumps({"verdict": "ok", "log": log}))
         return 0
     print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
+    if log["anchored"]:
+        print(f"    plane {log['anchored']['origin']}: among {log['anchored']['size']} checkpoints since {log['anchored']['time']}")
+    if MLDSA44PublicKey is None:
+        print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
     print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
     if not key:
         print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")

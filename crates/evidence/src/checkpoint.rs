@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cogward_ledger::Hash;
+use cogward_ledger::{
+    Hash,
+    note::{Checkpoint, NOTE_BYTES_MAX},
+};
 use cogward_model::{
     TenantName,
     event::{Attribution, Event, EventType},
@@ -21,6 +24,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     durable,
+    plane::{self, LogName},
+    publish::Publish,
     queue::Item,
     record::{Health, RecordError, Shared},
 };
@@ -41,45 +46,50 @@ pub struct SignedCheckpoint {
 
 /// One log state to sign.
 pub(crate) struct Job {
-    pub(crate) tenant: TenantName,
+    pub(crate) log: LogName,
     pub(crate) size: u64,
     pub(crate) root: Hash,
     pub(crate) end: Position,
     pub(crate) reply: Option<oneshot::Sender<Result<SignedCheckpoint, RecordError>>>,
 }
 
-/// The file of a tenant's last checkpoint.
-pub(crate) fn path(dir: &Path, tenant: &TenantName) -> PathBuf {
-    dir.join("tenants").join(tenant.as_str()).join("checkpoint")
+/// The file of a log's last checkpoint.
+pub(crate) fn path(dir: &Path, log: &LogName) -> PathBuf {
+    log.dir(dir).join("checkpoint")
 }
 
 /// Works until the sequencer is gone.
-pub(crate) fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<Job>, low_water_bytes: u64) {
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    jobs: &mpsc::Receiver<Job>,
+    tiles: &mpsc::Sender<Publish>,
+    low_water_bytes: u64,
+) {
     let mut look_at = Instant::now();
     // What could not be written because the disk was full, the newest of each tenant.
-    let mut waiting: HashMap<TenantName, Job> = HashMap::new();
+    let mut waiting: HashMap<LogName, Job> = HashMap::new();
     loop {
         if Instant::now() >= look_at {
             look_at = Instant::now() + LOOK_EVERY;
             look(shared, low_water_bytes);
             for (_, job) in std::mem::take(&mut waiting) {
-                if let Err(RecordError::NoSpace) = sign(shared, &job) {
-                    waiting.insert(job.tenant.clone(), job);
+                if let Err(RecordError::NoSpace) = sign(shared, tiles, &job) {
+                    waiting.insert(job.log.clone(), job);
                 }
             }
         }
         match jobs.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
             Ok(mut job) => {
-                let signed = sign(shared, &job);
+                let signed = sign(shared, tiles, &job);
                 let full = matches!(signed, Err(RecordError::NoSpace));
                 if let Some(reply) = job.reply.take() {
                     let _gone = reply.send(signed);
                 }
                 if full {
                     look(shared, low_water_bytes);
-                    waiting.insert(job.tenant.clone(), job);
+                    waiting.insert(job.log.clone(), job);
                 } else {
-                    waiting.remove(&job.tenant);
+                    waiting.remove(&job.log);
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -88,13 +98,27 @@ pub(crate) fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<Job>, low_water_by
     }
 }
 
-fn sign(shared: &Shared, job: &Job) -> Result<SignedCheckpoint, RecordError> {
+fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<SignedCheckpoint, RecordError> {
     shared.check()?;
-    let keys = shared.keyring.tenant(&job.tenant).map_err(|error| shared.fail(&error))?;
-    let note = keys.signing.checkpoint(job.size, &job.root);
+    let tenant_keys;
+    let signing = match &job.log {
+        LogName::Plane => &shared.keyring.plane().signing,
+        LogName::Tenant(tenant) => {
+            tenant_keys = shared.keyring.tenant(tenant).map_err(|error| shared.fail(&error))?;
+            &tenant_keys.signing
+        }
+    };
+    let path = path(&shared.dir, &job.log);
+    // The plane log speaks of a checkpoint by its bytes: the same state is signed once.
+    let there = durable::read(&path, NOTE_BYTES_MAX as u64).ok().flatten().and_then(|b| String::from_utf8(b).ok());
+    let same = there.filter(|note| {
+        let opened = Checkpoint::open(note, signing.verifying());
+        opened.is_ok_and(|of| (of.size, of.root) == (job.size, job.root))
+    });
+    let is_new = same.is_none();
+    let note = same.unwrap_or_else(|| signing.checkpoint(job.size, &job.root));
     // An empty log has nothing that could be lost.
-    if job.size > 0 {
-        let path = path(&shared.dir, &job.tenant);
+    if job.size > 0 && is_new {
         path.parent()
             .map_or(Ok(()), durable::directory)
             .and_then(|()| durable::replace(&path, note.as_bytes()))
@@ -105,6 +129,12 @@ fn sign(shared: &Shared, job: &Job) -> Result<SignedCheckpoint, RecordError> {
                 _ => shared.fail(&error),
             })?;
     }
+    if let LogName::Tenant(tenant) = &job.log {
+        plane::submit(shared, tenant, signing.verifying().origin(), job.size, job.root, &note);
+    }
+    let publish = Publish { log: job.log.clone(), size: job.size, root: job.root, note: note.clone(), end: job.end };
+    // Whoever writes tiles ends after this thread.
+    let _ended = tiles.send(publish);
     Ok(SignedCheckpoint { size: job.size, note, end: job.end })
 }
 

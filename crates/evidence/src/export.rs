@@ -9,8 +9,9 @@ use std::{
 
 use cogward_ledger::{
     leaf::leaf_hash,
+    plane::Anchor,
     tiles::{EntryBundles, HashTiles, TileSink},
-    verify::{CHECKPOINT_FILE, KEY_FILE},
+    verify::{CHECKPOINT_FILE, KEY_FILE, PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE},
 };
 use cogward_model::TenantName;
 use cogward_wal::Position;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::{
     checkpoint::SignedCheckpoint,
     keys::KeyringError,
+    plane::{AnchorFailure, LogName},
     read::{ReadError, on_a_thread, walk},
     record::{Evidence, RecordError},
 };
@@ -57,6 +59,9 @@ pub enum ExportError {
     /// The keys are not usable.
     #[error(transparent)]
     Keys(#[from] KeyringError),
+    /// The checkpoint cannot be shown to be in the plane log.
+    #[error(transparent)]
+    Anchor(#[from] AnchorFailure),
     /// The log has fewer leaves than were signed.
     #[error("the log holds {found} of {signed} signed leaves")]
     Short {
@@ -104,8 +109,9 @@ impl Evidence {
     /// See [`ExportError`]; what was written so far is of no use and says so, because the checkpoint comes last.
     pub async fn export(&self, tenant: &TenantName, dest: &Path) -> Result<ExportSummary, ExportError> {
         let signed = self.checkpoint(tenant).await?;
+        let anchor = self.anchor(tenant, &signed).await?;
         let (evidence, tenant, dest) = (self.clone(), tenant.clone(), dest.to_path_buf());
-        on_a_thread(move || evidence.write_pack(&tenant, dest, signed)).await
+        on_a_thread(move || evidence.write_pack(&tenant, dest, signed, anchor)).await
     }
 
     fn write_pack(
@@ -113,6 +119,7 @@ impl Evidence {
         tenant: &TenantName,
         dest: PathBuf,
         signed: SignedCheckpoint,
+        anchor: Option<Anchor>,
     ) -> Result<ExportSummary, ExportError> {
         make_dir(&dest)?;
         if fs::read_dir(&dest)?.next().is_some() {
@@ -134,7 +141,15 @@ impl Evidence {
         }
         tiles.finish(&mut files)?;
         bundles.finish(&mut files)?;
-        files.write(KEY_FILE, 0o644, format!("{key}\n").as_bytes())?;
+        let keys = self.verifying_keys(&LogName::Tenant(tenant.clone()))?;
+        files.write(KEY_FILE, 0o644, keys.as_bytes())?;
+        if let Some(anchor) = anchor {
+            let plane = |name: &str| format!("{PLANE_DIR}/{name}");
+            files.write(&plane(PLANE_LEAF_FILE), 0o644, &anchor.leaf)?;
+            files.write(&plane(PLANE_DISCLOSURE_FILE), 0o644, anchor.disclosure.as_bytes())?;
+            files.write(&plane(PLANE_PROOF_FILE), 0o644, anchor.tlog_proof().as_bytes())?;
+            files.write(&plane(KEY_FILE), 0o644, self.verifying_keys(&LogName::Plane)?.as_bytes())?;
+        }
         files.write("verify.py", 0o755, VERIFIER.as_bytes())?;
         files.write("README.txt", 0o644, README.as_bytes())?;
         files.write(CHECKPOINT_FILE, 0o644, signed.note.as_bytes())?;

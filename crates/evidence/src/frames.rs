@@ -9,6 +9,8 @@
 pub(crate) const LEAF: u8 = 1;
 /// The kind of a sealed disclosure's frame.
 pub(crate) const SEALED: u8 = 2;
+/// The kind of a frame with a leaf of the plane log; the tenant's name in it is empty.
+pub(crate) const PLANE: u8 = 16;
 
 /// The beginning of both: the tenant behind its length. Names are at most 63 bytes.
 pub(crate) fn tenant_prefix(tenant: &str) -> Vec<u8> {

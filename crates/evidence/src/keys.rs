@@ -1,7 +1,7 @@
 //! The keys of the ledger: for each tenant one that signs, one that wraps, and the data keys it wraps.
 //!
-//! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` and `keys/<tenant>.kek` are made at the
-//! tenant's first event; `vault/<tenant>.deks` holds the wrapped data keys, one record behind the
+//! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44) and
+//! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log; `vault/<tenant>.deks` holds the wrapped data keys, one record behind the
 //! other. A new data key is on the disk before the first leaf that needs it is acknowledged.
 
 use std::{
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     durable,
+    plane::PlaneKeys,
     vault::{DataKey, KEY_ID_BYTES},
 };
 
@@ -57,6 +58,7 @@ pub(crate) struct Keyring {
     keys: PathBuf,
     vault: PathBuf,
     plane: String,
+    plane_keys: PlaneKeys,
     entropy: Arc<dyn Entropy>,
     tenants: Mutex<HashMap<TenantName, Arc<TenantKeys>>>,
     /// Whether any tenant has a data key that is not on the disk.
@@ -110,7 +112,17 @@ impl Keyring {
         if !plane.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(KeyringError::Damaged(path));
         }
-        Ok(Self { keys, vault, plane, entropy, tenants: Mutex::default(), unsaved: Arc::default() })
+        // No tenant has a dot in its name.
+        let origin = format!("cogward.dev/ledger/{plane}");
+        let signing = signing_key(&keys, "plane.log", &origin, &*entropy)?;
+        let salt = hmac::Key::new(hmac::HMAC_SHA256, &*seed(keys.join("plane.log.salt"), &*entropy)?);
+        let plane_keys = PlaneKeys { signing, salt };
+        Ok(Self { keys, vault, plane, plane_keys, entropy, tenants: Mutex::default(), unsaved: Arc::default() })
+    }
+
+    /// The keys of the plane log.
+    pub(crate) fn plane(&self) -> &PlaneKeys {
+        &self.plane_keys
     }
 
     /// A tenant's keys, made when there are none.
@@ -125,21 +137,10 @@ impl Keyring {
     }
 
     fn load(&self, tenant: &TenantName) -> Result<TenantKeys, KeyringError> {
-        let random = || {
-            let mut key = Zeroizing::new([0_u8; 32]);
-            self.entropy.fill(&mut *key);
-            STANDARD.encode(*key).into_bytes()
-        };
-        let read = |extension: &str| {
-            let path = self.keys.join(format!("{tenant}.{extension}"));
-            let text = or_make(&path, 44, random)?;
-            let bytes = STANDARD.decode(&*text).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
-            bytes.map(Zeroizing::new).ok_or(KeyringError::Damaged(path))
-        };
         let damaged = || KeyringError::Damaged(self.keys.join(tenant.as_str()));
         let origin = format!("cogward.dev/ledger/{}/{tenant}", self.plane);
-        let signing = SigningKey::from_seed(&origin, &*read("sign")?).map_err(|_| damaged())?;
-        let kek_bytes = read("kek")?;
+        let signing = signing_key(&self.keys, tenant.as_str(), &origin, &*self.entropy)?;
+        let kek_bytes = seed(self.keys.join(format!("{tenant}.kek")), &*self.entropy)?;
         let kek = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*kek_bytes).map_err(|_| damaged())?);
         // The file of data keys must not say whose they are: an id is a keyed hash of the person's name.
         let index = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*kek_bytes), b"cogward data key ids v1");
@@ -161,6 +162,25 @@ impl Keyring {
         };
         tenants.iter().try_for_each(|keys| keys.data.lock().unwrap_or_else(PoisonError::into_inner).save())
     }
+}
+
+/// The 32 secret bytes in a key file, made when there is none.
+fn seed(path: PathBuf, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
+    let text = or_make(&path, 44, || {
+        let mut key = Zeroizing::new([0_u8; 32]);
+        entropy.fill(&mut *key);
+        STANDARD.encode(*key).into_bytes()
+    })?;
+    let bytes = STANDARD.decode(&*text).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
+    bytes.map(Zeroizing::new).ok_or(KeyringError::Damaged(path))
+}
+
+/// The keys that sign a log: Ed25519 and ML-DSA-44.
+fn signing_key(keys: &Path, name: &str, origin: &str, entropy: &dyn Entropy) -> Result<SigningKey, KeyringError> {
+    let path = |extension: &str| keys.join(format!("{name}.{extension}"));
+    let (classic, quantum) = (seed(path("sign"), entropy)?, seed(path("mldsa"), entropy)?);
+    let key = SigningKey::from_seed(origin, &classic).map_err(|_| KeyringError::Damaged(path("sign")))?;
+    key.with_ml_dsa(&quantum).map_err(|_| KeyringError::Damaged(path("mldsa")))
 }
 
 /// The content of a key file of exactly `length` bytes, made when there is none.

@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+mod anchoring;
 mod checkpoint;
 mod durable;
 mod export;
@@ -18,7 +19,9 @@ mod judged;
 mod keys;
 mod open;
 mod outbox;
+mod plane;
 mod pool;
+mod publish;
 mod queue;
 mod read;
 mod record;
@@ -32,5 +35,7 @@ pub use judged::{Judged, JudgedFilter};
 pub use keys::KeyringError;
 pub use open::{EvidenceOptions, OpenError};
 pub use outbox::DrainError;
+pub use plane::{AnchorFailure, LogName};
+pub use publish::{LogFile, PublishedCheckpoint};
 pub use read::{DecidedOrCompleted, Kept, Lasting, LeafView, ReadError};
 pub use record::{Evidence, Health, LeafRef, RecordError};

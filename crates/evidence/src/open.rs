@@ -8,8 +8,10 @@ use std::{
 };
 
 use cogward_ledger::{
+    Hash,
     leaf::{Parsed, is_hash_text, leaf_hash},
-    note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
+    note::{Checkpoint, NOTE_BYTES_MAX, NoteError, VerifyingKey},
+    plane::PlaneLeaf,
 };
 use cogward_model::{
     Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
@@ -21,7 +23,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     checkpoint, durable, frames,
     keys::{Keyring, KeyringError},
+    plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
+    publish::{self, Publish, Published},
     queue::{Item, Queue},
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
@@ -98,6 +102,25 @@ pub enum OpenError {
         /// Why.
         source: NoteError,
     },
+    /// The plane log ends before its signed checkpoint, or is another one.
+    #[error("rollback detected: the plane log of {leaves} leaves is not the one whose {signed} leaves were signed")]
+    PlaneRollback {
+        /// What is there.
+        leaves: u64,
+        /// What was signed.
+        signed: u64,
+    },
+    /// The file with the plane log's last checkpoint is not one of its key.
+    #[error("the last checkpoint of the plane log cannot be believed: {0}")]
+    PlaneCheckpoint(NoteError),
+    /// The plane log holds another checkpoint of a tenant than the one on the disk.
+    #[error("the checkpoint of tenant {tenant} over {signed} leaves is not the one in the plane log")]
+    OtherCheckpoint {
+        /// Whose log.
+        tenant: TenantName,
+        /// What was signed.
+        signed: u64,
+    },
     /// A leaf does not fit to the one before it.
     #[error("the ledger is damaged in {at}: {what}")]
     Damaged {
@@ -121,6 +144,7 @@ impl Evidence {
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut recovery = Recovery { signed: signed(&dir, &keyring)?, ..Recovery::default() };
+        recovery.know_plane(&dir, &keyring)?;
         let mut wal = Wal::open(&dir.join("wal"), wal_options, &mut |frame| recovery.frame(frame))?;
         recovery.check()?;
         let torn = wal.torn();
@@ -138,7 +162,16 @@ impl Evidence {
             failed: AtomicBool::new(false),
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+            anchors: recovery.anchors,
+            published: Published::default(),
         });
+        for job in &recovery.first {
+            // What was signed in the last moments of an earlier plane is not in the plane log yet.
+            if let LogName::Tenant(tenant) = &job.log {
+                let origin = shared.keyring.tenant(tenant)?.signing.verifying().origin().to_owned();
+                plane::submit(&shared, tenant, &origin, job.size, job.root, &job.note);
+            }
+        }
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
         }
@@ -147,6 +180,8 @@ impl Evidence {
             shared: Arc::clone(&shared),
             wal,
             logs: recovery.logs,
+            plane: recovery.plane,
+            plane_at: std::time::Instant::now(),
             last_time: recovery.last_time,
             checkpoints,
             published: HashMap::new(),
@@ -156,11 +191,16 @@ impl Evidence {
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let beside = Arc::clone(&shared);
+        let (tiles, published) = mpsc::channel();
         let checkpointer = thread("ledger-sign")
-            .spawn(move || checkpoint::run(&beside, &jobs, low_water_bytes))
+            .spawn(move || checkpoint::run(&beside, &jobs, &tiles, low_water_bytes))
+            .map_err(OpenError::Threads)?;
+        let (beside, first) = (Arc::clone(&shared), recovery.first);
+        let publisher = thread("ledger-tiles")
+            .spawn(move || publish::run(&beside, &published, first))
             .map_err(OpenError::Threads)?;
         let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
-        Ok(Self::new(shared, sequencer, checkpointer))
+        Ok(Self::new(shared, [sequencer, checkpointer, publisher]))
     }
 }
 
@@ -177,28 +217,54 @@ fn note_recovery(shared: &Shared, torn: Torn) {
 }
 
 /// The last checkpoint of every tenant that has one.
-fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Checkpoint>, OpenError> {
+fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Signed>, OpenError> {
     let tenants = dir.join("tenants");
     durable::directory(&tenants)?;
     let mut found = HashMap::new();
     for entry in fs::read_dir(&tenants)? {
         let name = entry?.file_name();
         let Some(tenant) = name.to_str().and_then(|name| name.parse::<TenantName>().ok()) else { continue };
-        let Some(note) = durable::read(&checkpoint::path(dir, &tenant), NOTE_BYTES_MAX as u64)? else { continue };
+        let log = LogName::Tenant(tenant.clone());
+        let Some(note) = durable::read(&checkpoint::path(dir, &log), NOTE_BYTES_MAX as u64)? else { continue };
         let keys = keyring.tenant(&tenant)?;
-        let opened = std::str::from_utf8(&note)
-            .map_err(|_| NoteError::Form("not text"))
-            .and_then(|note| Checkpoint::open(note, keys.signing.verifying()));
-        let checkpoint = opened.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
-        found.insert(tenant, checkpoint);
+        let signed = Signed::open(note, keys.signing.verifying());
+        let signed = signed.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
+        found.insert(tenant, signed);
     }
     Ok(found)
+}
+
+/// A checkpoint as it lies on the disk.
+struct Signed {
+    size: u64,
+    root: Hash,
+    note: String,
+}
+
+impl Signed {
+    fn open(note: Vec<u8>, key: &VerifyingKey) -> Result<Self, NoteError> {
+        let note = String::from_utf8(note).map_err(|_| NoteError::Form("not text"))?;
+        let Checkpoint { size, root, .. } = Checkpoint::open_older(&note, key)?;
+        Ok(Self { size, root, note })
+    }
+
+    fn published(&self, log: LogName, end: Position) -> Publish {
+        Publish { log, size: self.size, root: self.root, note: self.note.clone(), end }
+    }
 }
 
 /// What the log tells while it is read.
 #[derive(Default)]
 struct Recovery {
-    signed: HashMap<TenantName, Checkpoint>,
+    signed: HashMap<TenantName, Signed>,
+    plane_signed: Option<Signed>,
+    plane: PlaneLog,
+    /// The commitments under which the plane log holds the tenants' last checkpoints.
+    sought: HashMap<String, TenantName>,
+    anchors: Anchors,
+    /// The signed states, in the order of the log: what is published first.
+    first: Vec<Publish>,
+    plane_wrong: Option<OpenError>,
     logs: HashMap<TenantName, TenantLog>,
     last_time: Timestamp,
     last_time_text: String,
@@ -210,6 +276,14 @@ struct Recovery {
 
 impl Recovery {
     fn frame(&mut self, frame: Frame<'_>) {
+        if frame.kind == frames::PLANE {
+            if self.plane_wrong.is_none()
+                && let Err(error) = self.plane_leaf(&frame)
+            {
+                self.plane_wrong = Some(error);
+            }
+            return;
+        }
         let leaf_at = *self.leaf_at.get_or_insert(frame.position);
         if self.wrong.is_some() || frame.kind != frames::LEAF {
             return;
@@ -249,6 +323,7 @@ impl Recovery {
                 return Err(OpenError::Rewritten { tenant, signed: signed.size });
             }
             log.checkpointed = signed.size;
+            self.first.push(signed.published(LogName::Tenant(tenant.clone()), frame.end));
         }
         if let Some((run, _)) = run {
             self.progress.advance(frame.end, std::iter::once((tenant, run, leaf_at)));
@@ -266,6 +341,55 @@ impl Recovery {
             if leaves < signed.size {
                 return Err(OpenError::Rollback { tenant: tenant.clone(), leaves, signed: signed.size });
             }
+        }
+        if let Some(error) = self.plane_wrong.take() {
+            return Err(error);
+        }
+        let (leaves, signed) = (self.plane.tree.size(), self.plane_signed.as_ref().map_or(0, |signed| signed.size));
+        if leaves < signed { Err(OpenError::PlaneRollback { leaves, signed }) } else { Ok(()) }
+    }
+
+    /// What was signed of the plane log, and under which names it holds the tenants' last checkpoints.
+    fn know_plane(&mut self, dir: &Path, keyring: &Keyring) -> Result<(), OpenError> {
+        let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
+        let signed = note.map(|note| Signed::open(note, keyring.plane().signing.verifying())).transpose();
+        self.plane_signed = signed.map_err(OpenError::PlaneCheckpoint)?;
+        for (tenant, signed) in &self.signed {
+            let keys = keyring.tenant(tenant)?;
+            if let Some(opens) = keyring.plane().disclosure(keys.signing.verifying().origin(), signed.size) {
+                self.sought.insert(opens.commitment(), tenant.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn plane_leaf(&mut self, frame: &Frame<'_>) -> Result<(), OpenError> {
+        let damaged = |what| OpenError::Damaged { at: frame.position, what };
+        let (name, bytes) = frames::split_text(frame.payload).ok_or(damaged("a leaf without a tenant"))?;
+        let leaf = PlaneLeaf::from_bytes(bytes).ok_or(damaged("not a leaf of the plane log"))?;
+        if !name.is_empty() || leaf.seq != self.plane.tree.size() {
+            return Err(damaged("a leaf of the plane log is not where it belongs"));
+        }
+        if leaf.time != self.last_time_text {
+            let time: Timestamp = leaf.time.parse().map_err(|_| damaged("not a time"))?;
+            self.last_time = self.last_time.max(time);
+        }
+        self.plane.tree.push(leaf_hash(bytes));
+        let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
+        if let Some(signed) = &self.plane_signed
+            && signed.size == size
+        {
+            if signed.root != root {
+                return Err(OpenError::PlaneRollback { leaves: size, signed: signed.size });
+            }
+            self.plane.checkpointed = size;
+            self.first.push(signed.published(LogName::Plane, frame.end));
+        }
+        if let Some(tenant) = self.sought.get(&leaf.log).cloned() {
+            if self.signed.get(&tenant).is_some_and(|signed| (signed.size, signed.root) != (leaf.size, leaf.root)) {
+                return Err(OpenError::OtherCheckpoint { tenant, signed: leaf.size });
+            }
+            self.anchors.placed(&tenant, Place { index: leaf.seq, leaf });
         }
         Ok(())
     }

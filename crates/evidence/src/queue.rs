@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     checkpoint::SignedCheckpoint,
+    plane::Submitted,
     record::{LeafRef, RecordError},
 };
 
@@ -40,6 +41,10 @@ pub(crate) enum Item {
     Append(Box<Append>),
     /// Sign what the log of a tenant is now.
     Checkpoint(TenantName, oneshot::Sender<Result<SignedCheckpoint, RecordError>>),
+    /// Sign what the plane log is now.
+    PlaneCheckpoint(oneshot::Sender<Result<SignedCheckpoint, RecordError>>),
+    /// A tenant's checkpoint for the plane log.
+    Plane(Box<Submitted>),
     /// These ids will not come again.
     Forget(Vec<EventId>),
     /// Finish what is here and end.
@@ -50,8 +55,8 @@ impl Item {
     fn is_note(&self) -> bool {
         match self {
             Self::Append(append) => append.reply.is_none(),
-            Self::Forget(_) => true,
-            Self::Checkpoint(..) | Self::Stop => false,
+            Self::Forget(_) | Self::Plane(_) => true,
+            Self::Checkpoint(..) | Self::PlaneCheckpoint(_) | Self::Stop => false,
         }
     }
 }

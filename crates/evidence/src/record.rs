@@ -20,6 +20,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::{
     checkpoint::SignedCheckpoint,
     keys::{Keyring, KeyringError, Purpose, TenantKeys},
+    plane::Anchors,
+    publish::Published,
     queue::{Append, Item, Queue},
     read::Progress,
     vault,
@@ -90,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) failed: AtomicBool,
     pub(crate) progress: Progress,
     pub(crate) permits: Semaphore,
+    pub(crate) anchors: Anchors,
+    pub(crate) published: Published,
 }
 
 impl Shared {
@@ -178,22 +182,27 @@ pub(crate) struct Threads {
     shared: Arc<Shared>,
     sequencer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
+    publisher: Option<JoinHandle<()>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         let _full = self.shared.queue.push(Item::Stop);
-        // The sequencer holds the checkpointer's channel: this one ends first, that one then.
-        for thread in [self.sequencer.take(), self.checkpointer.take()].into_iter().flatten() {
+        // Each holds the channel of the next: they end one after the other.
+        for thread in [self.sequencer.take(), self.checkpointer.take(), self.publisher.take()].into_iter().flatten() {
             let _ended = thread.join();
         }
     }
 }
 
 impl Evidence {
-    pub(crate) fn new(shared: Arc<Shared>, sequencer: JoinHandle<()>, checkpointer: JoinHandle<()>) -> Self {
-        let threads =
-            Threads { shared: Arc::clone(&shared), sequencer: Some(sequencer), checkpointer: Some(checkpointer) };
+    pub(crate) fn new(shared: Arc<Shared>, [sequencer, checkpointer, publisher]: [JoinHandle<()>; 3]) -> Self {
+        let threads = Threads {
+            shared: Arc::clone(&shared),
+            sequencer: Some(sequencer),
+            checkpointer: Some(checkpointer),
+            publisher: Some(publisher),
+        };
         Self { shared, _threads: Arc::new(threads) }
     }
 

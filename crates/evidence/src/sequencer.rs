@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::{
     checkpoint::Job,
     frames,
+    plane::{LogName, PlaneLog},
     queue::{Append, Item},
     record::{LeafRef, RecordError, Shared},
     tenant_log::TenantLog,
@@ -39,6 +40,9 @@ pub(crate) struct Sequencer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) wal: Wal,
     pub(crate) logs: HashMap<TenantName, TenantLog>,
+    pub(crate) plane: PlaneLog,
+    /// When the plane log may be signed again.
+    pub(crate) plane_at: Instant,
     pub(crate) last_time: Timestamp,
     pub(crate) checkpoints: mpsc::Sender<Job>,
     /// Leaves of outbox events that the store has not yet been told of.
@@ -83,6 +87,11 @@ impl Sequencer {
                         self.commit();
                         self.checkpoint(&tenant, Some(reply));
                     }
+                    Item::PlaneCheckpoint(reply) => {
+                        self.commit();
+                        self.plane_checkpoint(Some(reply));
+                    }
+                    Item::Plane(submitted) => self.anchor(*submitted),
                     Item::Forget(ids) => ids.iter().for_each(|id| drop(self.published.remove(id))),
                     Item::Stop => stop = true,
                 }
@@ -94,6 +103,7 @@ impl Sequencer {
                 let news: Vec<_> = news.map(|(tenant, _)| tenant.clone()).collect();
                 news.iter().for_each(|tenant| self.checkpoint(tenant, None));
             }
+            self.plane_tick(stop);
             if stop {
                 return;
             }
@@ -167,7 +177,7 @@ impl Sequencer {
     }
 
     /// The time of the next leaf: the clock's, but never earlier than the leaf before.
-    fn time(&mut self) -> Arc<str> {
+    pub(crate) fn time(&mut self) -> Arc<str> {
         if let Some(time) = &self.batch_time {
             return Arc::clone(time);
         }
@@ -236,7 +246,7 @@ impl Sequencer {
             }
             None => (0, cogward_ledger::tree::empty_root()),
         };
-        let job = Job { tenant: tenant.clone(), size, root, end: self.wal.end(), reply };
+        let job = Job { log: LogName::Tenant(tenant.clone()), size, root, end: self.wal.end(), reply };
         let _ended = self.checkpoints.send(job);
     }
 }

@@ -9,12 +9,18 @@
 
 pub mod canonical;
 pub mod commitment;
+pub mod cosign;
 pub mod leaf;
 pub mod note;
+pub mod plane;
+pub mod policy;
 pub mod proof;
+pub mod tile_proof;
 pub mod tiles;
 pub mod tree;
 pub mod verify;
+mod vkey;
+pub mod witness;
 
 /// A SHA-256.
 pub type Hash = [u8; 32];

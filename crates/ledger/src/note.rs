@@ -1,19 +1,26 @@
-//! Checkpoints as C2SP signed notes: what a log says about itself, in three lines and a signature.
+//! Checkpoints as C2SP signed notes: what a log says about itself, in three lines and its signatures.
 //!
-//! A reader ignores signatures of keys it does not know, so witnesses and a second algorithm can be
-//! added without a new form; the log's own signature must be there and must hold.
+//! A log of ours signs twice: with Ed25519, which every tool reads, and with ML-DSA-44, which a quantum
+//! computer does not forge ([`crate::cosign`] has the form). A reader ignores signatures of keys that it
+//! does not know, so witnesses need no new form; every key that it does know must have signed.
 
-use aws_lc_rs::{
-    digest,
-    signature::{self, Ed25519KeyPair, KeyPair},
+use aws_lc_rs::signature::{
+    self, Ed25519KeyPair, KeyPair, ML_DSA_44, ML_DSA_44_SIGNING, PqdsaKeyPair, UnparsedPublicKey,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::Hash;
+use crate::{
+    Hash,
+    cosign::{self, ML_DSA_BYTES, ML_DSA_SIGNATURE_BYTES},
+    vkey::{self, ED25519, ML_DSA},
+};
 
-const ED25519: u8 = 0x01;
-/// A note of ours is a few hundred bytes; witnesses may add some thousands.
+/// A note of ours is some kilobytes; each witness adds a line.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
+/// The public keys of a log, a line each.
+pub const KEYS_BYTES_MAX: usize = 16 * 1024;
+/// Signatures on one note.
+const SIGNATURES_MAX: usize = 64;
 
 /// Why a key text is not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,29 +49,80 @@ pub enum NoteError {
     Signature,
 }
 
-fn key_hash(name: &str, public: &[u8]) -> [u8; 4] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(name.as_bytes());
-    context.update(&[b'\n', ED25519]);
-    context.update(public);
-    let digest = context.finish();
-    digest.as_ref().first_chunk().copied().unwrap_or_default()
+/// A signed note in its parts; nothing of it is believed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note<'a> {
+    /// What is signed, with its last line feed.
+    pub text: &'a str,
+    /// By whom.
+    pub signatures: Vec<NoteSignature<'a>>,
 }
 
-fn hex(bytes: [u8; 4]) -> String {
-    format!("{:08x}", u32::from_be_bytes(bytes))
+/// One line below a note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoteSignature<'a> {
+    /// The name of the key.
+    pub name: &'a str,
+    /// Its short identifier.
+    pub key: [u8; 4],
+    /// What the kind of key makes of the text.
+    pub bytes: Vec<u8>,
+    /// The whole line, without its line feed.
+    pub line: &'a str,
 }
 
-/// Whether a name can stand in a note: no white space, no plus, not empty.
-fn is_origin(name: &str) -> bool {
-    (1..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'+')
+impl<'a> Note<'a> {
+    /// Takes a note apart.
+    ///
+    /// # Errors
+    /// It has not the form of one.
+    pub fn parse(note: &'a str) -> Result<Self, NoteError> {
+        if note.len() > NOTE_BYTES_MAX {
+            return Err(NoteError::Form("it is too long"));
+        }
+        let at = note.rfind("\n\n").ok_or(NoteError::Form("no empty line before the signatures"))?;
+        // The signed text ends with the line feed that stands before the empty line.
+        let (text, signatures) = note.split_at_checked(at + 1).ok_or(NoteError::Form("no text"))?;
+        let lines = signatures.strip_prefix('\n').unwrap_or_default();
+        Ok(Self { text, signatures: signature_lines(lines)? })
+    }
 }
 
-/// The public half of a log's key.
+/// Reads lines of signatures, as they stand below a note or come from a witness.
+///
+/// # Errors
+/// One is not of that form, or there are too many.
+pub fn signature_lines(lines: &str) -> Result<Vec<NoteSignature<'_>>, NoteError> {
+    let lines = lines.strip_suffix('\n').ok_or(NoteError::Form("the last line has no end"))?;
+    let mut found = Vec::new();
+    for line in lines.split('\n') {
+        let (name, signature) = line
+            .strip_prefix("\u{2014} ")
+            .and_then(|rest| rest.split_once(' '))
+            .ok_or(NoteError::Form("a line is not a signature"))?;
+        let bytes = STANDARD.decode(signature).map_err(|_| NoteError::Form("a signature is not base64"))?;
+        let (key, bytes) = bytes.split_first_chunk::<4>().ok_or(NoteError::Form("a signature is too short"))?;
+        if found.len() == SIGNATURES_MAX {
+            return Err(NoteError::Form("too many signatures"));
+        }
+        found.push(NoteSignature { name, key: *key, bytes: bytes.to_vec(), line });
+    }
+    Ok(found)
+}
+
+/// A line below a note.
+pub(crate) fn signature_line(name: &str, key: [u8; 4], signature: &[u8]) -> String {
+    let mut signed = key.to_vec();
+    signed.extend_from_slice(signature);
+    format!("\u{2014} {name} {}\n", STANDARD.encode(signed))
+}
+
+/// The public half of a log's keys: Ed25519, and ML-DSA-44 when the log has that too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyingKey {
     origin: String,
     public: [u8; 32],
+    ml_dsa: Option<Box<[u8; ML_DSA_BYTES]>>,
 }
 
 impl VerifyingKey {
@@ -73,35 +131,71 @@ impl VerifyingKey {
     pub fn origin(&self) -> &str {
         &self.origin
     }
-}
 
-impl std::fmt::Display for VerifyingKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut key = [ED25519; 33];
-        key[1..].copy_from_slice(&self.public);
-        write!(f, "{}+{}+{}", self.origin, hex(key_hash(&self.origin, &self.public)), STANDARD.encode(key))
+    /// Every key, a line each: the content of `log.vkey`.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let ml_dsa = self.ml_dsa.as_ref().map(|key| vkey::text(&self.origin, ML_DSA, &key[..]));
+        ml_dsa.map_or_else(|| format!("{self}\n"), |second| format!("{self}\n{second}\n"))
+    }
+
+    /// Whether these are, among others, the keys of `known`.
+    #[must_use]
+    pub fn includes(&self, known: &Self) -> bool {
+        self.origin == known.origin
+            && self.public == known.public
+            && (known.ml_dsa.is_none() || known.ml_dsa == self.ml_dsa)
+    }
+
+    /// The same log by its Ed25519 key alone.
+    #[must_use]
+    pub fn ed25519_only(&self) -> Self {
+        Self { ml_dsa: None, ..self.clone() }
     }
 }
 
+/// The Ed25519 key, in one line: what a reader compares and keeps.
+impl std::fmt::Display for VerifyingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&vkey::text(&self.origin, ED25519, &self.public))
+    }
+}
+
+/// One key a line, the Ed25519 key first. Kinds that are not known are ignored, as long as they are keys.
 impl std::str::FromStr for VerifyingKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (origin, rest) = text.split_once('+').ok_or(KeyError)?;
-        let (hash, key) = rest.split_once('+').ok_or(KeyError)?;
-        let key: [u8; 33] = STANDARD.decode(key).ok().and_then(|k| k.try_into().ok()).ok_or(KeyError)?;
-        let [algorithm, public @ ..] = key;
-        if !is_origin(origin) || algorithm != ED25519 || hash != hex(key_hash(origin, &public)) {
+        if text.len() > KEYS_BYTES_MAX {
             return Err(KeyError);
         }
-        Ok(Self { origin: origin.to_owned(), public })
+        let mut lines = text.split('\n');
+        let first = lines.next().and_then(vkey::parse).ok_or(KeyError)?;
+        let public = <[u8; 32]>::try_from(first.public.as_slice()).map_err(|_| KeyError)?;
+        if first.algorithm != ED25519 {
+            return Err(KeyError);
+        }
+        let mut keys = Self { origin: first.name.to_owned(), public, ml_dsa: None };
+        for line in lines {
+            let further = vkey::parse(line).filter(|key| key.name == keys.origin).ok_or(KeyError)?;
+            match further.algorithm {
+                ML_DSA if keys.ml_dsa.is_none() => {
+                    keys.ml_dsa = Some(further.public.into_boxed_slice().try_into().map_err(|_| KeyError)?);
+                }
+                // A second one of a kind would leave open which of them counts.
+                ML_DSA | ED25519 => return Err(KeyError),
+                _ => {}
+            }
+        }
+        Ok(keys)
     }
 }
 
-/// A log's key.
+/// A log's keys.
 pub struct SigningKey {
     verifying: VerifyingKey,
     pair: Ed25519KeyPair,
+    ml_dsa: Option<PqdsaKeyPair>,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -111,17 +205,30 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// The key that belongs to a seed.
+    /// The Ed25519 key that belongs to a seed.
     ///
     /// # Errors
     /// The origin cannot stand in a note.
     pub fn from_seed(origin: &str, seed: &[u8; 32]) -> Result<Self, KeyError> {
-        if !is_origin(origin) {
+        if !vkey::is_name(origin) {
             return Err(KeyError);
         }
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| KeyError)?;
-        Ok(Self { verifying: VerifyingKey { origin: origin.to_owned(), public }, pair })
+        let verifying = VerifyingKey { origin: origin.to_owned(), public, ml_dsa: None };
+        Ok(Self { verifying, pair, ml_dsa: None })
+    }
+
+    /// The same, signing with the ML-DSA-44 key of a seed as well.
+    ///
+    /// # Errors
+    /// The key cannot be made.
+    pub fn with_ml_dsa(mut self, seed: &[u8; 32]) -> Result<Self, KeyError> {
+        let pair = PqdsaKeyPair::from_seed(&ML_DSA_44_SIGNING, seed).map_err(|_| KeyError)?;
+        let public: [u8; ML_DSA_BYTES] = pair.public_key().as_ref().try_into().map_err(|_| KeyError)?;
+        self.verifying.ml_dsa = Some(Box::new(public));
+        self.ml_dsa = Some(pair);
+        Ok(self)
     }
 
     /// The public half.
@@ -133,11 +240,21 @@ impl SigningKey {
     /// Signs what the log is now.
     #[must_use]
     pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
-        let origin = &self.verifying.origin;
+        let VerifyingKey { origin, public, ml_dsa } = &self.verifying;
         let text = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root));
-        let mut signed = key_hash(origin, &self.verifying.public).to_vec();
-        signed.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        format!("{text}\n\u{2014} {origin} {}\n", STANDARD.encode(signed))
+        let first = self.pair.sign(text.as_bytes());
+        let mut note = format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), first.as_ref()));
+        if let (Some(public), Some(pair)) = (ml_dsa, &self.ml_dsa) {
+            // A log makes no statement about time: that is what its witnesses do.
+            let message = cosign::cosigned_message(origin, 0, origin, size, root);
+            let mut signature = [0; 8 + ML_DSA_SIGNATURE_BYTES];
+            let (_, tail) = signature.split_at_mut(8);
+            // It does not fail with a key of this kind; if it did, readers who know the key refuse the note.
+            if pair.sign(&message, tail).is_ok() {
+                note.push_str(&signature_line(origin, vkey::id(origin, ML_DSA, &public[..]), &signature));
+            }
+        }
+        note
     }
 }
 
@@ -153,22 +270,29 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads a note and checks the key's signature on it.
+    /// Reads the text of a note of ours: three lines and no more. Whether it is signed is another question.
     ///
     /// # Errors
-    /// See [`NoteError`].
-    pub fn open(note: &str, key: &VerifyingKey) -> Result<Self, NoteError> {
-        let (text, signatures) =
-            note.split_once("\n\n").ok_or(NoteError::Form("no empty line before the signatures"))?;
-        // The signed text ends with the line feed that stands before the empty line.
-        let signed = note.get(..text.len() + 1).unwrap_or_default();
-        let mut lines = text.split('\n');
-        let (origin, size, root) = (lines.next(), lines.next(), lines.next());
-        let (Some(origin), Some(size), Some(root), None) = (origin, size, root, lines.next()) else {
+    /// It is not a checkpoint.
+    pub fn from_text(text: &str) -> Result<Self, NoteError> {
+        Self::from_lines(text, false)
+    }
+
+    /// The same, with further lines of a log that is not ours.
+    ///
+    /// # Errors
+    /// It is not a checkpoint.
+    pub fn from_text_extended(text: &str) -> Result<Self, NoteError> {
+        Self::from_lines(text, true)
+    }
+
+    fn from_lines(text: &str, extended: bool) -> Result<Self, NoteError> {
+        let mut lines = text.strip_suffix('\n').unwrap_or_default().split('\n');
+        let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
             return Err(NoteError::Form("not three lines"));
         };
-        if origin != key.origin {
-            return Err(NoteError::Origin { found: origin.chars().take(255).collect(), expected: key.origin.clone() });
+        if lines.any(|line| !extended || line.is_empty()) {
+            return Err(NoteError::Form("not three lines"));
         }
         let number: u64 = size.parse().map_err(|_| NoteError::Form("the size is not a number"))?;
         // One text for each number: `+7` and `007` would parse too.
@@ -180,66 +304,64 @@ impl Checkpoint {
             .ok()
             .and_then(|r| r.try_into().ok())
             .ok_or(NoteError::Form("the root is not 32 bytes of base64"))?;
-        check_signatures(signatures, signed, key)?;
         Ok(Self { origin: origin.to_owned(), size: number, root })
     }
-}
 
-fn check_signatures(signatures: &str, signed: &str, key: &VerifyingKey) -> Result<(), NoteError> {
-    let lines = signatures.strip_suffix('\n').ok_or(NoteError::Form("the last line has no end"))?;
-    let wanted = key_hash(&key.origin, &key.public);
-    let mut holds = false;
-    for line in lines.split('\n') {
-        let (name, signature) = line
-            .strip_prefix("\u{2014} ")
-            .and_then(|rest| rest.split_once(' '))
-            .ok_or(NoteError::Form("a line is not a signature"))?;
-        let bytes = STANDARD.decode(signature).map_err(|_| NoteError::Form("a signature is not base64"))?;
-        let (hash, signature) = bytes.split_first_chunk::<4>().ok_or(NoteError::Form("a signature is too short"))?;
-        if name == key.origin && *hash == wanted {
-            signature::UnparsedPublicKey::new(&signature::ED25519, key.public)
-                .verify(signed.as_bytes(), signature)
-                .map_err(|_| NoteError::Signature)?;
-            holds = true;
-        }
+    /// Reads a note and checks the signatures on it: every key in `key` must have signed.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn open(note: &str, key: &VerifyingKey) -> Result<Self, NoteError> {
+        let note = Note::parse(note)?;
+        Self::from_lines(note.text, false).and_then(|checkpoint| checkpoint.signed(&note, key, true))
     }
-    if holds { Ok(()) } else { Err(NoteError::Unsigned(key.origin.clone())) }
+
+    /// The same, but a note with one signature and no other is believed: it is older than the second key.
+    ///
+    /// # Errors
+    /// See [`NoteError`]; a signature that is there and does not hold is one in any case.
+    pub fn open_older(note: &str, key: &VerifyingKey) -> Result<Self, NoteError> {
+        let note = Note::parse(note)?;
+        Self::from_lines(note.text, false)
+            .and_then(|checkpoint| checkpoint.signed(&note, key, note.signatures.len() > 1))
+    }
+
+    /// Itself, when `note` has the signatures of `key` on it.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn signed(self, note: &Note<'_>, key: &VerifyingKey, all: bool) -> Result<Self, NoteError> {
+        if self.origin != key.origin {
+            let found = self.origin.chars().take(255).collect();
+            return Err(NoteError::Origin { found, expected: key.origin.clone() });
+        }
+        let of = |algorithm, public: &[u8]| {
+            let id = vkey::id(&key.origin, algorithm, public);
+            note.signatures.iter().filter(move |line| line.name == key.origin && line.key == id)
+        };
+        let (mut classic, mut quantum) = (false, false);
+        for line in of(ED25519, &key.public) {
+            UnparsedPublicKey::new(&signature::ED25519, key.public)
+                .verify(note.text.as_bytes(), &line.bytes)
+                .map_err(|_| NoteError::Signature)?;
+            classic = true;
+        }
+        if let Some(public) = &key.ml_dsa {
+            for line in of(ML_DSA, &public[..]) {
+                let (time, signature) = cosign::timestamped(&line.bytes).ok_or(NoteError::Signature)?;
+                let message = cosign::cosigned_message(&key.origin, time, &self.origin, self.size, &self.root);
+                UnparsedPublicKey::new(&ML_DSA_44, &public[..])
+                    .verify(&message, signature)
+                    .map_err(|_| NoteError::Signature)?;
+                quantum = true;
+            }
+        }
+        if !classic || (all && key.ml_dsa.is_some() && !quantum) {
+            return Err(NoteError::Unsigned(key.origin.clone()));
+        }
+        Ok(self)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_opens_with_its_key_and_with_no_other() {
-        let key = SigningKey::from_seed("cogward.dev/ledger/x/acme", &[7; 32]).unwrap();
-        let note = key.checkpoint(42, &[9; 32]);
-        let read: VerifyingKey = key.verifying().to_string().parse().unwrap();
-        let opened = Checkpoint::open(&note, &read).unwrap();
-        assert_eq!((opened.size, opened.root), (42, [9; 32]));
-        let other = SigningKey::from_seed("cogward.dev/ledger/x/acme", &[8; 32]).unwrap();
-        assert!(matches!(Checkpoint::open(&note, other.verifying()), Err(NoteError::Unsigned(_))));
-        // A witness's line beside it does not disturb.
-        let witnessed = format!("{note}\u{2014} witness.example AAAAAAAA\n");
-        assert!(Checkpoint::open(&witnessed, &read).is_ok());
-    }
-
-    #[test]
-    fn no_changed_bit_of_a_checkpoint_or_key_is_believed() {
-        let key = SigningKey::from_seed("cogward.dev/ledger/x/acme", &[7; 32]).unwrap();
-        let vkey = key.verifying().to_string();
-        let note = key.checkpoint(42, &[9; 32]);
-        for at in 0..note.len() * 8 {
-            let mut bytes = note.clone().into_bytes();
-            bytes[at / 8] ^= 1 << (at % 8);
-            let opened = std::str::from_utf8(&bytes).map(|text| Checkpoint::open(text, key.verifying()));
-            assert!(!matches!(opened, Ok(Ok(_))), "bit {at}");
-        }
-        for at in 0..vkey.len() * 8 {
-            let mut bytes = vkey.clone().into_bytes();
-            bytes[at / 8] ^= 1 << (at % 8);
-            let read = std::str::from_utf8(&bytes).ok().and_then(|t| t.parse::<VerifyingKey>().ok());
-            assert!(read.is_none_or(|read| Checkpoint::open(&note, &read).is_err()), "bit {at}");
-        }
-    }
-}
+mod tests;

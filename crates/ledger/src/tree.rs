@@ -36,6 +36,11 @@ impl Frontier {
         self.size
     }
 
+    /// The complete subtrees, from the largest to the smallest.
+    pub(crate) fn subtrees(&self) -> &[Hash] {
+        &self.subtrees
+    }
+
     /// Appends a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
         let mut hash = leaf;

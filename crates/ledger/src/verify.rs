@@ -17,7 +17,8 @@ use crate::{
     Hash,
     canonical::is_canonical,
     leaf::{Parsed, is_hash_text, leaf_hash},
-    note::{Checkpoint, NOTE_BYTES_MAX, VerifyingKey},
+    note::{Checkpoint, KEYS_BYTES_MAX, NOTE_BYTES_MAX, VerifyingKey},
+    plane::{Anchor, AnchorError, PLANE_LEAF_BYTES_MAX},
     tiles::{self, HashTiles, TILE_WIDTH, TileSink},
     tree::Frontier,
 };
@@ -58,6 +59,8 @@ pub enum What {
     Tile,
     /// The root over all leaves is not the signed one.
     Root,
+    /// The checkpoint is not where the pack says it is in the plane log.
+    Anchor,
 }
 
 impl What {
@@ -77,6 +80,7 @@ impl What {
             Self::RunChain => "run_chain",
             Self::Tile => "tile",
             Self::Root => "root",
+            Self::Anchor => "anchor",
         }
     }
 }
@@ -114,6 +118,21 @@ pub struct Verified {
     pub key: String,
     /// Whether the key was given by the reader and not taken from the pack itself.
     pub key_pinned: bool,
+    /// Where the checkpoint is in the plane log, when the pack says so.
+    pub anchored: Option<Anchored>,
+}
+
+/// A tenant's checkpoint in the plane log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Anchored {
+    /// The plane log.
+    pub origin: String,
+    /// The size of the plane log whose checkpoint covers it.
+    pub size: u64,
+    /// When it came into the plane log.
+    pub time: String,
+    /// The plane's key, which came with the pack.
+    pub key: String,
 }
 
 fn log_finding(what: What, detail: impl Into<String>) -> Finding {
@@ -145,9 +164,13 @@ fn read_text(dir: &Path, name: &str, bytes_max: usize, what: What) -> Result<Str
 /// # Errors
 /// It is not there or is not a key.
 pub fn key_of(dir: &Path) -> Result<VerifyingKey, Finding> {
-    let text = read_text(dir, KEY_FILE, 1_024, What::Key)?;
-    let line = text.strip_suffix('\n').ok_or_else(|| log_finding(What::Key, format!("{KEY_FILE} is not one line")))?;
-    line.parse().map_err(|error| log_finding(What::Key, format!("{KEY_FILE}: {error}")))
+    key_in(dir, KEY_FILE)
+}
+
+fn key_in(dir: &Path, name: &str) -> Result<VerifyingKey, Finding> {
+    let text = read_text(dir, name, KEYS_BYTES_MAX, What::Key)?;
+    let lines = text.strip_suffix('\n').ok_or_else(|| log_finding(What::Key, format!("{name} has no whole line")))?;
+    lines.parse().map_err(|error| log_finding(What::Key, format!("{name}: {error}")))
 }
 
 /// Verifies the log in `dir`, against `pinned` or else the key in the pack.
@@ -160,9 +183,12 @@ pub fn verify_dir(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified,
     let key = pinned.unwrap_or(&own);
     let note = read_text(dir, CHECKPOINT_FILE, NOTE_BYTES_MAX, What::Signature)?;
     let checkpoint = Checkpoint::open(&note, key).map_err(|e| log_finding(What::Signature, e.to_string()))?;
-    if own != *key {
+    if !own.includes(key) {
         return Err(log_finding(What::Key, format!("{KEY_FILE} in the pack is not the key that was given")));
     }
+    // Every further key of the log must have signed, too.
+    Checkpoint::open(&note, &own).map_err(|e| log_finding(What::Signature, e.to_string()))?;
+    let anchored = anchor(dir, &checkpoint, &note)?;
     let mut walk = Walk::default();
     let mut above = Compare { dir };
     let bundles = checkpoint.size.div_ceil(TILE_WIDTH as u64);
@@ -184,7 +210,34 @@ pub fn verify_dir(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified,
         last_time: walk.last_time,
         key: key.to_string(),
         key_pinned: pinned.is_some(),
+        anchored,
     })
+}
+
+/// The directory of a pack with the proof that the checkpoint is in the plane log.
+pub const PLANE_DIR: &str = "plane";
+/// In it: the leaf of the plane log.
+pub const PLANE_LEAF_FILE: &str = "leaf.json";
+/// In it: what opens the leaf to the log of the pack.
+pub const PLANE_DISCLOSURE_FILE: &str = "disclosure";
+/// In it: the path to the plane's checkpoint, and that checkpoint (C2SP tlog-proof).
+pub const PLANE_PROOF_FILE: &str = "checkpoint.tlog-proof";
+
+/// Checks the anchor of a pack that has one, and says which size of the plane log it is in.
+fn anchor(dir: &Path, checkpoint: &Checkpoint, note: &str) -> Result<Option<Anchored>, Finding> {
+    let plane = dir.join(PLANE_DIR);
+    // A link that leads nowhere is something, too.
+    if plane.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let key = key_in(&plane, KEY_FILE)?;
+    let of = |what| move |error: AnchorError| log_finding(what, format!("{PLANE_DIR}: {error}"));
+    let leaf = read(&plane, PLANE_LEAF_FILE, PLANE_LEAF_BYTES_MAX)?;
+    let disclosure = read_text(&plane, PLANE_DISCLOSURE_FILE, PLANE_LEAF_BYTES_MAX, What::Anchor)?;
+    let proof = read_text(&plane, PLANE_PROOF_FILE, NOTE_BYTES_MAX + 8 * 1_024, What::Anchor)?;
+    let anchor = Anchor::from_parts(leaf, disclosure, &proof).map_err(of(What::Anchor))?;
+    let (leaf, found) = anchor.verify(&checkpoint.origin, note, &key).map_err(of(What::Anchor))?;
+    Ok(Some(Anchored { origin: found.origin, size: found.size, time: leaf.time, key: key.to_string() }))
 }
 
 /// Compares the tiles above the leaves with the files; those of the leaves were compared one by one.

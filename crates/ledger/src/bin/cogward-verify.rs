@@ -47,8 +47,8 @@ fn arguments() -> Result<Option<Arguments>, String> {
     Ok(Some(Arguments { dir, key, json }))
 }
 
-/// A key is one line.
-const KEY_FILE_BYTES_MAX: u64 = 4_096;
+/// A key is a line or two.
+const KEY_FILE_BYTES_MAX: u64 = 16 * 1_024;
 
 fn read_key(value: &std::ffi::OsStr) -> Result<VerifyingKey, String> {
     if let Some(key) = value.to_str().and_then(|text| text.parse().ok()) {
@@ -92,6 +92,9 @@ fn main() -> ExitCode {
             println!("    root  {}", log.root);
             if let (Some(first), Some(last)) = (&log.first_time, &log.last_time) {
                 println!("    time  {first} to {last}");
+            }
+            if let Some(plane) = &log.anchored {
+                println!("    plane {}: among {} checkpoints since {}", plane.origin, plane.size, plane.time);
             }
             println!("    key   {}", log.key);
             if !log.key_pinned {

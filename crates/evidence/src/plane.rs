@@ -1,0 +1,264 @@
+//! The plane log: which checkpoints of tenants it holds, and the proof of one for a tenant's pack.
+//!
+//! Every checkpoint of a tenant that says something new becomes one leaf, through the same sequencer and
+//! write-ahead log as everything else. Whose it is can be said only with the plane's salt key.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use cogward_ledger::{
+    Hash,
+    commitment::{Disclosure, SALT_BYTES},
+    note::SigningKey,
+    plane::{self, Anchor, PlaneLeaf},
+    tile_proof::{TileProofError, TiledLog},
+    tree::Frontier,
+};
+use cogward_model::TenantName;
+use tokio::sync::oneshot;
+
+use crate::{
+    checkpoint::SignedCheckpoint,
+    keys::KeyringError,
+    publish,
+    queue::Item,
+    read::on_a_thread,
+    record::{Evidence, RecordError, Shared},
+};
+
+/// Newest places of a tenant that are remembered: an export may be some seconds behind.
+const PLACES_MAX: usize = 16;
+/// How long an export waits for the tiles that its proof is made of.
+const TILES_MAX: Duration = Duration::from_secs(30);
+
+/// One of the logs of a plane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LogName {
+    /// The log of the tenants' checkpoints.
+    Plane,
+    /// A tenant's log.
+    Tenant(TenantName),
+}
+
+impl LogName {
+    /// Where its files are.
+    pub(crate) fn dir(&self, dir: &Path) -> PathBuf {
+        match self {
+            Self::Plane => dir.join("plane"),
+            Self::Tenant(tenant) => dir.join("tenants").join(tenant.as_str()),
+        }
+    }
+}
+
+impl std::fmt::Display for LogName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plane => f.write_str("the plane log"),
+            Self::Tenant(tenant) => write!(f, "the log of tenant {tenant}"),
+        }
+    }
+}
+
+/// The plane log's own keys.
+pub(crate) struct PlaneKeys {
+    pub(crate) signing: SigningKey,
+    pub(crate) salt: hmac::Key,
+}
+
+impl PlaneKeys {
+    /// What opens the leaf of a tenant's checkpoint. Never the same for two sizes: leaves of one tenant
+    /// have nothing in common.
+    pub(crate) fn disclosure(&self, origin: &str, size: u64) -> Option<Disclosure> {
+        let tag = hmac::sign(&self.salt, format!("{origin}\n{size}").as_bytes());
+        let salt = tag.as_ref().first_chunk::<SALT_BYTES>()?;
+        plane::disclosure(salt, origin).ok()
+    }
+}
+
+/// The plane log as the sequencer knows it.
+#[derive(Default)]
+pub(crate) struct PlaneLog {
+    pub(crate) tree: Frontier,
+    /// The size that was last handed over to be signed.
+    pub(crate) checkpointed: u64,
+}
+
+/// A checkpoint of a tenant on its way into the plane log.
+pub(crate) struct Submitted {
+    pub(crate) tenant: TenantName,
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+    pub(crate) checkpoint: Hash,
+    pub(crate) log: String,
+}
+
+/// Where a tenant's checkpoint is in the plane log.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) index: u64,
+    pub(crate) leaf: PlaneLeaf,
+}
+
+/// Which checkpoints of tenants the plane log holds.
+#[derive(Default)]
+pub(crate) struct Anchors(Mutex<HashMap<TenantName, Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// The largest size that was submitted.
+    submitted: u64,
+    places: VecDeque<Place>,
+}
+
+impl Anchors {
+    /// Whether this size is to be submitted; then it counts as such.
+    pub(crate) fn is_news(&self, tenant: &TenantName, size: u64) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(tenant.clone()).or_default();
+        let is_news = size > known.submitted;
+        known.submitted = known.submitted.max(size);
+        is_news
+    }
+
+    /// What was submitted could not be taken.
+    fn refused(&self, tenant: &TenantName) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(tenant) {
+            known.submitted = known.places.back().map_or(0, |place| place.leaf.size);
+        }
+    }
+
+    /// A leaf is in its place.
+    pub(crate) fn placed(&self, tenant: &TenantName, place: Place) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(tenant.clone()).or_default();
+        known.submitted = known.submitted.max(place.leaf.size);
+        known.places.push_back(place);
+        if known.places.len() > PLACES_MAX {
+            known.places.pop_front();
+        }
+    }
+
+    fn place(&self, tenant: &TenantName, checkpoint: &Hash) -> Option<Place> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(tenant)?.places.iter().rev().find(|place| place.leaf.checkpoint == *checkpoint).cloned()
+    }
+}
+
+/// Hands a signed checkpoint of a tenant over to the plane log, once.
+pub(crate) fn submit(shared: &Shared, tenant: &TenantName, origin: &str, size: u64, root: Hash, note: &str) {
+    if size == 0 || !shared.anchors.is_news(tenant, size) {
+        return;
+    }
+    let Some(opens) = shared.keyring.plane().disclosure(origin, size) else { return };
+    let submitted = Submitted {
+        tenant: tenant.clone(),
+        size,
+        root,
+        checkpoint: plane::checkpoint_digest(note),
+        log: opens.commitment(),
+    };
+    if shared.queue.push(Item::Plane(Box::new(submitted))).is_err() {
+        shared.anchors.refused(tenant);
+    }
+}
+
+/// Why a checkpoint cannot be shown to be in the plane log.
+#[derive(Debug, thiserror::Error)]
+pub enum AnchorFailure {
+    /// The plane log could not be signed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The keys are not usable.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// The checkpoint is not in the plane log, or no longer one of the newest.
+    #[error("the checkpoint of {0} leaves is not among the newest in the plane log")]
+    Unknown(u64),
+    /// The tiles of the plane log are not written yet.
+    #[error("the tiles of the plane log are not written yet")]
+    Late,
+    /// A tile could not be read.
+    #[error("the tiles of the plane log cannot be read: {0}")]
+    Tiles(#[from] TileProofError<std::io::Error>),
+    /// Reading was interrupted.
+    #[error(transparent)]
+    Read(#[from] crate::read::ReadError),
+}
+
+impl Evidence {
+    /// Signs what the plane log is now.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn plane_checkpoint(&self) -> Result<SignedCheckpoint, RecordError> {
+        self.shared.check()?;
+        let (reply, answer) = oneshot::channel();
+        self.shared.queue.push(Item::PlaneCheckpoint(reply)).map_err(|_| RecordError::Busy)?;
+        answer.await.unwrap_or_else(|_| Err(self.shared.failure()))
+    }
+
+    /// Every public key of a log, a line each.
+    ///
+    /// # Errors
+    /// The keys are not usable.
+    pub fn verifying_keys(&self, log: &LogName) -> Result<String, KeyringError> {
+        Ok(match log {
+            LogName::Plane => self.shared.keyring.plane().signing.verifying().lines(),
+            LogName::Tenant(tenant) => self.shared.keyring.tenant(tenant)?.signing.verifying().lines(),
+        })
+    }
+
+    /// The origin of a log: its name to the world.
+    ///
+    /// # Errors
+    /// The keys are not usable.
+    pub fn origin(&self, log: &LogName) -> Result<String, KeyringError> {
+        Ok(match log {
+            LogName::Plane => self.shared.keyring.plane().signing.verifying().origin().to_owned(),
+            LogName::Tenant(tenant) => self.shared.keyring.tenant(tenant)?.signing.verifying().origin().to_owned(),
+        })
+    }
+
+    /// What shows that a tenant's newest checkpoint is in the plane log; `None` for an empty log.
+    ///
+    /// # Errors
+    /// See [`AnchorFailure`].
+    pub async fn anchor(
+        &self,
+        tenant: &TenantName,
+        signed: &SignedCheckpoint,
+    ) -> Result<Option<Anchor>, AnchorFailure> {
+        if signed.size == 0 {
+            return Ok(None);
+        }
+        // Behind everything that was submitted before: the leaf is in it.
+        let plane = self.plane_checkpoint().await?;
+        let digest = plane::checkpoint_digest(&signed.note);
+        let place = self.shared.anchors.place(tenant, &digest).ok_or(AnchorFailure::Unknown(signed.size))?;
+        let mut written = self.shared.published.plane_size();
+        let there = tokio::time::timeout(TILES_MAX, written.wait_for(|size| *size >= plane.size)).await;
+        there.map_err(|_| AnchorFailure::Late)?.map_err(|_| AnchorFailure::Late)?;
+        let origin = self.origin(&LogName::Tenant(tenant.clone()))?;
+        let opens = self.shared.keyring.plane().disclosure(&origin, signed.size);
+        let opens = opens.ok_or(AnchorFailure::Unknown(signed.size))?;
+        let dir = publish::tiles_dir(&self.shared.dir, &LogName::Plane);
+        let (index, size) = (place.index, plane.size);
+        let proof = on_a_thread(move || {
+            let mut tiles = TiledLog::new(size, |tile| publish::read_tile(&dir, tile));
+            Ok::<_, AnchorFailure>(tiles.inclusion(index)?)
+        });
+        Ok(Some(Anchor {
+            leaf: place.leaf.to_bytes(),
+            disclosure: opens.as_str().to_owned(),
+            index,
+            proof: proof.await?,
+            note: plane.note,
+        }))
+    }
+}
