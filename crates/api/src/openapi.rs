@@ -20,7 +20,7 @@ pub fn document() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let operation = operation(route, &problem, &mut generator);
-        if let Value::Object(item) = paths.entry(route.path).or_insert_with(|| json!({})) {
+        if let Value::Object(item) = paths.entry(route.path.replace("{*", "{")).or_insert_with(|| json!({})) {
             item.insert(route.method.as_str().to_ascii_lowercase(), operation);
         }
     }

@@ -362,6 +362,25 @@ pub fn evidence_checkpoint(tenant: &TenantName) -> String {
     format!("{TENANTS}/{tenant}/evidence/checkpoint")
 }
 
+/// A tenant's log as tiles: `checkpoint`, `tile/…`, `log.vkey`.
+#[must_use]
+pub fn log_file(tenant: &TenantName, file: &str) -> String {
+    format!("{TENANTS}/{tenant}/log/{file}")
+}
+
+/// The plane log as tiles.
+#[must_use]
+pub fn plane_log_file(file: &str) -> String {
+    format!("/api/v1/evidence/log/{file}")
+}
+
+/// How far the plane log is witnessed.
+pub const EVIDENCE_STATUS: &str = "/api/v1/evidence/status";
+/// What a witness without a network is handed.
+pub const WITNESS_REQUEST: &str = "/api/v1/evidence/witness-request";
+/// What witnesses said.
+pub const COSIGNATURES: &str = "/api/v1/evidence/cosignatures";
+
 /// A path with a query made from one of the query types. Fields that are not set are left out.
 ///
 /// # Errors
@@ -472,6 +491,11 @@ mod tests {
             operation(op),
             evidence_export(&tenant),
             evidence_checkpoint(&tenant),
+            log_file(&tenant, "checkpoint"),
+            plane_log_file("checkpoint"),
+            EVIDENCE_STATUS.to_owned(),
+            WITNESS_REQUEST.to_owned(),
+            COSIGNATURES.to_owned(),
             floors(None),
             floors(Some(&tenant)),
             floor(None, Tier::Production),

@@ -56,6 +56,8 @@ codes! {
     PolicyBlocked = "policy_blocked", 403, "A policy does not allow this command";
     /// Whoever wrote a version of a policy may not approve it here.
     PolicyFourEyes = "policy_four_eyes", 403, "Another operator has to approve it";
+    /// The key of the plane log signed another history than this plane's.
+    SplitView = "split_view", 409, "One key signed two histories";
     /// There is no such thing, or no such version of it.
     NotFound = "not_found", 404, "There is no such thing";
     /// The API has no such path.

@@ -10,14 +10,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, MemoryForget,
-        MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate,
-        Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery,
-        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
-        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
-        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
-        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Cosignatures, Doctor, EgressCredential,
+        EgressCredentialPut, Event, EventQuery, EvidenceLeaf, EvidenceStatus, ExplainQuery, Floor, FloorPut, Issuer,
+        IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd,
+        OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff,
+        PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite,
+        Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery,
+        RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail,
+        ToolDiff, ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        WitnessRequestQuery,
     },
 };
 
@@ -239,7 +240,11 @@ impl Route {
 
     /// The names of the path's parameters, in their order.
     pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
-        self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        self.path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            // `{*file}` stands for the rest of the path.
+            .map(|name| name.trim_start_matches('*'))
     }
 }
 
@@ -451,6 +456,22 @@ routes! {
     GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
         "Read the signed checkpoint of a tenant's ledger")
         .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);
+
+    GET_LOG_FILE = Route::new("get_log_file", "evidence", Get, "/api/v1/tenants/{tenant}/log/{*file}",
+        "Read a tenant's log as C2SP tlog-tiles: `checkpoint`, `tile/…`, and its keys in `log.vkey`")
+        .gives_raw(ResponseBody::Content).refuses(&[EvidenceUnavailable]);
+    GET_PLANE_LOG_FILE = Route::new("get_plane_log_file", "evidence", Get, "/api/v1/evidence/log/{*file}",
+        "Read the plane log as C2SP tlog-tiles; its entries are about all tenants and are not given out")
+        .gives_raw(ResponseBody::Content).refuses(&[EvidenceUnavailable]);
+    GET_EVIDENCE_STATUS = Route::new("get_evidence_status", "evidence", Get, "/api/v1/evidence/status",
+        "Say how far the plane log is witnessed")
+        .gives(of::<EvidenceStatus>);
+    GET_WITNESS_REQUEST = Route::new("get_witness_request", "evidence", Get, "/api/v1/evidence/witness-request",
+        "What a witness without a network is handed: the plane's checkpoint, and that the log only grew")
+        .query(of::<WitnessRequestQuery>).gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);
+    ADD_COSIGNATURES = Route::new("add_cosignatures", "evidence", Post, "/api/v1/evidence/cosignatures",
+        "Take in what witnesses said of a checkpoint of the plane log")
+        .takes(of::<Cosignatures>).gives(of::<EvidenceStatus>).refuses(&[SplitView]).command("evidence.witness");
 
     WATCH_EVENTS = Route::new("watch_events", "events", Get, "/api/v1/events",
         "Watch operational events as they happen (server-sent events)")

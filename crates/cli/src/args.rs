@@ -8,6 +8,7 @@ mod runs;
 mod tests;
 mod tools;
 mod upstreams;
+mod witnesses;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -25,6 +26,7 @@ pub use self::{
         OAuthFlags, OpenApiFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer,
         ToolServerAdd, ToolServerLimitFlags,
     },
+    witnesses::{Exchange, Witness, WitnessFlags, WitnessMemory},
 };
 use crate::{
     output::{ColorWhen, Format},
@@ -110,6 +112,9 @@ pub enum Command {
     /// Read, export and checkpoint the evidence
     #[command(subcommand)]
     Evidence(Evidence),
+    /// Witness the logs of planes: cosign their checkpoints, by HTTP or by file
+    #[command(subcommand)]
+    Witness(Witness),
     /// Watch what happens
     #[command(subcommand)]
     Event(Event),
@@ -182,6 +187,8 @@ pub struct Serve {
     pub drivers: DriversFlag,
     #[command(flatten)]
     pub outside: OutsideFlags,
+    #[command(flatten)]
+    pub witnesses: WitnessFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,
@@ -462,14 +469,19 @@ pub enum Evidence {
         #[command(flatten)]
         tenant: TenantFlag,
     },
-    /// Print the signed checkpoint of a tenant's ledger
+    /// Say how far the plane's log is witnessed, and with which keys it is signed
+    Status,
+    /// Print the signed checkpoint of a tenant's ledger, or exchange the plane's with witnesses by file
     #[command(
+        args_conflicts_with_subcommands = true,
         after_help = "Keep checkpoints somewhere else: whoever holds one can prove that what it covers was not\n\
         changed later.\n\nExample:\n  cogward evidence checkpoint >> checkpoints.txt"
     )]
     Checkpoint {
         #[command(flatten)]
         tenant: TenantFlag,
+        #[command(subcommand)]
+        exchange: Option<Exchange>,
     },
 }
 

@@ -23,6 +23,7 @@ mod tool_servers;
 mod tools;
 mod verify;
 mod waiting;
+mod witnesses;
 
 use std::path::Path;
 
@@ -68,6 +69,7 @@ pub fn run(command: Command, session: &mut Session<'_>) -> Result<Exit, Failure>
         Command::Issuer(issuer) => issuers::run(issuer, session),
         Command::Run(run) => runs::run(run, session),
         Command::Evidence(evidence) => evidence::run(evidence, session),
+        Command::Witness(witness) => witnesses::run(witness, session),
         Command::Event(args::Event::Watch { tenant, run, cursor, limit }) => {
             events::watch(cogward_api::EventQuery { tenant, run, cursor }, limit.limit, session)
         }

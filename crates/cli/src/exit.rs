@@ -85,6 +85,7 @@ impl Exit {
             | ProblemCode::ApprovalClosed
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
+            ProblemCode::SplitView => Self::Unverified,
             ProblemCode::NotReady => Self::Unreachable,
             ProblemCode::MethodNotAllowed
             | ProblemCode::PayloadTooLarge

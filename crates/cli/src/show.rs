@@ -1,8 +1,8 @@
 //! How each noun of the API looks in a table.
 
 use cogward_api::{
-    Agent, AgentVersion, EgressCredential, Event, EvidenceHealth, EvidenceLeaf, Operation, OperationState, Plane,
-    Provider, Registration, Run, Tenant, ToolServer, Warm, WhoAmI,
+    Agent, AgentVersion, EgressCredential, Event, EvidenceHealth, EvidenceLeaf, EvidenceStatus, Operation,
+    OperationState, Plane, Provider, Registration, Run, Tenant, ToolServer, Warm, WhoAmI,
 };
 use cogward_model::{
     Timestamp,
@@ -456,6 +456,48 @@ impl Show for EvidenceLeaf {
 }
 
 /// What a leaf says of itself, in clear or disclosed.
+/// How far the plane log is witnessed, in one line.
+pub fn witnessed(status: &EvidenceStatus) -> String {
+    match (&status.witnessed, status.exposure_seconds) {
+        _ if !status.quorum_wanted => {
+            "Not witnessed: the plane asks no witness. Keep the pack's checkpoint outside; docs/evidence.md says why."
+                .to_owned()
+        }
+        (Some(seen), Some(age)) if status.below_quorum => format!(
+            "Below quorum: {} of {} checkpoints are witnessed (by {}), the newest {age} s ago.",
+            seen.size,
+            status.size,
+            seen.by.join(", ")
+        ),
+        (Some(seen), _) => format!("Witnessed up to the newest checkpoint, by {}.", seen.by.join(", ")),
+        (None, _) => "Below quorum: nothing is witnessed yet.".to_owned(),
+    }
+}
+
+impl Show for EvidenceStatus {
+    const PLURAL: &'static str = "plane logs";
+    const HEAD: &'static [&'static str] = &["PLANE LOG", "CHECKPOINTS", "WITNESSED", "BY", "EXPOSED FOR"];
+    fn row(&self) -> Vec<Cell> {
+        let tone = if self.below_quorum { Tone::Bad } else { Tone::Good };
+        let (size, by) = match &self.witnessed {
+            Some(seen) => (Cell::toned(seen.size.to_string(), tone), seen.by.join(", ")),
+            None => {
+                (Cell::toned(if self.quorum_wanted { "below quorum" } else { "by nobody" }, Tone::Bad), String::new())
+            }
+        };
+        let exposed = self.exposure_seconds.map(|age| format!("{age} s")).unwrap_or_default();
+        vec![Cell::from(&self.log), self.size.into(), size, Cell::from(&by), Cell::from(&exposed)]
+    }
+    fn name(&self) -> String {
+        self.log.clone()
+    }
+    fn details(&self) -> Vec<(&'static str, Cell)> {
+        let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
+        all.extend(self.keys.iter().map(|key| ("KEY", Cell::from(key))));
+        all
+    }
+}
+
 trait Fields {
     /// The first of these fields that says something; a commitment that is not disclosed says nothing.
     fn first(&self, names: &[&str]) -> String;

@@ -165,7 +165,7 @@ impl Keyring {
 }
 
 /// The 32 secret bytes in a key file, made when there is none.
-fn seed(path: PathBuf, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
+pub(crate) fn seed(path: PathBuf, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
     let text = or_make(&path, 44, || {
         let mut key = Zeroizing::new([0_u8; 32]);
         entropy.fill(&mut *key);

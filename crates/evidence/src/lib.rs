@@ -28,6 +28,8 @@ mod record;
 mod sequencer;
 mod tenant_log;
 pub mod vault;
+mod witness_book;
+mod witnessed;
 
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
@@ -39,3 +41,5 @@ pub use plane::{AnchorFailure, LogName};
 pub use publish::{LogFile, PublishedCheckpoint};
 pub use read::{DecidedOrCompleted, Kept, Lasting, LeafView, ReadError};
 pub use record::{Evidence, Health, LeafRef, RecordError};
+pub use witness_book::{Added, WitnessBook, WitnessError};
+pub use witnessed::{CosignError, Cosigned, WitnessStatus};

@@ -31,6 +31,7 @@ use crate::{
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     sequencer::Sequencer,
     tenant_log::TenantLog,
+    witnessed::Witnesses,
 };
 
 /// How the ledger is opened.
@@ -164,6 +165,7 @@ impl Evidence {
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
             anchors: recovery.anchors,
             published: Published::default(),
+            witnesses: Witnesses::default(),
         });
         for job in &recovery.first {
             // What was signed in the last moments of an earlier plane is not in the plane log yet.

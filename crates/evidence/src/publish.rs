@@ -62,12 +62,13 @@ pub struct PublishedCheckpoint {
 /// What is published.
 pub(crate) struct Published {
     logs: Mutex<HashMap<LogName, Arc<PublishedCheckpoint>>>,
-    plane: watch::Sender<u64>,
+    /// How often something was published.
+    changes: watch::Sender<u64>,
 }
 
 impl Default for Published {
     fn default() -> Self {
-        Self { logs: Mutex::default(), plane: watch::Sender::new(0) }
+        Self { logs: Mutex::default(), changes: watch::Sender::new(0) }
     }
 }
 
@@ -79,14 +80,7 @@ impl Published {
     fn set(&self, log: &LogName, size: u64, note: String) {
         let checkpoint = Arc::new(PublishedCheckpoint { size, note });
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(log.clone(), checkpoint);
-        if *log == LogName::Plane {
-            self.plane.send_replace(size);
-        }
-    }
-
-    /// The size of the plane log whose tiles are written, as it grows.
-    pub(crate) fn plane_size(&self) -> watch::Receiver<u64> {
-        self.plane.subscribe()
+        self.changes.send_modify(|changes| *changes += 1);
     }
 }
 
@@ -138,6 +132,20 @@ struct Writer {
 
 struct Files {
     dir: PathBuf,
+    /// Parts of tiles whose whole is there: needed until a newer checkpoint is shown.
+    parts: Vec<PathBuf>,
+}
+
+impl Files {
+    fn drop_parts(&mut self) -> io::Result<()> {
+        for part in self.parts.drain(..) {
+            match fs::remove_dir_all(part) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TileSink for Files {
@@ -145,14 +153,10 @@ impl TileSink for Files {
 
     fn tile(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         put(&self.dir.join(path), bytes)?;
-        if path.contains(".p/") {
-            return Ok(());
+        if !path.contains(".p/") {
+            self.parts.push(self.dir.join(format!("{path}.p")));
         }
-        // The whole one is there: its parts are not needed.
-        match fs::remove_dir_all(self.dir.join(format!("{path}.p"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -172,7 +176,7 @@ impl Writer {
     fn open(dir: PathBuf, size: u64) -> Option<Self> {
         let read = |tile: &TilePath| read_tile(&dir, tile).ok();
         let (hashes, entries) = (HashTiles::restore(size, read)?, EntryBundles::restore(size, read)?);
-        Some(Self { files: Files { dir }, hashes, entries, finished: size })
+        Some(Self { files: Files { dir, parts: Vec::new() }, hashes, entries, finished: size })
     }
 
     fn push(&mut self, leaf: &[u8]) -> io::Result<()> {
@@ -337,6 +341,7 @@ impl Publisher<'_> {
         if job.size > 0 {
             put(&dir.join("checkpoint"), job.note.as_bytes())?;
         }
+        writer.files.drop_parts()?;
         self.shared.published.set(&job.log, job.size, job.note.clone());
         Ok(())
     }
@@ -400,6 +405,28 @@ impl Evidence {
         // The path is written anew from its numbers: nothing that came from outside reaches the file system.
         let bytes = durable::read(&tiles_dir(&self.shared.dir, log).join(tile.to_string()), TILE_BYTES_MAX)?;
         Ok(bytes.map(|bytes| LogFile::Tile { bytes, full: tile.is_full() }))
+    }
+
+    /// Waits until at least `size` leaves of a log are published. Without a bound of its own: on a full disk
+    /// nothing is published.
+    pub async fn until_published(&self, log: &LogName, size: u64) -> Arc<PublishedCheckpoint> {
+        let mut changes = self.shared.published.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(published) = self.shared.published.get(log).filter(|published| published.size >= size) {
+                return published;
+            }
+            // The sender lives as long as the ledger, which `self` holds.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What is published, as it changes: a number that grows.
+    #[must_use]
+    pub fn publications(&self) -> watch::Receiver<u64> {
+        self.shared.published.changes.subscribe()
     }
 
     /// The newest checkpoint of a log that is published with its tiles.

@@ -25,6 +25,7 @@ use crate::{
     queue::{Append, Item, Queue},
     read::Progress,
     vault,
+    witnessed::Witnesses,
 };
 
 /// Callers of [`Evidence::record`] that wait at once; the rest queue before they encode.
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) permits: Semaphore,
     pub(crate) anchors: Anchors,
     pub(crate) published: Published,
+    pub(crate) witnesses: Witnesses,
 }
 
 impl Shared {

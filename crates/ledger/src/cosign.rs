@@ -9,7 +9,7 @@ use aws_lc_rs::signature::{
 
 use crate::{
     Hash,
-    note::{Checkpoint, KeyError, Note, signature_line},
+    note::{Checkpoint, KeyError, Note, NoteSignature, signature_line},
     vkey::{self, COSIGNATURE, ML_DSA},
 };
 
@@ -66,13 +66,18 @@ impl WitnessKey {
         &self.public
     }
 
+    /// Whether a line claims to be this witness's.
+    #[must_use]
+    pub fn wrote(&self, line: &NoteSignature<'_>) -> bool {
+        line.name == self.name && line.key == vkey::id(&self.name, self.algorithm, &self.public)
+    }
+
     /// When this witness saw the note, in seconds since 1970. `None` when it did not sign it, or when a
     /// line that claims so does not hold.
     #[must_use]
     pub fn saw(&self, note: &Note<'_>) -> Option<u64> {
-        let id = vkey::id(&self.name, self.algorithm, &self.public);
         let mut newest = None;
-        for line in note.signatures.iter().filter(|line| line.name == self.name && line.key == id) {
+        for line in note.signatures.iter().filter(|line| self.wrote(line)) {
             let (time, signature) = timestamped(&line.bytes)?;
             if self.algorithm == COSIGNATURE {
                 UnparsedPublicKey::new(&signature::ED25519, &self.public)

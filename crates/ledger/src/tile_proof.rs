@@ -32,6 +32,14 @@ impl<E, R: FnMut(&TilePath) -> Result<Vec<u8>, E>> TiledLog<R> {
         Self { size, read }
     }
 
+    /// The root over all leaves.
+    ///
+    /// # Errors
+    /// See [`TileProofError`]; the empty log has none that is in a tile.
+    pub fn whole(&mut self) -> Result<Hash, TileProofError<E>> {
+        if self.size == 0 { Err(TileProofError::Range) } else { self.root(0, self.size) }
+    }
+
     /// The path from a leaf to the root (RFC 6962, 2.1.1).
     ///
     /// # Errors

@@ -237,6 +237,8 @@ event_types! {
     EvidenceExported = "evidence.exported";
     /// Evidence was read.
     EvidenceRead = "evidence.read";
+    /// Witnesses' signatures on a checkpoint of the plane log were brought in by an operator.
+    CheckpointCosigned = "checkpoint.cosigned";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock went back; the ledger's time waited for it.

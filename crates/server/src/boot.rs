@@ -38,12 +38,12 @@ use crate::{
         HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways,
         approvals::StoredApprovals,
     },
-    budgets,
+    budgets, cosigning,
     data_dir::{DataDir, DataDirError},
     described::described,
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
-    http,
+    http, log_door,
     outside::{self, BaseError, Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     plane::{App, Plane},
@@ -100,6 +100,12 @@ pub enum ServeError {
     /// The ledger.
     #[error("the evidence cannot be opened")]
     Evidence(#[from] cogward_evidence::OpenError),
+    /// What witnesses said to an earlier plane.
+    #[error("the witnesses cannot be used")]
+    Witnesses(#[from] cogward_evidence::CosignError),
+    /// The address of a witness.
+    #[error(transparent)]
+    WitnessUrl(#[from] cosigning::WitnessUrlError),
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
@@ -157,6 +163,7 @@ pub struct Running {
     listener: TcpListener,
     credential: Option<Credential>,
     door: Option<(TcpListener, Arc<outside::Door>, String)>,
+    log_door: Option<(TcpListener, SocketAddr)>,
 }
 
 impl std::fmt::Debug for Running {
@@ -177,6 +184,10 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         Some(outside) => Some(outside::bind(outside).await?),
         None => None,
     };
+    let log_door = match options.log_listen {
+        Some(listen) => Some(http::bind(listen).await?),
+        None => None,
+    };
     let solver = match options.policy_solver {
         Some(program) => {
             let found = tokio::task::spawn_blocking(move || cogward_prover::Solver::find(&program)).await?;
@@ -195,6 +206,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
+    evidence.witnessed_by(options.witnesses.clone())?;
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
     witness::check(&store, &evidence).await?;
@@ -320,7 +332,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         issuers,
         outside_runs,
         refusals: Arc::new(Refusals::default()),
+        log_readers: Default::default(),
     });
+    cosigning::start(&app.evidence, &app.journal, &options.witnesses, &app.closing)?;
     let door = door.map(|(listener, address, base)| {
         let url = base.to_string();
         (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
@@ -328,7 +342,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(purge_answers(app.clone()));
     tokio::spawn(sweep_approvals(app.clone()));
-    Ok(Running { app, listener, credential, door })
+    Ok(Running { app, listener, credential, door, log_door })
 }
 
 impl Running {
@@ -336,6 +350,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.app.address
+    }
+
+    /// Where the logs are given out, if they are.
+    #[must_use]
+    pub fn log_address(&self) -> Option<SocketAddr> {
+        self.log_door.as_ref().map(|(_, address)| *address)
     }
 
     /// Where clients outside are let in, if they are.
@@ -356,8 +376,11 @@ impl Running {
     /// # Errors
     /// [`ServeError`] when the end cannot be recorded.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { app, listener, credential, door } = self;
+        let Self { app, listener, credential, door, log_door } = self;
         drop(credential);
+        let log_door = log_door.map(|(listener, _)| {
+            tokio::spawn(http::serve(listener, log_door::router(app.evidence.clone()), app.closing.clone()))
+        });
         let door = door
             .map(|(listener, door, _)| tokio::spawn(http::serve(listener, outside::router(door), app.closing.clone())));
         let server = tokio::spawn(http::serve(listener, routes::router(&app), app.closing.clone()));
@@ -370,6 +393,9 @@ impl Running {
         server.await?;
         if let Some(door) = door {
             door.await?;
+        }
+        if let Some(log_door) = log_door {
+            log_door.await?;
         }
         app.refusals.tell(&app);
         drain_calls(&app).await;

@@ -13,6 +13,7 @@ mod boot;
 mod budgets;
 mod catalogue;
 mod commands;
+mod cosigning;
 mod data_dir;
 mod described;
 mod events;
@@ -22,6 +23,7 @@ mod handlers;
 mod http;
 mod idempotency;
 mod linger;
+mod log_door;
 mod outside;
 mod pins;
 mod plane;
@@ -29,16 +31,21 @@ mod policies;
 mod policy_analysis;
 mod routes;
 mod witness;
+mod witnessing;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
 pub use cogward_engine::Attesting;
+use cogward_ledger::policy::Policy;
 use cogward_sandbox::SandboxConfig;
 
 pub use boot::{ListenError, Running, ServeError, start};
+pub use cogward_evidence::{Added, WitnessBook, WitnessError};
+pub use cosigning::WitnessUrlError;
 pub use data_dir::DataDirError;
 pub use described::described;
 pub use outside::OutsideOptions;
+pub use witnessing::{WitnessOptions, WitnessServer};
 
 /// Where and how a plane is served.
 #[derive(Debug, Clone)]
@@ -61,6 +68,10 @@ pub struct ServeOptions {
     pub outside: Option<OutsideOptions>,
     /// A cvc5 that proves what changes of policies grant.
     pub policy_solver: Option<PathBuf>,
+    /// Where the logs are given out as plain files; nowhere unless given.
+    pub log_listen: Option<SocketAddr>,
+    /// Who is asked to witness the plane log, and how many are enough.
+    pub witnesses: Policy,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and
@@ -82,6 +93,9 @@ fn announce(running: &Running) -> std::io::Result<()> {
         writeln!(out, "  it is shown this once; `cogward login` keeps it for the command line")?;
     }
     writeln!(out, "cogward is up at http://{}", running.address())?;
+    if let Some(address) = running.log_address() {
+        writeln!(out, "logs are given out at http://{address}")?;
+    }
     if let Some(url) = running.outside_url() {
         writeln!(out, "clients outside are let in at {url}")?;
     }

@@ -25,6 +25,7 @@ use crate::{
     adapters::{PlaneMemories, approvals::StoredApprovals},
     data_dir::DataDir,
     failure::Failure,
+    handlers::logs::Readers,
     outside::{Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     policies::PlanePolicies,
@@ -63,6 +64,8 @@ pub(crate) struct Plane {
     pub(crate) issuers: Arc<Issuers>,
     /// The runs of clients outside that are open.
     pub(crate) outside_runs: Arc<OutsideRuns>,
+    /// Whose reading of logs was recorded.
+    pub(crate) log_readers: Readers,
     /// What was refused at the door.
     pub(crate) refusals: Arc<Refusals>,
     /// Held while a credential for a host, or an issuer, is changed, so that the memory has what the store has.

@@ -19,8 +19,9 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, files, floors, issuers, memories, operations, operators,
-        plane as planes, policies, policy_diff, policy_replay, providers, runs, tenants, tool_servers, tools,
+        agents, approvals, credentials, events, evidence, files, floors, issuers, logs, memories, operations,
+        operators, plane as planes, policies, policy_diff, policy_replay, providers, runs, tenants, tool_servers,
+        tools,
     },
     plane::App,
 };
@@ -84,6 +85,11 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::GET_OPERATION, get(operations::show)),
         (&table::EXPORT_EVIDENCE, get(evidence::export)),
         (&table::GET_CHECKPOINT, get(evidence::checkpoint)),
+        (&table::GET_LOG_FILE, get(logs::of_tenant)),
+        (&table::GET_PLANE_LOG_FILE, get(logs::of_plane)),
+        (&table::GET_EVIDENCE_STATUS, get(logs::status)),
+        (&table::GET_WITNESS_REQUEST, get(logs::witness_request)),
+        (&table::ADD_COSIGNATURES, post(logs::add_cosignatures)),
         (&table::WATCH_EVENTS, get(events::watch)),
         (&table::LIST_OPERATORS, get(operators::list)),
         (&table::ROTATE_OPERATOR, post(operators::rotate)),
@@ -175,7 +181,8 @@ fn finished(mut response: Response, path: String) -> Response {
         }
     }
     let headers = response.headers_mut();
-    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    // Only what never changes says otherwise: full tiles of logs.
+    headers.entry(http::header::CACHE_CONTROL).or_insert(http::HeaderValue::from_static("no-store"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
     response
 }

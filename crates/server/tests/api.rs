@@ -27,6 +27,7 @@ fn example(path: &str) -> String {
         .replace("{approval}", "apr_01K00000000000000000000000")
         .replace("{input}", "claims.csv")
         .replace("{artifact}", "report.pdf")
+        .replace("{*file}", "checkpoint")
 }
 
 fn is_problem(answer: &Answer, status: u16, code: &str) -> Value {

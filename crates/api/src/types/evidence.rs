@@ -33,3 +33,59 @@ pub struct EvidenceLeaf {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disclosed: BTreeMap<String, serde_json::Value>,
 }
+
+/// How far the plane log, which holds the checkpoints of all tenants, is witnessed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EvidenceStatus {
+    /// The origin of the plane log.
+    pub log: String,
+    /// Its public keys, one a line, for a witness's list of logs.
+    pub keys: Vec<String>,
+    /// Leaves that are published.
+    pub size: u64,
+    /// The witnesses that are asked, by name.
+    pub witnesses: Vec<String>,
+    /// Whether a quorum of them is wanted.
+    pub quorum_wanted: bool,
+    /// The newest checkpoint that enough witnesses saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<WitnessedCheckpoint>,
+    /// The newest checkpoint that any witness saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<WitnessedCheckpoint>,
+    /// Whether there are checkpoints that are not witnessed by enough.
+    pub below_quorum: bool,
+    /// The age of what is witnessed by enough, in seconds: whoever holds all keys of the plane could rewrite
+    /// at most what was recorded since, and about two seconds more. 0 when everything published is
+    /// witnessed; missing when nothing ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure_seconds: Option<u64>,
+}
+
+/// A checkpoint of the plane log that witnesses saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WitnessedCheckpoint {
+    /// Leaves.
+    pub size: u64,
+    /// When the first of them saw it.
+    pub time: Timestamp,
+    /// Who.
+    pub by: Vec<String>,
+}
+
+/// What is asked of a request for a witness.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessRequestQuery {
+    /// The size that the witness saw last; 0 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<u64>,
+}
+
+/// A checkpoint of the plane log with what witnesses said of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cosignatures {
+    /// The note: the checkpoint as it was handed out, with the witnesses' lines below it.
+    pub note: String,
+}

@@ -23,7 +23,7 @@ pub mod upstreams;
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
-pub use evidence::{EvidenceLeaf, EvidenceRef};
+pub use evidence::{Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, WitnessRequestQuery, WitnessedCheckpoint};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};

@@ -7,7 +7,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use cogward_api::{EvidenceLeaf, PageQuery, TAR, paths};
+use cogward_api::{Cosignatures, EvidenceLeaf, EvidenceStatus, PageQuery, TAR, WitnessRequestQuery, paths};
+use cogward_ledger::note::NOTE_BYTES_MAX;
 
 use super::Session;
 use crate::{
@@ -38,17 +39,40 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
             })?;
             session.output.say(&format!("{files} files. Verify them, offline, with:"));
             session.output.say(&format!("  cogward-verify {}", directory.display()));
+            // Said of the plane, not proven by it: the proof is in the pack.
+            let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
+            session.output.say(&crate::show::witnessed(&status));
             session.output.line(&directory.display().to_string())?;
         }
-        args::Evidence::Checkpoint { tenant } => {
-            let note = session.client()?.read(&paths::evidence_checkpoint(&tenant.tenant), "text/plain")?;
-            let mut text = Vec::new();
-            let read = note.take(CHECKPOINT_BYTES_MAX).read_to_end(&mut text);
-            read.map_err(|error| Failure::new(Exit::Unreachable, format!("the plane broke off: {error}")))?;
+        args::Evidence::Status => {
+            let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
+            session.output.one(&status)?;
+        }
+        args::Evidence::Checkpoint { exchange: Some(args::Exchange::Export { old }), .. } => {
+            let query = WitnessRequestQuery { old };
+            let path = paths::with_query(paths::WITNESS_REQUEST, &query);
+            let path = path.map_err(|error| Failure::usage(error.to_string()))?;
+            let text = whole(session.client()?.read(&path, "text/plain")?)?;
+            session.output.data(&text)?;
+        }
+        args::Evidence::Checkpoint { exchange: Some(args::Exchange::Import { file }), .. } => {
+            let note = super::read_text(&file, "the cosigned checkpoint", NOTE_BYTES_MAX)?;
+            let status: EvidenceStatus = session.client()?.post(paths::COSIGNATURES, &Cosignatures { note })?;
+            session.output.one(&status)?;
+        }
+        args::Evidence::Checkpoint { tenant, exchange: None } => {
+            let text = whole(session.client()?.read(&paths::evidence_checkpoint(&tenant.tenant), "text/plain")?)?;
             session.output.data(&text)?;
         }
     }
     Ok(Exit::Done)
+}
+
+fn whole(answer: impl Read) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let read = answer.take(CHECKPOINT_BYTES_MAX).read_to_end(&mut text);
+    read.map_err(|error| Failure::new(Exit::Unreachable, format!("the plane broke off: {error}")))?;
+    Ok(text)
 }
 
 /// Unpacks into a directory beside `directory` and renames it at the end, so that a pack that broke

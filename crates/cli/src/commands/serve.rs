@@ -2,14 +2,32 @@
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
+use cogward_ledger::policy::{POLICY_BYTES_MAX, Policy};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Session;
 use crate::{
-    args::{LogFormat, Serve},
+    args::{LogFormat, Serve, WitnessFlags},
     exit::{Exit, Failure},
     settings,
 };
+
+/// Who the witnesses are, and how many are enough.
+fn witnesses(flags: &WitnessFlags) -> Result<Policy, Failure> {
+    if let Some(file) = &flags.witness_policy {
+        let text = super::read_text(file, "the policy of witnesses", POLICY_BYTES_MAX)?;
+        return Policy::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())));
+    }
+    let mut named = Vec::with_capacity(flags.witness.len());
+    for (url, key) in &flags.witness {
+        let key = key.parse().map_err(|_| {
+            Failure::usage(format!("`{key}` is not the key of a witness")).next("`cogward witness key` prints it")
+        })?;
+        named.push((key, Some(url.clone())));
+    }
+    let least = flags.witness_quorum.unwrap_or(named.len());
+    Policy::of(named, least).map_err(|error| Failure::usage(format!("the witnesses: {}", error.why)))
+}
 
 /// Runs the plane until it is asked to stop and has drained.
 pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
@@ -22,6 +40,11 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("{listen} is not a loopback address"))
             .next("listen on 127.0.0.1 and let a TLS proxy of yours stand before it; --mcp-url is what clients see"));
     }
+    if let Some(listen) = serve.witnesses.log_listen.filter(|listen| !listen.ip().is_loopback()) {
+        return Err(Failure::usage(format!("{listen} is not a loopback address"))
+            .next("listen on 127.0.0.1 and let a web server of yours stand before it"));
+    }
+    let witnesses = witnesses(&serve.witnesses)?;
     log_to_stderr(&serve)?;
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
@@ -40,6 +63,8 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
         outside,
         four_eyes: serve.policy_four_eyes,
         policy_solver: serve.policy_solver,
+        log_listen: serve.witnesses.log_listen,
+        witnesses,
         data_dir,
         listen: serve.listen,
         supervisor_exe,

@@ -212,6 +212,8 @@ mod tests {
             four_eyes: false,
             outside: None,
             policy_solver: None,
+            log_listen: None,
+            witnesses: Default::default(),
         };
         crate::start(options).await.unwrap()
     }

@@ -9,6 +9,7 @@ pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod floors;
 pub(crate) mod issuers;
+pub(crate) mod logs;
 pub(crate) mod memories;
 pub(crate) mod operations;
 pub(crate) mod operators;

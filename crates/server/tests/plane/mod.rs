@@ -59,6 +59,8 @@ impl Plane {
             four_eyes: false,
             outside: None,
             policy_solver: None,
+            log_listen: None,
+            witnesses: Default::default(),
         };
         start(options).await.unwrap()
     }
@@ -90,6 +92,8 @@ impl Plane {
                     four_eyes: false,
                     outside: None,
                     policy_solver: None,
+                    log_listen: None,
+                    witnesses: Default::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,

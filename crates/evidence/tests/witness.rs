@@ -1,0 +1,185 @@
+//! A plane, its witnesses, and somebody who shows different people different histories.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use cogward_evidence::{Added, CosignError, Evidence, LogName, WitnessBook, WitnessError};
+use cogward_ledger::{
+    note::VerifyingKey,
+    policy::Policy,
+    verify::verify_dir,
+    witness::{AddCheckpoint, Examined},
+};
+use cogward_model::{SystemClock, SystemEntropy};
+use support::{event, open, tenant};
+
+fn plane_key(evidence: &Evidence) -> VerifyingKey {
+    evidence.verifying_keys(&LogName::Plane).unwrap().trim_end().parse().unwrap()
+}
+
+fn witness(dir: &Path, name: &str, log: &VerifyingKey) -> WitnessBook {
+    WitnessBook::open(dir, Some(name), vec![log.clone()], Box::new(SystemClock), &SystemEntropy).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let dest = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &dest) } else { drop(fs::copy(&path, &dest).unwrap()) }
+    }
+}
+
+/// Lets the plane log grow by one, and publishes it.
+async fn grow(evidence: &Evidence) -> (u64, String) {
+    evidence.record(event("acme", None)).await.unwrap();
+    evidence.checkpoint(&tenant("acme")).await.unwrap();
+    let plane = evidence.plane_checkpoint().await.unwrap();
+    evidence.until_published(&LogName::Plane, plane.size).await;
+    (plane.size, plane.note)
+}
+
+async fn ask(evidence: &Evidence, book: &WitnessBook, old: u64, (size, note): &(u64, String)) -> Added {
+    let proof = evidence.plane_consistency(old, *size).await.unwrap();
+    book.add(&AddCheckpoint { old, proof, note: note.clone() }.to_text()).unwrap()
+}
+
+fn lines(added: Added) -> String {
+    match added {
+        Added::Cosigned(lines) => lines,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_quorum_of_witnesses_is_in_the_pack_and_less_is_said_and_not_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let evidence = open(&dir.path().join("evidence"));
+    let log = plane_key(&evidence);
+    let books = ["a", "b", "c"].map(|name| witness(&dir.path().join(name), &format!("{name}.example"), &log));
+    let policy = Policy::of(books.iter().map(|book| (book.keys()[0].clone(), None)).collect(), 2).unwrap();
+    evidence.witnessed_by(policy.clone()).unwrap();
+    let first = grow(&evidence).await;
+    assert!(evidence.witness_status().needs_witnesses);
+    // One of two that are needed.
+    let note = first.1.clone() + &lines(ask(&evidence, &books[0], 0, &first).await);
+    let cosigned = evidence.cosign(&note).await.unwrap();
+    assert!(!cosigned.judged.quorum && cosigned.judged.by.len() == 1);
+    assert!(evidence.witness_status().quorum.is_none());
+    // The pack is there all the same.
+    evidence.export(&tenant("acme"), &dir.path().join("below")).await.unwrap();
+    assert!(verify_dir(&dir.path().join("below"), None).is_ok());
+    // The second comes with its own line only; what the first said is not lost.
+    let note = first.1.clone() + &lines(ask(&evidence, &books[2], 0, &first).await);
+    assert!(evidence.cosign(&note).await.unwrap().judged.quorum);
+    assert_eq!(evidence.witness_status().quorum.unwrap().size, first.0);
+    evidence.export(&tenant("acme"), &dir.path().join("pack")).await.unwrap();
+    assert!(verify_dir(&dir.path().join("pack"), None).is_ok());
+    let proof = fs::read_to_string(dir.path().join("pack/plane/checkpoint.tlog-proof")).unwrap();
+    assert!(proof.contains("a.example") && proof.contains("c.example") && !proof.contains("b.example"));
+    // Strangers' lines are not kept, nor a line that does not hold.
+    let stranger = witness(&dir.path().join("s"), "stranger.example", &log);
+    let note = first.1.clone() + &lines(ask(&evidence, &stranger, 0, &first).await);
+    assert!(matches!(evidence.cosign(&note).await, Err(CosignError::Unknown(_))));
+    let second = grow(&evidence).await;
+    let stolen = second.1.clone() + note.rsplit_once("\n\u{2014} stranger").unwrap().0.rsplit_once('\n').unwrap().1;
+    assert!(evidence.cosign(&(stolen + "\n")).await.is_err());
+    drop(evidence);
+    // It is there after a restart.
+    let evidence = open(&dir.path().join("evidence"));
+    evidence.witnessed_by(policy).unwrap();
+    assert_eq!(evidence.witness_status().quorum.unwrap().size, first.0);
+}
+
+#[tokio::test]
+async fn two_histories_under_one_key_are_found_by_the_witness_and_both_notes_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let honest = dir.path().join("honest");
+    let evidence = open(&honest);
+    let common = grow(&evidence).await;
+    drop(evidence);
+    // A copy of everything, the keys too: what one is shown from here on is not what another is shown.
+    let other = dir.path().join("other");
+    copy(&honest, &other);
+    let (ours, theirs) = (open(&honest), open(&other));
+    let log = plane_key(&ours);
+    assert_eq!(log, plane_key(&theirs));
+    let book = witness(&dir.path().join("w"), "w.example", &log);
+    lines(ask(&ours, &book, 0, &common).await);
+    let (seen, hidden) = (grow(&ours).await, grow(&theirs).await);
+    assert_eq!((seen.0, seen.0), (hidden.0, common.0 + 1));
+    lines(ask(&ours, &book, common.0, &seen).await);
+    // The same size, another root.
+    let refused = ask(&theirs, &book, common.0, &hidden).await;
+    let Added::Refused(Examined::SplitView { ours: kept, theirs: shown }) = refused else { panic!("{refused:?}") };
+    assert_eq!((&kept.note, &shown), (&seen.1, &hidden.1));
+    let logs = fs::read_dir(dir.path().join("w/logs")).unwrap().next().unwrap().unwrap().path();
+    let proof = fs::read_dir(logs).unwrap().map(|entry| entry.unwrap().path());
+    let proof = proof.filter(|path| path.to_str().unwrap().contains("split-view")).collect::<Vec<_>>();
+    let text = fs::read_to_string(&proof[0]).unwrap();
+    assert!(text.contains(&seen.1) && text.contains(&hidden.1));
+    // A longer one of the hidden history fits no better, and a shorter one of the honest is no way back.
+    let longer = grow(&theirs).await;
+    let proof = theirs.plane_consistency(seen.0, longer.0).await.unwrap();
+    let request = AddCheckpoint { old: seen.0, proof, note: longer.1 };
+    assert!(matches!(book.add(&request.to_text()).unwrap(), Added::Refused(Examined::Inconsistent)));
+    assert!(matches!(ask(&ours, &book, 0, &common).await, Added::Refused(Examined::Conflict { .. })));
+    // The honest plane finds it too when the hidden note is brought to it.
+    let cosigner = witness(&dir.path().join("fooled"), "fooled.example", &log);
+    ours.witnessed_by(Policy::of(vec![(cosigner.keys()[1].clone(), None)], 1).unwrap()).unwrap();
+    let note = hidden.1.clone() + &lines(ask(&theirs, &cosigner, 0, &hidden).await);
+    let split = ours.cosign(&note).await.unwrap_err();
+    assert!(matches!(&split, CosignError::SplitView { .. }), "{split}");
+    assert!(split.to_string().contains(&hidden.1));
+}
+
+#[tokio::test]
+async fn a_witness_remembers_before_it_signs_and_two_at_once_do_not_roll_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let evidence = open(&dir.path().join("evidence"));
+    let log = plane_key(&evidence);
+    let mut states = Vec::new();
+    for _ in 0..6 {
+        states.push(grow(&evidence).await);
+    }
+    let path = dir.path().join("w");
+    let book = witness(&path, "w.example", &log);
+    let mut requests = Vec::new();
+    for new in &states {
+        requests.push(AddCheckpoint { old: 0, proof: Vec::new(), note: new.1.clone() }.to_text());
+    }
+    // All at once, all from nothing: one is cosigned, the others hear its size.
+    let answers: Vec<Added> = std::thread::scope(|scope| {
+        let threads: Vec<_> = requests.iter().map(|request| scope.spawn(|| book.add(request).unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let signed = answers.iter().filter(|answer| matches!(answer, Added::Cosigned(_))).count();
+    assert_eq!(signed, 1, "{answers:?}");
+    let Examined::Conflict { size } = (match book.add(&requests[0]).unwrap() {
+        Added::Refused(refused) => refused,
+        // The first was the one that won: it is cosigned again only with what was seen as its old size.
+        Added::Cosigned(_) => panic!("it had been seen"),
+    }) else {
+        panic!("a conflict")
+    };
+    assert!(states.iter().any(|state| state.0 == size));
+    // A second process cannot work on the same memory.
+    let again = WitnessBook::open(&path, None, vec![log.clone()], Box::new(SystemClock), &SystemEntropy);
+    assert!(matches!(again, Err(WitnessError::Held)));
+    let keys = book.keys();
+    drop(book);
+    let other = WitnessBook::open(&path, Some("x.example"), vec![log.clone()], Box::new(SystemClock), &SystemEntropy);
+    assert!(matches!(other, Err(WitnessError::OtherName(_))));
+    let book = WitnessBook::open(&path, None, vec![log.clone()], Box::new(SystemClock), &SystemEntropy).unwrap();
+    assert_eq!(book.keys(), keys);
+    assert!(matches!(book.add(&requests[0]).unwrap(), Added::Refused(Examined::Conflict { size: s }) if s == size));
+    // Memory that was damaged is not taken for none.
+    drop(book);
+    let logs = fs::read_dir(path.join("logs")).unwrap().next().unwrap().unwrap().path();
+    fs::write(logs.join("checkpoint"), "gone").unwrap();
+    let book = WitnessBook::open(&path, None, vec![log], Box::new(SystemClock), &SystemEntropy).unwrap();
+    assert!(matches!(book.add(&requests[5]), Err(WitnessError::Memory { .. })));
+}
