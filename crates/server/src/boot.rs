@@ -179,6 +179,7 @@ impl std::fmt::Debug for Running {
 pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    cosigning::check(&options.witnesses)?;
     let (listener, address) = http::bind(options.listen).await?;
     let door = match &options.outside {
         Some(outside) => Some(outside::bind(outside).await?),
@@ -334,7 +335,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         refusals: Arc::new(Refusals::default()),
         log_readers: Default::default(),
     });
-    cosigning::start(&app.evidence, &app.journal, &options.witnesses, &app.closing)?;
+    cosigning::start(&app.evidence, &app.journal, &options.witnesses, &app.closing);
     let door = door.map(|(listener, address, base)| {
         let url = base.to_string();
         (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
@@ -378,7 +379,8 @@ impl Running {
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { app, listener, credential, door, log_door } = self;
         drop(credential);
-        let log_door = log_door.map(|(listener, _)| {
+        let log_door = log_door.map(|(listener, address)| {
+            tracing::info!(%address, "logs are given out without a credential");
             tokio::spawn(http::serve(listener, log_door::router(app.evidence.clone()), app.closing.clone()))
         });
         let door = door

@@ -97,21 +97,25 @@ fn client() -> Result<Http, std::io::Error> {
         .build(tls.https_or_http().enable_http1().wrap_connector(tcp)))
 }
 
+/// Whether every witness can be asked, before anything is opened.
+pub(crate) fn check(policy: &Policy) -> Result<(), WitnessUrlError> {
+    policy.witnesses().iter().filter_map(|witness| witness.url.as_deref()).try_for_each(|url| address(url).map(drop))
+}
+
 /// Starts asking. Every witness has a task of its own: a slow one delays no other.
-pub(crate) fn start(
-    evidence: &Evidence,
-    journal: &Journal,
-    policy: &Policy,
-    closing: &CancellationToken,
-) -> Result<(), WitnessUrlError> {
-    let mut asked = Vec::new();
-    for witness in policy.witnesses() {
-        if let Some(url) = &witness.url {
-            asked.push((witness.name.clone(), address(url)?));
-        }
-    }
+pub(crate) fn start(evidence: &Evidence, journal: &Journal, policy: &Policy, closing: &CancellationToken) {
+    let asked = policy.witnesses().iter().filter_map(|witness| {
+        let url = witness.url.as_deref()?;
+        Some((witness.name.clone(), address(url).ok()?))
+    });
     for (name, uri) in asked {
-        let Ok(client) = client() else { continue };
+        let client = match client() {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(witness = %name, %error, "the witness cannot be asked: TLS cannot be used");
+                continue;
+            }
+        };
         let task = Asking {
             name,
             uri,
@@ -124,7 +128,6 @@ pub(crate) fn start(
         };
         tokio::spawn(task.until(closing.clone()));
     }
-    Ok(())
 }
 
 struct Asking {
