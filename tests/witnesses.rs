@@ -53,7 +53,7 @@ impl Drop for Witness {
 }
 
 fn keys_of(plane: &Plane, file: &Path) -> Result<()> {
-    let status = plane.json(["evidence", "status", "-o", "json"])?;
+    let status = plane.json(["evidence", "status"])?;
     let keys: Vec<&str> = status["keys"].as_array().context("keys")?.iter().filter_map(Value::as_str).collect();
     ensure!(keys.len() == 2, "{status}");
     Ok(fs::write(file, keys.join("\n") + "\n")?)
@@ -63,7 +63,7 @@ fn keys_of(plane: &Plane, file: &Path) -> Result<()> {
 fn status_until(plane: &Plane, is: impl Fn(&Value) -> bool) -> Result<Value> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let status = plane.json(["evidence", "status", "-o", "json"])?;
+        let status = plane.json(["evidence", "status"])?;
         if is(&status) {
             return Ok(status);
         }
@@ -175,7 +175,7 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
     ensure!(cosigned.code() == 0, "{cosigned:?}");
     fs::write(at("cosigned"), &cosigned.stdout)?;
     plane.ok(["evidence", "checkpoint", "import", &at("cosigned").to_string_lossy()])?;
-    let status = plane.json(["evidence", "status", "-o", "json"])?;
+    let status = plane.json(["evidence", "status"])?;
     assert_eq!(status["witnessed"]["size"].to_string(), size, "{status}");
     // Once more from nothing: the witness says what it has, and nobody is let in with a stranger's line.
     let again = plane.cli_with_input(sign, &request)?;
@@ -206,7 +206,7 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
     plane.up()?;
     let mut hidden = 0;
     for n in 0.. {
-        hidden = plane.json(["evidence", "status", "-o", "json"])?["size"].as_u64().context("size")?;
+        hidden = plane.json(["evidence", "status"])?["size"].as_u64().context("size")?;
         if hidden > seen {
             break;
         }

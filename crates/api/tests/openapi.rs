@@ -52,7 +52,8 @@ fn every_reference_points_at_a_schema() {
 fn every_route_is_described_with_its_problems_and_parameters() {
     let document = openapi::document();
     for route in ROUTES {
-        let operation = &document["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        // A parameter that stands for the rest of a path has no mark of its own in the description.
+        let operation = &document["paths"][route.path.replace("{*", "{")][route.method.as_str().to_ascii_lowercase()];
         assert_eq!(operation["operationId"], route.operation_id);
         for code in route.problems() {
             let answer = &operation["responses"][code.status().to_string()];

@@ -264,6 +264,7 @@ mod tests {
              run_refused              4\n\
              policy_blocked           4\n\
              policy_four_eyes         4\n\
+             split_view               9\n\
              not_found                3\n\
              route_not_found          3\n\
              method_not_allowed       1\n\

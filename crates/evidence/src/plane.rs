@@ -40,6 +40,9 @@ const PLACES_MAX: usize = 16;
 /// How long an export waits for the tiles that its proof is made of, before it reads the log itself.
 const TILES_MAX: Duration = Duration::from_secs(5);
 
+/// How long an export waits for the witnesses of its newest checkpoint; then it goes without them, and says so.
+const WITNESSES_MAX: Duration = Duration::from_secs(4);
+
 /// One of the logs of a plane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LogName {
@@ -255,6 +258,9 @@ impl Evidence {
         let plane = self.plane_checkpoint().await?;
         let digest = plane::checkpoint_digest(&signed.note);
         let place = self.shared.anchors.place(tenant, &digest).ok_or(AnchorFailure::Unknown(signed.size))?;
+        if self.witnesses().needs_witnesses() {
+            let _late = tokio::time::timeout(WITNESSES_MAX, self.until_witnessed(place.index + 1)).await;
+        }
         // A checkpoint that enough witnesses saw is worth more than one that is a second newer.
         let seen = self.shared.quorum().filter(|seen| seen.size > place.index && self.witnesses().needs_witnesses());
         let (size, note) = seen.map_or((plane.size, plane.note), |seen| (seen.size, seen.note));

@@ -73,6 +73,11 @@ impl Default for Published {
 }
 
 impl Published {
+    /// Wakes who waits for news.
+    pub(crate) fn tell(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
     fn get(&self, log: &LogName) -> Option<Arc<PublishedCheckpoint>> {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).get(log).map(Arc::clone)
     }
@@ -80,7 +85,7 @@ impl Published {
     fn set(&self, log: &LogName, size: u64, note: String) {
         let checkpoint = Arc::new(PublishedCheckpoint { size, note });
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(log.clone(), checkpoint);
-        self.changes.send_modify(|changes| *changes += 1);
+        self.tell();
     }
 }
 
@@ -417,6 +422,20 @@ impl Evidence {
                 return published;
             }
             // The sender lives as long as the ledger, which `self` holds.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until enough witnesses saw at least `size` leaves of the plane log. Without a bound of its own.
+    pub(crate) async fn until_witnessed(&self, size: u64) {
+        let mut changes = self.shared.published.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if self.shared.quorum().is_some_and(|quorum| quorum.size >= size) {
+                return;
+            }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -200,6 +200,7 @@ impl Evidence {
         if is_better {
             let path = LogName::Plane.dir(&self.shared.dir).join(WITNESSED_FILE);
             durable::replace(&path, cosigned.note.as_bytes())?;
+            self.shared.published.tell();
         }
         Ok(cosigned)
     }
