@@ -185,10 +185,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         Some(outside) => Some(outside::bind(outside).await?),
         None => None,
     };
-    let log_door = match options.log_listen {
-        Some(listen) => Some(http::bind(listen).await?),
-        None => None,
-    };
+    let log_door = log_door::bind(options.log_listen).await?;
     let solver = match options.policy_solver {
         Some(program) => {
             let found = tokio::task::spawn_blocking(move || cogward_prover::Solver::find(&program)).await?;
@@ -379,10 +376,7 @@ impl Running {
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { app, listener, credential, door, log_door } = self;
         drop(credential);
-        let log_door = log_door.map(|(listener, address)| {
-            tracing::info!(%address, "logs are given out without a credential");
-            tokio::spawn(http::serve(listener, log_door::router(app.evidence.clone()), app.closing.clone()))
-        });
+        let log_door = log_door.map(|door| log_door::open(door, &app));
         let door = door
             .map(|(listener, door, _)| tokio::spawn(http::serve(listener, outside::router(door), app.closing.clone())));
         let server = tokio::spawn(http::serve(listener, routes::router(&app), app.closing.clone()));

@@ -3,6 +3,9 @@
 //! It needs no credential and gives no value that is personal or confidential: those are commitments. Whose logs
 //! there are is known to whoever knows their origins. Off unless the plane is started with an address for it.
 
+use std::net::SocketAddr;
+
+use ::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::{
     Router,
     extract::{Request, State},
@@ -11,7 +14,9 @@ use axum::{
 };
 use cogward_evidence::{Evidence, LogFile, LogName};
 use cogward_model::TenantName;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{ListenError, http, plane::Plane};
 
 /// Longest path that is looked at.
 const PATH_BYTES_MAX: usize = 512;
@@ -60,9 +65,19 @@ pub(crate) async fn file(
     }))
 }
 
-/// The listener's only route.
-pub(crate) fn router(evidence: Evidence) -> Router {
-    Router::new().fallback(any(answer)).with_state(evidence)
+/// Takes the address, if one is given.
+pub(crate) async fn bind(listen: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, ListenError> {
+    match listen {
+        Some(listen) => http::bind(listen).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Gives the logs out until the plane closes.
+pub(crate) fn open((listener, address): (TcpListener, SocketAddr), app: &Plane) -> JoinHandle<()> {
+    tracing::info!(%address, "logs are given out without a credential");
+    let router = Router::new().fallback(any(answer)).with_state(app.evidence.clone());
+    tokio::spawn(http::serve(listener, router, app.closing.clone()))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {
