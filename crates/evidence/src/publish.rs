@@ -219,7 +219,7 @@ pub(crate) fn run(shared: &Shared, jobs: &mpsc::Receiver<Publish>, first: Vec<Pu
         mark_at: Instant::now() + MARK_EVERY,
         moved: false,
     };
-    publisher.to_mark();
+    publisher.return_to_mark();
     let mut waiting: HashMap<LogName, Publish> = HashMap::new();
     let mut rebuilt = false;
     let mut next = first;
@@ -233,12 +233,12 @@ pub(crate) fn run(shared: &Shared, jobs: &mpsc::Receiver<Publish>, first: Vec<Pu
         // On a disk that is nearly full the space belongs to the log itself.
         let has_space = *shared.health.borrow() == Health::Ok;
         if has_space && let Err(error) = publisher.publish(&mut waiting) {
-            publisher.to_mark();
+            publisher.return_to_mark();
             tracing::warn!(%error, "tiles are not written yet");
             if matches!(error, PublishError::Damaged(_)) && !rebuilt {
                 // Once in the life of a process: what is wrong twice is not cured by writing it a third time.
                 rebuilt = true;
-                publisher.from_nothing();
+                publisher.start_over();
             }
         }
         let job = if waiting.is_empty() {
@@ -256,21 +256,21 @@ pub(crate) fn run(shared: &Shared, jobs: &mpsc::Receiver<Publish>, first: Vec<Pu
 
 impl Publisher<'_> {
     /// Back to what the mark says.
-    fn to_mark(&mut self) {
+    fn return_to_mark(&mut self) {
         let bytes = durable::read(&self.shared.dir.join(MARK_FILE), MARK_BYTES_MAX).ok().flatten();
         // Without a mark, or with one that is none, everything is written anew.
         let mark: Mark = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         self.at = Position { segment: mark.segment, offset: mark.offset };
         // A mark of another log than this one would be beyond its end.
         if self.at > self.shared.progress.end() {
-            self.from_nothing();
+            self.start_over();
         } else {
             (self.sizes, self.moved) = (mark.logs, false);
             self.writers.clear();
         }
     }
 
-    fn from_nothing(&mut self) {
+    fn start_over(&mut self) {
         (self.at, self.moved) = (Position::default(), false);
         self.sizes.clear();
         self.writers.clear();

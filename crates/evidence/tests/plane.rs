@@ -30,7 +30,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &dest) } else { drop(fs::copy(&path, &dest).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &dest);
+        } else {
+            let _bytes = fs::copy(&path, &dest).unwrap();
+        }
     }
 }
 
