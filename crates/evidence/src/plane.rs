@@ -271,11 +271,12 @@ impl Evidence {
         let origin = self.origin(&LogName::Tenant(tenant.clone()))?;
         let opens = self.shared.keyring.plane().disclosure(&origin, signed.size);
         let opens = opens.ok_or(AnchorFailure::Unknown(signed.size))?;
+        let published = self.published(&LogName::Plane).map_or(0, |published| published.size);
         let (dir, index, end) = (self.shared.dir.clone(), place.index, plane.end);
         let proof = on_a_thread(move || {
             if tiled {
                 let dir = publish::tiles_dir(&dir, &LogName::Plane);
-                let mut tiles = TiledLog::new(size, |tile| publish::read_tile(&dir, tile));
+                let mut tiles = TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, published));
                 return Ok::<_, AnchorFailure>(tiles.inclusion(index)?);
             }
             let (leaves, at) = (leaf_hashes(&dir, end)?, usize::try_from(index));

@@ -108,6 +108,20 @@ pub(crate) fn read_tile(dir: &Path, tile: &TilePath) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A tile of hashes as it was at a size that need not have been published itself: out of what is there at
+/// the size that is.
+pub(crate) fn read_hashes(dir: &Path, tile: &TilePath, published: u64) -> io::Result<Vec<u8>> {
+    let fuller = TilePath::of(tile.level, tile.index, published);
+    match (read_tile(dir, tile), fuller) {
+        (Err(error), Some(fuller)) if error.kind() == io::ErrorKind::NotFound && fuller.width >= tile.width => {
+            let mut bytes = read_tile(dir, &fuller)?;
+            bytes.truncate(tile.width * 32);
+            Ok(bytes)
+        }
+        (found, _) => found,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
     #[error("a tile could not be read or written")]

@@ -133,10 +133,10 @@ impl Known {
     }
 }
 
-/// The root of the plane log at some size, out of its tiles.
-fn root_at(dir: &Path, size: u64) -> Result<Hash, CosignError> {
+/// The root of the plane log at some size, out of the tiles that are published.
+fn root_at(dir: &Path, size: u64, published: u64) -> Result<Hash, CosignError> {
     let dir = publish::tiles_dir(dir, &LogName::Plane);
-    Ok(TiledLog::new(size, |tile| publish::read_tile(&dir, tile)).whole()?)
+    Ok(TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, published)).whole()?)
 }
 
 impl Shared {
@@ -181,11 +181,11 @@ impl Evidence {
             return Err(CosignError::Size { found: published, size: checkpoint.size });
         }
         let (evidence, note) = (self.clone(), note.to_owned());
-        on_a_thread(move || evidence.take_cosigned(&checkpoint, &note)).await
+        on_a_thread(move || evidence.take_cosigned(&checkpoint, &note, published)).await
     }
 
-    fn take_cosigned(&self, checkpoint: &Checkpoint, note: &str) -> Result<Cosigned, CosignError> {
-        if root_at(&self.shared.dir, checkpoint.size)? != checkpoint.root {
+    fn take_cosigned(&self, checkpoint: &Checkpoint, note: &str, published: u64) -> Result<Cosigned, CosignError> {
+        if root_at(&self.shared.dir, checkpoint.size, published)? != checkpoint.root {
             let ours = self.published(&LogName::Plane).map(|ours| ours.note.clone()).unwrap_or_default();
             tracing::error!(theirs = note, "the key of the plane log signed another history than this one");
             return Err(CosignError::SplitView { ours, theirs: note.to_owned() });
@@ -232,6 +232,7 @@ impl Evidence {
             return Ok(Vec::new());
         }
         let dir = publish::tiles_dir(&self.shared.dir, &LogName::Plane);
-        on_a_thread(move || Ok(TiledLog::new(size, |tile| publish::read_tile(&dir, tile)).consistency(old)?)).await
+        on_a_thread(move || Ok(TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, found)).consistency(old)?))
+            .await
     }
 }

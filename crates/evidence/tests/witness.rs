@@ -108,6 +108,8 @@ async fn two_histories_under_one_key_are_found_by_the_witness_and_both_notes_are
     // A copy of everything, the keys too: what one is shown from here on is not what another is shown.
     let other = dir.path().join("other");
     copy(&honest, &other);
+    let honest_then = dir.path().join("then");
+    copy(&honest, &honest_then);
     let (ours, theirs) = (open(&honest), open(&other));
     let log = plane_key(&ours);
     assert_eq!(log, plane_key(&theirs));
@@ -131,6 +133,21 @@ async fn two_histories_under_one_key_are_found_by_the_witness_and_both_notes_are
     let request = AddCheckpoint { old: seen.0, proof, note: longer.1 };
     assert!(matches!(book.add(&request.to_text()).unwrap(), Added::Refused(Examined::Inconsistent)));
     assert!(matches!(ask(&ours, &book, 0, &common).await, Added::Refused(Examined::Conflict { .. })));
+    // A plane that never published this size by itself finds the other history all the same.
+    let jumped = dir.path().join("jumped");
+    copy(&honest_then, &jumped);
+    let third = open(&jumped);
+    for name in ["acme", "other"] {
+        third.record(event(name, None)).await.unwrap();
+    }
+    for name in ["acme", "other"] {
+        third.checkpoint(&tenant(name)).await.unwrap();
+    }
+    let plane = third.plane_checkpoint().await.unwrap();
+    third.until_published(&LogName::Plane, plane.size).await;
+    assert_eq!(plane.size, common.0 + 2);
+    let foreign = third.cosign(&seen.1).await.unwrap_err();
+    assert!(matches!(foreign, CosignError::SplitView { .. }), "{foreign}");
     // The honest plane finds it too when the hidden note is brought to it.
     let cosigner = witness(&dir.path().join("fooled"), "fooled.example", &log);
     ours.witnessed_by(Policy::of(vec![(cosigner.keys()[1].clone(), None)], 1).unwrap()).unwrap();
