@@ -1,8 +1,8 @@
 //! The keys of the ledger: for each tenant one that signs, one that wraps, and the data keys it wraps.
 //!
 //! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44) and
-//! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log; `vault/<tenant>.deks` holds the wrapped data keys, one record behind the
-//! other. A new data key is on the disk before the first leaf that needs it is acknowledged.
+//! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
+//! `vault/<tenant>.deks` holds the wrapped data keys, one record behind the other. A new data key is on the disk before the first leaf that needs it is acknowledged.
 
 use std::{
     collections::HashMap,
