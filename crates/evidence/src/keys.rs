@@ -2,7 +2,8 @@
 //!
 //! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44) and
 //! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
-//! `vault/<tenant>.deks` holds the wrapped data keys, one record behind the other. A new data key is on the disk before the first leaf that needs it is acknowledged.
+//! `vault/<tenant>.deks` holds the wrapped data keys, one record behind the other. A new data key is on the disk
+//! before the first leaf that needs it is acknowledged.
 
 use std::{
     collections::HashMap,
