@@ -108,7 +108,9 @@ impl Server {
         let listed = plane.json(["tool", "list", self.name])?;
         let listed = listed.as_array().context("a list")?;
         ensure!(!listed.is_empty() && listed.iter().all(|t| t["state"] == state), "{listed:#?}");
-        Ok(listed.iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect())
+        // What is no tool has its kind before its name.
+        let names = listed.iter().filter_map(|tool| tool["name"].as_str()).filter(|name| !name.contains(':'));
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// What an agent gets that may use all of it.
