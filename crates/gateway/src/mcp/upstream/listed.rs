@@ -25,6 +25,8 @@ use crate::{
 const ITEMS_MAX: usize = 10_000;
 /// Most bytes of one list.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest definition of an entry, in bytes; a longer one is left out.
+const DEFINITION_BYTES_MAX: usize = 1024 * 1024;
 /// Longest name of an entry, in bytes.
 const KEY_BYTES_MAX: usize = 8 * 1024;
 
@@ -90,7 +92,7 @@ impl Item {
 
 /// An entry that can be pinned. `None` for one that no two readers read alike, or whose name hides something.
 fn item(kind: OtherKind, key: &str, raw: &RawValue) -> Option<Item> {
-    let name = PinName::other(kind, key).ok()?;
+    let name = PinName::other(kind, key).ok().filter(|_| raw.get().len() <= DEFINITION_BYTES_MAX)?;
     let stable = stable(raw)?;
     let canonical = canonical::definition(stable.get()).ok()?;
     Some(Item { name, digest: sha256(canonical.as_bytes()), raw: stable })
