@@ -171,7 +171,7 @@ impl PinTable {
         let key = (tenant.clone(), server.clone());
         self.servers.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|(of, name, _), _| (&*of, &*name) != (tenant, server));
+        entries.retain(|(of, name, _), _| of != tenant || name != server);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != key);
     }
 
