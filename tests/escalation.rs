@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 /// Sends what the test writes to a file, each as one stateless request, and says each answer on its output.
 const DRIVEN: &str = r#"
 import json, os, time, urllib.error, urllib.request
-def call(name, arguments, can, more):
+def call(name, arguments, can, more, method="tools/call"):
     meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": can}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments, "_meta": meta, **more}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": name, "arguments": arguments, "_meta": meta, **more}}
     h = {"content-type": "application/json", "accept": "application/json, text/event-stream",
-         "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": name}
+         "mcp-protocol-version": "2026-07-28", "mcp-method": method, "mcp-name": name}
     try:
         t = urllib.request.urlopen(urllib.request.Request(os.environ["MCP_SERVER_URL"], json.dumps(body).encode(), h), timeout=60).read().decode()
     except urllib.error.HTTPError as error:
@@ -32,7 +32,7 @@ while True:
     todo = json.loads(text or '{"n": 0}')
     if todo["n"] > done:
         done = todo["n"]
-        print(json.dumps({"n": done, "answer": call(todo["name"], todo["arguments"], todo["can"], todo["more"])}), flush=True)
+        print(json.dumps({"n": done, "answer": call(todo["name"], todo["arguments"], todo["can"], todo["more"], todo["method"])}), flush=True)
     time.sleep(0.05)
 "#;
 
@@ -43,7 +43,11 @@ fn tool(name: &str, description: &str) -> Value {
 
 fn scenes() -> Value {
     let look = tool("look", "Looks.");
-    json!([[tool("pay", "Pays."), look], [tool("pay", "Pays twice."), look]])
+    let prompts = json!([{"name": "greet", "description": "Greets."}]);
+    json!([
+        {"tools": [tool("pay", "Pays."), look], "prompts": prompts},
+        {"tools": [tool("pay", "Pays twice."), look], "prompts": prompts},
+    ])
 }
 
 /// A plane with a tool server that can be turned, and who approves.
@@ -81,7 +85,8 @@ impl Desk {
     fn policy(&self, expires: &str) -> Result<()> {
         let text = format!(
             "@id(\"all\") permit (principal, action, resource);\n@id(\"pays\") @escalate(\"finance\") @expires(\"{expires}\")\n\
-             permit (principal, action in Cogward::Action::\"tool_call\", resource == Cogward::Tool::\"bank/pay\");\n"
+             permit (principal, action in Cogward::Action::\"tool_call\", resource == Cogward::Tool::\"bank/pay\");\n\
+             @id(\"greets\") @escalate(\"finance\") permit (principal, action == Cogward::Action::\"prompt_get\", resource);\n"
         );
         let file = self.plane.scratch().join("policy.cedar");
         fs::write(&file, text)?;
@@ -97,7 +102,7 @@ impl Desk {
         self.plane.register(&Agent {
             name,
             source: &DRIVEN.replace("TODO", &todo.to_string_lossy()),
-            permissions: "    tools:\n      - {server: bank, allow: [pay, look]}\n",
+            permissions: "    tools:\n      - {server: bank, allow: [pay, look], prompts: [greet]}\n",
             changes: &[("toolCalls: 1000, wallClockSeconds: 120", "toolCalls: 100000, wallClockSeconds: 600")],
         })?;
         let run = self.plane.start_run(name)?;
@@ -157,10 +162,15 @@ fn text(answer: &Value) -> &str {
 
 impl Client<'_> {
     fn send(&mut self, name: &str, arguments: &Value, more: &Value) -> Result<Value> {
+        self.ask("tools/call", name, arguments, more)
+    }
+
+    fn ask(&mut self, method: &str, name: &str, arguments: &Value, more: &Value) -> Result<Value> {
         self.asked += 1;
         let todo = self.desk.plane.scratch().join(format!("{}.todo", self.name));
         let next = todo.with_extension("next");
-        let asked = json!({"n": self.asked, "name": name, "arguments": arguments, "can": self.can, "more": more});
+        let mut asked = json!({"n": self.asked, "name": name, "arguments": arguments, "can": self.can, "more": more});
+        asked["method"] = method.into();
         fs::write(&next, asked.to_string())?;
         fs::rename(next, todo)?;
         let until = Instant::now() + Duration::from_secs(60);
@@ -342,5 +352,28 @@ fn a_tool_that_is_changed_between_the_question_and_the_yes_does_not_run_under_it
     let permit = decisions.iter().find(|decision| decision["decision"] == "permit").context("a permit")?;
     assert_ne!(permit["definition"], before, "the definition of the record is the one that was forwarded");
     assert_eq!(permit["definition"], desk.plane.json(["tool", "show", "bank", "pay"])?["digest"]);
+    Ok(())
+}
+
+#[test]
+fn a_prompt_that_a_person_approves_waits_in_the_same_way() -> Result<()> {
+    let desk = Desk::open("15m")?;
+    let mut client = desk.client("clerk")?;
+    let got = || -> Result<usize> {
+        let calls = fs::read_to_string(format!("{}.calls", desk.state.display())).unwrap_or_default();
+        Ok(calls.lines().filter(|line| line.contains("prompts/get")).count())
+    };
+    let waits = Waits::read(&client.ask("prompts/get", "greet", &json!({}), &json!({}))?)?;
+    let other = client.ask("prompts/get", "greet", &json!({"who": "ann"}), &waits.with("accept"))?;
+    assert_eq!((other["error"]["code"].as_i64(), got()?), (Some(-32602), 0), "{other:#}");
+    desk.answer("approve", &waits.approval)?;
+    let done = client.ask("prompts/get", "greet", &json!({}), &waits.with("accept"))?;
+    assert_eq!(done["result"]["messages"][0]["content"]["text"], "greet was got", "{done:#}");
+    let again = client.ask("prompts/get", "greet", &json!({}), &waits.with("accept"))?;
+    assert_eq!((again["error"]["code"].as_i64(), got()?), (Some(-32602), 1), "{again:#}");
+    // Who cannot be asked is told as ever.
+    client.can = json!({});
+    let plain = client.ask("prompts/get", "greet", &json!({}), &json!({}))?;
+    assert!(text(&plain).contains("approval_required"), "{plain:#}");
     Ok(())
 }

@@ -124,6 +124,15 @@ fn nothing_of_a_new_server_is_shown_or_read_before_somebody_has_looked() -> Resu
     let added = evil.add(&[])?;
     assert!(added.contains("4 tools, resources and prompts are not approved"), "{added}");
     evil.approve("turn")?;
+    // What is granted by its whole name is looked at when a version is registered, as a tool is.
+    let named = "    tools:\n      - {server: evil, allow: [turn], resources: ['note://a'], prompts: [greet]}\n";
+    let manifest = evil.plane.write_agent(&Agent { name: "named", source: "", permissions: named, changes: &[] })?;
+    let registered = evil.plane.cli(["agent", "register", "-f", &manifest.to_string_lossy()])?;
+    assert_eq!(registered.code(), 0, "{}", registered.stderr);
+    for name in ["evil/resource:note://a", "evil/prompt:greet"] {
+        let warned = registered.stderr.contains("tool_not_approved") && registered.stderr.contains(name);
+        assert!(warned, "{name}: {}", registered.stderr);
+    }
     let (seen, run) = evil.agent("early", &format!("{ALL}\nout.append(ask('completion/complete', ref={{'type': 'ref/prompt', 'name': 'greet'}}, argument={{'name': 'who', 'value': 'a'}}))"))?;
     assert_eq!(seen[0], json!([[], [], []]));
     for at in 1..5 {
