@@ -120,4 +120,10 @@ impl Rule {
     pub(crate) fn permits(policy: &Policy) -> bool {
         policy.effect() == Effect::Permit
     }
+
+    /// Whether it holds something back where it matches: a forbid, or a permit that asks, obliges or wants a label. Were
+    /// it to say nothing where it fails, another permit would let through what it was written to hold back.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.forbids || self.escalation.is_some() || !self.obligations.is_empty() || !self.require_labels.is_empty()
+    }
 }

@@ -37,7 +37,12 @@ const OPERATOR: &str = "
 #[derive(Debug, Clone, Default)]
 pub struct Schema {
     tools: BTreeMap<(String, String), Arc<Shape>>,
+    /// Each shape of a tool that was given more than once, by tenants that have one of the same name.
+    shapes: BTreeMap<(String, String), Vec<Arc<Shape>>>,
 }
+
+/// The most shapes of one tool that are kept apart.
+const SHAPES_MAX: usize = 32;
 
 impl Schema {
     /// The fixed part alone: no tool is pinned.
@@ -49,15 +54,41 @@ impl Schema {
     /// Adds a pinned tool. Of two tools of one name, which a level above tenants can see, what they have in common is
     /// offered.
     pub fn tool(&mut self, server: &str, tool: &str, shape: Arc<Shape>) {
-        match self.tools.entry((server.to_owned(), tool.to_owned())) {
+        let name = (server.to_owned(), tool.to_owned());
+        match self.tools.entry(name.clone()) {
             Entry::Vacant(place) => drop(place.insert(shape)),
             Entry::Occupied(mut place) => {
-                if **place.get() != *shape {
+                let shapes = self.shapes.entry(name).or_insert_with(|| vec![Arc::clone(place.get())]);
+                if !shapes.contains(&shape) {
                     let common = place.get().in_common(&shape);
                     place.insert(Arc::new(common));
+                    // One more than the most says that there were more.
+                    if shapes.len() <= SHAPES_MAX {
+                        shapes.push(shape);
+                    }
                 }
             }
         }
+    }
+
+    /// Each shape that a tool has, one for every tenant whose tool differs; false beside them when there are more.
+    pub(crate) fn shapes(&self, server: &str, tool: &str) -> (&[Arc<Shape>], bool) {
+        let name = (server.to_owned(), tool.to_owned());
+        let several = self.shapes.get(&name).map(Vec::as_slice);
+        let all = several.or_else(|| self.tools.get(&name).map(std::slice::from_ref)).unwrap_or_default();
+        (all, all.len() <= SHAPES_MAX)
+    }
+
+    /// Whether tenants have tools of one name whose arguments differ, so that what is offered is less than each has.
+    #[must_use]
+    pub fn is_shared_ground(&self) -> bool {
+        self.shapes.values().any(|shapes| shapes.len() > 1)
+    }
+
+    /// Whether every path of arguments is one that some tool has.
+    pub(crate) fn offers(&self, arguments: &crate::path::Paths) -> bool {
+        let all = || self.tools.values().chain(self.shapes.values().flatten());
+        arguments.ends().iter().all(|path| all().any(|shape| shape.at(path).is_some()))
     }
 
     /// The arguments of a pinned tool.
