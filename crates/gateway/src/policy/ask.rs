@@ -7,7 +7,7 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
 };
 use cogward_policy::{
-    BudgetLeft, Deed, Facts, Head, Needs, Principal, Tracker as Declared, Value,
+    BudgetLeft, Deed, Facts, Head, Needs, Principal, Shape, Tracker as Declared, Value,
     ask::{AgentVersion, HttpRequest, ModelFacts},
     track::Measure,
 };
@@ -57,6 +57,17 @@ pub(super) fn facts(question: &Question<'_>, needs: &Needs, marks: &ToolMarks) -
         facts.arguments = Some(read.map_err(|error| unreadable(&error.to_string()))?);
     }
     Ok(facts)
+}
+
+/// A tool that is not pinned has arguments without types: what a rule reads of them must not be there, else a forbid would
+/// pass over what it names.
+pub(super) fn untyped(question: &Question<'_>, needs: &Needs, marks: &ToolMarks) -> Result<(), Refusal> {
+    if let (false, None, Some(bytes)) = (needs.arguments.is_empty(), &marks.shape, question.content.arguments) {
+        let text = std::str::from_utf8(bytes).map_err(|_| unreadable("the arguments are not UTF-8"))?;
+        let read = Shape::default().project(text, &needs.arguments);
+        read.map_err(|error| unreadable(&error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn unreadable(detail: &str) -> Refusal {

@@ -121,6 +121,9 @@ impl Policies {
             Ok(adds) => adds,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(&resolved) },
         };
+        if let Err(refusal) = ask::untyped(question, slice.needs(), &marks) {
+            return Judgement::Block { refusal, fields: versions(&resolved) };
+        }
         let judging = Judging { question, resolved: &resolved, slice: &slice, head: &head, marks: &marks, adds };
         self.conclude(&judging, facts, in_hand)
     }

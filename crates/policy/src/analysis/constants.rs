@@ -104,7 +104,8 @@ impl Constants {
         constants
     }
 
-    /// The first of some words that is part of no name, text or beginning in the rules, and of no tool's name.
+    /// The first of some words that is part of no name or text in the rules, and of no tool's name, and that no rule's
+    /// beginning is the beginning of, alone or behind another one.
     fn not_named(&mut self, schema: &Schema) -> String {
         let mut all: BTreeSet<&str> = self.entities.iter().map(|(_, id)| id.as_str()).collect();
         for compared in self.places.values() {
@@ -112,7 +113,16 @@ impl Constants {
             compared.members.iter().for_each(|member| texts_in(member, &mut all));
         }
         all.extend(schema.tools().flat_map(|(server, tool, _)| [server, tool]));
-        let free = |word: &String| !all.iter().any(|text| text.contains(word.as_str()));
+        let begins: BTreeSet<&str> =
+            self.places.values().flat_map(|compared| &compared.prefixes).map(String::as_str).collect();
+        let reached = |begin: &str, word: &str| {
+            let split = begin.char_indices().filter_map(|(at, _)| begin.split_at_checked(at));
+            let mut split = split.filter(|(_, rest)| word.starts_with(rest));
+            split.any(|(before, _)| before.is_empty() || begins.contains(before))
+        };
+        let free = |word: &String| {
+            !all.iter().any(|text| text.contains(word.as_str())) && !begins.iter().any(|begin| reached(begin, word))
+        };
         match domain::words().find(free) {
             Some(word) => word,
             None => {

@@ -8,8 +8,6 @@ use crate::{
     value::{Decimal, Record, Value},
 };
 
-/// How many words are tried for one that no rule names.
-const WORDS_MAX: usize = 64;
 /// Members of a set whose every combination is looked at; of more, each alone, none and all.
 const MEMBERS_MAX: usize = 6;
 
@@ -26,11 +24,12 @@ pub(super) fn longs(compared: &Compared, least: i64, most: i64) -> Vec<i64> {
 
 /// Words for what no rule names. Which one it is depends on the rules, so that none of them can name it.
 pub(super) fn words() -> impl Iterator<Item = String> {
-    let more = (2..=WORDS_MAX).map(|number| format!("something-else-{number}z"));
+    // Each begins with another letter, for rules that say how a name begins.
+    let more = ('a'..='z').map(|first| format!("{first}-something-else"));
     ["something-else".to_owned()].into_iter().chain(more)
 }
 
-/// Texts that are each named one, begin as named ones do, and one that does neither. `other` is in no constant, so a
+/// Texts that are each named one, begin as named ones do, and one that does neither. `other` is chosen so that a
 /// beginning with it behind is no other constant, and begins as no longer one does.
 pub(super) fn texts(compared: &Compared, other: &str) -> Vec<String> {
     let mut all = compared.texts.clone();

@@ -12,7 +12,7 @@ use super::{
     domain,
 };
 use crate::{
-    ask::{BudgetLeft, Deed, Facts, Head, HttpRequest, ModelFacts},
+    ask::{BudgetLeft, Deed, Facts, Head, HttpRequest, ModelFacts, Principal},
     needs::Needs,
     path::Paths,
     shape::{Field, Kind, Shape},
@@ -39,13 +39,19 @@ impl Facets {
         let other = constants.other.as_str();
         let mut facets = Self { facets: Vec::new(), all: true };
         let at = |steps: &[&str]| constants.at(Root::Context, steps).cloned().unwrap_or_default();
+        facets.time(needs, &at(&["time", "epoch_ms"]), &at(&["time", "hour"]), &at(&["time", "weekday"]));
+        // Of an operator nothing else is known, and rules can ask whether it is.
+        if matches!(head.principal, Principal::Operator(_)) {
+            return facets;
+        }
         if needs.subject {
             let known = domain::texts(&at(&["subject"]), other).into_iter().map(Some);
             facets.add([None].into_iter().chain(known), |facts, subject| facts.subject.clone_from(subject));
         }
         if needs.run {
             let compared = at(&["run"]);
-            let mut runs: Vec<Option<RunId>> = compared.texts.iter().filter_map(|text| text.parse().ok()).map(Some).collect();
+            let mut runs: Vec<Option<RunId>> =
+                compared.texts.iter().filter_map(|text| text.parse().ok()).map(Some).collect();
             // A rule that names a run is about one run; another one stands for the rest.
             let others = (0..=compared.texts.len()).filter_map(|number| format!("run_{number:026}").parse().ok());
             let one = others.map(Some).find(|run| !runs.contains(run));
@@ -69,7 +75,6 @@ impl Facets {
                 });
             }
         }
-        facets.time(needs, &at(&["time", "epoch_ms"]), &at(&["time", "hour"]), &at(&["time", "weekday"]));
         if needs.labels {
             facets.labels(&at(&["labels"]), other);
         }
@@ -82,10 +87,10 @@ impl Facets {
                 facts.history.insert(key.clone(), *value);
             });
         }
-        if needs.model {
+        if needs.model && matches!(head.deed, Deed::ModelCall { .. }) {
             facets.model(&at(&["model", "wire"]), &at(&["model", "tokens_max"]), other);
         }
-        if needs.request {
+        if needs.request && matches!(head.deed, Deed::Egress { .. }) {
             facets.request(&at(&["request", "method"]), &at(&["request", "path"]), other);
         }
         if let Deed::ToolCall { pinned: true, .. } = &head.deed

@@ -251,8 +251,11 @@ impl<'a> Heads<'a> {
     /// shape of what they read. And one that may be approved later.
     fn of_pinned(&mut self, deeds: &mut Vec<(Deed, bool)>) {
         let tools = self.tools();
-        let named: BTreeSet<&str> =
-            tools.iter().flat_map(|(server, tool)| [*server, *tool]).chain(self.constants.named("ToolServer")).collect();
+        let named: BTreeSet<&str> = tools
+            .iter()
+            .flat_map(|(server, tool)| [*server, *tool])
+            .chain(self.constants.named("ToolServer"))
+            .collect();
         let (servers, names) = (self.compared(Root::Resource, &["server"]), self.compared(Root::Resource, &["name"]));
         // What rules can see of a name: which one it is if they have it, and how it begins.
         let seen = |text: &str, compared: &Compared| {

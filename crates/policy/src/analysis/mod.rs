@@ -181,7 +181,8 @@ pub fn compare(
     Comparison { extent: questions.extent(), questions: questions.asked, grants, takes }
 }
 
-const READS_LESS: &str = "arguments are not read any more, and a call is blocked whose arguments policy reads and cannot";
+const READS_LESS: &str =
+    "arguments are not read any more, and a call is blocked whose arguments policy reads and cannot";
 const FEWER_SUMS: &str = "a sum is not kept any more, and a call is blocked whose amount cannot be added to one";
 
 /// The sums that a version keeps.

@@ -304,7 +304,8 @@ fn reference(version: &Version, head: &Arc<Head>, facts: &Facts) -> (Verdict, BT
         .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| error.policy_id());
     let failed: BTreeSet<String> = ids.map(ToString::to_string).collect();
     let forbids = |ids: &BTreeSet<String>| ids.iter().any(|id| rule(&PolicyId::new(id)).forbids);
-    let verdict = if matched.is_empty() || forbids(&matched) || forbids(&failed) {
+    let asks = |ids: &BTreeSet<String>| ids.iter().any(|id| rule(&PolicyId::new(id)).escalation.is_some());
+    let verdict = if matched.is_empty() || forbids(&matched) || forbids(&failed) || asks(&failed) {
         Verdict::Block
     } else if matched.iter().any(|id| rule(&PolicyId::new(id)).escalation.is_some()) {
         Verdict::Escalate
@@ -412,6 +413,27 @@ proptest! {
             strictest = strictest.max(verdict);
         }
         prop_assert_eq!(decided.verdict, strictest);
+    }
+}
+
+#[test]
+fn a_permit_that_holds_something_back_blocks_where_it_fails() {
+    let tools = "permit(principal, action in Cogward::Action::\"tool_call\", resource)";
+    let overflows = "when { 9223372036854775807 * context.arguments.amount > 10 }";
+    for (held, cause) in [
+        ("@escalate(\"boss\")", Cause::RuleFailed),
+        ("@redact(\"result.iban\")", Cause::RuleFailed),
+        ("@cap(\"arguments.amount=1\")", Cause::RuleFailed),
+        ("@require_label(\"open\")", Cause::RuleFailed),
+        // Nothing is lost with it that another permit would not give.
+        ("@doc(\"plain\")", Cause::Permitted),
+    ] {
+        let text =
+            format!("@id(\"all\") permit(principal, action, resource); @id(\"held\") {held} {tools} {overflows};");
+        let decided = decide(&[("plane", &text)], tool("bank", "pay", true), &["open"]);
+        assert_eq!(decided.levels[0].cause, cause, "{text}");
+        assert_eq!(decided.verdict == Verdict::Permit, cause == Cause::Permitted, "{text}");
+        assert_eq!(decided.levels[0].errors[0].rule, "held");
     }
 }
 

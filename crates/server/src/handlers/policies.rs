@@ -309,13 +309,12 @@ struct Change {
 
 impl Change {
     async fn make(self, app: App) -> Result<PolicyLevel, Failure> {
-        let Self { level, version, narrow, reason, operator, headers } = self;
-        let _one = app.policies.changes.lock().await;
-        let compiled = match version {
-            Some(digest) => Some(Arc::new(usable(&app, &level, digest).await?)),
+        let compiled = match self.version {
+            Some(digest) => Some(Arc::new(usable(&app, &self.level, digest).await?)),
             None => None,
         };
-        let analysis = weighed(&app, &level, compiled.clone(), narrow).await?;
+        let (_one, analysis) = self.compared(&app, compiled.as_ref()).await?;
+        let Self { level, version, narrow: _, reason, operator, headers } = self;
         let next = app.policies.active().with(&level, compiled);
         let next = next.map_err(|findings| Failure::internal("the policies cannot be read", &findings))?;
         let way_back = Command { name: "policy.activate", tenant: level.tenant().cloned(), agent: None };
@@ -325,8 +324,27 @@ impl Change {
                 "add a rule that permits `operator_command` to whoever may activate policies, and write it again",
             ));
         }
+        let closed = next.closed(&operator, &way_back, app.clock.now());
+        if closed.for_ever {
+            let why = format!(
+                "with it, there would come a time from which `{}` could activate no other version",
+                operator.name
+            );
+            return Err(Failure::new(ProblemCode::PolicyLocksOut, why)
+                .rule("policy.time")
+                .next_step("permit `operator_command` to whoever may activate policies at some hour of every week"));
+        }
+        if closed.hours > 0 {
+            tracing::warn!(%level, hours = closed.hours, "no other version can be activated at some hours of the week");
+        }
         let mut tx = app.store.begin().await?;
         let before = tx.policy_pointer(&level).await?;
+        if app.four_eyes && version.is_none() && before.as_ref().is_some_and(|pointer| pointer.digest.is_some()) {
+            let why = "this plane wants two operators for what decides, and without a version nobody else was asked";
+            return Err(Failure::new(ProblemCode::PolicyFourEyes, why).rule("policy.four_eyes").next_step(
+                "write a version that permits what is wanted, have another operator approve it, and activate that",
+            ));
+        }
         // A level that nothing was activated at is its revision 0.
         precondition(&headers, Some(before.as_ref().map_or(0, |pointer| pointer.revision)))?;
         let by = answerable(&tx, &operator, &reason);
@@ -351,7 +369,10 @@ impl Change {
         }
         published?;
         let word = if version.is_some() { "policy.activated" } else { "policy.deactivated" };
-        let detail = serde_json::json!({ "level": level, "digest": version, "before": was });
+        let mut detail = serde_json::json!({ "level": level, "digest": version, "before": was });
+        if closed.hours > 0 {
+            detail["closed_hours"] = closed.hours.into();
+        }
         app.journal.publish(journal_event(word, &level, detail).severity(Severity::Warning));
         let looked = app.clone();
         tokio::spawn(async move {
@@ -360,12 +381,51 @@ impl Change {
         });
         read_level(&app, level).await
     }
+
+    /// What it grants over what decides now, and the turn to change that. Comparing takes time, so the turn is taken
+    /// after it, and it is compared again when something else was activated meanwhile.
+    async fn compared<'a>(
+        &self,
+        app: &'a App,
+        next: Option<&Arc<Version>>,
+    ) -> Result<(tokio::sync::MutexGuard<'a, ()>, PolicyAnalysis), Failure> {
+        let now = || app.policies.active().at(&self.level).map_err(str::to_owned);
+        let name = |active: &Result<Option<Arc<Version>>, String>| {
+            active.as_ref().map(|version| version.as_ref().map(|version| version.digest())).map_err(Clone::clone)
+        };
+        let until = tokio::time::Instant::now() + COMPARED_MAX;
+        let mut before = now();
+        for _ in 0..COMPARED_AGAIN {
+            let weighing = weighed(app, &self.level, before.clone(), next.cloned(), self.narrow);
+            let weighed = tokio::time::timeout_at(until, weighing).await;
+            let Ok(weighed) = weighed else { break };
+            let turn = app.policies.changes.lock().await;
+            let active = now();
+            if name(&active) == name(&before) {
+                return Ok((turn, weighed?));
+            }
+            before = active;
+        }
+        let why = "there was no time to compare it, or what decides changed meanwhile";
+        let analysis = PolicyAnalysis::uncompared(why.to_owned());
+        if self.narrow {
+            return Err(grants(&self.level, &analysis, None));
+        }
+        Ok((app.policies.changes.lock().await, analysis))
+    }
 }
+
+/// The longest that an activation waits for what it is compared with; less than the longest that an answer may take.
+const COMPARED_MAX: std::time::Duration = std::time::Duration::from_secs(45);
+
+/// How often it is compared when other versions are activated at the same time.
+const COMPARED_AGAIN: usize = 3;
 
 /// What a change grants, as far as that can be told in a moment; when it may grant nothing, for certain or not at all.
 async fn weighed(
     app: &App,
     level: &PolicyScope,
+    before: Result<Option<Arc<Version>>, String>,
     next: Option<Arc<Version>>,
     narrow: bool,
 ) -> Result<PolicyAnalysis, Failure> {
@@ -373,7 +433,7 @@ async fn weighed(
         Some(next) => Some(next),
         None => policy_diff::without(level)?,
     };
-    let (analysis, example) = match app.policies.active().at(level) {
+    let (analysis, example) = match before {
         Ok(before) => {
             let (schema, _) = catalogue::schema(app, level).await?;
             let change = policy_analysis::Change { level: level.clone(), before, after, schema };
@@ -387,6 +447,11 @@ async fn weighed(
     if !narrow || analysis.grants == Grants::Nothing {
         return Ok(analysis);
     }
+    Err(grants(level, &analysis, example))
+}
+
+/// The refusal of a change that may grant nothing, and does or may.
+fn grants(level: &PolicyScope, analysis: &PolicyAnalysis, example: Option<String>) -> Failure {
     let why = match analysis.grants {
         Grants::Something => format!("it grants what {level} does not grant now{}", example.unwrap_or_default()),
         _ => {
@@ -394,9 +459,9 @@ async fn weighed(
             format!("nothing that it grants was found, but that is not certain: {}", because.join("; "))
         }
     };
-    Err(Failure::new(ProblemCode::PolicyGrants, why)
+    Failure::new(ProblemCode::PolicyGrants, why)
         .rule("policy.grants_nothing")
-        .next_step("see `cogward policy diff`, or activate it without `--if-grants-nothing`"))
+        .next_step("see `cogward policy diff`, or activate it without `--if-grants-nothing`")
 }
 
 /// A version that may be activated, as it is applied.
