@@ -152,6 +152,16 @@ fn a_version_that_nobody_could_undo_is_not_activated_and_commands_are_decided() 
     assert!(refused.code() == 5 && refused.stderr.contains("policy_locks_out"), "{}", refused.stderr);
     assert_eq!(applied(&plane)?["levels"][0]["built_in"], true);
 
+    // Nor one that lets it be undone for an hour.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    let an_hour = format!(
+        "{tools}permit (principal is Cogward::Operator, action, resource) when {{ context.time.epoch_ms < {} }};\n",
+        now + 3_600_000
+    );
+    let locks = approved(&plane, "plane", &an_hour)?;
+    let refused = plane.cli(["policy", "activate", &locks, "--reason", "x"])?;
+    assert!(refused.code() == 5 && refused.stderr.contains("policy_locks_out"), "{}", refused.stderr);
+
     // Roles: the one who may release, and the one who may not.
     let by_role = format!(
         "{tools}@id(\"release\") permit (principal in Cogward::Role::\"release\", action, resource);\n\
@@ -409,6 +419,11 @@ fn four_eyes_keep_an_author_from_approving_and_say_when_nobody_can() -> Result<(
     assert_eq!(by(&audit, &["policy", "approve", &digest, "--reason", "x"])?, 4, "an auditor changes nothing");
     assert_eq!(by(&other, &["policy", "approve", &digest, "--reason", "x"])?, 0);
     activate(&plane, "plane", &digest)?;
+    // To take it away is a change that nobody else has seen.
+    let away = plane.cli(["policy", "deactivate", "--reason", "x"])?;
+    assert!(away.code() == 4 && away.stderr.contains("policy_four_eyes"), "{}", away.stderr);
+    assert_eq!(by(&other, &["policy", "deactivate", "--reason", "x"])?, 4);
+    assert_eq!(plane.json(["policy", "list"])?[0]["active"], digest.as_str());
     let shown = plane.json(["policy", "show", &digest])?;
     assert_eq!((&shown["written"]["by"], &shown["approved"]["by"]), (&"operator".into(), &"eve".into()));
     // An operator that was revoked is nobody, and the last one is not revoked.

@@ -373,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn a_way_back_that_closes_with_time_is_seen_before() {
+        let way_back = command("policy.activate");
+        let permit =
+            |when: &str| format!("permit(principal is Cogward::Operator, action, resource) when {{ {when} }};");
+        for (when, hours, for_ever) in [
+            ("true", 0, false),
+            ("context.time.hour < 24", 0, false),
+            // It is 22:13 on a Tuesday.
+            ("context.time.hour >= 22", 22 * 7, false),
+            ("context.time.weekday < 6", 48, false),
+            ("context.time.epoch_ms < 1700000000001", HOURS_OF_A_WEEK - 1, true),
+            ("context.time.epoch_ms < 1800000000000", 0, true),
+            ("context.time.epoch_ms < 1700003600001", HOURS_OF_A_WEEK - 2, true),
+        ] {
+            let set = set(&[("plane", &permit(when))]);
+            assert!(set.decide(&operator(&[]), &way_back, now()).is_ok(), "{when}");
+            assert_eq!(set.closed(&operator(&[]), &way_back, now()), Closed { hours, for_ever }, "{when}");
+        }
+        let below = "forbid(principal is Cogward::Operator, action, resource) when { context.time.hour < 6 };";
+        let set = set(&[("tenant:retail", below)]);
+        assert_eq!(set.closed(&operator(&[]), &way_back, now()), Closed { hours: 6 * 7, for_ever: false });
+    }
+
+    #[test]
     fn the_plane_must_permit_a_command_and_lower_levels_must_not_forbid_it() {
         assert!(set(&[]).decide(&operator(&[]), &command("tool-server.add"), now()).is_ok(), "what cogward comes with");
         let blocked = set(&[("plane", TOOLS_ONLY)]).decide(&operator(&[]), &command("tool-server.add"), now());

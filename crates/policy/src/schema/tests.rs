@@ -146,6 +146,28 @@ fn an_argument_of_some_tools_can_be_read_where_it_is_there() {
 }
 
 #[test]
+fn a_count_is_declared_where_all_of_its_calls_are_seen() {
+    let refused = |level: &str, per: &str| {
+        let text =
+            format!("@track(\"n = count of tool_call per {per} within 1h\") permit(principal, action, resource);");
+        match Version::check(level.parse().unwrap(), &text, &schema()) {
+            Ok(_) => false,
+            Err(Findings(found)) => found.iter().any(|one| one.what.contains("sees only a part")),
+        }
+    };
+    for (level, whole) in [
+        ("plane", ["run", "agent", "user", "tenant"].as_slice()),
+        ("tenant:acme", &["run", "agent", "user", "tenant"]),
+        ("tier:acme/production", &["run"]),
+        ("agent:acme/clerk", &["run", "agent"]),
+    ] {
+        for per in ["run", "agent", "user", "tenant"] {
+            assert_eq!(refused(level, per), !whole.contains(&per), "{level} per {per}");
+        }
+    }
+}
+
+#[test]
 fn every_finding_comes_at_once_in_the_order_of_the_text() {
     let text = format!(
         "forbid(principal, {PAY}, resource) when {{ context.arguments.a == 1 }};\n\

@@ -14,6 +14,7 @@ pub(crate) mod operations;
 pub(crate) mod operators;
 pub(crate) mod plane;
 pub(crate) mod policies;
+mod policy_change;
 pub(crate) mod policy_diff;
 pub(crate) mod policy_replay;
 pub(crate) mod providers;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{
-    AppliedPolicy, Finding, GatewayPolicies, Grants, Page, PageQuery, PolicyActivate, PolicyAnalysis, PolicyCheck,
-    PolicyChecked, PolicyLevel, PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode,
-    types::policies::POLICY_BYTES_MAX,
+    AppliedPolicy, Finding, GatewayPolicies, Page, PageQuery, PolicyActivate, PolicyCheck, PolicyChecked, PolicyLevel,
+    PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode, types::policies::POLICY_BYTES_MAX,
 };
 use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
@@ -18,7 +17,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     approvals::answered,
-    etag, on_the_wire, page_of, policy_diff, precondition,
+    etag, on_the_wire, page_of, policy_change, precondition,
     runs::{MaybeReason, given_reason},
 };
 use crate::{
@@ -28,7 +27,6 @@ use crate::{
     failure::Failure,
     plane::{App, Plane},
     policies::{self, Command},
-    policy_analysis,
 };
 
 /// Longest name of a file in findings.
@@ -313,7 +311,7 @@ impl Change {
             Some(digest) => Some(Arc::new(usable(&app, &self.level, digest).await?)),
             None => None,
         };
-        let (_one, analysis) = self.compared(&app, compiled.as_ref()).await?;
+        let (_one, analysis) = policy_change::compared(&app, &self.level, compiled.as_ref(), self.narrow).await?;
         let Self { level, version, narrow: _, reason, operator, headers } = self;
         let next = app.policies.active().with(&level, compiled);
         let next = next.map_err(|findings| Failure::internal("the policies cannot be read", &findings))?;
@@ -381,87 +379,6 @@ impl Change {
         });
         read_level(&app, level).await
     }
-
-    /// What it grants over what decides now, and the turn to change that. Comparing takes time, so the turn is taken
-    /// after it, and it is compared again when something else was activated meanwhile.
-    async fn compared<'a>(
-        &self,
-        app: &'a App,
-        next: Option<&Arc<Version>>,
-    ) -> Result<(tokio::sync::MutexGuard<'a, ()>, PolicyAnalysis), Failure> {
-        let now = || app.policies.active().at(&self.level).map_err(str::to_owned);
-        let name = |active: &Result<Option<Arc<Version>>, String>| {
-            active.as_ref().map(|version| version.as_ref().map(|version| version.digest())).map_err(Clone::clone)
-        };
-        let until = tokio::time::Instant::now() + COMPARED_MAX;
-        let mut before = now();
-        for _ in 0..COMPARED_AGAIN {
-            let weighing = weighed(app, &self.level, before.clone(), next.cloned(), self.narrow);
-            let weighed = tokio::time::timeout_at(until, weighing).await;
-            let Ok(weighed) = weighed else { break };
-            let turn = app.policies.changes.lock().await;
-            let active = now();
-            if name(&active) == name(&before) {
-                return Ok((turn, weighed?));
-            }
-            before = active;
-        }
-        let why = "there was no time to compare it, or what decides changed meanwhile";
-        let analysis = PolicyAnalysis::uncompared(why.to_owned());
-        if self.narrow {
-            return Err(grants(&self.level, &analysis, None));
-        }
-        Ok((app.policies.changes.lock().await, analysis))
-    }
-}
-
-/// The longest that an activation waits for what it is compared with; less than the longest that an answer may take.
-const COMPARED_MAX: std::time::Duration = std::time::Duration::from_secs(45);
-
-/// How often it is compared when other versions are activated at the same time.
-const COMPARED_AGAIN: usize = 3;
-
-/// What a change grants, as far as that can be told in a moment; when it may grant nothing, for certain or not at all.
-async fn weighed(
-    app: &App,
-    level: &PolicyScope,
-    before: Result<Option<Arc<Version>>, String>,
-    next: Option<Arc<Version>>,
-    narrow: bool,
-) -> Result<PolicyAnalysis, Failure> {
-    let after = match next {
-        Some(next) => Some(next),
-        None => policy_diff::without(level)?,
-    };
-    let (analysis, example) = match before {
-        Ok(before) => {
-            let (schema, _) = catalogue::schema(app, level).await?;
-            let change = policy_analysis::Change { level: level.clone(), before, after, schema };
-            let (_, known, _) = policy_diff::analysed(app, change, None, !narrow).await?;
-            let example = known.comparison.grants.first().map(|example| format!(": {}", example.sentence()));
-            (known.analysis, example)
-        }
-        // A version that cannot be used must be replaceable, and says nothing that another could be compared with.
-        Err(why) => (PolicyAnalysis::uncompared(format!("the active version cannot be used: {why}")), None),
-    };
-    if !narrow || analysis.grants == Grants::Nothing {
-        return Ok(analysis);
-    }
-    Err(grants(level, &analysis, example))
-}
-
-/// The refusal of a change that may grant nothing, and does or may.
-fn grants(level: &PolicyScope, analysis: &PolicyAnalysis, example: Option<String>) -> Failure {
-    let why = match analysis.grants {
-        Grants::Something => format!("it grants what {level} does not grant now{}", example.unwrap_or_default()),
-        _ => {
-            let because = analysis.because.iter().cloned().chain(analysis.unproved.clone()).collect::<Vec<_>>();
-            format!("nothing that it grants was found, but that is not certain: {}", because.join("; "))
-        }
-    };
-    Failure::new(ProblemCode::PolicyGrants, why)
-        .rule("policy.grants_nothing")
-        .next_step("see `cogward policy diff`, or activate it without `--if-grants-nothing`")
 }
 
 /// A version that may be activated, as it is applied.
