@@ -95,7 +95,8 @@ fn a_change_for_calls_of_tools_is_asked_about_the_tools_that_are_approved() -> R
     );
     let counted = |what: &str| {
         format!(
-            "@track(\"n = count of {what} per run\") {all}@id(\"lim\") forbid (principal is Cogward::AgentVersion, \
+            "@track(\"n = count of {what} per run\") {OPERATORS}permit (principal is Cogward::AgentVersion, action, \
+             resource);\n@id(\"lim\") forbid (principal is Cogward::AgentVersion, \
              action in Cogward::Action::\"tool_call\", resource) when {{ context.history.n > 3 }};\n"
         )
     };

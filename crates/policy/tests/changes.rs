@@ -79,7 +79,8 @@ fn one_of_many_tools_is_not_left_out() {
 fn a_count_that_counts_something_else_is_another_rule() {
     let text = |counted: &str| {
         format!(
-            "@track(\"n = count of {counted} per run\") {ALL}
+            "@track(\"n = count of {counted} per run\") permit(principal is Cogward::Operator, action, resource);
+             permit(principal is Cogward::AgentVersion, action, resource);
              @id(\"lim\") forbid(principal is Cogward::AgentVersion, action in Cogward::Action::\"tool_call\", resource)
              when {{ context.history.n > 3 }};"
         )

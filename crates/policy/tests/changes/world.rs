@@ -154,7 +154,12 @@ impl Rule {
 impl Text {
     fn version(&self) -> Arc<Version> {
         let nothing = if self.open { "" } else { " when { false }" };
-        let base = format!("@track(\"{}\") permit(principal, action, resource){nothing};\n", self.tracker);
+        // What is counted stands on a rule that no question of agents concerns.
+        let base = format!(
+            "@track(\"{}\") permit(principal is Cogward::Operator, action, resource);\n\
+             permit(principal is Cogward::AgentVersion, action, resource){nothing};\n",
+            self.tracker
+        );
         let text: String = std::iter::once(base).chain(self.rules.iter().map(Rule::text)).collect();
         Arc::new(Version::load(level(), &text).unwrap_or_else(|findings| panic!("{findings}\n{text}")))
     }
