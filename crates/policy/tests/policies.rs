@@ -58,7 +58,12 @@ fn deed(does: &str) -> Deed {
         }
         "resource" => Deed::ResourceRead { server: two().0.parse().unwrap(), uri: two().1.into() },
         "sampling" => Deed::Sampling { server: object.parse().unwrap() },
-        "memory" => Deed::Memory { store: object.into(), operation: MemoryOperation::Write },
+        "memory" => Deed::Memory {
+            server: two().0.parse().unwrap(),
+            tool: two().1.parse().unwrap(),
+            operation: MemoryOperation::of_tool(two().1),
+            pinned: true,
+        },
         "command" => Deed::OperatorCommand { tenant: None, command: object.into() },
         other => panic!("`{other}` is no deed"),
     }

@@ -91,6 +91,8 @@ pub struct ServerPins {
     marks: HashMap<ToolName, ToolMarks>,
     /// The labels as policies read them, ready to be asked for at each call.
     labels: HashMap<ToolName, Arc<BTreeSet<String>>>,
+    /// Whether the server is a memory.
+    memory: bool,
 }
 
 impl ServerPins {
@@ -104,7 +106,13 @@ impl ServerPins {
     ) -> Self {
         let texts = |marks: &ToolMarks| Arc::new(marks.labels.iter().map(ToString::to_string).collect());
         let labels = marks.iter().map(|(tool, marks)| (tool.clone(), texts(marks))).collect();
-        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels }
+        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels, memory: false }
+    }
+
+    /// The same of a server that is a memory: policies are asked about its tools as such.
+    #[must_use]
+    pub fn of_memory(self) -> Self {
+        Self { memory: true, ..self }
     }
 
     /// The digest of the catalogue that they hold for.
@@ -181,6 +189,7 @@ impl ToolFacts for PinTable {
         policy::ToolMarks {
             labels: pins.labels.get(tool).cloned().unwrap_or_default(),
             shape: pins.served.get(tool).map(|definition| Arc::clone(definition.shape())),
+            memory: pins.memory.then(|| MemoryOperation::of_tool(tool.as_str())),
         }
     }
 }

@@ -23,7 +23,7 @@ use cogward_model::{
     TenantName, Timestamp, ToolName, UpstreamName,
     action::{Action, Amounts},
 };
-use cogward_policy::Shape;
+use cogward_policy::{Shape, ask::MemoryOperation};
 
 pub(crate) use self::{
     active::RunPolicies,
@@ -47,6 +47,8 @@ pub struct ToolMarks {
     pub labels: Arc<BTreeSet<String>>,
     /// The types of its arguments, of the definition that was approved; none for a tool that is not pinned.
     pub shape: Option<Arc<Shape>>,
+    /// What it does to what is kept, where it is a tool of a memory.
+    pub memory: Option<MemoryOperation>,
 }
 
 /// Where marks of tools are kept.

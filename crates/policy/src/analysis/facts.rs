@@ -79,7 +79,7 @@ impl Facets {
         if needs.request {
             facets.request(&at(&["request", "method"]), &at(&["request", "path"]));
         }
-        if let Deed::ToolCall { server, tool, .. } = &head.deed
+        if let Some((server, tool)) = head.deed.tool()
             && !needs.arguments.is_empty()
             && let Some(shape) = schema.shape(server.as_str(), tool.as_str())
         {

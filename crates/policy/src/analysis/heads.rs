@@ -176,12 +176,6 @@ impl<'a> Heads<'a> {
         self.of_servers(&mut deeds);
         self.of_models(&mut deeds);
         self.of_hosts(&mut deeds);
-        let stores = self.constants.named("Store").map(str::to_owned).collect::<Vec<_>>();
-        for store in self.names::<String>(Root::Resource, "name", stores) {
-            for operation in [MemoryOperation::Read, MemoryOperation::Write, MemoryOperation::Delete] {
-                deeds.push((Deed::Memory { store: store.clone(), operation }, true));
-            }
-        }
         for audience in self.constants.named("Audience").chain([ELSE]) {
             deeds.push((Deed::Token { audience: audience.to_owned() }, false));
         }
@@ -224,10 +218,17 @@ impl<'a> Heads<'a> {
             uris.into_iter().chain(targets("Resource").map(|(_, uri)| uri.to_owned())).collect();
         let prompts: BTreeSet<String> =
             self.names(Root::Resource, "name", targets("Prompt").map(|(_, prompt)| prompt.to_owned()));
+        // A call of a memory is told from that of any other tool by its action and by its operation alone.
+        let memories =
+            self.is_read(Root::Context, "operation") || self.constants.named("Action").any(|id| id == "memory");
         for server in servers {
             for tool in &names {
                 let pinned = self.schema.shape(server.as_str(), tool.as_str()).is_some();
                 deeds.push((Deed::ToolCall { server: server.clone(), tool: tool.clone(), pinned }, true));
+                for operation in MemoryOperation::ALL.into_iter().filter(|_| memories) {
+                    let (server, tool) = (server.clone(), tool.clone());
+                    deeds.push((Deed::Memory { server, tool, operation, pinned }, true));
+                }
             }
             for uri in &uris {
                 deeds.push((Deed::ResourceRead { server: server.clone(), uri: uri.clone() }, true));

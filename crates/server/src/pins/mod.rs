@@ -22,7 +22,11 @@ use cogward_gateway::{
 };
 use cogward_identity::Operator;
 use cogward_journal::{Journal, JournalEvent, Severity};
-use cogward_model::{DataLabel, Digest, TenantName, ToolName, UpstreamName, event::EventType, upstream::ToolServer};
+use cogward_model::{
+    DataLabel, Digest, TenantName, ToolName, UpstreamName,
+    event::EventType,
+    upstream::{ToolServer, ToolTransport},
+};
 use cogward_store::{Committed, Store, ToolPinRow};
 use tokio::sync::MutexGuard;
 
@@ -72,13 +76,13 @@ impl PinBook {
     pub(crate) async fn load(&self, server: &ToolServer) -> Result<(), cogward_store::StoreError> {
         let _changes = self.changes().await;
         let rows = self.store.tool_pins(&server.tenant, &server.name).await?;
-        self.table.put(&server.tenant, &server.name, pins_of(None, identity(server), &rows));
+        self.table.put(&server.tenant, &server.name, pins(None, server, &rows));
         Ok(())
     }
 
     /// Puts what was just written before the gateway; for whoever holds the lock.
     pub(crate) fn put(&self, server: &ToolServer, seen: Digest, rows: &[ToolPinRow]) {
-        self.table.put(&server.tenant, &server.name, pins_of(Some(seen), identity(server), rows));
+        self.table.put(&server.tenant, &server.name, pins(Some(seen), server, rows));
     }
 
     /// Takes a server's pins from the gateway; for whoever holds the lock.
@@ -145,7 +149,7 @@ impl PinBook {
         let committed = tx.commit(vec![event]).await?;
         // The rows are of the list that was examined last, whatever the server says by now.
         let seen = self.table.get(tenant, server).and_then(|pins| pins.seen());
-        let pins = pins_of(seen, identity(&config.config), &rows);
+        let pins = pins(seen, &config.config, &rows);
         if kind == EventType::ToolBlocked {
             self.table.put(tenant, server, pins);
             self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
@@ -225,6 +229,12 @@ impl PinKeeper for PinBook {
             done.map_err(|failure| Unwritten(failure.detail().to_owned()))
         })
     }
+}
+
+/// The rows of a server as the gateway wants them.
+fn pins(seen: Option<Digest>, server: &ToolServer, rows: &[ToolPinRow]) -> ServerPins {
+    let pins = pins_of(seen, identity(server), rows);
+    if matches!(server.transport, ToolTransport::Memory { .. }) { pins.of_memory() } else { pins }
 }
 
 /// The rows as the gateway wants them. A stored text that is not what its digest says is not served.
