@@ -65,7 +65,7 @@ impl Tempting {
     fn start(plane: &Plane) -> Result<Self> {
         let place = plane.scratch().join("tempting");
         fs::create_dir_all(&place)?;
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/hostile-mcp/http.py");
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/hostile-mcp/over_http.py");
         let mut command = Command::new("/usr/bin/python3");
         let mut process = command.arg(program).arg(&place).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
@@ -114,11 +114,13 @@ impl Tempting {
 }
 
 /// Runs an agent of a tenant to its end; what it collected, and its run.
-fn acts(plane: &Plane, tenant: &str, name: &str, permissions: &str, source: &str) -> Result<(Value, String)> {
+fn acts(plane: &Plane, of: &str, name: &str, permissions: &str, source: &str) -> Result<(Value, String)> {
     let source = format!("{CLIENT}{source}\nprint(json.dumps(out))\n");
-    let tenant = format!("  tenant: {tenant}");
+    let tenant = format!("  tenant: {of}");
     let changes = [("  tenant: default", tenant.as_str())];
-    let run = plane.launch(&Agent { name, source: &source, permissions, changes: &changes })?;
+    plane.register(&Agent { name, source: &source, permissions, changes: &changes })?;
+    let started = plane.json(["run", "start", name, "--tenant", of, "--reason", "test"])?;
+    let run = started["id"].as_str().context("an id")?.to_owned();
     Ok((plane.output(&run)?, run))
 }
 
@@ -144,8 +146,6 @@ fn two_tenants_at_one_server_never_see_each_other_s_lists_or_answers() -> Result
     plane.ok(["tenant", "create", "retail", "--reason", "test"])?;
     web.add(&plane, "default", "one")?;
     web.add(&plane, "retail", "two")?;
-    let grants =
-        "    tools:\n      - {server: web, allow: [keep, only_one, only_two], resources: [\"note://*\"]}\n".to_owned();
     let source = r#"
 for _ in range(2):
     out.append([listed(), call("keep"), call("only_one"), call("only_two"),
@@ -158,6 +158,8 @@ for answer in (rpc("tools/list", {}), rpc("resources/list", {})):
     for (round, tenant, who, other) in
         [(1, "default", "one", "two"), (1, "retail", "two", "one"), (2, "default", "one", "two")]
     {
+        let grants =
+            format!("    tools:\n      - {{server: web, allow: [keep, only_{who}], resources: [\"note://*\"]}}\n");
         let (seen, _) = acts(&plane, tenant, &format!("{who}-{round}"), &grants, source)?;
         let all = seen.to_string();
         for turn in [&seen[0], &seen[1]] {
@@ -222,7 +224,10 @@ direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 try: out.append(direct.open("http://127.0.0.1:PORT/mcp", timeout=10).status)
 except urllib.error.HTTPError as e: out.append(e.code)
 except OSError: out.append("unreachable")
-out.append(status("http://127.0.0.1:PORT/mcp"))
+proxy = urllib.parse.urlsplit(os.environ["HTTP_PROXY"])
+c = http.client.HTTPConnection(proxy.hostname, proxy.port, timeout=30)
+c.request("GET", "http://127.0.0.1:PORT/mcp", headers={"host": "127.0.0.1:PORT"})
+out.append(c.getresponse().status)
 "#
     .replace("PORT", &web.port.to_string());
     let grants = format!("    tools:\n      - {{server: web, allow: [keep, injected]}}\n{MAY_ASK}");
@@ -242,7 +247,7 @@ out.append(status("http://127.0.0.1:PORT/mcp"))
     assert_eq!(seen[4], "unreachable", "{all}");
     assert_eq!(seen[5], 403, "{all}");
     assert_eq!(web.calls(), ["keep", "injected"], "nothing else arrived");
-    let around = web.requests().split_off(before).into_iter().filter(|r| r["headers"].get("Authorization").is_none());
+    let around = web.requests().split_off(before).into_iter().filter(|r| !r["headers"].to_string().contains("Bearer one"));
     assert_eq!(around.count(), 0, "every request had the plane's credential");
     let leaves = plane.leaves(&run)?;
     assert!(count(&leaves, "tool.call.decided", Some("block")) >= 3, "{leaves:#?}");
@@ -309,7 +314,7 @@ def bytes_of(data):
             t += part
     except OSError: pass
     return [l.split(b" ")[1].decode() for l in t.split(b"\r\n") if l.startswith(b"HTTP/1.1 ")]
-inner = message("tools/call", {"name": "keep", "arguments": {"path": "/smuggled"}})
+inner = message("tools/call", {"name": "only_one", "arguments": {"path": "/smuggled"}})
 H = "host: %s:%s\r\ncontent-type: application/json\r\nmcp-session-id: %s\r\n" % (URL.hostname, URL.port, S["mcp-session-id"])
 second = "POST /mcp HTTP/1.1\r\n%scontent-length: %d\r\n\r\n%s" % (H, len(inner), inner)
 ping = message("ping", {})
@@ -320,7 +325,6 @@ out.append([bytes_of(data.encode("latin-1")) for data in (
     "POST /mcp HTTP/1.1\r\n%stransfer-encoding : chunked\r\n\r\n0\r\n\r\n%s" % (H, second),
     "POST /mcp HTTP/1.1\r\n%scontent-length: +%d\r\n\r\n%s%s" % (H, len(ping), ping, second),
     "POST /mcp HTTP/1.1\r\n%scontent-length: 0x%x\r\n\r\n%s%s" % (H, len(ping), ping, second),
-    "POST /mcp HTTP/1.1\nhost: evil.example\n\n" + second,
     "POST /mcp HTTP/1.1\r\n%shost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%s" % (H, len(inner), inner),
 )])
 out.append(call("keep", path="/last"))
@@ -344,7 +348,8 @@ out.append(call("keep", path="/last"))
     assert_eq!(seen[5], "data of one");
     assert_eq!(web.calls(), ["keep"], "{all}");
     let leaves = plane.leaves(&run)?;
-    assert_eq!(count(&leaves, "tool.call.decided", Some("permit")), 1);
+    let permits: Vec<_> = leaves.iter().filter(|l| l["type"] == "tool.call.decided" && l["decision"] == "permit").collect();
+    assert_eq!(permits.len(), 1, "{permits:#?}");
     // What a manifest may grant has names of one alphabet.
     let look_alike = "    tools:\n      - {server: web, allow: [\"k\u{435}ep\"]}\n";
     let manifest =

@@ -189,7 +189,7 @@ impl ToolFacts for PinTable {
         policy::ToolMarks {
             labels: pins.labels.get(tool).cloned().unwrap_or_default(),
             shape: pins.served.get(tool).map(|definition| Arc::clone(definition.shape())),
-            memory: pins.memory.then(|| MemoryOperation::of_tool(tool.as_str())),
+            memory: pins.memory.then(|| cogward_policy::ask::MemoryOperation::of_tool(tool.as_str())),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     domain::{self, ELSE},
 };
 use crate::{
-    ask::{BudgetLeft, Deed, Facts, Head, HttpRequest, ModelFacts},
+    ask::{BudgetLeft, Facts, Head, HttpRequest, ModelFacts},
     needs::Needs,
     path::Paths,
     schema::Schema,
