@@ -247,7 +247,8 @@ out.append(c.getresponse().status)
     assert_eq!(seen[4], "unreachable", "{all}");
     assert_eq!(seen[5], 403, "{all}");
     assert_eq!(web.calls(), ["keep", "injected"], "nothing else arrived");
-    let around = web.requests().split_off(before).into_iter().filter(|r| !r["headers"].to_string().contains("Bearer one"));
+    let around =
+        web.requests().split_off(before).into_iter().filter(|r| !r["headers"].to_string().contains("Bearer one"));
     assert_eq!(around.count(), 0, "every request had the plane's credential");
     let leaves = plane.leaves(&run)?;
     assert!(count(&leaves, "tool.call.decided", Some("block")) >= 3, "{leaves:#?}");
@@ -348,12 +349,12 @@ out.append(call("keep", path="/last"))
     assert_eq!(seen[5], "data of one");
     assert_eq!(web.calls(), ["keep"], "{all}");
     let leaves = plane.leaves(&run)?;
-    let permits: Vec<_> = leaves.iter().filter(|l| l["type"] == "tool.call.decided" && l["decision"] == "permit").collect();
+    let permits: Vec<_> =
+        leaves.iter().filter(|l| l["type"] == "tool.call.decided" && l["decision"] == "permit").collect();
     assert_eq!(permits.len(), 1, "{permits:#?}");
     // What a manifest may grant has names of one alphabet.
     let look_alike = "    tools:\n      - {server: web, allow: [\"k\u{435}ep\"]}\n";
-    let manifest =
-        plane.write_agent(&Agent { name: "likeness", source: "", permissions: look_alike, changes: &[] })?;
+    let manifest = plane.write_agent(&Agent { name: "likeness", source: "", permissions: look_alike, changes: &[] })?;
     assert_eq!(plane.cli(["agent", "register", "-f", &manifest.to_string_lossy()])?.code(), 4);
     Ok(())
 }

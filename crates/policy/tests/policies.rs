@@ -125,6 +125,20 @@ fn every_template_answers_as_its_table_says() {
     }
 }
 
+/// What the tables cannot say: who approves.
+#[test]
+fn who_started_a_change_does_not_approve_it_where_the_templates_say_so() {
+    for (name, rule, four_eyes) in [
+        ("soc2", "soc2-cc8.1-change", true),
+        ("dora", "dora-9-critical", true),
+        ("least-privilege", "lp-write", false),
+    ] {
+        let version = taken(name, &docs(&format!("policies/{name}.cedar")), &Schema::new());
+        let rule = version.rules().iter().find(|one| one.id == rule).unwrap_or_else(|| panic!("{name}: no {rule}"));
+        assert_eq!(rule.escalation.as_ref().unwrap().four_eyes, four_eyes, "{name}");
+    }
+}
+
 #[test]
 fn every_example_of_the_guide_is_taken() {
     let mut schema = Schema::new();

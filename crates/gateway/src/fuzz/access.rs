@@ -5,9 +5,7 @@ use aws_lc_rs::{
     signature::{Ed25519KeyPair, KeyPair as _},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use cogward_identity::access::{
-    Expected, Holder, KeySet, Presented, Refused, Replay, canonical_uri, peek_issuer,
-};
+use cogward_identity::access::{Expected, Holder, KeySet, Presented, Refused, Replay, canonical_uri, peek_issuer};
 use serde_json::{Value, json};
 
 use super::{Class, ITERATIONS, Until, found_out, hold_for, hunt, seeds, targets::class, wishes};
@@ -142,8 +140,7 @@ fn a_reader_of_tokens_with_a_mistake_is_found_out() {
         ("a token without a proof is good", Box::new(|token, _| world.check(token, &world.proof))),
     ];
     for (mistake, check) in mistakes {
-        let found =
-            hunt((7, Until::Inputs(ITERATIONS)), world.seeds(), WORDS, |bytes| access(&world, &check, bytes));
+        let found = hunt((7, Until::Inputs(ITERATIONS)), world.seeds(), WORDS, |bytes| access(&world, &check, bytes));
         assert!(found.is_err(), "{mistake}: {found:?}");
     }
 }

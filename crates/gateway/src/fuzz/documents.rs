@@ -33,7 +33,10 @@ fn document(reader: impl Fn(&[u8]) -> Result<Import, DocumentError>, bytes: &[u8
     };
     assert_eq!(reader(bytes).ok().as_ref(), Some(&import), "another reading, another document");
     let names: BTreeSet<&str> = import.operations.iter().map(|operation| operation.name.as_str()).collect();
-    assert!(names.iter().copied().eq(import.operations.iter().map(|o| o.name.as_str())), "one name, one tool, in order");
+    assert!(
+        names.iter().copied().eq(import.operations.iter().map(|o| o.name.as_str())),
+        "one name, one tool, in order"
+    );
     let mut requests = 0;
     for operation in &import.operations {
         let definition = operation.definition();
@@ -47,7 +50,8 @@ fn document(reader: impl Fn(&[u8]) -> Result<Import, DocumentError>, bytes: &[u8
             let path = planned.target.split('?').next().unwrap_or_default();
             assert!(path.starts_with('/') && !path.starts_with("//"), "{path}");
             assert!(planned.target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'), "{}", planned.target);
-            let leaves = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+            let leaves =
+                |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
             assert!(!path.split(['/', '\\']).any(leaves), "{path}");
             for (name, value) in &planned.headers {
                 let own = ["host", "authorization", "cookie", "content-length", "transfer-encoding", "connection"];

@@ -76,7 +76,12 @@ impl MemoryStore for Strict {
         assert!(item.expires.is_none_or(|expires| expires > item.written), "{item:?}");
         now(())
     }
-    fn get<'a>(&'a self, owner: &'a Owner, _: MemoryId, at: Timestamp) -> Pending<'a, Result<Option<Item>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        owner: &'a Owner,
+        _: MemoryId,
+        at: Timestamp,
+    ) -> Pending<'a, Result<Option<Item>, StoreError>> {
         self.asked(owner, None, 0);
         now(Self::some(at).pop())
     }
@@ -218,11 +223,14 @@ fn a_memory_with_a_mistake_is_found_out() {
                 world.call(Subject { user, ..world.subject.clone() }, params.to_string().as_bytes())
             }),
         ),
-        ("a result without a word on how it went", Box::new(|params| {
-            let mut result = world.call(world.subject.clone(), params)?;
-            result.as_object_mut()?.shift_remove("isError");
-            Some(result)
-        })),
+        (
+            "a result without a word on how it went",
+            Box::new(|params| {
+                let mut result = world.call(world.subject.clone(), params)?;
+                result.as_object_mut()?.shift_remove("isError");
+                Some(result)
+            }),
+        ),
     ];
     let wrong = mistakes.into_iter().map(|(mistake, call)| (mistake, move |bytes: &[u8]| called(&call, bytes)));
     found_out(include_str!("../../fuzz/memory.txt"), WORDS, wrong);

@@ -298,8 +298,17 @@ fn otlp() {
     hold_for(ITERATIONS / 4, "otlp", file, words, |bytes| class(crate::telemetry::fuzz_export(bytes)));
 }
 
-const MEMBERS: &[&[u8]] =
-    &[b"\"name\":1,", b"\"n\\u0061me\":2", b"\"_meta\":{}", b"\"\":0", b"1.50", b"\\n", b"\\ud83d\\ude00", b" \t", b"{}"];
+const MEMBERS: &[&[u8]] = &[
+    b"\"name\":1,",
+    b"\"n\\u0061me\":2",
+    b"\"_meta\":{}",
+    b"\"\":0",
+    b"1.50",
+    b"\\n",
+    b"\\ud83d\\ude00",
+    b" \t",
+    b"{}",
+];
 
 #[test]
 fn members() {
