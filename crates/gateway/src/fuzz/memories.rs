@@ -11,8 +11,8 @@ use cogward_model::{
     id::MemoryId,
     memory::{MemoryQuota, MemoryScope},
 };
-use futures_util::FutureExt as _;
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{Class, ITERATIONS, found_out, hold_for, targets::class};
 use crate::json;
@@ -138,6 +138,7 @@ impl MemoryStore for Strict {
 struct World {
     memory: Memory,
     subject: Subject,
+    runtime: Runtime,
 }
 
 impl World {
@@ -159,12 +160,13 @@ impl World {
             quota: MemoryQuota::default(),
         };
         let memory = Memory::new(options, Arc::new(Strict(owner)), Arc::new(SystemClock), Arc::new(SystemEntropy));
-        Self { memory: memory.expect("a memory"), subject }
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { memory: memory.expect("a memory"), subject, runtime }
     }
 
     /// The result of a call; nothing where it is none of a tool.
     fn call(&self, subject: Subject, params: &[u8]) -> Option<Value> {
-        let answer = tools::call(&self.memory, subject, params).now_or_never().expect("the store answers at once");
+        let answer = self.runtime.block_on(tools::call(&self.memory, subject, params));
         Some(serde_json::from_slice(&answer.ok()?).expect("a result is JSON"))
     }
 }
