@@ -56,6 +56,7 @@ bench: own-target ## what evidence, gate and sandbox cost, as ratios (docs/perfo
 	cargo bench --locked -p cogward-evidence --bench append
 	cargo bench --locked -p cogward-gateway --bench calls
 	cargo bench --locked -p cogward-policy --bench decide
+	cargo bench --locked -p cogward-memory --bench memory
 	cargo bench --locked -p cogward-sandbox --bench start
 
 own-target:

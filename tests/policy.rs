@@ -97,6 +97,19 @@ fn a_text_with_faults_is_refused_with_all_of_them_and_changes_nothing() -> Resul
     }
     let broken = plane.cli(["policy", "check", &file(&plane, "permit (principal, action, resource")?])?;
     assert!(broken.code() == 4 && broken.stderr.contains("policy.cedar:1"), "{}", broken.stderr);
+    // A command waits for nobody, and nothing asks for a token: such a rule would not do what it says.
+    for (text, said) in [
+        (
+            "@escalate(\"boss\") permit (principal, action == Cogward::Action::\"operator_command\", resource);",
+            "waits for nobody",
+        ),
+        ("@escalate(\"boss\") permit (principal, action, resource);", "waits for nobody"),
+        ("forbid (principal, action == Cogward::Action::\"token\", resource);", "nothing asks for `token`"),
+    ] {
+        let path = file(&plane, text)?;
+        let refused = plane.cli(["policy", "put", &path, "--level", "plane", "--reason", "x"])?;
+        assert!(refused.code() == 4 && refused.stderr.contains(said), "{text}: {}", refused.stderr);
+    }
     assert_eq!(plane.json(["policy", "list"])?, json!([]));
     assert_eq!(applied(&plane)?, before);
     // A level that is none, and a tenant that is not there.

@@ -35,6 +35,8 @@ pub struct ApprovalAsk {
     pub arguments: Option<Bytes>,
     /// Who may say yes.
     pub role: String,
+    /// Nobody who started the run, or for whom it acts, may say yes.
+    pub four_eyes: bool,
     /// Why a person is asked.
     pub reason: Option<String>,
     /// How long the question stands, and the answer with it.

@@ -79,6 +79,18 @@ impl One {
     }
 }
 
+impl One {
+    /// Whether an entity of one of the kinds can match; such entities are in those that are `above`.
+    fn may_be(&self, kinds: &[&str], above: &[&str]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(kind) | Self::Within(Some(kind), _) => kinds.contains(&kind.basename()),
+            Self::Exactly(uid) => kinds.contains(&uid.type_name().basename()),
+            Self::Within(None, uid) => above.contains(&uid.type_name().basename()),
+        }
+    }
+}
+
 impl Scope {
     pub(crate) fn of(policy: &Policy) -> Self {
         let principal = match policy.principal_constraint() {
@@ -106,6 +118,14 @@ impl Scope {
     /// The actions of the head with whether each is meant exactly; nothing is all of them.
     pub(crate) fn actions(&self) -> Option<&[(EntityUid, bool)]> {
         self.action.as_deref()
+    }
+
+    /// Whether an operator's command can match.
+    pub(crate) fn may_be_a_command(&self) -> bool {
+        let named = |(uid, _): &(EntityUid, bool)| matches!(uid.id().unescaped(), "run_command" | "operator_command");
+        self.actions().is_none_or(|actions| actions.iter().any(named))
+            && self.principal.may_be(&["Operator"], &["Operator", "Role", "Tenant", "Plane"])
+            && self.resource.may_be(&["Agent", "Tenant", "Plane"], &["Agent", "Tenant", "Plane"])
     }
 
     pub(crate) fn matches(&self, principal: &Place, action: &Place, resource: &Place) -> bool {

@@ -93,4 +93,7 @@ mod fuzzed;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use fuzzed::{events as fuzz_events, message as fuzz_message};
+pub(crate) use fuzzed::{
+    Given as FuzzedState, Pairs as FuzzedPairs, events as fuzz_events, members as fuzz_members,
+    members_of as fuzz_members_of, message as fuzz_message, state as fuzz_state,
+};

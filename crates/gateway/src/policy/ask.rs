@@ -17,7 +17,7 @@ use crate::grant::RunGrant;
 
 /// The head of a question: constant for a run and what it does.
 pub(super) fn head(question: &Question<'_>, marks: &ToolMarks) -> Arc<Head> {
-    let deed = Deed::of(question.action, marks.shape.is_some());
+    let deed = Deed::of(question.action, marks.shape.is_some(), marks.memory);
     let grant = &question.run.grant;
     question.run.policies.head(
         deed,

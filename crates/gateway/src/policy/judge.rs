@@ -258,6 +258,7 @@ impl Judging<'_> {
             request,
             arguments: arguments.cloned(),
             role: escalation.role.clone(),
+            four_eyes: escalation.four_eyes,
             reason: escalation.reason.clone(),
             expires: Duration::from_secs(escalation.expires_s),
             awaits: self.question.awaits,
@@ -267,9 +268,13 @@ impl Judging<'_> {
             at: self.question.now,
         };
         let mut asks: Vec<ApprovalAsk> = decided.escalations.iter().map(ask).collect();
-        // Of one role that two rules name, the one that gives less time.
+        // Of one role that two rules name, the one that gives less time; four eyes where any of them wants them.
         asks.sort_by(|a, b| (&a.role, a.expires).cmp(&(&b.role, b.expires)));
-        asks.dedup_by(|later, kept| later.role == kept.role);
+        asks.dedup_by(|later, kept| {
+            let same = later.role == kept.role;
+            kept.four_eyes |= same && later.four_eyes;
+            same
+        });
         asks
     }
 

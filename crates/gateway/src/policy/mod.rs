@@ -24,7 +24,7 @@ use cogward_model::{
     action::{Action, Amounts},
     id::ApprovalId,
 };
-use cogward_policy::Shape;
+use cogward_policy::{Shape, ask::MemoryOperation};
 
 pub(crate) use self::{
     active::RunPolicies,
@@ -48,6 +48,8 @@ pub struct ToolMarks {
     pub labels: Arc<BTreeSet<String>>,
     /// The types of its arguments, of the definition that was approved; none for a tool that is not pinned.
     pub shape: Option<Arc<Shape>>,
+    /// What it does to what is kept, where it is a tool of a memory.
+    pub memory: Option<MemoryOperation>,
 }
 
 /// Where marks of tools are kept.

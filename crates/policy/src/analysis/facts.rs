@@ -93,7 +93,7 @@ impl Facets {
         if needs.request && matches!(head.deed, Deed::Egress { .. }) {
             facets.request(&at(&["request", "method"]), &at(&["request", "path"]), other);
         }
-        if let Deed::ToolCall { pinned: true, .. } = &head.deed
+        if matches!(head.deed, Deed::ToolCall { pinned: true, .. } | Deed::Memory { pinned: true, .. })
             && !needs.arguments.is_empty()
         {
             // A tool that may be approved later, with no argument that is read.

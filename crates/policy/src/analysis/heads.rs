@@ -210,12 +210,6 @@ impl<'a> Heads<'a> {
         self.of_servers(&mut deeds);
         self.of_models(&mut deeds);
         self.of_hosts(&mut deeds);
-        let stores = self.constants.named("Store").map(str::to_owned).collect::<Vec<_>>();
-        for store in self.names::<String>(Root::Resource, "name", stores) {
-            for operation in [MemoryOperation::Read, MemoryOperation::Write, MemoryOperation::Delete] {
-                self.push(&mut deeds, (Deed::Memory { store: store.clone(), operation }, true));
-            }
-        }
         let other = self.constants.other.as_str();
         for audience in self.constants.named("Audience").chain([other]) {
             self.push(&mut deeds, (Deed::Token { audience: audience.to_owned() }, false));
@@ -279,9 +273,19 @@ impl<'a> Heads<'a> {
         }
         let other = self.constants.other.as_str();
         pinned.extend(other.parse().ok().zip(other.parse().ok()));
+        let memories = self.tells_memories_apart();
         for (server, tool) in pinned {
+            for operation in MemoryOperation::ALL.into_iter().filter(|_| memories) {
+                let (server, tool) = (server.clone(), tool.clone());
+                self.push(deeds, (Deed::Memory { server, tool, operation, pinned: true }, true));
+            }
             self.push(deeds, (Deed::ToolCall { server, tool, pinned: true }, true));
         }
+    }
+
+    /// A call of a memory is told from that of any other tool by its action and by its operation alone.
+    fn tells_memories_apart(&self) -> bool {
+        self.is_read(Root::Context, "operation") || self.constants.named("Action").any(|id| id == "memory")
     }
 
     fn of_servers(&mut self, deeds: &mut Vec<(Deed, bool)>) {
@@ -301,11 +305,16 @@ impl<'a> Heads<'a> {
             uris.into_iter().chain(targets("Resource").map(|(_, uri)| uri.to_owned())).collect();
         let prompts: BTreeSet<String> =
             self.names(Root::Resource, "name", targets("Prompt").map(|(_, prompt)| prompt.to_owned()));
+        let memories = self.tells_memories_apart();
         for server in servers {
             // Every tool has calls at which it is not pinned: before it is approved, or in another tenant.
             for tool in &names {
                 let deed = Deed::ToolCall { server: server.clone(), tool: tool.clone(), pinned: false };
                 self.push(deeds, (deed, true));
+                for operation in MemoryOperation::ALL.into_iter().filter(|_| memories) {
+                    let (server, tool) = (server.clone(), tool.clone());
+                    self.push(deeds, (Deed::Memory { server, tool, operation, pinned: false }, true));
+                }
             }
             for uri in &uris {
                 self.push(deeds, (Deed::ResourceRead { server: server.clone(), uri: uri.clone() }, true));

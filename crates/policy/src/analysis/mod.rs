@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ask::{Ask, Deed, Head},
+    escalation::Escalation,
     hierarchy::Hierarchy,
     level::{LevelKind, PolicyScope},
     schema::Schema,
@@ -205,9 +206,14 @@ fn grants_more(first: Option<&Decided>, second: Option<&Decided>) -> bool {
     let Some(first) = first else { return false };
     let lacks = |second: &Decided| {
         first.obligations.iter().any(|one| !second.obligations.contains(one))
-            || first.escalations.iter().any(|one| !second.escalations.iter().any(|other| other.role == one.role))
+            || first.escalations.iter().any(|one| !second.escalations.iter().any(|other| as_strict(other, one)))
     };
     second.is_none_or(lacks) && (second.is_some() || !first.obligations.is_empty() || !first.escalations.is_empty())
+}
+
+/// Whether an escalation asks for all that another one asks for.
+fn as_strict(this: &Escalation, other: &Escalation) -> bool {
+    this.role == other.role && (this.four_eyes || !other.four_eyes)
 }
 
 /// The rules of a version that do nothing.
@@ -272,7 +278,9 @@ impl<'a> Questions<'a> {
             needs.merge(slice.needs());
         }
         let shapes = match &head.deed {
-            Deed::ToolCall { server, tool, pinned: true } if !needs.arguments.is_empty() => {
+            Deed::ToolCall { server, tool, pinned: true } | Deed::Memory { server, tool, pinned: true, .. }
+                if !needs.arguments.is_empty() =>
+            {
                 self.schema.shapes(server.as_str(), tool.as_str()).0
             }
             _ => &[],

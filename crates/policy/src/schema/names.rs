@@ -14,7 +14,7 @@ use crate::{
     version::Version,
 };
 
-fn finding(rule: &Rule, severity: Severity, what: String, next_step: String) -> Finding {
+pub(super) fn finding(rule: &Rule, severity: Severity, what: String, next_step: String) -> Finding {
     Finding { severity, line: rule.line, column: rule.column, rule: Some(rule.id.clone()), what, next_step }
 }
 
@@ -89,6 +89,7 @@ impl Schema {
     /// A sum over an argument that no call has would always be nought.
     fn tracker(&self, rule: &Rule, tracker: &Tracker, findings: &mut Vec<Finding>) {
         let of = |server: &str, tool: &str| match &tracker.of {
+            Pattern::Action("memory") => self.memories.contains(&(server.to_owned(), tool.to_owned())),
             Pattern::Action(action) => *action == "tool_call",
             Pattern::Server(wanted) => wanted.as_str() == server,
             Pattern::Tool(wanted, name) => wanted.as_str() == server && name.as_str() == tool,

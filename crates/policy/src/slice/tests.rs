@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Ask, BudgetLeft, Deed, Hierarchy, PolicyScope, Principal, Record, Value, ask::AgentVersion, explain,
+    Ask, BudgetLeft, Deed, Hierarchy, PolicyScope, Principal, Record, Value,
+    ask::{AgentVersion, MemoryOperation},
+    explain,
     obligation::Obligation,
 };
 
@@ -130,6 +132,39 @@ fn a_required_label_that_is_not_there_blocks() {
     assert_eq!(decided.rule(), "policy.plane.inside");
 }
 
+fn memory(tool: &str, pinned: bool) -> Deed {
+    let operation = MemoryOperation::of_tool(tool);
+    Deed::Memory { server: "notes".parse().unwrap(), tool: tool.parse().unwrap(), operation, pinned }
+}
+
+#[test]
+fn a_memory_is_told_by_its_action_and_its_operation() {
+    let rule = "permit(principal, action, resource);
+        @id(\"no-write\") forbid(principal, action in Cogward::Action::\"memory\", resource)
+          when { context.operation == \"write\" && context.labels.contains(\"personal\") };";
+    for (deed, verdict) in [
+        (memory("remember", true), Verdict::Block),
+        (memory("recall", true), Verdict::Permit),
+        (memory("forget", true), Verdict::Permit),
+        (tool("bank", "remember", true), Verdict::Permit),
+    ] {
+        assert_eq!(decide(&[("plane", rule)], deed.clone(), &[]).verdict, verdict, "{deed:?}");
+    }
+    // Calls of memories count as calls of tools, as calls of their tool, and as calls of memories.
+    for (of, counts) in [
+        ("tool_call", true),
+        ("memory", true),
+        ("tool:notes/*", true),
+        ("tool:notes/remember", true),
+        ("tool:notes/recall", false),
+        ("model_call", false),
+    ] {
+        let tracker = crate::Tracker::parse(&format!("n = count of {of} per run")).unwrap();
+        assert_eq!(tracker.counts(&memory("remember", true)), counts, "{of}");
+    }
+    assert!(!crate::Tracker::parse("n = count of memory per run").unwrap().counts(&tool("bank", "pay", true)));
+}
+
 #[test]
 fn every_deed_reaches_the_rules_that_are_about_it() {
     let server = || "bank".parse().unwrap();
@@ -152,9 +187,13 @@ fn every_deed_reaches_the_rules_that_are_about_it() {
             "action == Cogward::Action::\"egress\", resource in Cogward::Domain::\"example.com\"",
         ),
         (
-            Deed::Memory { store: "notes".into(), operation: crate::ask::MemoryOperation::Write },
-            "action == Cogward::Action::\"memory\", resource == Cogward::Store::\"notes\"",
+            memory("remember", true),
+            "action in Cogward::Action::\"memory\", resource == Cogward::Tool::\"notes/remember\"",
         ),
+        (memory("recall", false), "action in Cogward::Action::\"memory\", resource in Cogward::ToolServer::\"notes\""),
+        // It is a call of a tool, and of this one.
+        (memory("forget", true), "action in Cogward::Action::\"tool_call\", resource"),
+        (memory("forget", true), "action == Cogward::Action::\"tool:notes/forget\", resource"),
         (
             Deed::Token { audience: "crm".into() },
             "action == Cogward::Action::\"token\", resource == Cogward::Audience::\"crm\"",

@@ -162,6 +162,7 @@ impl StoredApprovals {
             rules: ask.rules.clone(),
             policy: ask.policy.clone(),
             role: ask.role.clone(),
+            four_eyes: ask.four_eyes,
             reason: ask.reason.clone(),
             state: Stored::Pending,
             requested: at,
@@ -177,6 +178,7 @@ impl StoredApprovals {
             .public("basis", vec!["gateway"])
             .public("policy", row.policy.clone())
             .public("policy_rules", row.rules.clone())
+            .public("four_eyes", row.four_eyes)
             .public("expires", row.expires.to_string());
         to.events.push(event);
         to.notices.push(told("approval.requested", &row).severity(Severity::Warning));
@@ -188,7 +190,7 @@ impl StoredApprovals {
         let (now, mut changes) = (tx.now(), Changes::default());
         let mut found = Vec::with_capacity(asks.len());
         for ask in asks {
-            let mut row = tx.approval_for(ask.run, ask.request, &ask.role).await?;
+            let mut row = tx.approval_for(ask.run, ask.request, &ask.role, ask.four_eyes).await?;
             if let Some(open) = row.as_mut()
                 && matches!(open.state, Stored::Pending | Stored::Approved)
                 && open.expires <= now

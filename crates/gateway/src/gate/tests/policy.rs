@@ -52,6 +52,7 @@ impl ToolFacts for Marks {
         ToolMarks {
             labels: Arc::new(BTreeSet::from(["personal".to_owned()])),
             shape: Some(Arc::new(Shape::of(&schema))),
+            memory: None,
         }
     }
 }
