@@ -40,6 +40,8 @@ use crate::{
     Inner, approvals,
     body::{self, AgentBody},
     gate::{self, Admitted, Call, Governed},
+    mcp::sha256,
+    policy::Content,
     run::RunContext,
 };
 
@@ -49,6 +51,9 @@ pub use resolve::EgressOptions;
 const DIAL_MAX: Duration = Duration::from_secs(10);
 /// How long one of several addresses is tried.
 const DIAL_ONE_MAX: Duration = Duration::from_secs(5);
+
+/// How much of a query is kept sealed in the vault, in bytes; of a longer one there is the digest.
+const QUERY_KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// What the egress of a plane needs beside the gate.
 #[derive(Debug)]
@@ -77,6 +82,8 @@ struct Connect {
 struct Line {
     method: String,
     path: String,
+    /// What follows the path, without the `?`.
+    query: Option<String>,
 }
 
 impl Connect {
@@ -90,8 +97,22 @@ impl Governed for Connect {
         let (host, port) = (self.target.host.as_str().to_owned(), self.target.port);
         match self.request.clone() {
             None => Action::Egress { host, port },
-            Some(Line { method, path }) => Action::Request { host, port, method, path },
+            Some(Line { method, path, .. }) => Action::Request { host, port, method, path },
         }
+    }
+
+    fn content(&self) -> Content<'_> {
+        let query = self.request.as_ref().and_then(|line| line.query.as_deref());
+        Content { beside: query.map(|query| sha256(query.as_bytes())), ..Content::default() }
+    }
+
+    fn fields(&self, run: &RunContext) -> Vec<Field> {
+        let query = self.request.as_ref().and_then(|line| line.query.as_deref());
+        let shown = |query: &str| match run.grant.evidence.keep_arguments && query.len() <= QUERY_KEPT_BYTES_MAX {
+            true => gate::confidential("query", query),
+            false => gate::confidential("query", sha256(query.as_bytes()).to_string()),
+        };
+        query.map(shown).into_iter().collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use cogward_budget::{Budgets, Reservation};
 use cogward_model::{
-    Clock, Timestamp,
+    Clock, Digest, Timestamp,
     action::{Action, Amounts, Outcome},
     event::{Event, EventType, Field},
     id::EventId,
@@ -26,7 +26,7 @@ pub struct Admitted<A> {
     pub(super) target: A,
     pub(super) action: Action,
     pub(super) redacted: Vec<Obligation>,
-    pub(super) approved: bool,
+    pub(super) approved: Option<Digest>,
     pub(super) ticket: Ticket,
 }
 
@@ -39,7 +39,8 @@ pub(super) struct Ticket {
     pub(super) reservation: Option<Reservation>,
     pub(super) admitted: Timestamp,
     pub(super) added: Added,
-    pub(super) _slot: Option<OwnedSemaphorePermit>,
+    /// Held, and given back with it.
+    pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
 /// What settling needs of the gate.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cogward_model::{
     Digest, ToolName, UpstreamName,
-    action::{Action, Amounts},
+    action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     event::Field,
 };
@@ -49,6 +49,8 @@ pub struct ToolCall {
     server: UpstreamName,
     tool: ToolName,
     arguments: Bytes,
+    /// Answers to questions of the tool server that go along.
+    brought: Option<Bytes>,
 }
 
 impl Governed for ToolCall {
@@ -57,7 +59,8 @@ impl Governed for ToolCall {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: Some(&self.arguments), body: None }
+        let beside = self.brought.as_deref().map(sha256);
+        Content { arguments: Some(&self.arguments), beside, ..Content::default() }
     }
 
     fn set_arguments(&mut self, arguments: Bytes) {
@@ -65,7 +68,8 @@ impl Governed for ToolCall {
     }
 
     fn fields(&self, run: &RunContext) -> Vec<Field> {
-        vec![argument_field(run, &self.arguments)]
+        let brought = self.brought.as_deref().map(|brought| kept_field(run, "responses", brought));
+        std::iter::once(kept_field(run, "args", &self.arguments)).chain(brought).collect()
     }
 }
 
@@ -102,7 +106,7 @@ pub(super) async fn call(
         return failed(&caller, &undeclared(inner, run, name).await.sentence());
     };
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
-    let target = ToolCall { server, tool, arguments };
+    let mut target = ToolCall { server, tool, arguments, brought: None };
     let mut request = Request {
         server: target.server.clone(),
         method: "tools/call",
@@ -114,7 +118,10 @@ pub(super) async fn call(
         shape: Shape::Tool,
     };
     match rounds::answers(inner, run, &target.action(), &request, brings).await {
-        Ok(Going::Fresh(more)) => request.more = more,
+        Ok(Going::Fresh(more)) => {
+            target.brought = more.as_ref().and_then(|more| more.responses.clone());
+            request.more = more;
+        }
         Ok(Going::On(resume, responses)) => return resume.with(caller, responses).await,
         Err(refusal) => return respond(refusal, &caller, Shape::Tool),
     }
@@ -132,6 +139,15 @@ pub(super) async fn call(
     // What is forwarded is what was judged, with what policy made of it.
     let target = admitted.target();
     request.changed = (target.arguments != asked).then(|| target.params());
+    if request.changed.is_some()
+        && let Some(definition) = &examined.definition
+        && let Err(error) = definition.schema().check(&target.arguments).await
+    {
+        let cause = "what policy made of the arguments does not keep to the schema of the tool".to_owned();
+        let text = format!("cogward did not forward this call: {cause}: {error}.");
+        admitted.settle(&Outcome::Broken { used: Amounts::default(), cause });
+        return failed(&caller, &text);
+    }
     if let Some(definition) = examined.definition.filter(|definition| !definition.mirrored.is_empty()) {
         let arguments = serde_json::from_slice(&target.arguments).unwrap_or_default();
         request.mirrored = mirror::headers(&definition.mirrored, &arguments);
@@ -245,9 +261,9 @@ async fn undeclared(inner: &Inner, run: &RunContext, name: &str) -> Refusal {
     inner.gate.refuse(run, &Action::ToolCall { server, tool }, refusal, fields).await
 }
 
-fn argument_field(run: &RunContext, arguments: &[u8]) -> Field {
-    match std::str::from_utf8(arguments) {
-        Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential("args", text),
-        _ => confidential("args", sha256(arguments).to_string()),
+pub(super) fn kept_field(run: &RunContext, name: &'static str, bytes: &[u8]) -> Field {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential(name, text),
+        _ => confidential(name, sha256(bytes).to_string()),
     }
 }

@@ -66,7 +66,7 @@ impl Governed for Asking {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: None, body: Some(&self.params) }
+        Content { body: Some(&self.params), ..Content::default() }
     }
 }
 

@@ -10,12 +10,14 @@ use cogward_model::{
     UpstreamName,
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
+    event::Field,
 };
 use http::{Response, StatusCode};
 use serde_json::value::RawValue;
 
 use super::{
     answer::{Answer, Shape},
+    call::kept_field,
     caller::Caller,
     catalogue::sha256,
     endpoint::{Params, refused, respond},
@@ -43,11 +45,13 @@ pub(super) struct Reading {
     action: Action,
     /// The parameters: an approval is for these and no others.
     params: Bytes,
+    /// Answers to questions of the tool server that go along.
+    brought: Option<Bytes>,
 }
 
 impl Reading {
     pub(super) fn new(action: Action, params: Bytes) -> Self {
-        Self { action, params }
+        Self { action, params, brought: None }
     }
 }
 
@@ -57,7 +61,12 @@ impl Governed for Reading {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: None, body: Some(&self.params) }
+        let beside = self.brought.as_deref().map(sha256);
+        Content { body: Some(&self.params), beside, ..Content::default() }
+    }
+
+    fn fields(&self, run: &RunContext) -> Vec<Field> {
+        self.brought.as_deref().map(|brought| kept_field(run, "responses", brought)).into_iter().collect()
     }
 }
 
@@ -150,7 +159,10 @@ pub(super) async fn answer(
     let text = std::str::from_utf8(&request.params).ok().filter(|_| kept);
     let args = text.map_or_else(|| sha256(&request.params).to_string(), str::to_owned);
     let call = Call {
-        target: Reading::new(action, request.params.clone()),
+        target: Reading {
+            brought: request.more.as_ref().and_then(|more| more.responses.clone()),
+            ..Reading::new(action, request.params.clone())
+        },
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
         objection,
         fields: vec![public("method", method), confidential("args", args)],

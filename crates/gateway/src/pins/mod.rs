@@ -91,6 +91,8 @@ pub struct ServerPins {
     marks: HashMap<ToolName, ToolMarks>,
     /// The labels as policies read them, ready to be asked for at each call.
     labels: HashMap<ToolName, Arc<BTreeSet<String>>>,
+    /// Those of all its tools together.
+    all_labels: Arc<BTreeSet<String>>,
 }
 
 impl ServerPins {
@@ -104,7 +106,8 @@ impl ServerPins {
     ) -> Self {
         let texts = |marks: &ToolMarks| Arc::new(marks.labels.iter().map(ToString::to_string).collect());
         let labels = marks.iter().map(|(tool, marks)| (tool.clone(), texts(marks))).collect();
-        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels }
+        let all_labels = marks.values().flat_map(|marks| marks.labels.iter().map(ToString::to_string)).collect();
+        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels, all_labels: Arc::new(all_labels) }
     }
 
     /// The digest of the catalogue that they hold for.
@@ -182,6 +185,10 @@ impl ToolFacts for PinTable {
             labels: pins.labels.get(tool).cloned().unwrap_or_default(),
             shape: pins.served.get(tool).map(|definition| Arc::clone(definition.shape())),
         }
+    }
+
+    fn of_server(&self, tenant: &TenantName, server: &UpstreamName) -> Arc<BTreeSet<String>> {
+        self.get(tenant, server).map(|pins| Arc::clone(&pins.all_labels)).unwrap_or_default()
     }
 }
 
