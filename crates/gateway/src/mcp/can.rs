@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn nothing_is_carried_but_the_place_in_a_trace() {
-        let parent = r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=1,b=2""#;
+        let parent =
+            r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=1,b=2""#;
         let meta = format!(
             r#"{{"baggage":"user=ada",{parent},"progressToken":1,"io.modelcontextprotocol/logLevel":"debug","x":{{"y":1.0}}}}"#
         );

@@ -313,7 +313,9 @@ impl Relay {
                     Rejection::withheld(code)
                 } else {
                     let rejection = Rejection { code, message, data };
-                    rejection.allowed(&self.inner, &line.run, &self.request.server, admitted.first(), line.caller.can).await
+                    rejection
+                        .allowed(&self.inner, &line.run, &self.request.server, admitted.first(), line.caller.can)
+                        .await
                 };
                 let result = None;
                 admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: true, result });

@@ -59,7 +59,8 @@ pub(super) async fn answers(
         }
     }
     // Nobody asked for answers that come without a state: with every question there was one.
-    let taken = state.map_or(Err(StateError::None), |state| run.mcp.states.take(run.grant.run, &request.digest(), state));
+    let taken =
+        state.map_or(Err(StateError::None), |state| run.mcp.states.take(run.grant.run, &request.digest(), state));
     match taken {
         Ok(Taken::Waiting(resume)) => Ok(Going::On(resume, responses)),
         Ok(Taken::Inner(inner)) => Ok(Going::Fresh(Some(More { responses, state: inner }))),

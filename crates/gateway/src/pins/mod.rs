@@ -107,7 +107,14 @@ impl ServerPins {
         let texts = |marks: &ToolMarks| Arc::new(marks.labels.iter().map(ToString::to_string).collect());
         let labels = marks.iter().map(|(tool, marks)| (tool.clone(), texts(marks))).collect();
         let all_labels = marks.values().flat_map(|marks| marks.labels.iter().map(ToString::to_string)).collect();
-        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels, all_labels: Arc::new(all_labels) }
+        Self {
+            seen,
+            served: Arc::new(ToolCatalogue::of(served)),
+            held,
+            marks,
+            labels,
+            all_labels: Arc::new(all_labels),
+        }
     }
 
     /// The digest of the catalogue that they hold for.

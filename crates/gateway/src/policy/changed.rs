@@ -22,11 +22,7 @@ impl Changed {
     ///
     /// # Errors
     /// They cannot be read as policies read them.
-    pub(super) fn views(
-        first: &Decided,
-        facts: &Facts,
-        judging: &Judging<'_>,
-    ) -> Result<Vec<Option<Record>>, Refusal> {
+    pub(super) fn views(first: &Decided, facts: &Facts, judging: &Judging<'_>) -> Result<Vec<Option<Record>>, Refusal> {
         let by_level = judging.slice.obligations_by_level(facts);
         let view = |level: usize| {
             // What this level or a wider one takes out it has seen.

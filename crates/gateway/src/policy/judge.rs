@@ -172,7 +172,8 @@ impl Policies {
             counted,
             reads: judging.marks.clone(),
         };
-        let approved_before = approved.is_some() && judging.question.first.is_some_and(|first| first.approved == approved);
+        let approved_before =
+            approved.is_some() && judging.question.first.is_some_and(|first| first.approved == approved);
         if stepped.decided.verdict == Verdict::Escalate && !approved_before {
             let asks = judging.asks(&stepped.decided, cleared.arguments.as_ref());
             if !in_hand.covers(&asks) {
@@ -460,8 +461,10 @@ fn rule_of(decided: &Decided) -> String {
 
 /// What policy makes of a call is not permitted.
 fn fallen(decided: &Decided) -> Refusal {
-    let detail =
-        format!("policy changes the arguments of this call, and does not permit what it makes of them: {}", decided.sentence());
+    let detail = format!(
+        "policy changes the arguments of this call, and does not permit what it makes of them: {}",
+        decided.sentence()
+    );
     let next = "Make the call so that policy need not change it; whoever keeps the policies can mend them";
     Refusal::new(RefusalCode::PolicyBlocked, rule_of(decided), detail, next)
 }

@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// What stands for a text whose parts cannot be told apart.
-pub const WITHHELD: &str = "[withheld: a policy redacts fields of this answer, and they cannot be told apart in this part]";
+pub const WITHHELD: &str =
+    "[withheld: a policy redacts fields of this answer, and they cannot be told apart in this part]";
 
 /// Meets the obligations on the `result` of a tool call: of it stay `structuredContent`, the texts of `content` that are
 /// JSON, and whether it is an error. A part that is not JSON is withheld, because the fields in it cannot be told apart;
@@ -122,13 +123,7 @@ struct Way {
 }
 
 /// Takes out what is at a path. False where the path leads nowhere.
-fn take_out(
-    whole: &str,
-    part: &str,
-    steps: &[String],
-    way: Way,
-    edits: &mut Vec<Edit>,
-) -> Result<bool, ApplyError> {
+fn take_out(whole: &str, part: &str, steps: &[String], way: Way, edits: &mut Vec<Edit>) -> Result<bool, ApplyError> {
     let Some((step, rest)) = steps.split_first() else {
         edits.push(Edit { at: span(whole, part), with: stand_in(part) });
         return Ok(true);

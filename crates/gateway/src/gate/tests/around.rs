@@ -164,8 +164,7 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
         call.target.2 = beside.map(sha256);
         assert!(gate.admit(&run, call).await.is_err());
     }
-    let requests: BTreeSet<String> =
-        people.asked.lock().unwrap().iter().map(|ask| ask.request.to_string()).collect();
+    let requests: BTreeSet<String> = people.asked.lock().unwrap().iter().map(|ask| ask.request.to_string()).collect();
     assert_eq!(requests.len(), 3);
 }
 
