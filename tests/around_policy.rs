@@ -83,11 +83,17 @@ fn a_cap_of_an_agent_does_not_make_the_call_that_the_plane_forbids() -> Result<(
     desk.activate("plane", WIDE)?;
     let before = desk.read_as("plain")?;
     ensure!(before["result"]["content"][0]["text"] == "words", "without a cap it may read: {before}");
-    desk.activate("agent:default/capped", "@id(\"cap\") @cap(\"arguments.head=1000\") permit (principal, action, resource);\n")?;
+    desk.activate(
+        "agent:default/capped",
+        "@id(\"cap\") @cap(\"arguments.head=1000\") permit (principal, action in Cogward::Action::\"tool_call\", resource);\n",
+    )?;
     let after = desk.read_as("capped")?;
     let said = after["result"]["content"][0]["text"].as_str().unwrap_or_default();
     ensure!(after["result"]["isError"] == true && said.contains("few-lines"), "{after}");
-    desk.activate("agent:default/careful", "@id(\"cap\") @cap(\"arguments.head=5\") permit (principal, action, resource);\n")?;
+    desk.activate(
+        "agent:default/careful",
+        "@id(\"cap\") @cap(\"arguments.head=5\") permit (principal, action in Cogward::Action::\"tool_call\", resource);\n",
+    )?;
     let careful = desk.read_as("careful")?;
     ensure!(careful["result"]["content"][0]["text"] == "words", "{careful}");
     Ok(())
@@ -102,7 +108,7 @@ fn an_answer_that_wraps_what_is_redacted_does_not_show_it() -> Result<()> {
     ensure!(wrapped.contains("DE02SECRET"), "the test has nothing to find: {plain}");
     desk.activate(
         "agent:default/redacted",
-        "@id(\"iban\") @redact(\"result.customers.iban\") permit (principal, action, resource);\n",
+        "@id(\"iban\") @redact(\"result.customers.iban\") permit (principal, action in Cogward::Action::\"tool_call\", resource);\n",
     )?;
     let clean = desk.read_as("redacted")?;
     ensure!(!clean.to_string().contains("SECRET"), "{clean}");

@@ -23,6 +23,7 @@ mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use cogward_model::{
     action::{Action, Outcome},
     decision::{Refusal, RefusalCode},
@@ -83,7 +84,7 @@ struct Line {
     method: String,
     path: String,
     /// What follows the path, without the `?`.
-    query: Option<String>,
+    query: Option<Bytes>,
 }
 
 impl Connect {
@@ -102,17 +103,16 @@ impl Governed for Connect {
     }
 
     fn content(&self) -> Content<'_> {
-        let query = self.request.as_ref().and_then(|line| line.query.as_deref());
-        Content { beside: query.map(|query| sha256(query.as_bytes())), ..Content::default() }
+        Content { beside: self.request.as_ref().and_then(|line| line.query.as_ref()), ..Content::default() }
     }
 
     fn fields(&self, run: &RunContext) -> Vec<Field> {
-        let query = self.request.as_ref().and_then(|line| line.query.as_deref());
-        let shown = |query: &str| match run.grant.evidence.keep_arguments && query.len() <= QUERY_KEPT_BYTES_MAX {
-            true => gate::confidential("query", query),
-            false => gate::confidential("query", sha256(query.as_bytes()).to_string()),
+        let query = self.request.as_ref().and_then(|line| line.query.as_ref());
+        let shown = |query: &Bytes| match std::str::from_utf8(query) {
+            Ok(text) if run.grant.evidence.keep_arguments && text.len() <= QUERY_KEPT_BYTES_MAX => text.to_owned(),
+            _ => sha256(query).to_string(),
         };
-        query.map(shown).into_iter().collect()
+        query.map(|query| gate::confidential("query", shown(query))).into_iter().collect()
     }
 }
 

@@ -138,8 +138,11 @@ impl Settlement {
                 (*used, *estimated, "error", Ended::Otherwise)
             }
             Outcome::Completed { used, estimated, .. } => (*used, *estimated, "ok", Ended::Well),
-            // Nothing is charged for what certainly was not carried out, and nothing else.
-            Outcome::Broken { used, .. } if *used == Amounts::default() => {
+            // Nothing is charged for what certainly was not carried out, and nothing else; of what costs nothing (a
+            // question of a tool server) that cannot be told.
+            Outcome::Broken { used, .. }
+                if *used == Amounts::default() && reservation.amounts() != Amounts::default() =>
+            {
                 (*used, true, "unknown", Ended::WithoutEffect)
             }
             Outcome::Broken { used, .. } => (*used, true, "unknown", Ended::Otherwise),

@@ -59,8 +59,7 @@ impl Governed for ToolCall {
     }
 
     fn content(&self) -> Content<'_> {
-        let beside = self.brought.as_deref().map(sha256);
-        Content { arguments: Some(&self.arguments), beside, ..Content::default() }
+        Content { arguments: Some(&self.arguments), beside: self.brought.as_ref(), ..Content::default() }
     }
 
     fn set_arguments(&mut self, arguments: Bytes) {

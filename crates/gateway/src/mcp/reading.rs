@@ -61,8 +61,7 @@ impl Governed for Reading {
     }
 
     fn content(&self) -> Content<'_> {
-        let beside = self.brought.as_deref().map(sha256);
-        Content { body: Some(&self.params), beside, ..Content::default() }
+        Content { body: Some(&self.params), beside: self.brought.as_ref(), ..Content::default() }
     }
 
     fn fields(&self, run: &RunContext) -> Vec<Field> {

@@ -315,6 +315,11 @@ impl Judging<'_> {
         let arguments = arguments.or(self.question.content.arguments);
         let content = self.question.content;
         let request = request(self.question.action, arguments.or(content.body), content.beside);
+        // Of what is no tool the body says what is asked for.
+        let shown = match (arguments.or(content.body), content.beside) {
+            (Some(first), Some(beside)) => Some(Bytes::from([first.as_ref(), b"\n", beside.as_ref()].concat())),
+            (first, beside) => first.or(beside).cloned(),
+        };
         let (level, rules) =
             decided.decider().map(|decider| (decider.level.to_string(), decider.rules.clone())).unwrap_or_default();
         let ask = |escalation: &cogward_policy::Escalation| ApprovalAsk {
@@ -325,8 +330,7 @@ impl Judging<'_> {
             subject: grant.subject.clone(),
             action: self.question.action.clone(),
             request,
-            // Of what is no tool the body says what is asked for.
-            arguments: arguments.or(self.question.content.body).cloned(),
+            arguments: shown.clone(),
             role: escalation.role.clone(),
             reason: escalation.reason.clone(),
             expires: Duration::from_secs(escalation.expires_s),
@@ -401,7 +405,7 @@ fn versions(resolved: &Resolved) -> Vec<Field> {
 }
 
 /// The digest of exactly what is asked for.
-fn request(action: &Action, content: Option<&Bytes>, beside: Option<Digest>) -> Digest {
+fn request(action: &Action, content: Option<&Bytes>, beside: Option<&Bytes>) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut part = |bytes: &[u8]| {
         context.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -426,7 +430,7 @@ fn request(action: &Action, content: Option<&Bytes>, beside: Option<Digest>) -> 
     part(content.map_or(&[][..], |bytes| bytes));
     if let Some(beside) = beside {
         part(b"beside");
-        part(beside.as_bytes());
+        part(beside);
     }
     finished(context)
 }

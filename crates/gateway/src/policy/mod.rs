@@ -21,7 +21,7 @@ use std::{
 };
 
 use cogward_model::{
-    Digest, TenantName, Timestamp, ToolName, UpstreamName,
+    TenantName, Timestamp, ToolName, UpstreamName,
     action::{Action, Amounts},
 };
 use cogward_policy::Shape;
@@ -100,9 +100,9 @@ pub struct Content<'a> {
     pub arguments: Option<&'a bytes::Bytes>,
     /// A body that goes on as it is. An approval is for these very bytes.
     pub body: Option<&'a bytes::Bytes>,
-    /// The digest of what goes on besides: the query of a request, answers to questions of a tool server. An approval is
-    /// for this and no other.
-    pub beside: Option<Digest>,
+    /// What goes on besides: the query of a request, answers to questions of a tool server. An approval is for this and
+    /// no other.
+    pub beside: Option<&'a bytes::Bytes>,
 }
 
 impl Policies {

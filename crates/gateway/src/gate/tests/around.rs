@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     approvals::ApprovalState,
-    mcp::sha256,
     policy::{ToolFacts, ToolMarks},
 };
 
@@ -21,7 +20,9 @@ const HIGHEST: &str = "permit(principal, action, resource);
     when { context has arguments && context.arguments has amount && context.arguments.amount > 100 };";
 
 fn capped(most: i64) -> String {
-    format!("@id(\"own\") @cap(\"arguments.amount={most}\") permit(principal, action, resource);")
+    format!(
+        "@id(\"own\") @cap(\"arguments.amount={most}\") permit(principal, action in Cogward::Action::\"tool_call\", resource);"
+    )
 }
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn a_cap_of_a_lower_level_makes_no_call_that_a_higher_one_forbids() {
     let admitted = gate.admit(&run, pay("{}")).await.ok().unwrap();
     assert_eq!(admitted.target().arguments, r#"{"amount":50}"#);
     // Nor one that a higher level wants a person to see.
-    let escalates = "@escalate(\"boss\") permit(principal, action, resource)
+    let escalates = "@escalate(\"boss\") permit(principal, action in Cogward::Action::\"tool_call\", resource)
         when { context has arguments && context.arguments has amount && context.arguments.amount > 100 };
         permit(principal, action, resource);";
     activate(&gate, &[("plane", escalates), ("agent:default/reader", &own)]);
@@ -62,7 +63,7 @@ async fn what_a_lower_level_takes_out_a_higher_one_sees_gone() {
     let plane = "permit(principal, action, resource);
         @id(\"named\") forbid(principal, action == Cogward::Action::\"tool:files/read_text_file\", resource)
         unless { context has arguments && context.arguments has to && context.arguments.to == \"DE02\" };";
-    let own = "@redact(\"arguments.to\") permit(principal, action, resource)
+    let own = "@redact(\"arguments.to\") permit(principal, action in Cogward::Action::\"tool_call\", resource)
         when { context has arguments && context.arguments has to && context.arguments.to like \"DE*\" };";
     let call = || pay(r#"{"amount":1,"to":"DE02"}"#);
     let (gate, run, _) = governed(&ledger, &[("plane", plane), ("agent:default/reader", own)]);
@@ -95,14 +96,14 @@ async fn a_sum_counts_what_is_forwarded() {
 }
 
 /// What a tool server asks back, or what a client reads.
-struct Other(Action, Bytes, Option<Digest>);
+struct Other(Action, Bytes, Option<Bytes>);
 
 impl Governed for Other {
     fn action(&self) -> Action {
         self.0.clone()
     }
     fn content(&self) -> Content<'_> {
-        Content { body: Some(&self.1), beside: self.2, ..Content::default() }
+        Content { body: Some(&self.1), beside: self.2.as_ref(), ..Content::default() }
     }
 }
 
@@ -159,13 +160,16 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
     let text = "@escalate(\"privacy\") permit(principal, action, resource);";
     let (gate, run, _) = governed(&ledger, &[("plane", text)]);
     let people = people(&gate, (0..3).map(|_| Ok(ApprovalState::Pending(reference()))).collect());
-    for beside in [None, Some(&b"amount=1"[..]), Some(b"amount=2")] {
+    for beside in [None, Some("amount=1"), Some("amount=2")] {
         let mut call = other(sampling());
-        call.target.2 = beside.map(sha256);
+        call.target.2 = beside.map(Bytes::from);
         assert!(gate.admit(&run, call).await.is_err());
     }
     let requests: BTreeSet<String> = people.asked.lock().unwrap().iter().map(|ask| ask.request.to_string()).collect();
     assert_eq!(requests.len(), 3);
+    // Whoever approves it sees that too.
+    let last = people.asked.lock().unwrap().pop().unwrap().arguments.unwrap();
+    assert_eq!(last, "{\"messages\":[\"transfer 5000\"]}\namount=2");
 }
 
 #[tokio::test]

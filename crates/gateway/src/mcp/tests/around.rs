@@ -24,7 +24,10 @@ fn shown(reply: &Reply) -> String {
 async fn an_error_tells_nothing_of_an_answer_that_is_redacted() {
     for modern in [false, true] {
         let (plane, _desk) = plane(modern).await;
-        activate(&plane, "@redact(\"result.iban\") permit(principal, action, resource);");
+        activate(
+            &plane,
+            "@redact(\"result.iban\") permit(principal, action in Cogward::Action::\"tool_call\", resource);",
+        );
         let mut agent = plane.run_of(&manifest(true), 20);
         agent.greet_with(URL).await;
         for (tool, code) in [("refuse", "-32021"), ("page", "-32042"), ("fail", "-32000")] {
@@ -151,7 +154,10 @@ async fn nothing_of_the_meta_of_a_call_goes_on_but_its_place_in_a_trace() {
 #[tokio::test]
 async fn what_policy_makes_of_arguments_keeps_to_the_schema_or_is_not_forwarded() {
     let (plane, desk) = plane(false).await;
-    activate(&plane, "@cap(\"arguments.limit=3\") permit(principal, action, resource);");
+    activate(
+        &plane,
+        "@cap(\"arguments.limit=3\") permit(principal, action in Cogward::Action::\"tool_call\", resource);",
+    );
     let mut agent = plane.run_of(&manifest(true), 20);
     agent.greet_with("{}").await;
     let (failed, said) = agent.call("sized", json!({"limit": 20})).await.said();
@@ -159,7 +165,10 @@ async fn what_policy_makes_of_arguments_keeps_to_the_schema_or_is_not_forwarded(
     assert_eq!(desk.calls.load(Ordering::SeqCst), 0);
     let outcome = plane.ledger.outcome().await;
     assert_eq!(field(&outcome, "outcome"), Some("unknown".into()));
-    activate(&plane, "@cap(\"arguments.limit=12\") permit(principal, action, resource);");
+    activate(
+        &plane,
+        "@cap(\"arguments.limit=12\") permit(principal, action in Cogward::Action::\"tool_call\", resource);",
+    );
     assert!(!agent.call("sized", json!({"limit": 20})).await.said().0);
     let seen = desk.seen.lock().unwrap().pop().unwrap();
     assert_eq!(seen["params"]["arguments"], json!({"limit": 12}));
