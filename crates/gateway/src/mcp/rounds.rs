@@ -14,7 +14,7 @@ use super::{
     members::Members,
     relay::{More, Request, Resume},
     rpc,
-    state::{StateError, Taken},
+    state::Taken,
 };
 use crate::{Inner, run::RunContext};
 
@@ -50,18 +50,17 @@ pub(super) async fn answers(
         return Err(Answer::Error { code: rpc::INVALID_PARAMS, message: text.to_owned(), data: None });
     }
     let responses = responses.map(|responses| Bytes::copy_from_slice(responses.get().as_bytes()));
-    if state.is_none() && responses.is_none() {
-        return Ok(Going::Fresh(None));
-    }
+    // A server that has no state of its own takes answers without one (SEP-2322). They are judged, recorded and approved
+    // with the call.
+    let Some(state) = state else {
+        return Ok(Going::Fresh(responses.map(|responses| More { responses: Some(responses), state: None })));
+    };
     for fence in [inner.gate.plane_fence(), &run.fence] {
         if let Err(refusal) = fence.pass().await {
             return Err(Answer::refused(request.shape, rpc::INTERNAL_ERROR, &refusal.sentence()));
         }
     }
-    // Nobody asked for answers that come without a state: with every question there was one.
-    let taken =
-        state.map_or(Err(StateError::None), |state| run.mcp.states.take(run.grant.run, &request.digest(), state));
-    match taken {
+    match run.mcp.states.take(run.grant.run, &request.digest(), state) {
         Ok(Taken::Waiting(resume)) => Ok(Going::On(resume, responses)),
         Ok(Taken::Inner(inner)) => Ok(Going::Fresh(Some(More { responses, state: inner }))),
         Err(error) => {

@@ -54,8 +54,6 @@ pub(super) enum Taken {
 /// Why a state is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StateError {
-    #[error("`inputResponses` came without the `requestState` of the questions that they answer")]
-    None,
     #[error("the request state is not one of this plane for this agent")]
     Forged,
     #[error("the request state belongs to another request")]

@@ -118,23 +118,24 @@ async fn a_server_says_nothing_beside_while_an_answer_of_it_is_redacted() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_asked_for_go_nowhere_and_those_that_go_are_recorded() {
-    let (plane, desk) = plane(true).await;
+async fn answers_that_go_along_with_a_call_are_recorded_whether_they_were_asked_for_or_not() {
+    let (plane, _desk) = plane(true).await;
     let agent = plane.run_of(&manifest(true), 20);
     let answer = json!({"who": {"action": "accept", "content": {"pay": 5000}}});
     let call = json!({"name": "ask_user", "arguments": {}, "inputResponses": answer});
-    let reply = agent.modern("tools/call", call.clone(), URL).await;
-    assert_eq!((reply.code(), desk.calls.load(Ordering::SeqCst)), (-32602, 0), "{:?}", reply.body);
-    let refused = plane.ledger.of(EventType::ToolCallDecided).pop().unwrap();
-    assert_eq!(field(&refused, "rule"), Some("mcp.requestState".into()));
+    let recorded = |plane: &Plane| {
+        let admitted = plane.ledger.of(EventType::ToolCallDecided).pop().unwrap();
+        format!("{:?}", field(&admitted, "responses")).contains("5000")
+    };
+    agent.modern("tools/call", call.clone(), URL).await;
+    assert!(recorded(&plane));
     let can = r#"{"elicitation":{}}"#;
     let first = agent.modern("tools/call", json!({"name": "ask_user", "arguments": {}}), can).await.json();
+    assert!(!recorded(&plane), "there were none");
     let mut again = call;
     again["requestState"] = first["result"]["requestState"].clone();
     let second = agent.modern("tools/call", again, can).await;
-    assert!(shown(&second).contains("5000"), "{:?}", second.body);
-    let admitted = plane.ledger.of(EventType::ToolCallDecided).pop().unwrap();
-    assert!(field(&admitted, "responses").is_some(), "{admitted:?}");
+    assert!(shown(&second).contains("5000") && recorded(&plane), "{:?}", second.body);
 }
 
 #[tokio::test]
