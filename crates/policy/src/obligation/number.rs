@@ -34,8 +34,8 @@ pub(super) fn exceeds(text: &str, most: i64) -> Option<bool> {
     let most = i128::from(most);
     Some(match negative {
         false => whole > most || (whole == most && !is_whole),
-        // Away from nought, the part behind the point makes it less.
-        true => -whole > most && (-whole - 1 >= most || is_whole),
+        // Below nought the part behind the point makes it less, but never by a whole one.
+        true => -whole > most,
     })
 }
 
