@@ -166,7 +166,7 @@ fn a_version_that_nobody_could_undo_is_not_activated_and_commands_are_decided() 
     assert_eq!(applied(&plane)?["levels"][0]["built_in"], true);
 
     // Nor one that lets it be undone for an hour.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    let now = cogward_model::Clock::now(&cogward_model::SystemClock).unix_micros() / 1_000;
     let an_hour = format!(
         "{tools}permit (principal is Cogward::Operator, action, resource) when {{ context.time.epoch_ms < {} }};\n",
         now + 3_600_000

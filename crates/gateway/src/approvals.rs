@@ -31,7 +31,8 @@ pub struct ApprovalAsk {
     pub action: Action,
     /// Of the exact request: the action, its object, and the bytes that would be forwarded.
     pub request: Digest,
-    /// The arguments of a tool call as they would be forwarded, for the person to read.
+    /// The arguments of a tool call as they would be forwarded, or the body of another action, and what goes along, for
+    /// the person to read.
     pub arguments: Option<Bytes>,
     /// Who may say yes.
     pub role: String,

@@ -18,6 +18,8 @@ use crate::{
     version::Version,
 };
 
+mod changed;
+
 /// Cedar's own words could hold values of the call.
 const UNASKABLE: &str = "the facts cannot be put as a question";
 

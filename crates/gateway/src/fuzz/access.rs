@@ -67,7 +67,7 @@ impl World {
         let expected =
             Expected { issuer: ISSUER, resource: RESOURCE, keys: &self.keys, bearer: false, now: NOW, since: 0 };
         let presented = Presented { scheme_is_dpop: true, proof: Some(proof), method: "POST", uri: RESOURCE };
-        expected.check(token, presented, &Replay::default())
+        expected.check(token, presented)?.use_up(&Replay::default(), "corp", NOW)
     }
 
     /// What was signed, as a seed; and what a lenient reader would take for it.

@@ -89,8 +89,9 @@ pub(super) fn adds(
     deed: &Deed,
     facts: &Facts,
 ) -> Result<Vec<(Tracker, i64)>, Refusal> {
-    // More for a call that goes on is the same call.
-    if question.first.is_some() {
+    // More for a call that goes on is the same call; what a tool server asks back within one is not.
+    let asked_back = matches!(question.action, Action::Sampling { .. } | Action::Elicitation { .. });
+    if question.first.is_some() && !asked_back {
         return Ok(Vec::new());
     }
     let mut adds = Vec::new();

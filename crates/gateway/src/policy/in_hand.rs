@@ -42,9 +42,9 @@ impl InHand {
         Some(public("approval", ids))
     }
 
-    /// The call is recorded with them: they are not given back any more. Whether there were any.
-    pub(crate) fn used(mut self) -> bool {
-        self.0.take().is_some()
+    /// The call is recorded with them: they are not given back any more.
+    pub(crate) fn used(mut self) {
+        self.0 = None;
     }
 }
 

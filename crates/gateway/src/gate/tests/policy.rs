@@ -192,7 +192,7 @@ async fn an_argument_that_a_rule_names_and_no_schema_types_is_not_passed_over() 
             Action::ToolCall { server: "files".parse().unwrap(), tool: "list_directory".parse().unwrap() }
         }
         fn content(&self) -> Content<'_> {
-            Content { arguments: Some(&self.0), body: None }
+            Content { arguments: Some(&self.0), ..Content::default() }
         }
     }
     let list = |arguments: &'static str| Call {
