@@ -341,7 +341,7 @@ fn a_memory_that_cannot_be_kept_is_not_added() -> Result<()> {
         ),
         (&["--memory", "pgvector", "--url", "mysql://127.0.0.1/db"], "begins with `postgres://`"),
         (
-            &["--memory", "pgvector", "--url", "postgres://127.0.0.1/db", "--table", "a;b"],
+            &["--memory", "pgvector", "--url", "postgres://u@127.0.0.1/db", "--table", "a;b"],
             "cannot be the name of a table",
         ),
         (&["--memory", "qdrant", "--url", "http://qdrant.example:6333"], "begins with https://"),
@@ -396,7 +396,7 @@ impl Drop for Customers {
         // The one that is told by the end of its input stops what it started; the other is ended.
         drop(self.child.stdin.take());
         let until = Instant::now() + Duration::from_secs(5);
-        while self.at.starts_with('/') && Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+        while self.at.contains(':') && Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let _ = self.child.kill();
@@ -464,7 +464,7 @@ fn memory_is_kept_in_the_customers_postgresql() -> Result<()> {
     let plane = plane()?;
     let home = plane.scratch().join("pg");
     let database = Customers::start("postgres/server.py", &[&home.to_string_lossy()])?;
-    let url = format!("postgres://plane@localhost/postgres?host={}", database.at);
+    let url = format!("postgres://plane@{}/postgres", database.at);
     is_kept_there(&plane, &["--memory", "pgvector", "--url", &url])
 }
 
