@@ -12,6 +12,7 @@ pub mod commitment;
 pub mod leaf;
 pub mod note;
 pub mod proof;
+mod scan;
 pub mod tiles;
 pub mod tree;
 pub mod verify;

@@ -56,6 +56,12 @@ impl Frontier {
         let Some(smallest) = from_right.next() else { return empty_root() };
         from_right.fold(*smallest, |root, left| node_hash(left, &root))
     }
+
+    /// The root, when what was pushed are full subtrees of one size and `right` is the smaller one behind them.
+    #[must_use]
+    pub fn root_over(&self, right: &Hash) -> Hash {
+        self.subtrees.iter().rev().fold(*right, |root, left| node_hash(left, &root))
+    }
 }
 
 #[cfg(test)]
