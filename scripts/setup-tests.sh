@@ -32,6 +32,9 @@ try() {
 for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
+if [ "$purpose" = tests ] && ! command -v strace > /dev/null; then
+  fail "strace is missing: install the package strace; it makes system calls fail in the tests of the ledger"
+fi
 for tool in mke2fs debugfs; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$tool" > /dev/null || fail "$tool is missing: install the package e2fsprogs"
 done

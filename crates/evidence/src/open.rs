@@ -152,6 +152,7 @@ impl Evidence {
             published: HashMap::new(),
             batch: Default::default(),
             clock_held: false,
+            clock_read: None,
             batch_time: None,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());

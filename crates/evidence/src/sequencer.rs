@@ -33,6 +33,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A clock that goes back by less is held without a record: time services do that all day.
 const STEP_MICROS: u64 = 50_000;
+/// A clock that is further ahead than the time that passed was set, or the host slept.
+const AHEAD_MICROS: u64 = 1_000_000;
 
 /// Everything the thread owns.
 pub(crate) struct Sequencer {
@@ -45,6 +47,8 @@ pub(crate) struct Sequencer {
     pub(crate) published: HashMap<EventId, LeafRef>,
     pub(crate) batch: Batch,
     pub(crate) clock_held: bool,
+    /// The clock's last word, and when by a clock that nobody sets.
+    pub(crate) clock_read: Option<(Timestamp, Instant)>,
     /// The time of the batch: one for all its leaves, read when the first of them came.
     pub(crate) batch_time: Option<Arc<str>>,
 }
@@ -176,24 +180,38 @@ impl Sequencer {
     }
 
     fn next_time(&mut self) -> Timestamp {
-        let now = self.shared.clock.now();
+        let (now, read_at) = (self.shared.clock.now(), Instant::now());
+        let before = self.clock_read.replace((now, read_at));
         if now >= self.last_time {
             (self.last_time, self.clock_held) = (now, false);
+            let ahead = before.map_or(0, |(time, at)| {
+                let passed = u64::try_from(read_at.duration_since(at).as_micros()).unwrap_or(u64::MAX);
+                now.micros_since(time).saturating_sub(passed)
+            });
+            if ahead >= AHEAD_MICROS {
+                tracing::warn!(micros = ahead, "the host's clock went ahead of the time that passed");
+                self.stepped("ahead_us", ahead, now);
+            }
             return now;
         }
         let back = self.last_time.micros_since(now);
         if back >= STEP_MICROS && !self.clock_held {
             self.clock_held = true;
             tracing::warn!(micros = back, "the host's clock went back; the ledger's time waits for it");
-            let step = Event::new(EventType::TimeStepped, TenantName::default_tenant(), Attribution::plane())
-                .public("back_us", back)
-                .public("clock", now.to_string());
-            match self.shared.prepare(&step, self.shared.mint()) {
-                Ok(append) => self.append(append),
-                Err(error) => tracing::error!(%error, "the clock's step could not be recorded"),
-            }
+            self.stepped("back_us", back, now);
         }
         self.last_time
+    }
+
+    /// Records that the clock was set.
+    fn stepped(&mut self, way: &'static str, micros: u64, clock: Timestamp) {
+        let step = Event::new(EventType::TimeStepped, TenantName::default_tenant(), Attribution::plane())
+            .public(way, micros)
+            .public("clock", clock.to_string());
+        match self.shared.prepare(&step, self.shared.mint()) {
+            Ok(append) => self.append(append),
+            Err(error) => tracing::error!(%error, "the clock's step could not be recorded"),
+        }
     }
 
     /// Flushes the batch and tells everyone in it.
