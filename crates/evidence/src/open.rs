@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{Arc, Mutex, atomic::AtomicBool, mpsc},
 };
 
 use cogward_ledger::{
@@ -41,6 +41,9 @@ pub struct EvidenceOptions {
     pub low_water_bytes: u64,
     /// The sizes of the write-ahead log's files.
     pub wal: cogward_wal::Options,
+    /// Whether an event that is not what the schema says is refused. Builds for tests are: elsewhere what the
+    /// schema does not know is committed and not shown.
+    pub strict: bool,
 }
 
 impl EvidenceOptions {
@@ -53,6 +56,7 @@ impl EvidenceOptions {
             entropy: Arc::new(SystemEntropy),
             low_water_bytes: 256 * 1024 * 1024,
             wal: cogward_wal::Options::default(),
+            strict: false,
         }
     }
 }
@@ -117,7 +121,7 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options } = options;
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict } = options;
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut recovery = Recovery { signed: signed(&dir, &keyring)?, ..Recovery::default() };
@@ -138,6 +142,8 @@ impl Evidence {
             failed: AtomicBool::new(false),
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+            strict,
+            schema: Mutex::new(recovery.schema),
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
@@ -196,6 +202,11 @@ fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Checkpoin
     Ok(found)
 }
 
+fn named_schema(leaf: &[u8]) -> Option<String> {
+    let leaf: serde_json::Value = serde_json::from_slice(leaf).ok()?;
+    leaf.get("body")?.get("digest")?.as_str().map(str::to_owned)
+}
+
 /// What the log tells while it is read.
 #[derive(Default)]
 struct Recovery {
@@ -204,6 +215,8 @@ struct Recovery {
     last_time: Timestamp,
     last_time_text: String,
     progress: Progress,
+    /// The digest of the schema that was named last.
+    schema: Option<String>,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
@@ -243,6 +256,9 @@ impl Recovery {
             _ => None,
         };
         log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
+        if leaf.body.kind == EventType::LedgerSchema.as_str() {
+            self.schema = named_schema(bytes);
+        }
         if let Some(signed) = self.signed.get(&tenant)
             && signed.size == log.tree.size()
         {

@@ -13,6 +13,7 @@ pub mod leaf;
 pub mod note;
 pub mod proof;
 mod scan;
+pub mod schema;
 pub mod tiles;
 pub mod tree;
 pub mod verify;

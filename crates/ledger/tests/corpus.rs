@@ -64,7 +64,8 @@ fn verify_py(lines: &[Value]) -> Vec<Value> {
 
 fn ours(dir: &Path, key: Option<&str>, against: Option<&str>) -> Value {
     let key = key.map(|key| key.parse().unwrap());
-    match verify(dir, &Options { key: key.as_ref(), against, ..Options::default() }) {
+    // One thread: what the threads change is tested beside the verifier.
+    match verify(dir, &Options { key: key.as_ref(), against, threads: 1, ..Options::default() }) {
         Ok(log) => json!(["ok", log.leaves]),
         Err(finding) => json!([finding.what, finding.leaf]),
     }
@@ -140,8 +141,8 @@ fn all_verifiers_see_every_flipped_byte_of_a_small_log() {
             fs::write(&path, damaged).unwrap();
             let verdict = ours(one.path(), None, None);
             assert_ne!(verdict[0], "ok", "{} byte {at}", path.display());
-            // Their signatures are slow in a build for tests: each of their bytes is a second one of ours.
-            assert!(at % 4 != 0 || !others::holds(one.path(), None, None), "{} byte {at}", path.display());
+            // Their signatures are slow in a build for tests: each of their bytes costs as much as many of ours.
+            assert!(at % 16 != 0 || !others::holds(one.path(), None, None), "{} byte {at}", path.display());
             found.push((format!("{} byte {at}", path.display()), verdict));
         }
         fs::write(&path, whole).unwrap();

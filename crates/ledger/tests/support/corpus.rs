@@ -268,6 +268,11 @@ fn signed_anew(all: &mut Vec<Case>) {
     add("run-number-repeated", &edited(&base, 298, "\"run_seq\":100", "\"run_seq\":99"), "run_chain", 298);
     add("run-number-left-out", &edited(&base, 298, ",\"run_seq\":100", ""), "run_chain", 298);
     add("run-predecessor-of-another", &edited(&base, 298, "\"run_prev\":\"", "\"run_prev\":\"A"), "run_chain", 298);
+    let seam = &base[..257];
+    add("run-number-skipped-at-a-seam", &edited(seam, 256, "\"run_seq\":86", "\"run_seq\":87"), "run_chain", 256);
+    add("run-predecessor-of-another-at-a-seam", &edited(seam, 256, "\"run_prev\":\"", "\"run_prev\":\"A"), "run_chain", 256);
+    add("back-dated-at-a-seam", &edited(seam, 256, "2026-", "2025-"), "time", 256);
+    add("another-tenant-at-a-seam", &edited(seam, 256, "\"tenant\":\"acme\"", "\"tenant\":\"evil\""), "tenant", 256);
     add("run-number-without-a-run", &edited(&base, last - 1, &run_of(&base[298]), ""), "run_chain", 298);
     add("run-begins-in-the-middle", &edited(&base[..1], 0, "\"run_seq\":1", "\"run_seq\":2"), "run_chain", 0);
     add("run-begins-with-a-predecessor", &edited(&base[..1], 0, "\"run_prev\":null", "\"run_prev\":\"AA\""), "run_chain", 0);
