@@ -120,6 +120,10 @@ fn our_own_verdict_is_the_one_that_each_log_must_have() {
         corpus::write(&case.files, &dir);
         let found = ours(&dir, case.key.as_deref(), case.against.as_deref());
         assert_eq!(found, json!([case.verdict.0, case.verdict.1]), "{}", case.name);
+        if case.name == "good-700" {
+            let log = verify(&dir, &Options::default()).unwrap();
+            assert_eq!((log.runs, log.closed_runs), (2, 1), "good-700 counts its runs");
+        }
     }
 }
 
