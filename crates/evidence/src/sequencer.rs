@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     frames,
     queue::{Append, Item},
     record::{LeafRef, RecordError, Shared},
+    snapshot::{Image, Snapshots},
     tenant_log::TenantLog,
 };
 
@@ -51,12 +52,15 @@ pub(crate) struct Sequencer {
     pub(crate) clock_read: Option<(Timestamp, Instant)>,
     /// The time of the batch: one for all its leaves, read when the first of them came.
     pub(crate) batch_time: Option<Arc<str>>,
+    pub(crate) snapshots: Snapshots,
 }
 
 /// What is in the write-ahead log's buffer and not acknowledged.
 #[derive(Default)]
 pub(crate) struct Batch {
     bytes: usize,
+    /// All that was written since the start.
+    written: u64,
     replies: Vec<(oneshot::Sender<Result<LeafRef, RecordError>>, LeafRef)>,
     runs: Vec<(TenantName, RunId, Position)>,
     leaf: Vec<u8>,
@@ -97,6 +101,7 @@ impl Sequencer {
                 let news = self.logs.iter().filter(|(_, log)| log.tree.size() > log.checkpointed);
                 let news: Vec<_> = news.map(|(tenant, _)| tenant.clone()).collect();
                 news.iter().for_each(|tenant| self.checkpoint(tenant, None));
+                self.snapshot();
             }
             if stop {
                 return;
@@ -148,6 +153,7 @@ impl Sequencer {
         let Some(log) = self.logs.get_mut(&append.tenant) else { return Err(RecordError::RunClosed) };
         let run = append.body.run.map(|run| (run, place.run_seq));
         log.push(hash, run, append.kind == EventType::RunClosed);
+        log.last_at = position;
         if let Some(run) = append.body.run {
             self.batch.runs.push((append.tenant.clone(), run, position));
         }
@@ -223,6 +229,7 @@ impl Sequencer {
         if let Ok(end) = &flushed {
             self.shared.progress.advance(*end, self.batch.runs.drain(..));
         }
+        self.batch.written += self.batch.bytes as u64;
         self.batch.bytes = 0;
         self.batch_time = None;
         self.batch.runs.clear();
@@ -231,6 +238,19 @@ impl Sequencer {
                 Ok(_) => Ok(leaf),
                 Err(error) => Err(error.clone()),
             });
+        }
+    }
+
+    /// Keeps what a start would otherwise have to read the log for, once it has grown enough. Only called when
+    /// the batch is empty and every log was handed over to be signed.
+    fn snapshot(&mut self) {
+        if let Some(start) = self.wal.start()
+            && self.snapshots.are_due(self.batch.written)
+        {
+            let tenants = self.logs.iter().map(|(tenant, log)| (tenant.clone(), log.image())).collect();
+            let schema = self.shared.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let image = Image::new(start, self.last_time, schema, tenants, self.shared.progress.image());
+            self.snapshots.write(image, self.batch.written);
         }
     }
 

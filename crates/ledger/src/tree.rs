@@ -36,6 +36,18 @@ impl Frontier {
         self.size
     }
 
+    /// The complete subtrees, from the largest to the smallest.
+    #[must_use]
+    pub fn subtrees(&self) -> &[Hash] {
+        &self.subtrees
+    }
+
+    /// A right edge that was kept: so many subtrees as the size has one bits, or it is none.
+    #[must_use]
+    pub fn from_parts(size: u64, subtrees: Vec<Hash>) -> Option<Self> {
+        (subtrees.len() == size.count_ones() as usize).then_some(Self { size, subtrees })
+    }
+
     /// Appends a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
         let mut hash = leaf;

@@ -329,6 +329,18 @@ fn notes(all: &mut Vec<Case>) {
     add("text-behind-the-signature", format!("{note}more\n"), "signature");
     add("signature-of-another-checkpoint", format!("{text}\n\n{}", key(3).checkpoint(2, &[0; 32]).split_once("\n\n").unwrap().1), "signature");
     add("signature-not-base64", format!("{text}\n\n{}", signature.replace('=', "")), "signature");
+    // The holder of the key signs texts that are not checkpoints of this log, or not in their one form.
+    for (name, from, to) in [
+        ("signed-for-another-log", "corpus/acme", "corpus/evil"),
+        ("signed-size-with-a-zero-in-front", "\n3\n", "\n03\n"),
+        ("signed-size-with-a-plus", "\n3\n", "\n+3\n"),
+        ("signed-size-as-a-fraction", "\n3\n", "\n3.0\n"),
+        ("signed-root-too-short", lines[2], &lines[2][4..]),
+        ("signed-root-not-base64", lines[2], "not base64"),
+        ("signed-without-a-root", &format!("\n{}", lines[2]), ""),
+    ] {
+        add(name, signed_text(&format!("{text}\n").replacen(from, to, 1)), "signature");
+    }
     // All is signed by another key, which lies in the pack: it is whole, and it is not the operator's.
     push(all, "whole-under-another-key", signed(&leaves, &thief), ("ok", Some(3)));
     let own = key(3).verifying().to_string();
@@ -355,6 +367,16 @@ fn notes(all: &mut Vec<Case>) {
         against: None,
         verdict: ("ok", Some(3)),
     });
+}
+
+/// A note of any text under the log's own key.
+fn signed_text(text: &str) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[3; 32]).unwrap();
+    let vkey = key(3).verifying().to_string();
+    let hash = u32::from_str_radix(vkey.split('+').nth(1).unwrap(), 16).unwrap().to_be_bytes();
+    let signature = [&hash[..], pair.sign(text.as_bytes()).as_ref()].concat();
+    format!("{text}\n\u{2014} {ORIGIN} {}\n", STANDARD.encode(signature))
 }
 
 /// What a reader sees who kept a checkpoint.
