@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Leaves out each comparison of the verifier in turn and demands that a log of the corpus notices.
 
-    scripts/mutate-verifier.py [--list] [PART OF A NAME]
+    scripts/mutate-verifier.py [--list] [PART OF A NAME]...
 
 Works on a copy of the tree below the build directory (CARGO_TARGET_DIR or target), with one small build
 for each mutant: minutes, so it is not part of `make test`. Prints a line for each; docs/verifier-mutants.md
@@ -131,7 +131,7 @@ def main(arguments):
         return 2
     alive = 0
     for n, (file, old, new) in enumerate(MUTANTS):
-        if arguments and arguments[0] not in name(n, (file, old, new)):
+        if arguments and not any(part in name(n, (file, old, new)) for part in arguments):
             continue
         path = copy / LEDGER / file
         whole = path.read_text()

@@ -153,17 +153,20 @@ async fn no_snapshot_hides_a_log_that_was_rolled_back() {
                 let _bytes = fs::copy(from, forged.path().join(name)).unwrap();
             }
         }
-        Evidence::open(EvidenceOptions { snapshot_bytes: u64::MAX, ..options(forged.path()) })
+        let opened = Evidence::open(EvidenceOptions { snapshot_bytes: u64::MAX, ..options(forged.path()) });
+        (opened, forged)
     };
     // An old snapshot alone: the rest is read from there on.
-    assert_eq!(verified(&put_back(&["snapshot"]).unwrap(), "acme").await.leaves, 80);
+    let (opened, _dir) = put_back(&["snapshot"]);
+    assert_eq!(verified(&opened.unwrap(), "acme").await.leaves, 80);
     // An old log under the new snapshot, or under the old one: the checkpoints say how long it was.
     for what in [&["wal"][..], &["wal", "snapshot"]] {
-        let refused = put_back(what).unwrap_err();
+        let refused = put_back(what).0.unwrap_err();
         assert!(matches!(refused, OpenError::Rollback { leaves: 20, signed: 80, .. }), "{what:?}: {refused}");
     }
     // An old checkpoint under a new snapshot: it is not signed so far, so all is read, and all is there.
-    assert_eq!(verified(&put_back(&["tenants"]).unwrap(), "acme").await.leaves, 80);
+    let (opened, _dir) = put_back(&["tenants"]);
+    assert_eq!(verified(&opened.unwrap(), "acme").await.leaves, 80);
     // No log at all.
     let gone = tempfile::tempdir().unwrap();
     copy(dir.path(), gone.path());

@@ -454,6 +454,7 @@ fn readers(all: &mut Vec<Case>) {
         ("infinite", "Infinity".into(), false),
         ("minus-zero", "-0".into(), false),
         ("zero", "0".into(), true),
+        ("minus-alone", "-".into(), false),
         ("plus", "+1".into(), false),
         ("leading-zero", "01".into(), false),
         ("hexadecimal", "0x1".into(), false),
