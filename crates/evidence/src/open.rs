@@ -125,7 +125,8 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } = options;
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
+            options;
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;

@@ -154,7 +154,8 @@ async fn a_clock_that_jumps_to_and_fro_is_recorded_each_time_and_the_log_goes_fo
     let bytes = std::fs::read(pack.join(format!("tile/entries/000.p/{}", verified(&evidence, "default").await.leaves)));
     let bytes = bytes.unwrap();
     while let Some((length, rest)) = bytes[after..].split_first_chunk::<2>() {
-        let leaf: serde_json::Value = serde_json::from_slice(&rest[..usize::from(u16::from_be_bytes(*length))]).unwrap();
+        let leaf: serde_json::Value =
+            serde_json::from_slice(&rest[..usize::from(u16::from_be_bytes(*length))]).unwrap();
         after += 2 + usize::from(u16::from_be_bytes(*length));
         if leaf["body"]["type"] == "time.step" {
             seen.push(if leaf["body"]["ahead_us"].is_u64() { "ahead" } else { "back" });

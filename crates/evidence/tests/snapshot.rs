@@ -145,7 +145,8 @@ async fn no_snapshot_hides_a_log_that_was_rolled_back() {
         let forged = tempfile::tempdir().unwrap();
         copy(dir.path(), forged.path());
         for name in what {
-            let _there = fs::remove_dir_all(forged.path().join(name)).or_else(|_| fs::remove_file(forged.path().join(name)));
+            let _there =
+                fs::remove_dir_all(forged.path().join(name)).or_else(|_| fs::remove_file(forged.path().join(name)));
             let from = old.path().join(name);
             if from.is_dir() {
                 copy(&from, &forged.path().join(name));

@@ -359,7 +359,10 @@ mod tests {
         let says = |event: Event| schema().check(&event).unwrap_err().to_string();
         assert!(says(step.clone().public("colour", "red")).contains("no field `colour`"));
         assert!(says(step.clone().public("clock", 7_u64)).contains("not of the kind `public text`"));
-        assert!(says(event(EventType::RunRequested).public("goal", "x")).contains("is Public, the schema says Confidential"));
+        assert!(
+            says(event(EventType::RunRequested).public("goal", "x"))
+                .contains("is Public, the schema says Confidential")
+        );
         let mut anonymous = step;
         anonymous.by = Attribution::operator("anna");
         assert!(says(anonymous).contains("does not name who acts"));

@@ -106,7 +106,22 @@ fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Every word that a verdict can have is in the corpus.
-    let all = ["against", "bytes", "form", "key", "missing", "ok", "prev", "root", "run_chain", "seq", "signature", "tenant", "tile", "time"];
+    let all = [
+        "against",
+        "bytes",
+        "form",
+        "key",
+        "missing",
+        "ok",
+        "prev",
+        "root",
+        "run_chain",
+        "seq",
+        "signature",
+        "tenant",
+        "tile",
+        "time",
+    ];
     assert_eq!(words.into_iter().collect::<Vec<_>>(), all);
     assert!(cases.len() > 190, "{}", cases.len());
 }

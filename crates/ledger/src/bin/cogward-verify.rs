@@ -98,7 +98,9 @@ fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
     let now = read_note(&arguments.dir.join(verify::CHECKPOINT_FILE)).ok()?;
     let key = arguments.key.clone().or_else(|| verify::key_of(&arguments.dir).ok())?;
     let meaning = match verify::contradiction(&older, &now, &key)? {
-        Contradiction::Shorter => "The key signed a longer log before: this one is older than the checkpoint, or its end was cut off.",
+        Contradiction::Shorter => {
+            "The key signed a longer log before: this one is older than the checkpoint, or its end was cut off."
+        }
         Contradiction::Rewritten => "The key signed two histories. These two notes are the proof of it:",
     };
     Some((meaning, older, now))
@@ -160,7 +162,9 @@ fn main() -> ExitCode {
             if finding.what == What::Against
                 && let Some((meaning, older, now)) = both_notes(&arguments)
             {
-                println!("{meaning}\n\n--- the checkpoint that was kept\n{older}\n--- the checkpoint of this log\n{now}");
+                println!(
+                    "{meaning}\n\n--- the checkpoint that was kept\n{older}\n--- the checkpoint of this log\n{now}"
+                );
             }
         }
     }

@@ -67,7 +67,9 @@ impl Runs {
         }
         let broken = |detail: &str| Err(format!("{}: {detail}", run.id));
         match self.known.get_mut(&run.id) {
-            None if run.seq != Some(1) || run.prev.is_some() => broken("its first leaf here is not the first of the run"),
+            None if run.seq != Some(1) || run.prev.is_some() => {
+                broken("its first leaf here is not the first of the run")
+            }
             None => {
                 self.known.insert(run.id.clone(), run.end);
                 self.divide();

@@ -38,7 +38,8 @@ fn leaves(count: u64) -> Vec<Vec<u8>> {
     (0..count)
         .map(|seq| {
             let by = Attribution::operator("anna");
-            let mut event = Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by).public("policy_generation", seq);
+            let mut event =
+                Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by).public("policy_generation", seq);
             let which = usize::try_from(seq % 3).unwrap();
             if let Some(run) = runs.get(which) {
                 event = event.run(*run);
@@ -141,7 +142,10 @@ fn a_leaf_dropped_swapped_doubled_or_changed_is_named_even_when_all_is_signed_an
         assert!(text.contains(from), "{text}");
         l[at] = text.replace(from, to).into_bytes();
     };
-    assert_eq!(named(signed_anew(|l| replace(l, 6, "\"policy_generation\":6", "\"policy_generation\":7"))), (Some(7), What::Prev));
+    assert_eq!(
+        named(signed_anew(|l| replace(l, 6, "\"policy_generation\":6", "\"policy_generation\":7"))),
+        (Some(7), What::Prev)
+    );
     assert_eq!(named(signed_anew(|l| replace(l, 6, "000006Z", "000005Z"))), (Some(7), What::Prev));
     assert_eq!(named(signed_anew(|l| replace(l, 29, "000029Z", "000027Z"))), (Some(29), What::Time));
     assert_eq!(named(signed_anew(|l| replace(l, 29, "acme", "evil"))), (Some(29), What::Tenant));
@@ -213,7 +217,8 @@ fn a_log_contains_every_checkpoint_of_its_own_past_and_none_of_another() {
     let all = leaves(520);
     let mut rewritten = all.clone();
     // The key's holder changed the one before last and signed everything anew: only its own leaves change behind it.
-    let text = String::from_utf8(rewritten[2].clone()).unwrap().replace("\"policy_generation\":2", "\"policy_generation\":3");
+    let text =
+        String::from_utf8(rewritten[2].clone()).unwrap().replace("\"policy_generation\":2", "\"policy_generation\":3");
     rewritten[2] = text.into_bytes();
     for now in [1, 3, 255, 256, 257, 512, 513, 520] {
         let dir = tempfile::tempdir().unwrap();

@@ -2,6 +2,9 @@
 //!
 //! `cargo run -p cogward-ledger --example corpus DIR` writes it for whoever brings a verifier of their own.
 
+#[path = "readers.rs"]
+mod readers;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -76,7 +79,8 @@ pub fn leaves(count: u64) -> Vec<Vec<u8>> {
                 agent: Some(("claims".parse().unwrap(), "1.0.0".parse().unwrap())),
                 subject: Some("anna@example.org".into()),
             };
-            let event = Event::new(kind, "acme".parse().unwrap(), by).public("decision", "permit").personal("args", seq);
+            let event =
+                Event::new(kind, "acme".parse().unwrap(), by).public("decision", "permit").personal("args", seq);
             let event = match runs.get(which) {
                 Some(run) => event.run(*run),
                 None => event,
@@ -154,7 +158,7 @@ pub fn cases() -> Vec<Case> {
     signed_anew(&mut all);
     notes(&mut all);
     kept(&mut all);
-    readers(&mut all);
+    readers::cases(&mut all);
     all
 }
 
@@ -239,7 +243,8 @@ fn files_damaged(all: &mut Vec<Case>) {
 /// The holder of the key changes leaves and makes everything else fit.
 fn signed_anew(all: &mut Vec<Case>) {
     let base = leaves(300);
-    let mut add = |name: &str, leaves: &[Vec<u8>], what, leaf| push(all, name, signed(leaves, &key(3)), (what, Some(leaf)));
+    let mut add =
+        |name: &str, leaves: &[Vec<u8>], what, leaf| push(all, name, signed(leaves, &key(3)), (what, Some(leaf)));
     let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut leaves = base.clone();
         change(&mut leaves);
@@ -270,12 +275,22 @@ fn signed_anew(all: &mut Vec<Case>) {
     add("run-predecessor-of-another", &edited(&base, 298, "\"run_prev\":\"", "\"run_prev\":\"A"), "run_chain", 298);
     let seam = &base[..257];
     add("run-number-skipped-at-a-seam", &edited(seam, 256, "\"run_seq\":86", "\"run_seq\":87"), "run_chain", 256);
-    add("run-predecessor-of-another-at-a-seam", &edited(seam, 256, "\"run_prev\":\"", "\"run_prev\":\"A"), "run_chain", 256);
+    add(
+        "run-predecessor-of-another-at-a-seam",
+        &edited(seam, 256, "\"run_prev\":\"", "\"run_prev\":\"A"),
+        "run_chain",
+        256,
+    );
     add("back-dated-at-a-seam", &edited(seam, 256, "2026-", "2025-"), "time", 256);
     add("another-tenant-at-a-seam", &edited(seam, 256, "\"tenant\":\"acme\"", "\"tenant\":\"evil\""), "tenant", 256);
     add("run-number-without-a-run", &edited(&base, last - 1, &run_of(&base[298]), ""), "run_chain", 298);
     add("run-begins-in-the-middle", &edited(&base[..1], 0, "\"run_seq\":1", "\"run_seq\":2"), "run_chain", 0);
-    add("run-begins-with-a-predecessor", &edited(&base[..1], 0, "\"run_prev\":null", "\"run_prev\":\"AA\""), "run_chain", 0);
+    add(
+        "run-begins-with-a-predecessor",
+        &edited(&base[..1], 0, "\"run_prev\":null", "\"run_prev\":\"AA\""),
+        "run_chain",
+        0,
+    );
     add("leaf-without-bytes", &with(&|l| l[299].clear()), "form", 299);
     let long = "x".repeat(65_535 - base[0].len());
     let mut full = edited(&base[..1], 0, "\"permit\"", &format!("\"permit{long}\""));
@@ -321,13 +336,21 @@ fn notes(all: &mut Vec<Case>) {
     add("of-another-log", other.checkpoint(3, &root(&leaves)), "signature");
     add("another-size-under-the-signature", note.replacen("\n3\n", "\n2\n", 1), "signature");
     for size in ["03", "+3", " 3", "3 ", "-3", "0x3", "18446744073709551616", ""] {
-        add(&format!("size-{size:?}").replace(['"', ' '], "_"), note.replacen("\n3\n", &format!("\n{size}\n"), 1), "signature");
+        add(
+            &format!("size-{size:?}").replace(['"', ' '], "_"),
+            note.replacen("\n3\n", &format!("\n{size}\n"), 1),
+            "signature",
+        );
     }
     add("root-too-short", note.replacen(lines[2], &lines[2][4..], 1), "signature");
     add("lines-end-as-on-windows", note.replace('\n', "\r\n"), "signature");
     add("no-last-line-feed", note.trim_end().to_owned(), "signature");
     add("text-behind-the-signature", format!("{note}more\n"), "signature");
-    add("signature-of-another-checkpoint", format!("{text}\n\n{}", key(3).checkpoint(2, &[0; 32]).split_once("\n\n").unwrap().1), "signature");
+    add(
+        "signature-of-another-checkpoint",
+        format!("{text}\n\n{}", key(3).checkpoint(2, &[0; 32]).split_once("\n\n").unwrap().1),
+        "signature",
+    );
     add("signature-not-base64", format!("{text}\n\n{}", signature.replace('=', "")), "signature");
     // The holder of the key signs texts that are not checkpoints of this log, or not in their one form.
     for (name, from, to) in [
@@ -395,7 +418,12 @@ fn kept(all: &mut Vec<Case>) {
     for size in [6, 128, 255, 256, 257, 512, 599, 600] {
         let name = format!("rewritten-before-a-kept-checkpoint-of-{size}");
         add(&name, &rewritten, Some(checkpoint(&base[..size])), ("against", None));
-        add(&format!("grown-from-a-kept-checkpoint-of-{size}"), &base, Some(checkpoint(&base[..size])), ("ok", Some(600)));
+        add(
+            &format!("grown-from-a-kept-checkpoint-of-{size}"),
+            &base,
+            Some(checkpoint(&base[..size])),
+            ("ok", Some(600)),
+        );
     }
     add("tail-cut-with-a-checkpoint-of-its-own", &base[..530], None, ("ok", Some(530)));
     add("tail-cut-before-a-kept-checkpoint", &base[..530], Some(checkpoint(&base)), ("against", None));
@@ -426,120 +454,4 @@ fn chained_anew(base: &[Vec<u8>], at: usize) -> Vec<Vec<u8>> {
         renamed.push((name(&base[n]), name(leaf)));
     }
     all
-}
-
-/// Leaves that readers of JSON might take for different things.
-fn readers(all: &mut Vec<Case>) {
-    let good = concat!(
-        r#"{"body":{"act":null,"id":"evt_1","n":1,"run":"run_1","run_prev":null,"run_seq":1,"tenant":"acme","type":"x","v":1},"#,
-        r#""chain":{"prev":null,"seq":0,"time":"2026-11-22T10:11:12.123456Z"}}"#
-    );
-    let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-    // In place of the field's value 1; true where it is one more writing that everybody reads alike.
-    let values: &[(&str, String, bool)] = &[
-        ("as-it-is", "1".into(), true),
-        ("key-twice", "1,\"n\":2".into(), false),
-        ("key-twice-further-in", "{\"a\":1,\"a\":2}".into(), false),
-        ("key-twice-by-an-escape", "{\"a\":1,\"\\u0061\":2}".into(), false),
-        ("keys-not-sorted", "{\"b\":1,\"a\":1}".into(), false),
-        ("keys-sorted", "{\"a\":1,\"b\":1}".into(), true),
-        ("key-not-ascii", "{\"ä\":1}".into(), false),
-        ("key-empty", "{\"\":1}".into(), true),
-        ("key-not-a-text", "{1:1}".into(), false),
-        ("fraction", "1.0".into(), false),
-        ("exponent", "1e2".into(), false),
-        ("exponent-upper-case", "1E2".into(), false),
-        ("huge-exponent", "1e999".into(), false),
-        ("not-a-number", "NaN".into(), false),
-        ("infinite", "Infinity".into(), false),
-        ("minus-zero", "-0".into(), false),
-        ("zero", "0".into(), true),
-        ("minus-alone", "-".into(), false),
-        ("plus", "+1".into(), false),
-        ("leading-zero", "01".into(), false),
-        ("hexadecimal", "0x1".into(), false),
-        ("greatest-integer", "9007199254740992".into(), true),
-        ("beyond-the-greatest-integer", "9007199254740993".into(), false),
-        ("least-integer", "-9007199254740992".into(), true),
-        ("beyond-the-least-integer", "-9007199254740993".into(), false),
-        ("integer-of-64-bits", "18446744073709551615".into(), false),
-        ("integer-that-never-ends", "9".repeat(5_000), false),
-        ("lone-high-surrogate", "\"\\ud800\"".into(), false),
-        ("lone-low-surrogate", "\"\\udc00\"".into(), false),
-        ("pair-of-surrogates", "\"\\ud83d\\ude00\"".into(), false),
-        ("beyond-the-basic-plane", "\"😀\"".into(), true),
-        ("escape-of-a-letter", "\"\\u0041\"".into(), false),
-        ("escape-of-a-slash", "\"\\/\"".into(), false),
-        ("escape-in-upper-case", "\"\\u001F\"".into(), false),
-        ("escape-of-a-line-feed-by-number", "\"\\u000a\"".into(), false),
-        ("escapes-as-they-must-be", "\"\\u001f\\b\\t\\n\\f\\r\\\"\\\\\"".into(), true),
-        ("control-character", "\"\u{1}\"".into(), false),
-        ("delete-character", "\"\u{7f}\"".into(), true),
-        ("line-separator", "\"\u{2028}\"".into(), true),
-        ("byte-order-mark", "\"\u{feff}\"".into(), true),
-        // Texts are bytes: nothing is normalised, the two are different, and both are canonical.
-        ("composed", "\"é\"".into(), true),
-        ("decomposed", "\"e\u{301}\"".into(), true),
-        ("not-closed", "\"a".into(), false),
-        ("space", " 1".into(), false),
-        ("line-feed", "1\n".into(), false),
-        ("comment", "1/**/".into(), false),
-        ("single-quotes", "'a'".into(), false),
-        ("trailing-comma", "[1,]".into(), false),
-        ("leading-comma", "[,1]".into(), false),
-        ("no-comma", "[1 2]".into(), false),
-        ("no-value", "".into(), false),
-        ("undefined", "undefined".into(), false),
-        ("true-upper-case", "True".into(), false),
-        ("as-deep-as-allowed", deep(65), true),
-        ("deeper-than-allowed", deep(66), false),
-        ("much-deeper", deep(5_000), false),
-    ];
-    for (name, value, same) in values {
-        let leaf = good.replacen("\"n\":1", &format!("\"n\":{value}"), 1);
-        let verdict = if *same { ("ok", Some(1)) } else { ("form", Some(0)) };
-        push(all, format!("value-{name}"), signed(&[leaf.into_bytes()], &key(3)), verdict);
-    }
-    let edits: &[(&str, &str, &str, &'static str)] = &[
-        ("version-true", "\"v\":1", "\"v\":true", "form"),
-        ("version-text", "\"v\":1", "\"v\":\"1\"", "form"),
-        ("version-left-out", ",\"v\":1", "", "form"),
-        ("number-false", "\"seq\":0", "\"seq\":false", "form"),
-        ("number-text", "\"seq\":0", "\"seq\":\"0\"", "form"),
-        ("number-negative", "\"seq\":0", "\"seq\":-1", "form"),
-        ("number-of-another", "\"seq\":0", "\"seq\":1", "seq"),
-        ("predecessor-a-number", "\"prev\":null", "\"prev\":7", "form"),
-        ("predecessor-empty", "\"prev\":null", "\"prev\":\"\"", "prev"),
-        ("id-with-an-escape", "\"evt_1\"", "\"evt\\n1\"", "form"),
-        ("id-a-number", "\"evt_1\"", "7", "form"),
-        ("id-left-out", "\"id\":\"evt_1\",", "", "form"),
-        ("type-left-out", "\"type\":\"x\",", "", "form"),
-        ("tenant-left-out", "\"tenant\":\"acme\",", "", "form"),
-        ("tenant-null", "\"acme\"", "null", "form"),
-        ("run-number-true", "\"run_seq\":1", "\"run_seq\":true", "form"),
-        ("run-number-two", "\"run_seq\":1", "\"run_seq\":2", "run_chain"),
-        ("run-null", "\"run\":\"run_1\"", "\"run\":null", "run_chain"),
-        ("run-a-list", "\"run\":\"run_1\"", "\"run\":[]", "form"),
-        ("month-thirteen", "2026-11-22", "2026-13-22", "time"),
-        ("february-thirtieth", "2026-11-22", "2026-02-30", "time"),
-        ("leap-second", "10:11:12", "23:59:60", "time"),
-        ("before-the-epoch", "2026-11-22", "1969-11-22", "time"),
-        ("other-digits", "2026-11-22", "٢٠٢٦-11-22", "time"),
-        ("milliseconds", "12.123456Z", "12.123Z", "time"),
-        ("other-zone", "12.123456Z", "12.123456+00:00", "time"),
-        ("lower-case-zone", "12.123456Z", "12.123456z", "time"),
-        ("more-behind-the-chain", "}}", "},\"extra\":1}", "form"),
-        ("more-within-the-chain", "56Z\"}", "56Z\",\"zone\":1}", "form"),
-        ("more-before-the-body", "{\"body\"", "{\"a\":1,\"body\"", "form"),
-        ("space-behind", "}}", "}} ", "form"),
-        ("a-list", good, "[]", "form"),
-        ("lists-within", good, "{\"body\":[],\"chain\":[]}", "form"),
-        ("nothing", good, "", "form"),
-    ];
-    for (name, from, to, what) in edits {
-        assert!(good.contains(from), "{from}");
-        let leaf = good.replacen(from, to, 1);
-        push(all, format!("leaf-{name}"), signed(&[leaf.into_bytes()], &key(3)), (what, Some(0)));
-    }
-    push(all, "leaf-not-utf-8", signed(&[b"\"\xff\"".to_vec()], &key(3)), ("form", Some(0)));
 }
