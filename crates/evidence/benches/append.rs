@@ -222,9 +222,10 @@ async fn growth() {
     for target in [1_000, 10_000, 100_000, 300_000] {
         let evidence = Evidence::open(snapshots()).unwrap();
         let (mut used, mut counted) = (cpu(), 0);
+        let last = (target - size).min(10_000);
         while size < target {
             // The cost is that of the last appends before the size is reached.
-            if target - size == 10_000.min(target) {
+            if target - size == last {
                 (used, counted) = (cpu(), target - size);
             }
             evidence.note(event(run, size)).unwrap();
