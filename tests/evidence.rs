@@ -209,9 +209,16 @@ fn a_kept_checkpoint_is_found_again_in_a_later_export_and_the_schema_is_named_in
     ensure!(code == Some(0) && said.contains("leaves of the older checkpoint"), "{said}");
     // The other way round it is a log that became shorter than what was signed.
     let (code, said) = against(&first, &later.join("checkpoint"))?;
-    ensure!(code == Some(9) && said.starts_with("FAILED  against: ") && said.matches("\u{2014} ").count() >= 2, "{said}");
+    ensure!(
+        code == Some(9) && said.starts_with("FAILED  against: ") && said.matches("\u{2014} ").count() >= 2,
+        "{said}"
+    );
     let entries = files(&later)?.into_iter().filter(|path| path.to_string_lossy().contains("entries"));
-    let text: String = entries.map(|path| Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())).collect::<Result<_>>()?;
-    ensure!(text.contains("\"type\":\"ledger.schema\"") && text.contains("\"digest\":\"sha256:"), "the schema is named");
+    let text: String =
+        entries.map(|path| Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())).collect::<Result<_>>()?;
+    ensure!(
+        text.contains("\"type\":\"ledger.schema\"") && text.contains("\"digest\":\"sha256:"),
+        "the schema is named"
+    );
     Ok(())
 }

@@ -230,7 +230,7 @@ async fn growth() {
             }
             evidence.note(event(run, size)).unwrap();
             size += 1;
-            if size % 1_000 == 0 {
+            if size.is_multiple_of(1_000) {
                 evidence.checkpoint(&tenant).await.unwrap();
             }
         }

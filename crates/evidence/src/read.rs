@@ -56,11 +56,14 @@ struct Known {
     incomplete: bool,
 }
 
+/// Segment and offset.
+type PlaceImage = (u64, u64);
+
 /// Where runs lie, as a snapshot keeps it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SpansImage {
     incomplete: bool,
-    spans: Vec<(RunId, TenantName, (u64, u64), (u64, u64))>,
+    spans: Vec<(RunId, TenantName, PlaceImage, PlaceImage)>,
 }
 
 struct Span {

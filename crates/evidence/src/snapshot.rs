@@ -216,12 +216,12 @@ fn read_again(
 ) -> Result<(), String> {
     let mut reader = Wal::reader(dir, Position::default(), until);
     let mut recovery = Recovery::default();
-    for n in 1.. {
+    for n in 1_u64.. {
         match reader.next_frame().map_err(|error| error.to_string())? {
             Some(frame) => recovery.frame(frame),
             None => break,
         }
-        if n % SCRUB_FRAMES == 0 {
+        if n.is_multiple_of(SCRUB_FRAMES) {
             std::thread::sleep(SCRUB_PAUSE);
             if shared.strong_count() == 0 {
                 return Ok(());

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "a program for tests")]
 
 #[path = "../tests/support/corpus.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
+#[expect(dead_code, reason = "the tests use the rest")]
 mod corpus;
 
 use std::{fs, path::PathBuf, process::ExitCode};
