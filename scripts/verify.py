@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Verifies an exported cogward ledger: verify.py DIR [--key VKEY|FILE] [--json]
+"""Verifies an exported cogward ledger: verify.py DIR [--key VKEY|FILE] [--against FILE] [--json]
 
 Needs Python 3.9 and the package `cryptography`; no cogward, no network. Written apart from
 cogward-verify, from the same rules: the two must always agree. Exit code: 0 it holds, 9 it does
@@ -199,7 +199,7 @@ def check_leaf(seq, leaf, digest, state):
     state["first"] = state["first"] or chain["time"]
 
 
-def verify(root, pinned):
+def verify(root, pinned, against=None):
     own = text_of(read(root, "log.vkey", 1024), "key", "log.vkey")
     if not own.endswith("\n"):
         raise Finding("key", "log.vkey is not one line")
@@ -210,9 +210,13 @@ def verify(root, pinned):
     size, signed_root = open_checkpoint(note, origin, key)
     if pinned and pinned != own:
         raise Finding("key", "log.vkey in the pack is not the key that was given")
+    try:
+        older = against is not None and open_checkpoint(against, origin, key)
+    except Finding as finding:
+        raise Finding("against", f"the older checkpoint: {finding.detail}")
     state = {"prev": None, "last": None, "first": None, "runs": {}}
-    level = []  # roots of the full tiles of the level below, then what stands right of them
-    edge = []
+    roots = []  # of the full bundles, and of the first leaves of the last one and of the one where the older checkpoint ends
+    edge, older_edge = [], []
     for index in range((size + WIDTH - 1) // WIDTH):
         width = min(WIDTH, size - index * WIDTH)
         name, tile_name = tile_path("entries", index, width), tile_path("0", index, width)
@@ -233,8 +237,10 @@ def verify(root, pinned):
             at += 2 + length
         if at != len(data):
             raise Finding("bytes", f"{name} has bytes behind its last leaf")
-        (level if width == WIDTH else edge).append(merkle(hashes))
-    number, tops = 1, edge
+        (roots if width == WIDTH else edge).append(merkle(hashes))
+        if older and index * WIDTH < older[0] < index * WIDTH + width:
+            older_edge = [merkle(hashes[:older[0] - index * WIDTH])]
+    number, level = 1, roots
     while level:
         full = len(level) // WIDTH
         parts = [level[n * WIDTH:(n + 1) * WIDTH] for n in range(full)] + ([level[full * WIDTH:]] if len(level) % WIDTH else [])
@@ -242,34 +248,36 @@ def verify(root, pinned):
             name = tile_path(number, index, len(part))
             if read(root, name, WIDTH * 32) != b"".join(part):
                 raise Finding("tile", f"{name} is not what the leaves give")
-        tops = [level[full * WIDTH:], *tops] if len(level) % WIDTH else tops
         level, number = [merkle(part) for part in parts[:full]], number + 1
-    # From the right edge upwards: the unfinished part of each level stands left of all below it.
-    right = None
-    for part in reversed(tops):
-        for subtree in reversed(split(part) if isinstance(part, list) else [part]):
-            right = subtree if right is None else sha(b"\x01" + subtree + right)
-    if (right or sha(b"")) != signed_root:
+    if close(roots, edge) != signed_root:
         raise Finding("root", "the root over all leaves is not the one in the signed checkpoint")
+    if older and older[0] > size:
+        raise Finding("against", f"this log has {size} leaves, the older checkpoint covers {older[0]}")
+    if older and (signed_root if older[0] == size else close(roots[:older[0] // WIDTH], older_edge)) != older[1]:
+        raise Finding("against", f"the first {older[0]} leaves of this log are not those of the older checkpoint")
     return {
         "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
         "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
-        "last_time": state["last"], "key": pinned or own, "key_pinned": bool(pinned),
+        "last_time": state["last"], "key": pinned or own, "key_pinned": bool(pinned), "against": older[0] if older else None,
     }
 
 
-def split(hashes):
-    """The complete subtrees of a row of hashes, from the largest to the smallest."""
+def close(roots, edge):
+    """The root over full bundles and what stands right of them: from the right, the smallest subtree first."""
     found, at = [], 0
-    while at < len(hashes):
-        width = 1 << ((len(hashes) - at).bit_length() - 1)
-        found.append(merkle(hashes[at:at + width]))
+    while at < len(roots):
+        width = 1 << ((len(roots) - at).bit_length() - 1)
+        found.append(merkle(roots[at:at + width]))
         at += width
-    return found
+    found += edge
+    right = found.pop() if found else sha(b"")
+    while found:
+        right = sha(b"\x01" + found.pop() + right)
+    return right
 
 
 def main(arguments):
-    as_json, key, dirs = False, None, []
+    as_json, key, against, dirs = False, None, None, []
     while arguments:
         argument = arguments.pop(0)
         if argument == "--json":
@@ -279,6 +287,13 @@ def main(arguments):
             if os.path.exists(key):
                 with open(key) as file:
                     key = file.read().rstrip()
+        elif argument == "--against" and arguments:
+            try:
+                with open(arguments.pop(0), newline="") as file:
+                    against = file.read(65537)
+            except (OSError, UnicodeDecodeError) as error:
+                print(f"verify.py: --against: {error}", file=sys.stderr)
+                return 2
         else:
             dirs.append(argument)
     if len(dirs) != 1 or dirs[0].startswith("-") or not os.path.isdir(dirs[0]):
@@ -291,17 +306,25 @@ def main(arguments):
             print(f"verify.py: --key: {finding.detail}", file=sys.stderr)
             return 2
     try:
-        log = verify(dirs[0], key)
+        log = verify(dirs[0], key, against)
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
         print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        if finding.what == "against" and not as_json:
+            # Two signed notes that cannot both be true are the proof, whoever reads them.
+            print(f"--- the checkpoint that was kept\n{against}\n--- the checkpoint of this log")
+            print(text_of(read(dirs[0], "checkpoint", 65536), "signature", "checkpoint"))
         return 9
     if as_json:
         print(json.dumps({"verdict": "ok", "log": log}))
         return 0
     print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
     print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
+    if log["against"] is None:
+        print("NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.")
+    else:
+        print(f"    contains the {log['against']} leaves of the older checkpoint")
     if not key:
         print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
     return 0

@@ -23,6 +23,7 @@ mod queue;
 mod read;
 mod record;
 mod sequencer;
+mod snapshot;
 mod tenant_log;
 pub mod vault;
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{Arc, Mutex, atomic::AtomicBool, mpsc},
 };
 
 use cogward_ledger::{
@@ -15,7 +15,7 @@ use cogward_model::{
     Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
 };
-use cogward_wal::{Frame, Position, Torn, Wal};
+use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -23,9 +23,10 @@ use crate::{
     keys::{Keyring, KeyringError},
     pool::Pool,
     queue::{Item, Queue},
-    read::Progress,
+    read::{Progress, SpansImage},
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     sequencer::Sequencer,
+    snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
 };
 
@@ -41,6 +42,11 @@ pub struct EvidenceOptions {
     pub low_water_bytes: u64,
     /// The sizes of the write-ahead log's files.
     pub wal: cogward_wal::Options,
+    /// Whether an event that is not what the schema says is refused. Builds for tests are: elsewhere what the
+    /// schema does not know is committed and not shown.
+    pub strict: bool,
+    /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
+    pub snapshot_bytes: u64,
 }
 
 impl EvidenceOptions {
@@ -53,6 +59,8 @@ impl EvidenceOptions {
             entropy: Arc::new(SystemEntropy),
             low_water_bytes: 256 * 1024 * 1024,
             wal: cogward_wal::Options::default(),
+            strict: false,
+            snapshot_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -112,21 +120,22 @@ pub enum OpenError {
 }
 
 impl Evidence {
-    /// Opens the ledger and starts its threads. Reads the whole log once.
+    /// Opens the ledger and starts its threads. Reads the log once, from the last snapshot that can be believed on.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options } = options;
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
+            options;
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
-        let mut recovery = Recovery { signed: signed(&dir, &keyring)?, ..Recovery::default() };
-        let mut wal = Wal::open(&dir.join("wal"), wal_options, &mut |frame| recovery.frame(frame))?;
-        recovery.check()?;
-        let torn = wal.torn();
+        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
+        let Recovered { mut wal, recovery, torn, passed_over } =
+            recover(&dir, wal_options, &snapshots, &signed(&dir, &keyring)?)?;
         // Everything that was signed is before the tail: what is cut was never acknowledged.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
+        snapshots.read_at_start(recovery.bytes);
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
         let shared = Arc::new(Shared {
             dir,
@@ -138,9 +147,14 @@ impl Evidence {
             failed: AtomicBool::new(false),
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+            strict,
+            schema: Mutex::new(recovery.schema),
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
+        }
+        if let Some((until, roots)) = passed_over {
+            snapshot::scrub(&shared, until, roots);
         }
         let (checkpoints, jobs) = mpsc::channel();
         let sequencer = Sequencer {
@@ -152,7 +166,9 @@ impl Evidence {
             published: HashMap::new(),
             batch: Default::default(),
             clock_held: false,
+            clock_read: None,
             batch_time: None,
+            snapshots,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let beside = Arc::clone(&shared);
@@ -162,6 +178,41 @@ impl Evidence {
         let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
         Ok(Self::new(shared, sequencer, checkpointer))
     }
+}
+
+/// Where the part of the log ends that was not read, and the edges that it must give.
+type PassedOver = (Position, HashMap<TenantName, (u64, cogward_ledger::Hash)>);
+
+struct Recovered {
+    wal: Wal,
+    recovery: Recovery,
+    torn: Option<Torn>,
+    passed_over: Option<PassedOver>,
+}
+
+/// Reads the log from the snapshot on. If that is not believed, or anything does not fit to it, all of it:
+/// what the whole log says is the verdict.
+fn recover(
+    dir: &Path,
+    options: cogward_wal::Options,
+    snapshots: &Snapshots,
+    signed: &HashMap<TenantName, Checkpoint>,
+) -> Result<Recovered, OpenError> {
+    let read = |start: Option<Start>, mut recovery: Recovery| {
+        let wal = Wal::open_from(&dir.join("wal"), options, start, &mut |frame| recovery.frame(frame))?;
+        recovery.check()?;
+        Ok(Recovered { torn: wal.torn(), wal, recovery, passed_over: None })
+    };
+    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed) {
+        let roots = recovery.logs.iter().map(|(tenant, log)| (tenant.clone(), (log.tree.size(), log.tree.root())));
+        let passed_over = Some((start.at, roots.collect()));
+        match read(Some(start), recovery) {
+            Ok(recovered) => return Ok(Recovered { passed_over, ..recovered }),
+            Err(OpenError::Wal(cogward_wal::OpenError::Held)) => return Err(cogward_wal::OpenError::Held.into()),
+            Err(error) => tracing::warn!(%error, "the log does not follow from its snapshot: all of it is read"),
+        }
+    }
+    read(None, Recovery { signed: signed.clone(), ..Recovery::default() })
 }
 
 fn note_recovery(shared: &Shared, torn: Torn) {
@@ -195,21 +246,47 @@ fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Checkpoin
     Ok(found)
 }
 
+fn named_schema(leaf: &[u8]) -> Option<String> {
+    let leaf: serde_json::Value = serde_json::from_slice(leaf).ok()?;
+    leaf.get("body")?.get("digest")?.as_str().map(str::to_owned)
+}
+
 /// What the log tells while it is read.
 #[derive(Default)]
-struct Recovery {
+pub(crate) struct Recovery {
     signed: HashMap<TenantName, Checkpoint>,
     logs: HashMap<TenantName, TenantLog>,
     last_time: Timestamp,
     last_time_text: String,
     progress: Progress,
+    /// The digest of the schema that was named last.
+    schema: Option<String>,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
+    /// Bytes that were read.
+    bytes: u64,
 }
 
 impl Recovery {
-    fn frame(&mut self, frame: Frame<'_>) {
+    /// What a snapshot tells.
+    pub(crate) fn known(
+        signed: HashMap<TenantName, Checkpoint>,
+        logs: HashMap<TenantName, TenantLog>,
+        last_time: Timestamp,
+        schema: Option<String>,
+        spans: SpansImage,
+    ) -> Self {
+        let progress = Progress::from_image(spans);
+        Self { signed, logs, last_time, schema, progress, ..Self::default() }
+    }
+
+    pub(crate) fn log(&self, tenant: &TenantName) -> Option<&TenantLog> {
+        self.logs.get(tenant)
+    }
+
+    pub(crate) fn frame(&mut self, frame: Frame<'_>) {
+        self.bytes += frame.payload.len() as u64;
         let leaf_at = *self.leaf_at.get_or_insert(frame.position);
         if self.wrong.is_some() || frame.kind != frames::LEAF {
             return;
@@ -242,6 +319,10 @@ impl Recovery {
             _ => None,
         };
         log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
+        log.last_at = leaf_at;
+        if leaf.body.kind == EventType::LedgerSchema.as_str() {
+            self.schema = named_schema(bytes);
+        }
         if let Some(signed) = self.signed.get(&tenant)
             && signed.size == log.tree.size()
         {
@@ -257,7 +338,7 @@ impl Recovery {
     }
 
     /// Whether every signed checkpoint was reached.
-    fn check(&mut self) -> Result<(), OpenError> {
+    pub(crate) fn check(&mut self) -> Result<(), OpenError> {
         if let Some(error) = self.wrong.take() {
             return Err(error);
         }

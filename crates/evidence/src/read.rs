@@ -56,6 +56,16 @@ struct Known {
     incomplete: bool,
 }
 
+/// Segment and offset.
+type PlaceImage = (u64, u64);
+
+/// Where runs lie, as a snapshot keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SpansImage {
+    incomplete: bool,
+    spans: Vec<(RunId, TenantName, PlaceImage, PlaceImage)>,
+}
+
 struct Span {
     tenant: TenantName,
     from: Position,
@@ -74,6 +84,22 @@ impl Progress {
                 known.incomplete = true;
             }
         }
+    }
+
+    /// What a snapshot keeps.
+    pub(crate) fn image(&self) -> SpansImage {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |at: Position| (at.segment, at.offset);
+        let spans = known.runs.iter().map(|(run, span)| (*run, span.tenant.clone(), place(span.from), place(span.to)));
+        SpansImage { incomplete: known.incomplete, spans: spans.collect() }
+    }
+
+    /// As a snapshot kept it.
+    pub(crate) fn from_image(image: SpansImage) -> Self {
+        let place = |(segment, offset)| Position { segment, offset };
+        let spans = image.spans.into_iter();
+        let runs = spans.map(|(run, tenant, from, to)| (run, Span { tenant, from: place(from), to: place(to) }));
+        Self(Mutex::new(Known { end: Position::default(), runs: runs.collect(), incomplete: image.incomplete }))
     }
 
     pub(crate) fn end(&self) -> Position {

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -12,7 +12,7 @@ use std::{
 use cogward_ledger::leaf::{self, EncodeError};
 use cogward_model::{
     Clock, Entropy, TenantName,
-    event::{Event, FieldClass},
+    event::{Attribution, Event, EventType, FieldClass},
     id::EventId,
 };
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -90,6 +90,10 @@ pub(crate) struct Shared {
     pub(crate) failed: AtomicBool,
     pub(crate) progress: Progress,
     pub(crate) permits: Semaphore,
+    /// Whether an event that is not what the schema says is refused.
+    pub(crate) strict: bool,
+    /// The digest of the schema that the log named last.
+    pub(crate) schema: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -125,6 +129,9 @@ impl Shared {
     /// Everything about an event that needs no order: its body, its commitments, their sealing.
     pub(crate) fn prepare(&self, event: &Event, id: EventId) -> Result<Append, RecordError> {
         self.check()?;
+        if self.strict {
+            cogward_ledger::schema::schema().check(event).map_err(EncodeError::from)?;
+        }
         let body = leaf::encode(event, &id, &*self.entropy)?;
         let keys = self.keyring.tenant(&event.tenant).map_err(|error: KeyringError| {
             tracing::error!(%error, "a tenant's keys are not usable");
@@ -244,6 +251,24 @@ impl Evidence {
         let (reply, answer) = oneshot::channel();
         self.shared.queue.push(Item::Checkpoint(tenant.clone(), reply)).map_err(|_| RecordError::Busy)?;
         answer.await.unwrap_or_else(|_| Err(self.shared.failure()))
+    }
+
+    /// Names the schema that records are held to from here on, unless it is the one that the log named last.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn declare_schema(&self) -> Result<Option<LeafRef>, RecordError> {
+        let schema = cogward_ledger::schema::schema();
+        let known = |shared: &Shared| shared.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known(&self.shared).as_deref() == Some(schema.digest()) {
+            return Ok(None);
+        }
+        let event = Event::new(EventType::LedgerSchema, TenantName::default_tenant(), Attribution::plane())
+            .public("version", schema.version())
+            .public("digest", schema.digest());
+        let leaf = self.record(event).await?;
+        *self.shared.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema.digest().to_owned());
+        Ok(Some(leaf))
     }
 
     /// Whether evidence can be written, as it changes.

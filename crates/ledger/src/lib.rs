@@ -12,6 +12,8 @@ pub mod commitment;
 pub mod leaf;
 pub mod note;
 pub mod proof;
+mod scan;
+pub mod schema;
 pub mod tiles;
 pub mod tree;
 pub mod verify;

@@ -239,8 +239,10 @@ event_types! {
     EvidenceRead = "evidence.read";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
-    /// The host's clock went back; the ledger's time waited for it.
+    /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.
     TimeStepped = "time.step";
+    /// The event schema that records are held to from here on.
+    LedgerSchema = "ledger.schema";
     /// The disk is nearly full; agents are stopped, the audit is not.
     LedgerLowSpace = "ledger.low_space";
     /// There is space again.
