@@ -10,12 +10,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, MemoryForget,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, ErasureReceipt, Event,
+        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Hold, HoldRequest, Issuer, IssuerPut, LogQuery, MemoryForget,
         MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate,
         Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery,
         PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
-        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
+        ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, Retention, RetentionRequest, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
         Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
         ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
@@ -451,6 +451,50 @@ routes! {
     GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
         "Read the signed checkpoint of a tenant's ledger")
         .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);
+
+    LIST_REDACTIONS = Route::new("list_redactions", "redactions", Get, "/api/v1/tenants/{tenant}/redactions",
+        "List the erasures of values of a tenant's evidence, newest first")
+        .query(of::<RedactionQuery>).gives(of::<Page<Redaction>>);
+    REQUEST_REDACTION = Route::new("request_redaction", "redactions", Post, "/api/v1/tenants/{tenant}/redactions",
+        "Ask for values of the evidence to be erased; another operator has to approve it")
+        .takes(of::<RedactionRequest>).gives(of::<Redaction>).success(&[201]).refuses(&[EvidenceHeld, NotRedactable])
+        .reasoned().command("redaction.request");
+    GET_REDACTION = Route::new("get_redaction", "redactions", Get, "/api/v1/tenants/{tenant}/redactions/{redaction}",
+        "Read an erasure")
+        .gives(of::<Redaction>);
+    APPROVE_REDACTION = Route::new("approve_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/approve", "Approve an erasure that another operator asked for")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[FourEyes, RedactionClosed, EvidenceHeld]).reasoned()
+        .command("redaction.approve");
+    DENY_REDACTION = Route::new("deny_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/deny", "Refuse an erasure")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed]).reasoned()
+        .command("redaction.deny");
+    EXECUTE_REDACTION = Route::new("execute_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/execute", "Carry out an erasure that was approved, for good")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed, EvidenceHeld]).reasoned()
+        .command("redaction.execute");
+    GET_ERASURE_RECEIPT = Route::new("get_erasure_receipt", "redactions", Get,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/receipt", "Read the receipt of an erasure for the data subject")
+        .gives(of::<ErasureReceipt>).refuses(&[RedactionClosed, EvidenceUnavailable]);
+    APPLY_RETENTION = Route::new("apply_retention", "redactions", Post, "/api/v1/tenants/{tenant}/retention",
+        "Erase what is older than the manifests of its agents keep it, or say what would go")
+        .takes(of::<RetentionRequest>).gives(of::<Retention>).reasoned().command("retention.execute");
+
+    LIST_HOLDS = Route::new("list_holds", "holds", Get, "/api/v1/tenants/{tenant}/holds",
+        "List the legal holds of a tenant, newest first")
+        .query(of::<PageQuery>).gives(of::<Page<Hold>>);
+    REQUEST_HOLD = Route::new("request_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds",
+        "Ask for a legal hold; it holds at once, and another operator has to place it")
+        .takes(of::<HoldRequest>).gives(of::<Hold>).success(&[201]).reasoned().command("hold.place");
+    GET_HOLD = Route::new("get_hold", "holds", Get, "/api/v1/tenants/{tenant}/holds/{hold}", "Read a legal hold")
+        .gives(of::<Hold>);
+    PLACE_HOLD = Route::new("place_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds/{hold}/place",
+        "Place a legal hold that another operator asked for")
+        .takes(of::<Reason>).gives(of::<Hold>).refuses(&[FourEyes, RedactionClosed]).reasoned().command("hold.place");
+    RELEASE_HOLD = Route::new("release_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds/{hold}/release",
+        "Ask for a legal hold to be released; said by another operator too, it is")
+        .takes(of::<Reason>).gives(of::<Hold>).refuses(&[FourEyes, RedactionClosed]).reasoned().command("hold.release");
 
     WATCH_EVENTS = Route::new("watch_events", "events", Get, "/api/v1/events",
         "Watch operational events as they happen (server-sent events)")

@@ -73,6 +73,8 @@ impl Exit {
             | ProblemCode::PolicyInvalid
             | ProblemCode::PolicyBlocked
             | ProblemCode::PolicyFourEyes
+            | ProblemCode::FourEyes
+            | ProblemCode::NotRedactable
             | ProblemCode::PolicyGrants
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
@@ -83,6 +85,8 @@ impl Exit {
             | ProblemCode::PolicyNotApproved
             | ProblemCode::PolicyLocksOut
             | ProblemCode::ApprovalClosed
+            | ProblemCode::RedactionClosed
+            | ProblemCode::EvidenceHeld
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::NotReady => Self::Unreachable,

@@ -26,6 +26,7 @@ pub mod name_scope;
 pub mod outside;
 pub mod pin;
 pub mod policy_scope;
+pub mod redaction;
 pub mod run;
 pub mod upstream;
 pub mod violation;
