@@ -465,9 +465,13 @@ async fn values_whose_time_is_over_go_by_day_and_run() {
         clock.0.fetch_add(10 * DAY, Ordering::SeqCst);
     }
     let acme = tenant("acme");
-    assert_eq!(evidence.runs_with_values(&acme).await.unwrap(), BTreeSet::from([short, long]));
+    assert_eq!(evidence.runs_with_values(&acme, 25).await.unwrap(), BTreeSet::from([short, long]));
     let kept = BTreeMap::from([(short, 15), (long, 3_000)]);
-    let erasure = evidence.prepare_expired(&acme, kept.clone()).await.unwrap();
+    assert!(evidence.runs_with_values(&acme, 30).await.unwrap().is_empty());
+    let (erasure, more) = evidence.prepare_expired(&acme, kept.clone(), 0).await.unwrap();
+    assert!(!more);
+    let skipped = evidence.prepare_expired(&acme, kept.clone(), erasure.plan.keys()).await;
+    assert!(matches!(skipped, Err(EraseError::Nothing)));
     // Day 0 is 30 days old, day 10 is 20 days old, day 20 is 10 days old.
     assert_eq!(erasure.values.iter().map(|value| value.seq).collect::<BTreeSet<_>>(), BTreeSet::from([0, 2]));
     evidence.destroy(&acme, new_redaction(), &erasure.plan).await.unwrap();
@@ -475,11 +479,11 @@ async fn values_whose_time_is_over_go_by_day_and_run() {
     let erased: Vec<usize> = shown.iter().map(|leaf| leaf.erased.len()).collect();
     assert_eq!(erased, [3, 3, 0]);
     assert!(leaves(&evidence, long).await.iter().all(|leaf| leaf.erased.is_empty()));
-    assert!(matches!(evidence.prepare_expired(&acme, kept).await, Err(EraseError::Nothing)));
+    assert!(matches!(evidence.prepare_expired(&acme, kept, 0).await, Err(EraseError::Nothing)));
     // Exactly its days, counted from the end of its day, are not over yet.
     let exactly = BTreeMap::from([(short, 10)]);
-    assert!(matches!(evidence.prepare_expired(&acme, exactly).await, Err(EraseError::Nothing)));
-    let over = evidence.prepare_expired(&acme, BTreeMap::from([(short, 9)])).await.unwrap();
+    assert!(matches!(evidence.prepare_expired(&acme, exactly, 0).await, Err(EraseError::Nothing)));
+    let (over, _) = evidence.prepare_expired(&acme, BTreeMap::from([(short, 9)]), 0).await.unwrap();
     let mut held = over.clone();
     held.without(|value| evidence.is_held(&acme, value, &HoldScope::Subject("anna".into())).unwrap());
     assert_eq!((held.values.len(), held.plan.keys()), (0, 0));

@@ -257,6 +257,8 @@ event_types! {
     HoldPlaced = "hold.placed";
     /// An operator asked for a legal hold to be released; it still holds.
     HoldReleaseRequested = "hold.release_requested";
+    /// A step of a legal hold was tried by somebody who may not take it.
+    HoldRefused = "hold.refused";
     /// A legal hold was released by another operator, or withdrawn before it was placed.
     HoldReleased = "hold.released";
     /// A torn tail was cut at start.

@@ -41,6 +41,7 @@ use crate::{
     budgets,
     data_dir::{DataDir, DataDirError},
     described::described,
+    erasure,
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http,
@@ -103,6 +104,9 @@ pub enum ServeError {
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
+    /// An erasure of an earlier plane could not be finished.
+    #[error("an erasure that was begun cannot be finished: {0}")]
+    Erasure(String),
     /// The ledger is older than the state, or another one.
     #[error(
         "the evidence was rolled back or replaced: the state refers to leaf {leaf} of tenant {tenant}, and the \
@@ -198,6 +202,9 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
     witness::check(&store, &evidence).await?;
+    // Before anything is read: what was erased must not be read, whatever came back with older files.
+    let resumed = erasure::resume(&store, &evidence).await;
+    resumed.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
     let journal = Journal::open(&data.join("journal.db"), JournalOptions::default(), clock.clone()).await?;
     let secrets = Secrets::open(&data.join("keys"), store.clone(), &*entropy).await?;
     let operators = Operators::new(store.clone(), clock.clone(), entropy.clone());
@@ -293,6 +300,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
 
     let app = Arc::new(Plane {
         started: clock.now(),
+        erasures: tokio::sync::Mutex::default(),
         credential_changes: tokio::sync::Mutex::default(),
         accepting: AtomicBool::new(true),
         closing: CancellationToken::new(),
@@ -328,6 +336,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(purge_answers(app.clone()));
     tokio::spawn(sweep_approvals(app.clone()));
+    tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door })
 }
 

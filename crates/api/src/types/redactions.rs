@@ -165,9 +165,9 @@ pub struct Retention {
     pub tenant: TenantName,
     /// Whether nothing was erased.
     pub dry_run: bool,
-    /// The erasure; none when nothing was due, or nothing was to be done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redaction: Option<RedactionId>,
+    /// The erasures, one for each step; none when nothing was due, or nothing was to be done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redactions: Vec<RedactionId>,
     /// When.
     pub at: Timestamp,
     /// How many values.
@@ -176,6 +176,4 @@ pub struct Retention {
     pub runs: Vec<Retained>,
     /// How many values are due and held.
     pub held: u64,
-    /// Whether there is more than one step erases.
-    pub more: bool,
 }
