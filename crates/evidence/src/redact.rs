@@ -25,7 +25,7 @@ use crate::{
     frames::split_text,
     keys::{KeyringError, TenantKeys},
     read::{ReadError, on_a_thread, walk},
-    record::{Evidence, RecordError},
+    record::{COUNTED, Evidence, RecordError},
     vault::{self, Openable, Sealed},
 };
 
@@ -61,6 +61,9 @@ pub enum EraseError {
         /// The field.
         field: String,
     },
+    /// Policies count by it.
+    #[error("`{0}` is what policies count by; it names nobody and cannot be redacted")]
+    Counted(&'static str),
     /// It was erased before.
     #[error("it was erased already by {0}")]
     Already(RedactionId),
@@ -382,6 +385,7 @@ impl Evidence {
             let whole: serde_json::Value = serde_json::from_slice(leaf).map_err(|_| ReadError::Damaged(at))?;
             let named = || field.chars().take(64).collect::<String>();
             answer = match whole.get("body").and_then(|body| body.get(field)) {
+                Some(_) if field == COUNTED => Err(EraseError::Counted(COUNTED)),
                 None => Err(EraseError::NoSuchField { leaf: seq, field: named() }),
                 Some(value) if commitment(value).is_none() => Err(EraseError::Public { leaf: seq, field: named() }),
                 Some(_) => {

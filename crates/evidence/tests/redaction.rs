@@ -13,7 +13,7 @@ use std::{
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cogward_evidence::{EraseError, Erasure, Evidence, LeafView, executed};
+use cogward_evidence::{DecidedOrCompleted, EraseError, Erasure, Evidence, Kept, LeafView, executed};
 use cogward_ledger::{Hash, leaf::leaf_hash, note::Checkpoint, proof::verify_inclusion};
 use cogward_model::{
     RunId, SystemClock, SystemEntropy,
@@ -408,6 +408,23 @@ async fn what_is_recorded_meanwhile_is_either_erased_and_named_or_opens() {
     }
     assert_eq!(shown.last().unwrap().disclosed["args"], "last");
     verified(&evidence, "acme").await;
+}
+
+#[tokio::test]
+async fn what_policies_count_by_outlives_the_person_and_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let evidence = open(dir.path());
+    let run = new_run();
+    let added = cogward_model::event::Value::Map(BTreeMap::from([("calls() per user".to_owned(), cogward_model::event::Value::Int(1))]));
+    evidence.record(of("anna", run, "a").confidential("history", added)).await.unwrap();
+    let field = ErasureScope::Field { leaf: 0, name: "history".to_owned() };
+    assert!(matches!(evidence.examine(&tenant("acme"), &field).await, Err(EraseError::Counted("history"))));
+    erase(&evidence, &subject("anna")).await;
+    let mut seen = Vec::new();
+    evidence.replay_decisions(&mut |one| seen.push(one.clone())).unwrap();
+    let Some(DecidedOrCompleted::Decided { lasting: Some(lasting), .. }) = seen.first() else { panic!("{seen:?}") };
+    assert_eq!(lasting.subject, Kept::Lost);
+    assert_eq!(lasting.added, Kept::Known(BTreeMap::from([("calls() per user".to_owned(), 1)])));
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ impl From<EraseError> for Failure {
                 .rule("redaction.scope")
                 .next_step("see that the tenant is right, and the person's name exactly as the evidence has it"),
             EraseError::NoSuchLeaf(_) => Self::new(ProblemCode::NotFound, text).rule("redaction.scope"),
-            EraseError::NoSuchField { .. } | EraseError::Already(_) => {
+            EraseError::NoSuchField { .. } | EraseError::Already(_) | EraseError::Counted(_) => {
                 Self::new(ProblemCode::NotRedactable, text).rule("redaction.scope")
             }
             EraseError::Public { .. } => Self::new(ProblemCode::NotRedactable, text)
