@@ -4,10 +4,16 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use cogward_evidence::{Evidence, EvidenceOptions};
+use cogward_model::{
+    Clock, SystemClock, Timestamp,
+    event::{Attribution, Event, EventType},
+};
 use cogward_testkit::{Agent, MAY_ASK, Plane};
 use serde_json::Value;
 
@@ -204,7 +210,9 @@ fn a_person_is_erased_by_two_people_and_gets_a_receipt_and_the_log_stays_as_it_w
     let (code, text) = check(&receipt)?;
     assert!(code == 0 && text.contains("values erased"), "{text}");
     let whole = fs::read_to_string(receipt.join("receipt.json"))?;
-    for (from, to) in [("\"index\": ", "\"index\": 1"), ("values erased: ", "values erased: 1"), ("gdpr-17-1-b", "gdpr-17-1-a")] {
+    for (from, to) in
+        [("\"index\": ", "\"index\": 1"), ("values erased: ", "values erased: 1"), ("gdpr-17-1-b", "gdpr-17-1-a")]
+    {
         ensure!(whole.contains(from), "{from}");
         fs::write(receipt.join("receipt.json"), whole.replacen(from, to, 1))?;
         let (code, text) = check(&receipt)?;
@@ -372,7 +380,11 @@ fn an_old_copy_of_the_vault_and_of_the_state_brings_nobody_back() -> Result<()> 
     office.plane.stop()?;
     for old in ["evidence/vault", "state.db"] {
         let (from, to) = (backup.join(old), data.join(old));
-        if to.is_dir() { fs::remove_dir_all(&to)? } else { fs::remove_file(&to)? }
+        if to.is_dir() {
+            fs::remove_dir_all(&to)?
+        } else {
+            fs::remove_file(&to)?
+        }
         copy(&from, &to)?;
     }
     for beside in ["state.db-wal", "state.db-shm"] {
@@ -403,5 +415,73 @@ fn many_requests_in_a_short_time_are_a_finding() -> Result<()> {
     // Nothing is due today of what is kept for years; that it was asked is all that happens.
     let (code, text) = office.as_first(&["evidence", "retain", "--dry-run", "--reason", "what would go?"])?;
     assert!(code == 0 && text.contains("\"values\": 0"), "{text}");
+    Ok(())
+}
+
+struct TenDaysAgo;
+
+impl Clock for TenDaysAgo {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_micros(SystemClock.now().unix_micros() - 10 * 86_400_000_000)
+    }
+}
+
+/// Adds a record to a run as a plane of ten days ago would have sealed it.
+fn sealed_long_ago(data: &Path, run: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let options = EvidenceOptions { clock: Arc::new(TenDaysAgo), ..EvidenceOptions::new(data.join("evidence")) };
+    runtime.block_on(async {
+        let evidence = Evidence::open(options)?;
+        let by = Attribution { agent: Some(("keeper".parse()?, "1".parse()?)), subject: Some(ANNA.to_owned()) };
+        let event = Event::new(EventType::ToolCallCompleted, "default".parse()?, by)
+            .confidential("result", "an old answer")
+            .run(run.parse()?);
+        evidence.record(event).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn values_go_when_the_days_of_their_manifest_are_over_and_no_hold_keeps_them() -> Result<()> {
+    let mut office = Office::open()?;
+    let days = [("  budgets:\n", "  evidence: {retentionDays: 5}\n  budgets:\n")];
+    office.plane.register(&Agent { name: "keeper", changes: &days, ..ASKER })?;
+    let started = office.plane.json(["run", "start", "keeper", "--as", ANNA, "--reason", "test", "--wait"])?;
+    let run = started["id"].as_str().context("an id")?.to_owned();
+    let fresh = disclosed(&office.leaves(&run)?);
+    let hold = office.plane.json(["evidence", "hold", "place", "--run", &run, "--reason", "case 12"])?;
+    let hold = hold["id"].as_str().context("an id")?.to_owned();
+    office.plane.stop()?;
+    sealed_long_ago(&office.plane.data_dir(), &run)?;
+    office.plane.up()?;
+    let retain = |dry: &[&str]| -> Result<Value> {
+        let mut args = vec!["evidence", "retain", "--reason", "the yearly clean-up"];
+        args.extend(dry);
+        office.plane.json(args)
+    };
+    let held = retain(&[])?;
+    assert_eq!((held["values"].clone(), held["held"].clone()), (0.into(), 2.into()), "{held}");
+    assert_eq!(disclosed(&office.leaves(&run)?), fresh + 2);
+    let (code, text) = office.as_bob(&["evidence", "hold", "release", &hold, "--reason", "never confirmed"])?;
+    assert_eq!(code, 0, "{text}");
+    let due = retain(&["--dry-run"])?;
+    assert_eq!((due["values"].clone(), due["runs"][0]["retention_days"].clone()), (2.into(), 5.into()), "{due}");
+    assert_eq!(disclosed(&office.leaves(&run)?), fresh + 2, "it was only asked");
+    let done = retain(&[])?;
+    assert_eq!(done["values"], 2, "{done}");
+    let id = done["redactions"][0].as_str().context("an id")?.to_owned();
+    let leaves = office.leaves(&run)?;
+    assert_eq!((disclosed(&leaves), erased_by(&leaves, &id)), (fresh, 2), "what is not due stays");
+    let log = String::from_utf8_lossy(&office.exported("pack")?).into_owned();
+    assert_eq!(log.matches("\"type\":\"retention.executed\"").count(), 1);
+    assert!(log.contains("\"ground\":\"retention\""));
+    // And by itself, when a plane comes up with something that is due.
+    office.plane.stop()?;
+    sealed_long_ago(&office.plane.data_dir(), &run)?;
+    office.plane.up()?;
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while disclosed(&office.leaves(&run)?) != fresh {
+        ensure!(std::time::Instant::now() < until, "the plane does not erase by itself");
+    }
     Ok(())
 }

@@ -179,7 +179,7 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
     use cogward_model::{
         AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
-        id::{ApprovalId, EventId, OperationId, OperatorId, HoldId, RedactionId},
+        id::{ApprovalId, EventId, HoldId, OperationId, OperatorId, RedactionId},
         manifest::Tier,
     };
     let schema = match name {

@@ -10,14 +10,15 @@ use crate::{
     ProblemCode::*,
     route::of,
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, ErasureReceipt, Event,
-        EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Hold, HoldRequest, Issuer, IssuerPut, LogQuery, MemoryForget,
-        MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate,
-        Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery,
-        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
-        ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, Retention, RetentionRequest, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart,
-        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
-        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut,
+        ErasureReceipt, Event, EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Hold, HoldRequest, Issuer,
+        IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd,
+        OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff,
+        PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite,
+        Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, RegisterQuery,
+        Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery,
+        SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer,
+        ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -244,7 +245,7 @@ routes! {
         .gives(of::<Redaction>);
     APPROVE_REDACTION = Route::new("approve_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/approve", "Approve an erasure that another operator asked for")
-        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[FourEyes, RedactionClosed, EvidenceHeld]).reasoned()
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[FourEyes, RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
         .command("redaction.approve");
     DENY_REDACTION = Route::new("deny_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/deny", "Refuse an erasure")
@@ -252,7 +253,7 @@ routes! {
         .command("redaction.deny");
     EXECUTE_REDACTION = Route::new("execute_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/execute", "Carry out an erasure that was approved, for good")
-        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed, EvidenceHeld]).reasoned()
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
         .command("redaction.execute");
     GET_ERASURE_RECEIPT = Route::new("get_erasure_receipt", "redactions", Get,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/receipt", "Read the receipt of an erasure for the data subject")

@@ -11,7 +11,11 @@ use std::{
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
-use cogward_model::{AgentName, NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::{EventId, RedactionId}};
+use cogward_model::{
+    AgentName, NanoUsd, RunId, TenantName, Timestamp,
+    action::Amounts,
+    id::{EventId, RedactionId},
+};
 use cogward_wal::{Position, Wal};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 

@@ -244,7 +244,8 @@ fn text_of(
     for leaf in executed {
         lines.push(format!("recorded in leaf {}: {}", leaf.seq, hash_text(&leaf_hash(&leaf.bytes))));
     }
-    lines.push("The records stay, with a commitment in the place of each value that nothing opens any more.".to_owned());
+    lines
+        .push("The records stay, with a commitment in the place of each value that nothing opens any more.".to_owned());
     lines.join("\n") + "\n"
 }
 

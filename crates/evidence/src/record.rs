@@ -178,7 +178,9 @@ fn data_key(
     let (class, subject) = match class {
         FieldClass::Personal => (Sealing::Personal, person),
         // What a customer's business was outside of any run, an operator's going does not take along.
-        FieldClass::Confidential | FieldClass::Public => (Sealing::Confidential, person.filter(|_| event.run.is_some())),
+        FieldClass::Confidential | FieldClass::Public => {
+            (Sealing::Confidential, person.filter(|_| event.run.is_some()))
+        }
     };
     keys.data.sealing(Purpose { class, subject, run: event.run }, today)
 }

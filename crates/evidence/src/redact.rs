@@ -262,12 +262,7 @@ impl Evidence {
     ///
     /// # Errors
     /// See [`EraseError`]; then it is to be repeated, at the next start at the latest.
-    pub async fn destroy(
-        &self,
-        tenant: &TenantName,
-        by: RedactionId,
-        plan: &ErasurePlan,
-    ) -> Result<usize, EraseError> {
+    pub async fn destroy(&self, tenant: &TenantName, by: RedactionId, plan: &ErasurePlan) -> Result<usize, EraseError> {
         let (evidence, tenant, plan) = (self.clone(), tenant.clone(), plan.clone());
         on_a_thread(move || evidence.destroy_now(&tenant, by, &plan, &BTreeSet::new())).await
     }
@@ -313,8 +308,7 @@ impl Evidence {
             // What does not open now is lost already; it must not keep the other from being erased.
             let Some(value) = sealed.open(&key, tenant.as_str(), id) else { return Ok(()) };
             let entropy = &*self.shared.entropy;
-            let frame =
-                vault::seal(&successor, entropy, tenant.as_str(), id, &name, &value).ok_or_else(broken)?;
+            let frame = vault::seal(&successor, entropy, tenant.as_str(), id, &name, &value).ok_or_else(broken)?;
             let (_, sealed) = split_text(&frame).ok_or_else(broken)?;
             bytes += sealed.len();
             again.push((id.to_owned(), sealed.to_vec()));
@@ -334,14 +328,10 @@ impl Evidence {
     /// The tenant's keys cannot be read.
     pub fn is_held(&self, tenant: &TenantName, value: &ErasedValue, hold: &HoldScope) -> Result<bool, KeyringError> {
         Ok(match hold {
-            HoldScope::Subject(person) => {
-                self.shared.keyring.tenant(tenant)?.data.subject_tag(person) == value.subject
-            }
+            HoldScope::Subject(person) => self.shared.keyring.tenant(tenant)?.data.subject_tag(person) == value.subject,
             HoldScope::Run(run) => value.run == Some(*run),
             HoldScope::Agent(agent) => value.agent.as_ref() == Some(agent),
-            HoldScope::Window { from, until } => {
-                value.time >= *from && until.is_none_or(|until| value.time < until)
-            }
+            HoldScope::Window { from, until } => value.time >= *from && until.is_none_or(|until| value.time < until),
         })
     }
 
@@ -365,13 +355,7 @@ impl Evidence {
     }
 
     /// The key under which a field of a leaf is sealed now.
-    fn key_of_field(
-        &self,
-        keys: &TenantKeys,
-        tenant: &TenantName,
-        seq: u64,
-        field: &str,
-    ) -> Result<KeyId, EraseError> {
+    fn key_of_field(&self, keys: &TenantKeys, tenant: &TenantName, seq: u64, field: &str) -> Result<KeyId, EraseError> {
         let mut answer = Err(EraseError::NoSuchLeaf(seq));
         let whole = (Position::default(), self.shared.progress.end());
         walk(&self.shared.dir, whole, |at, of, leaf, sealed| {

@@ -100,8 +100,11 @@ impl Evidence {
         }
         for (tenant, told) in by_tenant {
             let keys = self.shared.keyring.tenant(&tenant)?;
-            let named: BTreeMap<&str, usize> =
-                told.iter().enumerate().flat_map(|(n, one)| one.keys.iter().map(move |key| (key.as_str(), n))).collect();
+            let named: BTreeMap<&str, usize> = told
+                .iter()
+                .enumerate()
+                .flat_map(|(n, one)| one.keys.iter().map(move |key| (key.as_str(), n)))
+                .collect();
             let mut back: BTreeMap<usize, Vec<_>> = BTreeMap::new();
             for key in keys.data.select(&mut |key| named.contains_key(key_name(&key.id).as_str()))? {
                 if let Some(n) = named.get(key_name(&key.id).as_str()) {

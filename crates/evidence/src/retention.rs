@@ -23,7 +23,8 @@ impl Evidence {
         let (evidence, tenant, today) = (self.clone(), tenant.clone(), day(self.shared.clock.now()));
         on_a_thread(move || {
             let keys = evidence.shared.keyring.tenant(&tenant)?;
-            let found = keys.data.select(&mut |key| key.run.is_some() && key.day().saturating_add(older_than) < today)?;
+            let found =
+                keys.data.select(&mut |key| key.run.is_some() && key.day().saturating_add(older_than) < today)?;
             Ok(found.into_iter().filter_map(|key| key.run).collect())
         })
         .await

@@ -237,7 +237,8 @@ async fn one_field_goes_and_its_neighbours_stay() {
     assert_eq!((shown[1].disclosed["sub"].as_str(), shown[1].erased["args"]), (Some("anna"), by));
     assert_eq!((shown[2].disclosed["sub"].as_str(), shown[2].erased["args"]), (Some("anna"), second));
     assert_eq!(shown[2].disclosed["path"], "/files/a2");
-    let refused = async |leaf, name: &str| evidence.prepare_erasure(&tenant("acme"), &field(leaf, name)).await.unwrap_err();
+    let refused =
+        async |leaf, name: &str| evidence.prepare_erasure(&tenant("acme"), &field(leaf, name)).await.unwrap_err();
     assert!(matches!(refused(1, "args").await, EraseError::Already(found) if found == by));
     assert!(matches!(refused(1, "decision").await, EraseError::Public { .. }));
     assert!(matches!(refused(1, "tenant").await, EraseError::Public { .. }));
@@ -415,7 +416,10 @@ async fn what_policies_count_by_outlives_the_person_and_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let evidence = open(dir.path());
     let run = new_run();
-    let added = cogward_model::event::Value::Map(BTreeMap::from([("calls() per user".to_owned(), cogward_model::event::Value::Int(1))]));
+    let added = cogward_model::event::Value::Map(BTreeMap::from([(
+        "calls() per user".to_owned(),
+        cogward_model::event::Value::Int(1),
+    )]));
     evidence.record(of("anna", run, "a").confidential("history", added)).await.unwrap();
     let field = ErasureScope::Field { leaf: 0, name: "history".to_owned() };
     assert!(matches!(evidence.examine(&tenant("acme"), &field).await, Err(EraseError::Counted("history"))));
@@ -455,9 +459,8 @@ async fn a_hold_keeps_what_is_in_its_scope_and_no_more() {
     clock.0.fetch_add(DAY, Ordering::SeqCst);
     evidence.record(of("berta", berta, "b")).await.unwrap();
     let erasure = evidence.examine(&tenant("acme"), &ErasureScope::Run(anna)).await.unwrap();
-    let held = |hold: &HoldScope| {
-        erasure.values.iter().all(|value| evidence.is_held(&tenant("acme"), value, hold).unwrap())
-    };
+    let held =
+        |hold: &HoldScope| erasure.values.iter().all(|value| evidence.is_held(&tenant("acme"), value, hold).unwrap());
     let at = |days: u64| cogward_model::Timestamp::from_unix_micros(days * DAY);
     assert!(held(&HoldScope::Subject("anna".into())) && !held(&HoldScope::Subject("berta".into())));
     assert!(held(&HoldScope::Run(anna)) && !held(&HoldScope::Run(berta)));
@@ -566,7 +569,12 @@ async fn a_kept_disclosure_still_opens_its_commitment_and_no_other() {
     use aws_lc_rs::digest::{SHA256, digest};
     let wanted = shown[0].body["args"]["$c"].as_str().unwrap();
     for guess in (1920..2020).flat_map(|y| (1..13).map(move |m| format!("born {y}-{m:02}-01"))) {
-        for form in [guess.clone(), format!("\"{guess}\""), format!("[\"args\",\"{guess}\"]"), format!("[\"\",\"args\",\"{guess}\"]")] {
+        for form in [
+            guess.clone(),
+            format!("\"{guess}\""),
+            format!("[\"args\",\"{guess}\"]"),
+            format!("[\"\",\"args\",\"{guess}\"]"),
+        ] {
             let hash = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest(&SHA256, form.as_bytes()));
             assert_ne!(hash, wanted);
         }

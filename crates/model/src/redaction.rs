@@ -215,7 +215,8 @@ mod tests {
         for good in ["gdpr-17-1-a", "gdpr-17-1-f", "hipaa-164.526", "court-order"] {
             assert_eq!(good.parse::<LegalGround>().unwrap().as_str(), good);
         }
-        for bad in ["", "x", "gdpr-17-1-g", "gdpr-17-1", "GDPR-17-1-a", "because anna wants it", "-x", &"a".repeat(65)] {
+        for bad in ["", "x", "gdpr-17-1-g", "gdpr-17-1", "GDPR-17-1-a", "because anna wants it", "-x", &"a".repeat(65)]
+        {
             assert!(bad.parse::<LegalGround>().is_err(), "{bad}");
         }
     }

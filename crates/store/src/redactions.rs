@@ -160,7 +160,11 @@ impl Tx {
     ///
     /// # Errors
     /// [`StoreError`] when the database failed or the row is not readable.
-    pub async fn redaction(&mut self, tenant: &TenantName, id: RedactionId) -> Result<Option<RedactionRow>, StoreError> {
+    pub async fn redaction(
+        &mut self,
+        tenant: &TenantName,
+        id: RedactionId,
+    ) -> Result<Option<RedactionRow>, StoreError> {
         get(self.connection(), tenant, id).await
     }
 
@@ -235,13 +239,11 @@ impl Tx {
     /// # Errors
     /// [`StoreError`] when the database failed.
     pub async fn redaction_end(&mut self, id: RedactionId, found: u64) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE redactions SET state = 'executed', found = $1, scope = NULL, plan = NULL WHERE id = $2",
-        )
-        .bind(rows::signed(found))
-        .bind(id.to_string())
-        .execute(self.connection())
-        .await?;
+        sqlx::query("UPDATE redactions SET state = 'executed', found = $1, scope = NULL, plan = NULL WHERE id = $2")
+            .bind(rows::signed(found))
+            .bind(id.to_string())
+            .execute(self.connection())
+            .await?;
         Ok(())
     }
 

@@ -172,10 +172,12 @@ pub enum Redact {
 #[derive(Debug, Subcommand)]
 pub enum Hold {
     /// Ask for a legal hold; it holds at once, and another operator has to confirm it
-    #[command(after_help = "Nothing in its scope is erased, by nobody and by no retention, until two operators release it.\n\n\
+    #[command(
+        after_help = "Nothing in its scope is erased, by nobody and by no retention, until two operators release it.\n\n\
         Examples:\n  \
         cogward evidence hold place --agent claims-triage --reason \"case 2026/118\"\n  \
-        cogward evidence hold place --from 2026-10-01 --until 2026-11-01 --reason \"audit of October\"")]
+        cogward evidence hold place --from 2026-10-01 --until 2026-11-01 --reason \"audit of October\""
+    )]
     Place {
         #[command(flatten)]
         what: HoldFlags,

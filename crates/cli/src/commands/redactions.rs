@@ -92,8 +92,7 @@ pub fn hold(command: args::Hold, session: &mut Session<'_>) -> Result<Exit, Fail
             return Ok(Exit::Done);
         }
         args::Hold::List { tenant, limit } => {
-            let all: Vec<Hold> =
-                client.list(&paths::holds(&tenant.tenant), &PageQuery::default(), limit.count())?;
+            let all: Vec<Hold> = client.list(&paths::holds(&tenant.tenant), &PageQuery::default(), limit.count())?;
             session.output.list(&all)?;
             return Ok(Exit::Done);
         }

@@ -97,12 +97,7 @@ impl Show for Retained {
     const PLURAL: &'static str = "runs with values that are due";
     const HEAD: &'static [&'static str] = &["RUN", "AGENT", "KEPT DAYS", "VALUES"];
     fn row(&self) -> Vec<Cell> {
-        vec![
-            Cell::from(&self.run),
-            Cell::from(&self.agent),
-            u64::from(self.retention_days).into(),
-            self.values.into(),
-        ]
+        vec![Cell::from(&self.run), Cell::from(&self.agent), u64::from(self.retention_days).into(), self.values.into()]
     }
     fn name(&self) -> String {
         self.run.to_string()

@@ -100,7 +100,11 @@ pub(crate) fn by(operator: &Operator) -> Option<(&str, OperatorId)> {
 }
 
 /// The first hold that keeps one of these values.
-pub(crate) async fn held(plane: &Plane, tenant: &TenantName, values: &[ErasedValue]) -> Result<Option<HoldRow>, Failure> {
+pub(crate) async fn held(
+    plane: &Plane,
+    tenant: &TenantName,
+    values: &[ErasedValue],
+) -> Result<Option<HoldRow>, Failure> {
     let holds = Holds::of(plane, tenant).await?;
     for value in values {
         if let Some(hold) = holds.keeping(plane, tenant, value).await? {
@@ -152,7 +156,8 @@ impl Holds {
             return Ok(hold.clone());
         }
         let agent = plane.store.run(run).await?.map(|row| row.agent);
-        let of_agent = |hold: &&HoldRow| matches!(&hold.scope, Some(HoldScope::Agent(held)) if Some(held) == agent.as_ref());
+        let of_agent =
+            |hold: &&HoldRow| matches!(&hold.scope, Some(HoldScope::Agent(held)) if Some(held) == agent.as_ref());
         let found = self.holds.iter().find(of_agent).cloned();
         *last = Some((run, found.clone()));
         Ok(found)

@@ -8,9 +8,7 @@ use std::{
 use cogward_api::{Retained, Retention};
 use cogward_evidence::{EraseError, Erasure};
 use cogward_journal::JournalEvent;
-use cogward_model::{
-    AgentName, Id, RunId, TenantName, VersionLabel, manifest::Manifest, redaction::RedactionState,
-};
+use cogward_model::{AgentName, Id, RunId, TenantName, VersionLabel, manifest::Manifest, redaction::RedactionState};
 use cogward_store::{Answerable, PageRequest, RedactionRow};
 
 use super::{CarryOutError, Holds, RETENTION, carry_out, finish, the_plane};

@@ -103,8 +103,7 @@ pub(crate) async fn request(
         return Err(Failure::invalid(format!("a tenant has at most {HOLDS_MAX} holds in force")).rule("limits.holds"));
     }
     let mut tx = app.store.begin().await?;
-    let requested =
-        Answerable { name: operator.name.clone(), id: operator.id, at: tx.now(), reason: reason.clone() };
+    let requested = Answerable { name: operator.name.clone(), id: operator.id, at: tx.now(), reason: reason.clone() };
     let row = HoldRow {
         id: Id::new(&*app.clock, &*app.entropy),
         tenant,

@@ -146,7 +146,8 @@ fn without_field(mut event: Event) -> Event {
 }
 
 fn tell(plane: &Plane, word: &'static str, row: &RedactionRow, severity: Severity) {
-    let detail = serde_json::json!({ "redaction": row.id, "scope": row.kind, "ground": row.ground, "values": row.found });
+    let detail =
+        serde_json::json!({ "redaction": row.id, "scope": row.kind, "ground": row.ground, "values": row.found });
     plane.journal.publish(JournalEvent::tenant(word, row.tenant.clone()).severity(severity).detail(detail));
 }
 
@@ -287,8 +288,8 @@ pub(crate) async fn receipt(
     if row.state != RedactionState::Executed {
         return Err(closed(&row, "shown as erased"));
     }
-    let event = by_operator(EventType::EvidenceRead, tenant.clone(), &caller.0, None)
-        .public("read_receipt", id.to_string());
+    let event =
+        by_operator(EventType::EvidenceRead, tenant.clone(), &caller.0, None).public("read_receipt", id.to_string());
     app.record(event).await?;
     let receipt = app.evidence.erasure_receipt(&tenant, id).await.map_err(|error| match error {
         ReceiptError::Record(error) => crate::plane::unrecorded(&error),
@@ -311,5 +312,6 @@ pub(crate) async fn retain(
     let by = Answerable { name: operator.name.clone(), id: operator.id, at: app.clock.now(), reason };
     let task = tokio::spawn(async move { retention::apply(&app, &tenant, Some(by), dry_run).await });
     let done = task.await;
-    done.map_err(|error| Failure::internal("retention broke off; it is finished at the next start", &error))?.map(Answer)
+    done.map_err(|error| Failure::internal("retention broke off; it is finished at the next start", &error))?
+        .map(Answer)
 }
