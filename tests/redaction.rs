@@ -378,17 +378,16 @@ fn an_old_copy_of_the_vault_and_of_the_state_brings_nobody_back() -> Result<()> 
     office.plane.up()?;
     assert_eq!(office.execute(&id)?.0, 0);
     office.plane.stop()?;
-    for old in ["evidence/vault", "state.db"] {
+    for old in ["evidence/vault", "state.db", "state.db-wal", "state.db-shm"] {
         let (from, to) = (backup.join(old), data.join(old));
         if to.is_dir() {
-            fs::remove_dir_all(&to)?
+            fs::remove_dir_all(&to)?;
         } else {
-            fs::remove_file(&to)?
+            drop(fs::remove_file(&to));
         }
-        copy(&from, &to)?;
-    }
-    for beside in ["state.db-wal", "state.db-shm"] {
-        drop(fs::remove_file(data.join(beside)));
+        if from.exists() {
+            copy(&from, &to)?;
+        }
     }
     office.plane.up()?;
     let leaves = office.leaves(&run)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use cogward_model::{
     AgentName, RunId, Timestamp,
     id::{HoldId, RedactionId},
@@ -13,7 +13,8 @@ use super::{LimitFlag, ReasonFlag, TenantFlag, policies::moment};
 
 /// What is to be erased.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[group(id = "erase", required = true, multiple = false, args = ["subject", "run", "leaf"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("erase").required(true).args(["subject", "run", "leaf"])))]
 pub struct ErasureFlags {
     /// Every hidden value of records made for this person: the user of a run or the operator, exactly as the evidence has it
     #[arg(long, value_name = "PERSON")]
@@ -43,7 +44,8 @@ impl ErasureFlags {
 
 /// What is to be held.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[group(id = "keep", required = true, multiple = false, args = ["subject", "run", "agent", "from"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("keep").required(true).args(["subject", "run", "agent", "from"])))]
 pub struct HoldFlags {
     /// Everything about this person, exactly as the evidence has the name
     #[arg(long, value_name = "PERSON")]
