@@ -317,15 +317,40 @@ fn one_field_goes_and_public_fields_stay_and_a_stranger_gets_nothing() -> Result
     Ok(())
 }
 
+/// When a plane is killed that carries an erasure out.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So long after the command was given.
+    After(Duration),
+    /// As soon as the state is written: the plan is there, or about to be.
+    StateWritten,
+    /// As soon as a key is overwritten: the ledger does not say so yet.
+    KeyOverwritten,
+}
+
+/// What the files that a moment is seen by hold.
+fn seen(data: &Path, moment: Moment) -> Result<Vec<Vec<u8>>> {
+    let read = |paths: Vec<PathBuf>| paths.iter().map(|path| Ok(fs::read(path)?)).collect();
+    match moment {
+        Moment::After(_) => Ok(Vec::new()),
+        Moment::StateWritten => read(vec![data.join("state.db-wal")]),
+        Moment::KeyOverwritten => read(files(&data.join("evidence/vault"))?),
+    }
+}
+
 #[test]
 fn killed_in_the_middle_it_is_not_carried_out_or_carried_out_and_recorded() -> Result<()> {
     let mut office = Office::open()?;
+    let after = [0, 15, 40].map(|millis| Moment::After(Duration::from_millis(millis)));
+    let moments = after.into_iter().chain([Moment::StateWritten; 4]).chain([Moment::KeyOverwritten; 4]);
     let (mut done, mut undone) = (0, 0);
-    for round in 0..14_u64 {
+    for (round, moment) in moments.enumerate() {
         let person = format!("person{round}@example.org");
         let run = office.run_for(&person)?;
         let hidden = disclosed(&office.leaves(&run)?);
         let id = office.approved(&["--subject", &person])?;
+        let data = office.plane.data_dir();
+        let before = seen(&data, moment)?;
         let mut execute = office
             .plane
             .command(["evidence", "redact", "execute", &id, "--reason", "due"])
@@ -333,8 +358,19 @@ fn killed_in_the_middle_it_is_not_carried_out_or_carried_out_and_recorded() -> R
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        // Not a wait for anything: the moment of the kill, another one each time.
-        std::thread::sleep(Duration::from_micros(round * 2_500));
+        match moment {
+            // Not a wait for anything: the moment of the kill, another one each time.
+            Moment::After(time) => std::thread::sleep(time),
+            Moment::StateWritten | Moment::KeyOverwritten => {
+                // New keys are put at the end; one that is overwritten changes what was there.
+                let keys = matches!(moment, Moment::KeyOverwritten);
+                let is_same = |old: &Vec<u8>, new: &Vec<u8>| if keys { new.starts_with(old) } else { new == old };
+                let is_as_before = |now: &[Vec<u8>]| before.iter().zip(now).all(|(old, new)| is_same(old, new));
+                while is_as_before(&seen(&data, moment)?) && execute.try_wait()?.is_none() {
+                    std::thread::yield_now();
+                }
+            }
+        }
         office.plane.kill_9()?;
         let _whatever = execute.wait()?;
         office.plane.up()?;
@@ -359,7 +395,9 @@ fn killed_in_the_middle_it_is_not_carried_out_or_carried_out_and_recorded() -> R
         let told = log.matches(&format!("\"redaction\":\"{id}\"")).count();
         assert_eq!(told, 3, "requested, approved, executed; round {round}");
     }
-    println!("{done} were carried out, {undone} were not");
+    let finished = office.plane.log().matches("an erasure was broken off, and is finished").count();
+    println!("{undone} did not begin, {done} were carried out, {finished} of these by the next start");
+    assert!(undone > 0 && finished > 0, "both sides of the middle were met: {undone}, {done}, {finished}");
     Ok(())
 }
 
