@@ -139,7 +139,6 @@ impl Evidence {
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
             sealing: Default::default(),
-            told: recovery.told.into(),
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
@@ -205,8 +204,6 @@ struct Recovery {
     last_time: Timestamp,
     last_time_text: String,
     progress: Progress,
-    /// What the log says was erased.
-    told: Vec<crate::replay::Told>,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
@@ -245,9 +242,6 @@ impl Recovery {
             (Some(run), Some(seq)) => Some((run.parse::<RunId>().map_err(|_| damaged("not a run"))?, seq)),
             _ => None,
         };
-        if crate::replay::is_erasure(leaf.body.kind) {
-            self.told.push(crate::replay::Told::read(&tenant, bytes).ok_or(damaged("not an erasure"))?);
-        }
         log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
         if let Some(signed) = self.signed.get(&tenant)
             && signed.size == log.tree.size()

@@ -94,8 +94,6 @@ pub(crate) struct Shared {
     /// Read from the sealing of an event until it waits for its place; written while keys are retired. So every
     /// value under a retired key is in the log once the queue is empty.
     pub(crate) sealing: RwLock<()>,
-    /// Erasures that the log tells of, to be compared with the keys at start.
-    pub(crate) told: std::sync::Mutex<Vec<crate::replay::Told>>,
 }
 
 impl Shared {

@@ -21,15 +21,24 @@ use crate::{
     redact::{EraseError, plan_again},
 };
 
-/// Whether a leaf of this type names destroyed keys.
-pub(crate) fn is_erasure(kind: &str) -> bool {
+/// Behind the type of a leaf about an erasure are its version, the number of its values and its place: no more bytes
+/// than these. All others are passed over by a look at their ends.
+const TAIL_BYTES: usize = 512;
+
+/// Whether a leaf may be one that names destroyed keys.
+fn may_be_erasure(leaf: &[u8]) -> bool {
+    let tail = leaf.get(leaf.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
+    let kinds = [EventType::RedactionExecuted, EventType::RetentionExecuted];
+    kinds.iter().any(|kind| tail.windows(kind.as_str().len()).any(|part| part == kind.as_str().as_bytes()))
+}
+
+fn is_erasure(kind: &str) -> bool {
     kind == EventType::RedactionExecuted.as_str() || kind == EventType::RetentionExecuted.as_str()
 }
 
 /// What a leaf about an erasure says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
-    tenant: TenantName,
+struct Told {
     redaction: RedactionId,
     keys: Vec<String>,
     /// The one value that it was about.
@@ -52,13 +61,6 @@ struct Body {
     field: Option<String>,
     #[serde(default)]
     commitments: Vec<String>,
-}
-
-impl Told {
-    pub(crate) fn read(tenant: &TenantName, leaf: &[u8]) -> Option<Self> {
-        let Body { redaction, keys, leaf, field, .. } = serde_json::from_slice::<Leaf>(leaf).ok()?.body;
-        Some(Self { tenant: tenant.clone(), redaction, keys, only: leaf.zip(field) })
-    }
 }
 
 /// What had come back and is gone again.
@@ -91,13 +93,13 @@ impl Evidence {
     }
 
     fn destroy_again(&self) -> Result<Replayed, EraseError> {
-        let told = std::mem::take(&mut *self.shared.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let mut replayed = Replayed::default();
         let mut by_tenant: BTreeMap<TenantName, Vec<Told>> = BTreeMap::new();
-        for one in told {
-            replayed.executed.insert(one.redaction);
-            by_tenant.entry(one.tenant.clone()).or_default().push(one);
-        }
+        self.erasures(|tenant, body| {
+            let Body { redaction, keys, leaf, field, .. } = body;
+            replayed.executed.insert(redaction);
+            by_tenant.entry(tenant).or_default().push(Told { redaction, keys, only: leaf.zip(field) });
+        })?;
         for (tenant, told) in by_tenant {
             let keys = self.shared.keyring.tenant(&tenant)?;
             let named: BTreeMap<&str, usize> = told
@@ -126,14 +128,24 @@ impl Evidence {
     /// What the log says was erased, by commitment.
     fn erased_commitments(&self, tenant: &TenantName) -> Result<BTreeSet<String>, EraseError> {
         let mut gone = BTreeSet::new();
-        let whole = (Position::default(), self.shared.progress.end());
-        walk(&self.shared.dir, whole, |at, of, leaf, _| {
-            let damaged = |_| ReadError::Damaged(at);
-            if of == tenant.as_str() && is_erasure(Parsed::from_bytes(leaf).map_err(damaged)?.body.kind) {
-                gone.extend(serde_json::from_slice::<Leaf>(leaf).map_err(damaged)?.body.commitments);
+        self.erasures(|of, body| {
+            if of == *tenant {
+                gone.extend(body.commitments);
             }
-            Ok::<_, EraseError>(true)
         })?;
         Ok(gone)
+    }
+
+    /// Shows every leaf about an erasure, from the beginning of the log: what was passed over would come back.
+    fn erasures(&self, mut visit: impl FnMut(TenantName, Body)) -> Result<(), EraseError> {
+        let whole = (Position::default(), self.shared.progress.end());
+        walk(&self.shared.dir, whole, |at, of, leaf, _| {
+            let damaged = || ReadError::Damaged(at);
+            if may_be_erasure(leaf) && is_erasure(Parsed::from_bytes(leaf).map_err(|_| damaged())?.body.kind) {
+                let body = serde_json::from_slice::<Leaf>(leaf).map_err(|_| damaged())?.body;
+                visit(of.parse().map_err(|_| damaged())?, body);
+            }
+            Ok::<_, EraseError>(true)
+        })
     }
 }

@@ -199,12 +199,14 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
+    // Before anything is read or sealed: what was erased stays so, whatever came back with older files.
+    let told = evidence.replay_erasures().await.map(|replayed| replayed.executed);
+    let told = told.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
     witness::check(&store, &evidence).await?;
-    // Before anything is read: what was erased must not be read, whatever came back with older files.
-    let resumed = erasure::resume(&store, &evidence).await;
-    resumed.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
+    let finished = erasure::finish(&store, &evidence, &told).await;
+    finished.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
     let journal = Journal::open(&data.join("journal.db"), JournalOptions::default(), clock.clone()).await?;
     let secrets = Secrets::open(&data.join("keys"), store.clone(), &*entropy).await?;
     let operators = Operators::new(store.clone(), clock.clone(), entropy.clone());

@@ -9,7 +9,7 @@ pub(crate) mod retention;
 use std::collections::BTreeSet;
 
 use cogward_api::ProblemCode;
-use cogward_evidence::{EraseError, ErasedValue, Erasure, ErasurePlan, Evidence, RecordError, Replayed, executed};
+use cogward_evidence::{EraseError, ErasedValue, Erasure, ErasurePlan, Evidence, RecordError, executed};
 use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
 use cogward_model::{
@@ -228,13 +228,6 @@ async fn scrub(store: &Store) {
         Ok(false) => tracing::info!("a reader holds up the scrubbing of the state; it is done with the next erasure"),
         Err(error) => tracing::warn!(%error, "the state could not be scrubbed"),
     }
-}
-
-/// What an earlier plane began: keys that came back are destroyed again, and what was half done is finished. Before
-/// anything is read.
-pub(crate) async fn resume(store: &Store, evidence: &Evidence) -> Result<(), CarryOutError> {
-    let Replayed { executed: told, .. } = evidence.replay_erasures().await?;
-    finish(store, evidence, &told).await
 }
 
 /// Finishes what was begun, and takes down what the ledger says was done.
