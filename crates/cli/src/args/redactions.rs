@@ -26,7 +26,7 @@ pub struct ErasureFlags {
     #[arg(long, value_name = "NUMBER", requires = "field")]
     pub leaf: Option<u64>,
     /// The field of the leaf
-    #[arg(long, value_name = "FIELD", requires = "leaf")]
+    #[arg(long, value_name = "FIELD", requires = "leaf", conflicts_with_all = ["subject", "run"])]
     pub field: Option<String>,
 }
 
@@ -60,7 +60,8 @@ pub struct HoldFlags {
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub from: Option<Timestamp>,
     /// ... and before this time
-    #[arg(long, value_name = "TIME", value_parser = moment, requires = "from")]
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "from",
+        conflicts_with_all = ["subject", "run", "agent"])]
     pub until: Option<Timestamp>,
 }
 
