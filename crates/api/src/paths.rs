@@ -7,7 +7,7 @@
 
 use cogward_model::{
     AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
-    id::{ApprovalId, EventId, OperationId, OperatorId},
+    id::{ApprovalId, EventId, HoldId, OperationId, OperatorId, RedactionId},
     manifest::Tier,
     pin_name::PinName,
 };
@@ -32,6 +32,48 @@ pub const FLOORS: &str = "/api/v1/floors";
 pub const SHORTFALLS: &str = "/api/v1/floor-shortfalls";
 /// `/api/v1/operators`
 pub const OPERATORS: &str = "/api/v1/operators";
+
+/// The erasures of a tenant's evidence.
+#[must_use]
+pub fn redactions(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/redactions")
+}
+
+/// An erasure.
+#[must_use]
+pub fn redaction(tenant: &TenantName, redaction: RedactionId) -> String {
+    format!("{}/{redaction}", redactions(tenant))
+}
+
+/// A step of an erasure: `approve`, `deny`, `execute`; or its `receipt`.
+#[must_use]
+pub fn redaction_step(tenant: &TenantName, redaction: RedactionId, step: &str) -> String {
+    format!("{}/{redaction}/{step}", redactions(tenant))
+}
+
+/// What is too old, of a tenant's evidence.
+#[must_use]
+pub fn retention(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/retention")
+}
+
+/// The legal holds of a tenant.
+#[must_use]
+pub fn holds(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/holds")
+}
+
+/// A legal hold.
+#[must_use]
+pub fn hold(tenant: &TenantName, hold: HoldId) -> String {
+    format!("{}/{hold}", holds(tenant))
+}
+
+/// A step of a legal hold: `place`, `release`.
+#[must_use]
+pub fn hold_step(tenant: &TenantName, hold: HoldId, step: &str) -> String {
+    format!("{}/{hold}/{step}", holds(tenant))
+}
 
 /// The floors of a tenant; of the plane without one.
 #[must_use]
@@ -439,6 +481,8 @@ mod tests {
         let level: PolicyScope = "agent:default/claims".parse().unwrap();
         let (digest, decision) = (Digest::from_bytes([7; 32]), Id::new(&SystemClock, &SystemEntropy));
         let waiting: ApprovalId = Id::new(&SystemClock, &SystemEntropy);
+        let (redaction_id, hold_id) =
+            (RedactionId::new(&SystemClock, &SystemEntropy), HoldId::new(&SystemClock, &SystemEntropy));
         let mut all = vec![
             TENANTS.to_owned(),
             RUNS.to_owned(),
@@ -497,6 +541,17 @@ mod tests {
             policy_simulation(&level, digest),
             policy_difference(&level, digest),
             decision_explanation(&tenant, decision),
+            redactions(&tenant),
+            redaction(&tenant, redaction_id),
+            redaction_step(&tenant, redaction_id, "approve"),
+            redaction_step(&tenant, redaction_id, "deny"),
+            redaction_step(&tenant, redaction_id, "execute"),
+            redaction_step(&tenant, redaction_id, "receipt"),
+            retention(&tenant),
+            holds(&tenant),
+            hold(&tenant, hold_id),
+            hold_step(&tenant, hold_id, "place"),
+            hold_step(&tenant, hold_id, "release"),
             approvals(&tenant),
             approval(&tenant, waiting),
             approval_answer(&tenant, waiting, true),

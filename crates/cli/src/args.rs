@@ -3,6 +3,7 @@
 mod floors;
 mod issuers;
 mod policies;
+mod redactions;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use self::{
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
     policies::{Approval, ApprovalWord, Policy},
+    redactions::{Hold, Redact, RedactionWord},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
@@ -461,6 +463,24 @@ pub enum Evidence {
         directory: PathBuf,
         #[command(flatten)]
         tenant: TenantFlag,
+    },
+    /// Erase values of the evidence: asked for, approved by another operator, carried out
+    #[command(subcommand)]
+    Redact(Redact),
+    /// Keep values from being erased: legal holds
+    #[command(subcommand)]
+    Hold(Hold),
+    /// Erase what is older than the manifests keep it, now instead of within the hour
+    #[command(after_help = "The values of a run are kept for `spec.evidence.retentionDays` of its version.\n\n\
+        Example:\n  cogward evidence retain --dry-run --reason \"what would go?\"")]
+    Retain {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonFlag,
     },
     /// Print the signed checkpoint of a tenant's ledger
     #[command(

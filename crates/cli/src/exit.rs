@@ -73,6 +73,8 @@ impl Exit {
             | ProblemCode::PolicyInvalid
             | ProblemCode::PolicyBlocked
             | ProblemCode::PolicyFourEyes
+            | ProblemCode::FourEyes
+            | ProblemCode::NotRedactable
             | ProblemCode::PolicyGrants
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
@@ -83,6 +85,8 @@ impl Exit {
             | ProblemCode::PolicyNotApproved
             | ProblemCode::PolicyLocksOut
             | ProblemCode::ApprovalClosed
+            | ProblemCode::RedactionClosed
+            | ProblemCode::EvidenceHeld
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::NotReady => Self::Unreachable,
@@ -263,6 +267,7 @@ mod tests {
              run_refused              4\n\
              policy_blocked           4\n\
              policy_four_eyes         4\n\
+             four_eyes                4\n\
              not_found                3\n\
              route_not_found          3\n\
              method_not_allowed       1\n\
@@ -277,10 +282,13 @@ mod tests {
              policy_locks_out         5\n\
              policy_grants            4\n\
              approval_closed          5\n\
+             redaction_closed         5\n\
+             evidence_held            5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\
              payload_too_large        1\n\
              unsupported_media_type   1\n\
+             not_redactable           4\n\
              policy_invalid           4\n\
              manifest_invalid         4\n\
              package_invalid          4\n\

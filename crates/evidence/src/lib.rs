@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod checkpoint;
+mod data_keys;
 mod durable;
 mod export;
 mod frames;
@@ -21,7 +22,12 @@ mod outbox;
 mod pool;
 mod queue;
 mod read;
+mod receipt;
 mod record;
+mod redact;
+mod replay;
+mod resealed;
+mod retention;
 mod sequencer;
 mod snapshot;
 mod tenant_log;
@@ -34,4 +40,7 @@ pub use keys::KeyringError;
 pub use open::{EvidenceOptions, OpenError};
 pub use outbox::DrainError;
 pub use read::{DecidedOrCompleted, Kept, Lasting, LeafView, ReadError};
+pub use receipt::{ProvenLeaf, Receipt, ReceiptError};
 pub use record::{Evidence, Health, LeafRef, RecordError};
+pub use redact::{EraseError, ErasedValue, Erasure, ErasurePlan, executed};
+pub use replay::Replayed;

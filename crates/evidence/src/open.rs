@@ -149,6 +149,7 @@ impl Evidence {
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
             strict,
             schema: Mutex::new(recovery.schema),
+            sealing: Default::default(),
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);

@@ -11,7 +11,11 @@ use std::{
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
-use cogward_model::{AgentName, NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::EventId};
+use cogward_model::{
+    AgentName, NanoUsd, RunId, TenantName, Timestamp,
+    action::Amounts,
+    id::{EventId, RedactionId},
+};
 use cogward_wal::{Position, Wal};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
@@ -19,7 +23,7 @@ use crate::{
     frames,
     keys::{KeyringError, TenantKeys},
     record::Evidence,
-    vault::Sealed,
+    vault::{self, Sealed},
 };
 
 /// Runs whose place in the log is remembered.
@@ -133,6 +137,8 @@ pub struct LeafView {
     pub body: serde_json::Value,
     /// The hidden values that the vault still opens, by field.
     pub disclosed: BTreeMap<String, serde_json::Value>,
+    /// The hidden values that were erased, by field, with the redaction that did it.
+    pub erased: BTreeMap<String, RedactionId>,
 }
 
 /// What the budgets are rebuilt from: what was reserved and what was really used.
@@ -393,7 +399,7 @@ fn view(
 ) -> Option<LeafView> {
     let mut whole: serde_json::Value = serde_json::from_slice(leaf).ok()?;
     let body = whole.get_mut("body")?.take();
-    let disclosed = disclosed(keys, tenant, parsed.body.id, &body, sealed)?;
+    let Opened { disclosed, erased } = opened(keys, tenant, parsed.body.id, &body, sealed)?;
     Some(LeafView {
         seq: parsed.chain.seq,
         run_seq: parsed.body.run_seq?,
@@ -401,7 +407,15 @@ fn view(
         hash: hash_text(&leaf_hash(leaf)),
         body,
         disclosed,
+        erased,
     })
+}
+
+/// What became of a leaf's hidden values.
+#[derive(Default)]
+pub(crate) struct Opened {
+    pub(crate) disclosed: BTreeMap<String, serde_json::Value>,
+    pub(crate) erased: BTreeMap<String, RedactionId>,
 }
 
 /// The values that the vault still opens.
@@ -412,21 +426,43 @@ pub(crate) fn disclosed(
     body: &serde_json::Value,
     sealed: &mut Vec<Vec<u8>>,
 ) -> Option<BTreeMap<String, serde_json::Value>> {
-    let mut disclosed = BTreeMap::new();
+    opened(keys, tenant, id, body, sealed).map(|opened| opened.disclosed)
+}
+
+/// The values that the vault still opens, and which redaction erased the others.
+pub(crate) fn opened(
+    keys: &TenantKeys,
+    tenant: &TenantName,
+    id: &str,
+    body: &serde_json::Value,
+    sealed: &mut Vec<Vec<u8>>,
+) -> Option<Opened> {
+    let mut found = Opened::default();
     for frame in sealed.drain(..) {
         let sealed = Sealed::parse(&frame)?;
         let field = sealed.field.clone();
-        let opened = keys.known(&sealed.key_id).and_then(|key| sealed.open(&key, tenant.as_str(), id));
+        let opened = match vault::key_of(keys, id, sealed) {
+            Ok(vault::Openable::With(key, sealed)) => sealed.open(&key, tenant.as_str(), id),
+            Ok(vault::Openable::Erased(by)) => {
+                found.erased.insert(field, by);
+                continue;
+            }
+            Ok(vault::Openable::Never) => None,
+            Err(error) => {
+                tracing::error!(%error, "a data key cannot be read");
+                None
+            }
+        };
         // Shown only if it is what the leaf commits to: the vault may be wrong, the ledger is not.
         if let Some(opened) = opened
             && body.get(&field).and_then(|f| f.get("$c")).and_then(|c| c.as_str()) == Some(opened.commitment().as_str())
             && let Some((name, value)) = opened.open()
             && name == field
         {
-            disclosed.insert(field, value);
+            found.disclosed.insert(field, value);
         }
     }
-    Some(disclosed)
+    Some(found)
 }
 
 fn lasting(

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -19,7 +19,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     checkpoint::SignedCheckpoint,
-    keys::{Keyring, KeyringError, Purpose, TenantKeys},
+    data_keys::{Purpose, Sealing, day},
+    keys::{Keyring, KeyringError, TenantKeys},
     queue::{Append, Item, Queue},
     read::Progress,
     vault,
@@ -94,6 +95,9 @@ pub(crate) struct Shared {
     pub(crate) strict: bool,
     /// The digest of the schema that the log named last.
     pub(crate) schema: Mutex<Option<String>>,
+    /// Read from the sealing of an event until it waits for its place; written while keys are retired. So every
+    /// value under a retired key is in the log once the queue is empty.
+    pub(crate) sealing: RwLock<()>,
 }
 
 impl Shared {
@@ -139,9 +143,9 @@ impl Shared {
         })?;
         let mut sealed = Vec::with_capacity(body.committed.len());
         let id_text = id.to_string();
+        let today = day(self.clock.now());
         for committed in &body.committed {
-            let frame = self
-                .data_key(&keys, event, committed.class)
+            let frame = data_key(&keys, event, &committed.field, committed.class, today)
                 .and_then(|key| {
                     let (entropy, tenant) = (&*self.entropy, event.tenant.as_str());
                     vault::seal(&key, entropy, tenant, &id_text, &committed.field, &committed.disclosure)
@@ -152,19 +156,38 @@ impl Shared {
         Ok(Append { tenant: event.tenant.clone(), id, kind: event.kind, body, sealed, once: false, reply: None })
     }
 
-    fn data_key(&self, keys: &TenantKeys, event: &Event, class: FieldClass) -> Option<Arc<vault::DataKey>> {
-        match (class, &event.by.subject, event.run) {
-            (FieldClass::Confidential | FieldClass::Public, ..) | (FieldClass::Personal, None, None) => {
-                keys.data_key(Purpose::Tenant)
-            }
-            (FieldClass::Personal, Some(subject), _) => keys.data_key(Purpose::Subject(subject)),
-            (FieldClass::Personal, None, Some(run)) => keys.data_key(Purpose::Run(&run.to_string())),
-        }
-    }
-
     pub(crate) fn mint(&self) -> EventId {
         leaf::mint_id(&*self.clock, &*self.entropy)
     }
+}
+
+/// What a call added to the counts that policies read: amounts, and nobody's name. Without it nothing that counts can be
+/// decided after a restart, so it is the tenant's and no erasure takes it along.
+pub(crate) const COUNTED: &str = "history";
+
+/// The key for a field: that of the person whom it is about, in this run, today. What belongs to nobody and no run is
+/// the tenant's.
+fn data_key(
+    keys: &TenantKeys,
+    event: &Event,
+    field: &str,
+    class: FieldClass,
+    today: u32,
+) -> Option<Arc<vault::DataKey>> {
+    let by = event.by.subject.as_deref();
+    let person = if field == "sub" { by } else { event.about.as_deref().or(by) };
+    if field == COUNTED {
+        let purpose = Purpose { class: Sealing::Confidential, subject: None, run: None };
+        return keys.data.sealing(purpose, today);
+    }
+    let (class, subject) = match class {
+        FieldClass::Personal => (Sealing::Personal, person),
+        // What a customer's business was outside of any run, an operator's going does not take along.
+        FieldClass::Confidential | FieldClass::Public => {
+            (Sealing::Confidential, person.filter(|_| event.run.is_some()))
+        }
+    };
+    keys.data.sealing(Purpose { class, subject, run: event.run }, today)
 }
 
 /// The ledger. Clones are the same one; dropping the last writes what waits and ends its threads.
@@ -224,6 +247,7 @@ impl Evidence {
     /// See [`RecordError`]; then it is not recorded.
     pub fn note(&self, event: Event) -> Result<EventId, RecordError> {
         let id = self.shared.mint();
+        let _sealing = self.shared.sealing.read().unwrap_or_else(PoisonError::into_inner);
         let append = self.shared.prepare(&event, id)?;
         self.shared.queue.push(Item::Append(Box::new(append))).map_err(|_| RecordError::Busy)?;
         Ok(id)
@@ -235,6 +259,7 @@ impl Evidence {
         id: EventId,
         once: bool,
     ) -> Result<oneshot::Receiver<Result<LeafRef, RecordError>>, RecordError> {
+        let _sealing = self.shared.sealing.read().unwrap_or_else(PoisonError::into_inner);
         let mut append = self.shared.prepare(event, id)?;
         let (reply, answer) = oneshot::channel();
         (append.once, append.reply) = (once, Some(reply));

@@ -99,7 +99,7 @@ async fn personal_values_are_nowhere_in_clear_open_for_the_operator_and_never_co
         }
     }
     // Without the tenant's data keys the values are gone, and the log verifies as before.
-    std::fs::remove_file(dir.path().join("vault/acme.deks")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("vault/acme")).unwrap();
     let erased = open(dir.path());
     assert!(erased.run_leaves(&tenant("acme"), run, 0, 10).await.unwrap()[0].disclosed.is_empty());
     verified(&erased, "acme").await;

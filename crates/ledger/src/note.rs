@@ -141,6 +141,21 @@ impl SigningKey {
     }
 }
 
+impl SigningKey {
+    /// Signs a text of some lines as a C2SP note. `None` for a text that could be taken for a checkpoint of the log, or
+    /// that does not end with a line feed.
+    #[must_use]
+    pub fn note(&self, text: &str) -> Option<String> {
+        let origin = &self.verifying.origin;
+        if text.lines().next() == Some(origin) || !text.ends_with('\n') || text.contains("\n\n") {
+            return None;
+        }
+        let mut signed = key_hash(origin, &self.verifying.public).to_vec();
+        signed.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
+        Some(format!("{text}\n\u{2014} {origin} {}\n", STANDARD.encode(signed)))
+    }
+}
+
 /// What a signed checkpoint says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {

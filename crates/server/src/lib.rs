@@ -15,6 +15,7 @@ mod catalogue;
 mod commands;
 mod data_dir;
 mod described;
+mod erasure;
 mod events;
 mod extract;
 mod failure;

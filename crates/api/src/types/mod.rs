@@ -15,6 +15,7 @@ pub mod page;
 pub mod plane;
 pub mod policies;
 pub mod policy_diff;
+pub mod redactions;
 pub mod runs;
 pub mod tenants;
 pub mod tools;
@@ -42,6 +43,10 @@ pub use policies::{
 pub use policy_diff::{
     AnalysisMethod, Grants, IdleRule, PolicyAnalysis, PolicyClaim, PolicyDiff, PolicyDiffQuery, PolicyExample,
     PolicyProof,
+};
+pub use redactions::{
+    ErasureReceipt, Hold, HoldRequest, ReceiptLeaf, Redaction, RedactionQuery, RedactionRequest, Retained, Retention,
+    RetentionRequest,
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};

@@ -9,7 +9,7 @@ use std::{
 
 use cogward_api::{EvidenceLeaf, PageQuery, TAR, paths};
 
-use super::Session;
+use super::{Session, redactions};
 use crate::{
     args,
     exit::{Exit, Failure},
@@ -39,6 +39,11 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
             session.output.say(&format!("{files} files. Verify them, offline, with:"));
             session.output.say(&format!("  cogward-verify {}", directory.display()));
             session.output.line(&directory.display().to_string())?;
+        }
+        args::Evidence::Redact(command) => return redactions::redact(command, session),
+        args::Evidence::Hold(command) => return redactions::hold(command, session),
+        args::Evidence::Retain { dry_run, tenant, reason } => {
+            return redactions::retain(dry_run, &tenant, reason.reason, session);
         }
         args::Evidence::Checkpoint { tenant } => {
             let note = session.client()?.read(&paths::evidence_checkpoint(&tenant.tenant), "text/plain")?;

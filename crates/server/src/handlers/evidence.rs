@@ -29,7 +29,7 @@ fn view(leaf: LeafView) -> EvidenceLeaf {
         _ => serde_json::Map::new(),
     };
     let kind = body.get("type").and_then(|t| t.as_str()).unwrap_or_default().to_owned();
-    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed: leaf.disclosed }
+    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed: leaf.disclosed, erased: leaf.erased }
 }
 
 pub(crate) async fn of_run(
