@@ -91,7 +91,8 @@ impl Exit {
             | ProblemCode::UnsupportedMediaType
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
-            | ProblemCode::EvidenceUnavailable => Self::Failed,
+            | ProblemCode::EvidenceUnavailable
+            | ProblemCode::IndexUnavailable => Self::Failed,
         }
     }
 

@@ -150,6 +150,11 @@ impl Keyring {
         Ok(TenantKeys { tenant: tenant.clone(), signing, kek, index, entropy, unsaved, data: Mutex::new(data) })
     }
 
+    /// This plane's name in the origins of its logs.
+    pub(crate) fn plane(&self) -> &str {
+        &self.plane
+    }
+
     /// Puts every new data key on the disk.
     pub(crate) fn save(&self) -> Result<(), KeyringError> {
         if !self.unsaved.swap(false, Ordering::AcqRel) {
@@ -190,8 +195,7 @@ impl TenantKeys {
         if let Some(key) = data.recent.get(&named) {
             return Some(Arc::clone(key));
         }
-        let tag = hmac::sign(&self.index, named.as_bytes());
-        let id = *tag.as_ref().first_chunk()?;
+        let id = self.tag(&named);
         let key = match data.known.get(&id) {
             Some(key) => Arc::clone(key),
             None => self.make(id, &mut data)?,
@@ -201,6 +205,20 @@ impl TenantKeys {
         }
         data.recent.insert(named, Arc::clone(&key));
         Some(key)
+    }
+
+    /// A person's pseudonym: the id that the key for the person's values has, had or would have. It makes no key.
+    pub(crate) fn pseudonym(&self, subject: &str) -> [u8; KEY_ID_BYTES] {
+        self.tag(&["subject\0", subject].concat())
+    }
+
+    /// A keyed hash for the query index. No id of a data key begins with its first word.
+    pub(crate) fn index_tag(&self, text: &str) -> [u8; KEY_ID_BYTES] {
+        self.tag(&["search\0", text].concat())
+    }
+
+    fn tag(&self, text: &str) -> [u8; KEY_ID_BYTES] {
+        hmac::sign(&self.index, text.as_bytes()).as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     fn make(&self, id: [u8; KEY_ID_BYTES], data: &mut DataKeys) -> Option<Arc<DataKey>> {

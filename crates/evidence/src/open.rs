@@ -19,6 +19,7 @@ use cogward_wal::{Frame, Position, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    index,
     checkpoint, durable, frames,
     keys::{Keyring, KeyringError},
     pool::Pool,
@@ -128,6 +129,7 @@ impl Evidence {
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
+        let (index, asks) = index::Handle::new(&dir);
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -138,6 +140,7 @@ impl Evidence {
             failed: AtomicBool::new(false),
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+            index,
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
@@ -160,7 +163,8 @@ impl Evidence {
             .spawn(move || checkpoint::run(&beside, &jobs, low_water_bytes))
             .map_err(OpenError::Threads)?;
         let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
-        Ok(Self::new(shared, sequencer, checkpointer))
+        let indexer = index::spawn(Arc::clone(&shared), asks).map_err(OpenError::Threads)?;
+        Ok(Self::new(shared, sequencer, checkpointer, indexer))
     }
 }
 

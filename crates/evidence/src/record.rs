@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     checkpoint::SignedCheckpoint,
+    index,
     keys::{Keyring, KeyringError, Purpose, TenantKeys},
     queue::{Append, Item, Queue},
     read::Progress,
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) failed: AtomicBool,
     pub(crate) progress: Progress,
     pub(crate) permits: Semaphore,
+    pub(crate) index: index::Handle,
 }
 
 impl Shared {
@@ -178,10 +180,16 @@ pub(crate) struct Threads {
     shared: Arc<Shared>,
     sequencer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
+        // The index may be waiting for a record of its own: it ends while there is still a sequencer.
+        self.shared.index.stop();
+        if let Some(indexer) = self.indexer.take() {
+            let _ended = indexer.join();
+        }
         let _full = self.shared.queue.push(Item::Stop);
         // The sequencer holds the checkpointer's channel: this one ends first, that one then.
         for thread in [self.sequencer.take(), self.checkpointer.take()].into_iter().flatten() {
@@ -191,9 +199,14 @@ impl Drop for Threads {
 }
 
 impl Evidence {
-    pub(crate) fn new(shared: Arc<Shared>, sequencer: JoinHandle<()>, checkpointer: JoinHandle<()>) -> Self {
-        let threads =
-            Threads { shared: Arc::clone(&shared), sequencer: Some(sequencer), checkpointer: Some(checkpointer) };
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        sequencer: JoinHandle<()>,
+        checkpointer: JoinHandle<()>,
+        indexer: JoinHandle<()>,
+    ) -> Self {
+        let (sequencer, checkpointer, indexer) = (Some(sequencer), Some(checkpointer), Some(indexer));
+        let threads = Threads { shared: Arc::clone(&shared), sequencer, checkpointer, indexer };
         Self { shared, _threads: Arc::new(threads) }
     }
 

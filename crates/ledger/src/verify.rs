@@ -58,6 +58,14 @@ pub enum What {
     Tile,
     /// The root over all leaves is not the signed one.
     Root,
+    /// The manifest of a pack is not signed, or not about what is in the pack.
+    Manifest,
+    /// The leaves of a pack are not all that it claims to be, or more.
+    Scope,
+    /// A disclosure opens nothing.
+    Disclosure,
+    /// The verifiable index is not what the leaves give, or does not prove what it should.
+    Index,
 }
 
 impl What {
@@ -77,6 +85,10 @@ impl What {
             Self::RunChain => "run_chain",
             Self::Tile => "tile",
             Self::Root => "root",
+            Self::Manifest => "manifest",
+            Self::Scope => "scope",
+            Self::Disclosure => "disclosure",
+            Self::Index => "index",
         }
     }
 }

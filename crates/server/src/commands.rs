@@ -51,6 +51,15 @@ async fn allowed(decided: &Decided, request: Request) -> Result<Request, Failure
     }
 }
 
+/// Decides a command that is a part of a request which is none by itself: reading evidence with its hidden values.
+pub(crate) async fn permitted(app: &Plane, caller: &Caller, name: &'static str, tenant: &TenantName) -> Result<(), Failure> {
+    let command = Command { name, tenant: Some(tenant.clone()), agent: None };
+    match app.policies.active().decide(&caller.0, &command, app.clock.now()) {
+        Ok(()) => Ok(()),
+        Err(blocked) => Err(refused(app, caller, &command, *blocked).await?),
+    }
+}
+
 /// A part of the path by its name in the route.
 fn part<T: std::str::FromStr>(route: &Route, path: &str, name: &str) -> Option<T> {
     let wanted = format!("{{{name}}}");

@@ -1,14 +1,31 @@
 //! `cogward-verify`: says whether an exported ledger is whole. Needs no plane and no network.
 
-use std::{io::Read, path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use cogward_ledger::{note::VerifyingKey, verify};
+use cogward_ledger::{
+    extract::Scope,
+    map_check,
+    note::VerifyingKey,
+    pack,
+    proof_file::{self, Proven},
+    verify::{self, Finding, What},
+};
 
 const HELP: &str = "\
-cogward-verify DIR [--key VKEY|FILE] [--json]
+cogward-verify [pack] DIR [--key VKEY|FILE] [--json]
+cogward-verify proof FILE --key VKEY|FILE [--json]
+cogward-verify index DIR [--key VKEY|FILE] [--json]
 
 Verifies an exported ledger: the signature of its checkpoint, every leaf, its place and
-predecessor, every run's chain, every tile and the root.
+predecessor, every run's chain, every tile and the root. A pack of a part (a run, a window,
+an agent) is checked leaf by leaf against the signed root, and for being all of that part.
+
+  proof    one proof: a leaf in the log, an older state of it, or a whole run
+  index    an exported ledger, and that its verifiable index is what its leaves give
 
   --key    the log's public key (NAME+HASH+BASE64) or a file with it, got from somewhere
            else than the pack. Without it the key in the pack is used, which shows that
@@ -18,14 +35,21 @@ predecessor, every run's chain, every tile and the root.
 Exit code: 0 it holds, 9 it does not, 2 the command is wrong.
 ";
 
+/// What is verified.
+enum Task {
+    Pack(PathBuf),
+    Index(PathBuf),
+    Proof(PathBuf),
+}
+
 struct Arguments {
-    dir: PathBuf,
+    task: Task,
     key: Option<VerifyingKey>,
     json: bool,
 }
 
 fn arguments() -> Result<Option<Arguments>, String> {
-    let (mut dir, mut key, mut json) = (None, None, false);
+    let (mut words, mut key, mut json) = (Vec::new(), None, false);
     let mut given = std::env::args_os().skip(1);
     while let Some(argument) = given.next() {
         match argument.to_str() {
@@ -36,15 +60,30 @@ fn arguments() -> Result<Option<Arguments>, String> {
                 key = Some(read_key(&value)?);
             }
             Some(option) if option.starts_with('-') => return Err(format!("there is no option {option}")),
-            _ if dir.is_some() => return Err("one directory, please".to_owned()),
-            _ => dir = Some(PathBuf::from(argument)),
+            _ => words.push(argument),
         }
     }
-    let dir = dir.ok_or("which directory?")?;
-    if !dir.is_dir() {
-        return Err(format!("{} is not a directory", dir.display()));
+    let task = match words.as_slice() {
+        [] => return Err("which directory?".to_owned()),
+        [dir] => Task::Pack(dir.into()),
+        [word, path] => match word.to_str() {
+            Some("pack") => Task::Pack(path.into()),
+            Some("index") => Task::Index(path.into()),
+            Some("proof") => Task::Proof(path.into()),
+            _ => return Err("one directory, please".to_owned()),
+        },
+        _ => return Err("one directory, please".to_owned()),
+    };
+    match &task {
+        Task::Pack(path) | Task::Index(path) if !path.is_dir() => {
+            return Err(format!("{} is not a directory", path.display()));
+        }
+        Task::Proof(path) if !path.is_file() => return Err(format!("{} is not a file", path.display())),
+        // A proof has no key beside it that could be shown instead.
+        Task::Proof(_) if key.is_none() => return Err("a proof needs the log's key: --key".to_owned()),
+        _ => {}
     }
-    Ok(Some(Arguments { dir, key, json }))
+    Ok(Some(Arguments { task, key, json }))
 }
 
 /// A key is one line.
@@ -75,32 +114,114 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let verdict = verify::verify_dir(&arguments.dir, arguments.key.as_ref());
+    let verdict = match &arguments.task {
+        Task::Proof(path) => proof(path, arguments.key.as_ref()),
+        Task::Pack(dir) if pack::is_partial(dir) => partial(dir, arguments.key.as_ref()),
+        Task::Pack(dir) => whole(dir, arguments.key.as_ref(), false),
+        Task::Index(dir) => whole(dir, arguments.key.as_ref(), true),
+    };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };
-    if arguments.json {
-        let json = match &verdict {
-            Ok(verified) => serde_json::json!({"verdict": "ok", "log": verified}),
-            Err(finding) => serde_json::json!({"verdict": "failed", "finding": finding}),
-        };
-        println!("{json}");
-        return code;
-    }
-    match verdict {
-        Ok(log) => {
-            println!("OK  {} leaves, {} runs ({} closed)", log.leaves, log.runs, log.closed_runs);
-            println!("    log   {}", log.origin);
-            println!("    root  {}", log.root);
-            if let (Some(first), Some(last)) = (&log.first_time, &log.last_time) {
-                println!("    time  {first} to {last}");
-            }
-            println!("    key   {}", log.key);
-            if !log.key_pinned {
-                println!(
-                    "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key."
-                );
-            }
-        }
-        Err(finding) => println!("FAILED  {finding}"),
+    match (verdict, arguments.json) {
+        (Ok(said), true) => println!("{}", said.json),
+        (Ok(said), false) => said.lines.iter().for_each(|line| println!("{line}")),
+        (Err(finding), true) => println!("{}", serde_json::json!({"verdict": "failed", "finding": finding})),
+        (Err(finding), false) => println!("FAILED  {finding}"),
     }
     code
+}
+
+/// A good verdict in both forms.
+struct Said {
+    json: serde_json::Value,
+    lines: Vec<String>,
+}
+
+const UNPINNED: &str = "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.";
+
+fn whole(dir: &Path, key: Option<&VerifyingKey>, with_index: bool) -> Result<Said, Finding> {
+    let log = verify::verify_dir(dir, key)?;
+    let mut lines = vec![
+        format!("OK  {} leaves, {} runs ({} closed)", log.leaves, log.runs, log.closed_runs),
+        format!("    log   {}", log.origin),
+        format!("    root  {}", log.root),
+    ];
+    if let (Some(first), Some(last)) = (&log.first_time, &log.last_time) {
+        lines.push(format!("    time  {first} to {last}"));
+    }
+    let mut json = serde_json::json!({"verdict": "ok", "log": log});
+    if with_index {
+        let checkpoint = match key {
+            Some(key) => map_check::checkpoint_of(dir, key),
+            None => map_check::checkpoint_of(dir, &verify::key_of(dir)?),
+        };
+        let index = map_check::check(dir, &checkpoint?)?;
+        lines.push(format!("    index {} roots made anew and the same, leaves 0 to {}", index.claims, index.covered));
+        if let Some(all) = json.as_object_mut() {
+            all.insert("index".to_owned(), serde_json::to_value(index).unwrap_or_default());
+        }
+    }
+    lines.push(format!("    key   {}", log.key));
+    if !log.key_pinned {
+        lines.push(UNPINNED.to_owned());
+    }
+    Ok(Said { json, lines })
+}
+
+fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
+    let pack = pack::verify_pack(dir, key)?;
+    let of = match &pack.scope {
+        Scope::Run { run } => format!("run {run}"),
+        Scope::Window { since, until } => {
+            let end = |time: &Option<String>, open: &str| time.clone().unwrap_or_else(|| open.to_owned());
+            format!("all from {} to {}", end(since, "the beginning"), end(until, "the end"))
+        }
+        Scope::Key { of, value, from, to } => format!("all with {} {value} among leaves {from} to {to}", of.as_str()),
+        Scope::Sample { nonce, count, .. } => format!("{count} drawn with {nonce}"),
+    };
+    let mut lines = vec![format!("OK  {} leaves: {of}", pack.extracted.leaves)];
+    if !pack.extracted.complete {
+        lines.push("    the run has no run.closed in this checkpoint: it may have gone on".to_owned());
+    }
+    lines.push(format!("    log   {}, {} leaves", pack.origin, pack.size));
+    lines.push(format!("    root  {}", pack.root));
+    if let (Some(first), Some(last)) = (&pack.extracted.first_time, &pack.extracted.last_time) {
+        lines.push(format!("    time  {first} to {last}"));
+    }
+    lines.push(format!("    disclosures  {}", pack.disclosures));
+    lines.push(format!("    key   {}", pack.key));
+    if !pack.key_pinned {
+        lines.push(UNPINNED.to_owned());
+    }
+    Ok(Said { json: serde_json::json!({"verdict": "ok", "pack": pack}), lines })
+}
+
+/// Largest proof: a long run with its proofs.
+const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+fn proof(path: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
+    let missing = |detail: String| Finding { leaf: None, what: What::Missing, detail };
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(PROOF_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| missing(format!("{}: {error}", path.display())))?;
+    let key = key.ok_or_else(|| missing("no key".to_owned()))?;
+    let proven = proof_file::verify(&text, key)?;
+    let lines = match &proven {
+        Proven::Inclusion { origin, size, index, event, time, .. } => {
+            vec![format!("OK  leaf {index} is in the log: {event} of {time}"), format!("    log   {origin}, {size} leaves")]
+        }
+        Proven::Consistency { origin, size, old, new } => vec![
+            format!("OK  the log of {} leaves is a beginning of the one of {}", old.size, new.size),
+            format!("    roots {} and {}: compare them with the checkpoints that you kept", old.root, new.root),
+            format!("    log   {origin}, {size} leaves"),
+        ],
+        Proven::Run { origin, size, run, extracted } => vec![
+            format!("OK  {} leaves of run {run}", extracted.leaves),
+            match extracted.complete {
+                true => "    its chain is complete up to run.closed".to_owned(),
+                false => "    the run has no run.closed in this checkpoint: it may have gone on".to_owned(),
+            },
+            format!("    log   {origin}, {size} leaves"),
+        ],
+    };
+    Ok(Said { json: serde_json::json!({"verdict": "ok", "proven": proven}), lines })
 }

@@ -20,10 +20,10 @@ use crate::{
     events::by_operator,
     extract::{Asked, Caller, Params},
     failure::Failure,
-    plane::App,
+    plane::{App, Plane},
 };
 
-fn view(leaf: LeafView) -> EvidenceLeaf {
+pub(super) fn view(leaf: LeafView) -> EvidenceLeaf {
     let body = match leaf.body {
         serde_json::Value::Object(body) => body,
         _ => serde_json::Map::new(),
@@ -70,20 +70,25 @@ pub(crate) async fn checkpoint(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], signed.note).into_response())
 }
 
-pub(crate) async fn export(
-    State(app): State<App>,
-    caller: Caller,
-    Params(tenant): Params<TenantName>,
-) -> Result<Response, Failure> {
-    known_tenant(&app, &tenant).await?;
+/// A tenant's whole log, as it is being made and sent.
+pub(super) async fn whole(app: &Plane, caller: &Caller, tenant: TenantName) -> Result<Response, Failure> {
     app.record(by_operator(EventType::EvidenceExported, tenant.clone(), &caller.0, None)).await?;
-    let id: EventId = Id::new(&*app.clock, &*app.entropy);
-    let staging = archive::Staging::new(app.data.join("exports").join(id.to_string()));
+    let staging = staged(app);
     app.evidence
         .export(&tenant, staging.path())
         .await
         .map_err(|e| Failure::internal("the evidence cannot be exported", &e))?;
+    Ok(sent(staging, &tenant))
+}
+
+/// A directory for a pack, which goes away when it was sent.
+pub(super) fn staged(app: &Plane) -> archive::Staging {
+    let id: EventId = Id::new(&*app.clock, &*app.entropy);
+    archive::Staging::new(app.data.join("exports").join(id.to_string()))
+}
+
+pub(super) fn sent(staging: archive::Staging, tenant: &TenantName) -> Response {
     let body = Body::from_stream(archive::stream(staging));
     let name = format!("attachment; filename=\"cogward-evidence-{tenant}.tar\"");
-    Ok(([(header::CONTENT_TYPE, TAR.to_owned()), (header::CONTENT_DISPOSITION, name)], body).into_response())
+    ([(header::CONTENT_TYPE, TAR.to_owned()), (header::CONTENT_DISPOSITION, name)], body).into_response()
 }
