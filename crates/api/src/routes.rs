@@ -10,15 +10,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::{
     ProblemCode::{self, *},
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Doctor, EgressCredential, EgressCredentialPut, Event,
-        EventQuery, EvidenceFound, EvidenceLeaf, EvidenceQuery, ExplainQuery, ExportQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, MemoryForget,
-        MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate,
-        Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery,
-        PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider,
-        ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted,
-        SampleQuery,
-        Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff,
-        ToolLabelsPut, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Doctor, EgressCredential,
+        EgressCredentialPut, Event, EventQuery, EvidenceFound, EvidenceIndex, EvidenceLeaf, EvidenceQuery,
+        ExplainQuery, ExportQuery, Floor, FloorPut, Issuer, IssuerPut, LogQuery, MemoryForget, MemoryForgotten,
+        MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery,
+        Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel,
+        PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
+        RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall,
+        ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
+        ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -468,7 +468,7 @@ routes! {
         .query(of::<SampleQuery>).gives(of::<SampleCommitted>).refuses(&[EvidenceUnavailable]);
     REINDEX_EVIDENCE = Route::new("reindex_evidence", "evidence", Post, "/api/v1/evidence/index/rebuild",
         "Make the query index anew from the ledger")
-        .takes(of::<Reason>).reasoned().refuses(&[IndexUnavailable]).command("evidence.reindex");
+        .takes(of::<Reason>).gives(of::<EvidenceIndex>).reasoned().refuses(&[IndexUnavailable]).command("evidence.reindex");
     GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
         "Read the signed checkpoint of a tenant's ledger")
         .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);

@@ -36,12 +36,12 @@ mod leaves;
 mod table;
 pub(crate) mod terms;
 
-pub use table::IndexError;
 pub(crate) use self::{
     leaves::{Found, Leaves},
     table::{LogRow, Table},
 };
 use table::Added;
+pub use table::IndexError;
 
 /// How often the log is looked at while nobody asks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -259,7 +259,9 @@ impl Indexer {
                 }
             }
             self.begin_anew(why);
-            told.into_iter().for_each(|reply| drop(reply.send(())));
+            for reply in told {
+                let _gone = reply.send(());
+            }
         }
     }
 
@@ -278,8 +280,12 @@ impl Indexer {
         self.catch_up()?;
         while let Some(ask) = self.waiting.pop_front() {
             match ask {
-                Ask::CatchUp(reply) => drop(reply.send(())),
-                Ask::Seal(tenant, reply) => drop(reply.send(self.seal_open(&tenant))),
+                Ask::CatchUp(reply) => {
+                    let _gone = reply.send(());
+                }
+                Ask::Seal(tenant, reply) => {
+                    let _gone = reply.send(self.seal_open(&tenant));
+                }
                 Ask::Rebuild(..) | Ask::Stop => {}
             }
         }

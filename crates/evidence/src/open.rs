@@ -19,8 +19,7 @@ use cogward_wal::{Frame, Position, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    index,
-    checkpoint, durable, frames,
+    checkpoint, durable, frames, index,
     keys::{Keyring, KeyringError},
     pool::Pool,
     queue::{Item, Queue},

@@ -67,7 +67,8 @@ impl Evidence {
         let (evidence, tenant, handle) = (self.clone(), tenant.clone(), Handle::current());
         on_a_thread(move || {
             let index = &evidence.shared.index;
-            let done = evidence.signed(&tenant, signed, at, view, tiles, handle).and_then(|signed| work(&evidence, signed));
+            let done =
+                evidence.signed(&tenant, signed, at, view, tiles, handle).and_then(|signed| work(&evidence, signed));
             done.map_err(|error| match error {
                 SearchError::Index(error) => index.checked(error).into(),
                 other => other,

@@ -24,7 +24,7 @@ use crate::{
         terms::{self, Term, hex},
     },
     keys::TenantKeys,
-    read::{LeafView, ReadError, on_a_thread, view},
+    read::{self, LeafView, ReadError, on_a_thread},
     record::{Evidence, RecordError},
     vault::KEY_ID_BYTES,
 };
@@ -174,7 +174,6 @@ pub(crate) struct View {
     pub(crate) table: Table,
     pub(crate) log: i64,
     pub(crate) size: u64,
-    pub(crate) sealed: u64,
 }
 
 impl Evidence {
@@ -185,7 +184,7 @@ impl Evidence {
         let opened = async {
             let mut table = Table::read(&index.path).await?;
             let row = table.log(tenant.as_str()).await?;
-            Ok(row.map(|row| View { table, log: row.id, size: row.size, sealed: row.sealed }))
+            Ok(row.map(|row| View { table, log: row.id, size: row.size }))
         };
         opened.await.map_err(|error| index.checked(error))
     }
@@ -273,7 +272,7 @@ impl Evidence {
             terms.iter().map(|(term, value)| keys.index_tag(&[term.as_str(), "\0", value].concat())).collect();
         let end = view.first_from(query.until).await?;
         let mut at = from.max(view.first_from_start(query.since).await?);
-        let mut reader = Leaves::new(&self.shared.dir, Default::default(), self.shared.progress.end());
+        let mut reader = Leaves::new(&self.shared.dir, Position::default(), self.shared.progress.end());
         let (mut found, mut leaves, mut bytes) = (Found::default(), Vec::new(), 0);
         let begun = Instant::now();
         while at < end {
@@ -293,7 +292,7 @@ impl Evidence {
                 }
                 bytes += found.leaf.len() + found.sealed.iter().map(Vec::len).sum::<usize>();
                 let parsed = Parsed::from_bytes(&found.leaf).map_err(|_| ReadError::Damaged(found.at))?;
-                let seen = view(&keys, tenant, &parsed, &found.leaf, &mut found.sealed.clone());
+                let seen = read::view(&keys, tenant, &parsed, &found.leaf, &mut found.sealed.clone());
                 leaves.push(seen.ok_or(ReadError::Damaged(found.at))?);
                 at = seq + 1;
                 if leaves.len() >= limit || bytes >= ANSWER_BYTES_MAX {
@@ -311,12 +310,7 @@ impl Evidence {
     }
 
     /// The time of a leaf, once it is the one that the index means.
-    async fn checked(
-        view: &mut View,
-        tenant: &TenantName,
-        seq: u64,
-        found: &Found,
-    ) -> Result<Timestamp, SearchError> {
+    async fn checked(view: &mut View, tenant: &TenantName, seq: u64, found: &Found) -> Result<Timestamp, SearchError> {
         let wrong = |what| SearchError::from(IndexError::Damaged(what));
         let parsed = Parsed::from_bytes(&found.leaf).map_err(|_| wrong("a place holds no leaf"))?;
         if found.tenant != tenant.as_str() || parsed.chain.seq != seq {
@@ -361,7 +355,9 @@ fn public(terms: &BTreeMap<Term, String>, query: &Query) -> Value {
         let value = match term {
             // What is no type of event may be anything, a name too.
             Term::Type if !known(value) => "(not a type of event)".to_owned(),
-            Term::Decision if !["permit", "block", "escalate"].contains(&value.as_str()) => "(not a decision)".to_owned(),
+            Term::Decision if !["permit", "block", "escalate"].contains(&value.as_str()) => {
+                "(not a decision)".to_owned()
+            }
             _ => value.clone(),
         };
         said.insert(term.as_str().to_owned(), value.into());

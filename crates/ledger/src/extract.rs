@@ -146,7 +146,21 @@ impl Extract {
         let (last, tenant, run, covered) = (None, None, None, None);
         let (first_time, last_time) = (None, None);
         let (indexes, listed, around) = (BTreeSet::new(), BTreeSet::new(), (false, false));
-        Self { size, root, scope, last, tenant, run, closed: false, first_time, last_time, indexes, around, covered, listed }
+        Self {
+            size,
+            root,
+            scope,
+            last,
+            tenant,
+            run,
+            closed: false,
+            first_time,
+            last_time,
+            indexes,
+            around,
+            covered,
+            listed,
+        }
     }
 
     /// The next leaf, which comes behind the one before.

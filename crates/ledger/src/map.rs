@@ -101,8 +101,7 @@ struct KeyBody {
 /// # Errors
 /// It is not a leaf.
 pub fn values(leaf: &[u8]) -> Result<Vec<(Kind, String)>, serde_json::Error> {
-    let KeyBody { act, run, tool, tool_server, server, approval, kind } =
-        serde_json::from_slice::<KeyLeaf>(leaf)?.body;
+    let KeyBody { act, run, tool, tool_server, server, approval, kind } = serde_json::from_slice::<KeyLeaf>(leaf)?.body;
     let mut found = vec![(Kind::Type, kind)];
     if let Some((agent, _)) = act.as_deref().and_then(|act| act.strip_prefix("agent:")?.split_once('@')) {
         found.push((Kind::Agent, agent.to_owned()));
@@ -182,7 +181,9 @@ impl Map {
         let position = self.entries.range(..*key).count();
         let wanted: Vec<usize> = match self.entries.contains_key(key) {
             true => vec![position],
-            false => position.checked_sub(1).into_iter().chain((position < self.entries.len()).then_some(position)).collect(),
+            false => {
+                position.checked_sub(1).into_iter().chain((position < self.entries.len()).then_some(position)).collect()
+            }
         };
         let mut proofs = Proofs::new(Levels(&levels), self.len());
         let at = wanted.into_iter().filter_map(|position| {
@@ -288,7 +289,8 @@ impl Claim {
             return None;
         }
         let claim: Self = serde_json::from_value(body).ok()?;
-        let ranged = claim.from.is_multiple_of(RANGE_LEAVES) && claim.from < claim.to && claim.to - claim.from <= RANGE_LEAVES;
+        let ranged =
+            claim.from.is_multiple_of(RANGE_LEAVES) && claim.from < claim.to && claim.to - claim.from <= RANGE_LEAVES;
         (claim.map == MAP_VERSION && ranged).then_some(claim)
     }
 
@@ -411,7 +413,8 @@ mod tests {
     #[test]
     fn the_values_of_a_leaf() {
         let leaf = br#"{"body":{"act":"agent:claims@1.0.0","approval":["apr_1","apr_2"],"id":"e","run":"run_1","tool":"crm/read","tenant":"a","type":"tool.call.decided","v":1},"chain":{"prev":null,"seq":0,"time":"t"}}"#;
-        let words: Vec<_> = values(leaf).unwrap().into_iter().map(|(kind, v)| format!("{} {v}", kind.as_str())).collect();
+        let words: Vec<_> =
+            values(leaf).unwrap().into_iter().map(|(kind, v)| format!("{} {v}", kind.as_str())).collect();
         assert_eq!(
             words,
             [

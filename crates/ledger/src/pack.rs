@@ -240,8 +240,8 @@ pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified
     if signed != signed_text(key.origin(), bytes.as_bytes()) {
         return Err(finding(What::Manifest, format!("{SIGNATURE_FILE} is not the signature of {MANIFEST_FILE}")));
     }
-    let manifest: Manifest = serde_json::from_str(&bytes)
-        .map_err(|error| finding(What::Manifest, format!("{MANIFEST_FILE}: {error}")))?;
+    let manifest: Manifest =
+        serde_json::from_str(&bytes).map_err(|error| finding(What::Manifest, format!("{MANIFEST_FILE}: {error}")))?;
     if manifest.form != PACK_VERSION || manifest.origin != checkpoint.origin || manifest.size != checkpoint.size {
         return Err(finding(What::Manifest, format!("{MANIFEST_FILE} is of another form, log or checkpoint")));
     }

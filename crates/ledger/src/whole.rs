@@ -1,10 +1,6 @@
 //! Walking the leaves of an exported log, a bundle at a time.
 
-use std::{
-    fs::File,
-    io::Read,
-    path::Path,
-};
+use std::{fs::File, io::Read, path::Path};
 
 use crate::{
     tiles::{self, TILE_WIDTH},
@@ -18,11 +14,7 @@ const BUNDLE_BYTES_MAX: u64 = TILE_WIDTH as u64 * (2 + 65_535);
 ///
 /// # Errors
 /// A bundle cannot be read or is not one, or what `each` found.
-pub fn leaves(
-    dir: &Path,
-    size: u64,
-    mut each: impl FnMut(u64, &[u8]) -> Result<(), Finding>,
-) -> Result<(), Finding> {
+pub fn leaves(dir: &Path, size: u64, mut each: impl FnMut(u64, &[u8]) -> Result<(), Finding>) -> Result<(), Finding> {
     let mut index = 0;
     while index < size {
         let width = usize::try_from(size - index).unwrap_or(usize::MAX).min(TILE_WIDTH);

@@ -52,7 +52,12 @@ async fn allowed(decided: &Decided, request: Request) -> Result<Request, Failure
 }
 
 /// Decides a command that is a part of a request which is none by itself: reading evidence with its hidden values.
-pub(crate) async fn permitted(app: &Plane, caller: &Caller, name: &'static str, tenant: &TenantName) -> Result<(), Failure> {
+pub(crate) async fn permitted(
+    app: &Plane,
+    caller: &Caller,
+    name: &'static str,
+    tenant: &TenantName,
+) -> Result<(), Failure> {
     let command = Command { name, tenant: Some(tenant.clone()), agent: None };
     match app.policies.active().decide(&caller.0, &command, app.clock.now()) {
         Ok(()) => Ok(()),

@@ -145,6 +145,13 @@ pub struct ConsistencyQuery {
     pub new: Option<u64>,
 }
 
+/// What becomes of the query index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EvidenceIndex {
+    /// It is being made anew.
+    pub rebuilding: bool,
+}
+
 /// An auditor's commitment to a number.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

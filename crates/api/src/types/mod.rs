@@ -25,7 +25,9 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{EvidenceLeaf, EvidenceRef};
-pub use evidence_query::{ConsistencyQuery, EvidenceFound, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery};
+pub use evidence_query::{
+    ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
+};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};

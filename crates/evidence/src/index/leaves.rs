@@ -68,9 +68,15 @@ impl Leaves {
 
     /// The leaf that begins at `at`, into `found`; whether it is there.
     pub(crate) fn find(&mut self, at: Position, found: &mut Found) -> Result<bool, ReadError> {
-        let near = at.segment == self.at.segment && at.offset >= self.at.offset && at.offset - self.at.offset < READ_OVER;
+        let near =
+            at.segment == self.at.segment && at.offset >= self.at.offset && at.offset - self.at.offset < READ_OVER;
         if !near {
-            *self = Self { reader: Wal::reader(&self.dir, at, self.to), dir: std::mem::take(&mut self.dir), to: self.to, at };
+            *self = Self {
+                reader: Wal::reader(&self.dir, at, self.to),
+                dir: std::mem::take(&mut self.dir),
+                to: self.to,
+                at,
+            };
         }
         while self.next(found)? {
             if found.at >= at {

@@ -159,7 +159,8 @@ impl Table {
 
     /// The place in the log up to which it is indexed.
     pub(crate) async fn position(&mut self) -> Result<Position, IndexError> {
-        let row = sqlx::query("SELECT segment, offset FROM state WHERE one = 1").fetch_one(&mut self.connection).await?;
+        let row =
+            sqlx::query("SELECT segment, offset FROM state WHERE one = 1").fetch_one(&mut self.connection).await?;
         Ok(Position { segment: unsigned(&row, 0)?, offset: unsigned(&row, 1)? })
     }
 
@@ -167,7 +168,8 @@ impl Table {
     pub(crate) async fn log(&mut self, tenant: &str) -> Result<Option<LogRow>, IndexError> {
         let row = sqlx::query("SELECT id, size, sealed FROM log WHERE tenant = ?").bind(tenant);
         let row = row.fetch_optional(&mut self.connection).await?;
-        row.map(|row| Ok(LogRow { id: row.try_get(0)?, size: unsigned(&row, 1)?, sealed: unsigned(&row, 2)? })).transpose()
+        row.map(|row| Ok(LogRow { id: row.try_get(0)?, size: unsigned(&row, 1)?, sealed: unsigned(&row, 2)? }))
+            .transpose()
     }
 
     /// The tenants whose logs have a whole range without its root.
@@ -255,7 +257,8 @@ impl Table {
 
     /// Where a leaf stands, and its time.
     pub(crate) async fn leaf(&mut self, log: i64, seq: u64) -> Result<Option<(Position, u64)>, IndexError> {
-        let row = sqlx::query("SELECT segment, offset, time FROM leaf WHERE log = ? AND seq = ?").bind(log).bind(signed(seq));
+        let row =
+            sqlx::query("SELECT segment, offset, time FROM leaf WHERE log = ? AND seq = ?").bind(log).bind(signed(seq));
         let row = row.fetch_optional(&mut self.connection).await?;
         row.map(|row| {
             let at = Position { segment: unsigned(&row, 0)?, offset: unsigned(&row, 1)? };
@@ -296,15 +299,12 @@ impl Table {
     }
 
     /// The first and the last leaf with a term.
-    pub(crate) async fn ends(
-        &mut self,
-        log: i64,
-        term: &[u8; KEY_ID_BYTES],
-    ) -> Result<Option<(u64, u64)>, IndexError> {
+    pub(crate) async fn ends(&mut self, log: i64, term: &[u8; KEY_ID_BYTES]) -> Result<Option<(u64, u64)>, IndexError> {
         let ends = "SELECT (SELECT min(seq) FROM term WHERE log = ?1 AND key = ?2) AS first,
                     (SELECT max(seq) FROM term WHERE log = ?1 AND key = ?2) AS last";
         let row = sqlx::query(ends).bind(log).bind(term.as_slice()).fetch_one(&mut self.connection).await?;
-        let end = |at: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(at)?.and_then(|n| u64::try_from(n).ok()));
+        let end =
+            |at: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(at)?.and_then(|n| u64::try_from(n).ok()));
         Ok(end(0)?.zip(end(1)?))
     }
 
@@ -321,7 +321,8 @@ pub(crate) fn is_broken(error: &IndexError) -> bool {
     match error {
         IndexError::Damaged(_) => true,
         IndexError::Database(error) => {
-            let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+            let code =
+                error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
             // SQLITE_ERROR: a table is not there. SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_CONSTRAINT: a row is there twice.
             code.is_some_and(|code| matches!(code & 0xff, 1 | 11 | 19 | 26))
                 || matches!(error, sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. })

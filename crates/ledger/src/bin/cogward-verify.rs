@@ -136,7 +136,8 @@ struct Said {
     lines: Vec<String>,
 }
 
-const UNPINNED: &str = "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.";
+const UNPINNED: &str =
+    "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.";
 
 fn whole(dir: &Path, key: Option<&VerifyingKey>, with_index: bool) -> Result<Said, Finding> {
     let log = verify::verify_dir(dir, key)?;
@@ -207,7 +208,10 @@ fn proof(path: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     let proven = proof_file::verify(&text, key)?;
     let lines = match &proven {
         Proven::Inclusion { origin, size, index, event, time, .. } => {
-            vec![format!("OK  leaf {index} is in the log: {event} of {time}"), format!("    log   {origin}, {size} leaves")]
+            vec![
+                format!("OK  leaf {index} is in the log: {event} of {time}"),
+                format!("    log   {origin}, {size} leaves"),
+            ]
         }
         Proven::Consistency { origin, size, old, new } => vec![
             format!("OK  the log of {} leaves is a beginning of the one of {}", old.size, new.size),

@@ -6,8 +6,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use cogward_api::{
-    ConsistencyQuery, EvidenceFound, EvidenceQuery, ExportQuery, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, ProblemCode, Reason,
-    SampleCommitted, SampleQuery,
+    ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX,
+    ProblemCode, Reason, SampleCommitted, SampleQuery,
 };
 use cogward_evidence::{IndexError, Part, PolicyText, Query, SearchError, User};
 use cogward_ledger::map::Kind;
@@ -97,7 +97,13 @@ fn proof(text: String, name: &str) -> Response {
         .into_response()
 }
 
-async fn proven(app: &Plane, caller: &Caller, tenant: TenantName, of: &'static str, what: Value) -> Result<(), Failure> {
+async fn proven(
+    app: &Plane,
+    caller: &Caller,
+    tenant: TenantName,
+    of: &'static str,
+    what: Value,
+) -> Result<(), Failure> {
     app.record(by_operator(EventType::EvidenceProven, tenant, &caller.0, None).public("proof", of).public("of", what))
         .await
 }
@@ -148,7 +154,8 @@ pub(crate) async fn commit_sample(
     if commitment.len() != 64 || !commitment.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Failure::invalid("a commitment is a SHA-256 in hexadecimal digits"));
     }
-    let event = by_operator(EventType::SampleCommitted, tenant.clone(), &caller.0, None).public("commitment", commitment.clone());
+    let event = by_operator(EventType::SampleCommitted, tenant.clone(), &caller.0, None)
+        .public("commitment", commitment.clone());
     let leaf = app.evidence.record(event).await.map_err(|error| Failure::from(SearchError::Record(error)))?;
     // The root that is signed now is the one that is drawn from: the number is not known to anybody here yet.
     let signed = app.evidence.checkpoint(&tenant).await.map_err(|error| Failure::from(SearchError::Record(error)))?;
@@ -159,7 +166,7 @@ pub(crate) async fn reindex(
     State(app): State<App>,
     caller: Caller,
     body: Json<Reason>,
-) -> Result<http::StatusCode, Failure> {
+) -> Result<Answer<EvidenceIndex>, Failure> {
     bounded_reason(Some(&body.value.reason))?;
     if body.value.reason.trim().is_empty() {
         return Err(Failure::new(ProblemCode::ReasonRequired, "say why"));
@@ -167,7 +174,7 @@ pub(crate) async fn reindex(
     let reason = Some(body.value.reason.as_str());
     app.record(by_operator(EventType::EvidenceReindexed, TenantName::default_tenant(), &caller.0, reason)).await?;
     app.evidence.reindex().await.map_err(SearchError::Index)?;
-    Ok(http::StatusCode::NO_CONTENT)
+    Ok(Answer(EvidenceIndex { rebuilding: true }))
 }
 
 /// The part that a query names, and how the record names it; `None` for the whole log.
@@ -202,7 +209,11 @@ fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
             }
             parts.push(Part::Sample { nonce: nonce.clone(), count, size });
         }
-        _ => return Err(Failure::invalid("a sample has a number, a count and the size of the checkpoint that answered the commitment")),
+        _ => {
+            return Err(Failure::invalid(
+                "a sample has a number, a count and the size of the checkpoint that answered the commitment",
+            ));
+        }
     }
     if parts.len() > 1 {
         return Err(Failure::invalid("one part at a time: a run, a time, an agent and so on, or a sample"));
