@@ -163,6 +163,14 @@ def natural(value, or_null=False):
     return or_null and value is None or type(value) is int and value >= 0
 
 
+def is_time(text):
+    try:
+        form = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text, re.ASCII)
+        return bool(form) and datetime.datetime.fromisoformat(text[:-1]).year >= 1970
+    except ValueError:
+        return False
+
+
 def check_leaf(seq, leaf, digest, state):
     def bad(what, detail):
         raise Finding(what, detail, seq)
@@ -188,11 +196,7 @@ def check_leaf(seq, leaf, digest, state):
         bad("seq", f"it says that it is leaf {chain['seq']}")
     if chain["prev"] != state["prev"]:
         bad("prev", "chain.prev is not the hash of the leaf before")
-    try:
-        form = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", chain["time"], re.ASCII)
-        if not form or datetime.datetime.fromisoformat(chain["time"][:-1]).year < 1970:
-            raise ValueError
-    except ValueError:
+    if not is_time(chain["time"]):
         bad("time", "chain.time is not a time")
     if chain["time"] < (state["last"] or ""):
         bad("time", "it is earlier than the leaf before")
@@ -431,6 +435,8 @@ def manifest_of(root, origin, key, size):
         raise Finding("manifest", "pack.json: another form")
     if scope["kind"] == "key" and scope["of"] not in KINDS:
         raise Finding("manifest", "pack.json: another form")
+    if scope["kind"] == "window" and not all(is_time(scope[name]) for name in scope if name != "kind"):
+        raise Finding("manifest", "pack.json: a bound of the window is not a time")
     plain_files = {"pack.json", "pack.note", "log.vkey", "checkpoint", "verify.py", "README.txt"}
     extra = set(os.listdir(root)) - plain_files - set(said["files"])
     if extra:

@@ -204,6 +204,11 @@ fn the_index_survives_kill_9_and_an_operator_can_have_it_made_anew() -> Result<(
         drop(fs::remove_file(plane.data_dir().join("evidence").join(file)));
     }
     fs::write(plane.data_dir().join("evidence/index.db"), "no database")?;
+    // Killed as soon as it is up: while the index is being made.
+    for _ in 0..4 {
+        plane.up()?;
+        plane.kill_9()?;
+    }
     plane.up()?;
     ensure!(found(&plane, &["--run", &run])? == before);
     Ok(())

@@ -361,9 +361,9 @@ impl Draft {
         })
     }
 
-    /// Leaves that belong to the part.
+    /// What the pack is of, a person by the pseudonym.
     #[must_use]
-    pub fn leaves(&self) -> u64 {
-        self.manifest.leaves
+    pub fn scope(&self) -> &Scope {
+        &self.manifest.scope
     }
 }

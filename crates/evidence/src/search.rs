@@ -10,7 +10,10 @@ use std::{
 };
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use cogward_ledger::leaf::{Parsed, leaf_hash};
+use cogward_ledger::{
+    Hash,
+    leaf::{Parsed, leaf_hash},
+};
 use cogward_model::{
     AgentName, RunId, TenantName, Timestamp, VersionLabel,
     event::{EventType, Value},
@@ -30,7 +33,7 @@ use crate::{
 };
 
 /// How long a question waits for the index to reach the end of the log.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one page is looked for; then it says up to where it has looked.
 const LOOKS: Duration = Duration::from_secs(5);
 /// Leaves of the log that one look covers.
@@ -273,7 +276,7 @@ impl Evidence {
         let end = view.first_from(query.until).await?;
         let mut at = from.max(view.first_from_start(query.since).await?);
         let mut reader = Leaves::new(&self.shared.dir, Position::default(), self.shared.progress.end());
-        let (mut found, mut leaves, mut bytes) = (Found::default(), Vec::new(), 0);
+        let (mut found, mut leaves, mut bytes, mut hashes) = (Found::default(), Vec::new(), 0, None);
         let begun = Instant::now();
         while at < end {
             let until = end.min(at.saturating_add(SLICE));
@@ -282,7 +285,7 @@ impl Evidence {
             let all_of_slice = places.len() < wanted;
             for (seq, place) in places {
                 reader.find(place, &mut found)?;
-                let leaf = Self::checked(&mut view, tenant, seq, &found).await?;
+                let leaf = Self::checked(&mut view, tenant, seq, &found, &mut hashes).await?;
                 let has = terms::of(&found.leaf, &found.sealed).unwrap_or_default();
                 let fits = terms.iter().all(|(term, value)| has.iter().any(|(of, is)| of == term && is == value))
                     && query.since.is_none_or(|since| leaf >= since)
@@ -310,15 +313,26 @@ impl Evidence {
     }
 
     /// The time of a leaf, once it is the one that the index means.
-    async fn checked(view: &mut View, tenant: &TenantName, seq: u64, found: &Found) -> Result<Timestamp, SearchError> {
+    async fn checked(
+        view: &mut View,
+        tenant: &TenantName,
+        seq: u64,
+        found: &Found,
+        hashes: &mut Option<(u64, Vec<Hash>)>,
+    ) -> Result<Timestamp, SearchError> {
         let wrong = |what| SearchError::from(IndexError::Damaged(what));
         let parsed = Parsed::from_bytes(&found.leaf).map_err(|_| wrong("a place holds no leaf"))?;
         if found.tenant != tenant.as_str() || parsed.chain.seq != seq {
             return Err(wrong("a place holds another leaf"));
         }
-        let width = usize::try_from(seq % 256).unwrap_or(0) + 1;
-        let hashes = view.table.tile(view.log, 0, seq / 256, width).await?;
-        if hashes.last() != Some(&leaf_hash(&found.leaf)) {
+        if hashes.as_ref().is_none_or(|(number, _)| *number != seq / 256) {
+            // As many as were there when the search began: leaves of one tile are looked at one behind the other.
+            let width = usize::try_from((view.size - seq / 256 * 256).min(256)).unwrap_or(0);
+            *hashes = Some((seq / 256, view.table.tile(view.log, 0, seq / 256, width).await?));
+        }
+        let at = usize::try_from(seq % 256).unwrap_or(0);
+        let kept = hashes.as_ref().and_then(|(_, hashes)| hashes.get(at));
+        if kept != Some(&leaf_hash(&found.leaf)) {
             return Err(wrong("a leaf has another hash"));
         }
         parsed.chain.time.parse().map_err(|_| ReadError::Damaged(found.at).into())

@@ -216,6 +216,11 @@ fn commitments(leaf: &[u8]) -> BTreeMap<String, String> {
     hidden.collect()
 }
 
+/// Whether a text is a time as leaves have it: only then the order of texts is that of times.
+fn is_time(text: &str) -> bool {
+    text.parse::<cogward_model::Timestamp>().is_ok_and(|time| time.to_string() == text)
+}
+
 /// Whether a directory is a partial pack.
 #[must_use]
 pub fn is_partial(dir: &Path) -> bool {
@@ -244,6 +249,11 @@ pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified
         serde_json::from_str(&bytes).map_err(|error| finding(What::Manifest, format!("{MANIFEST_FILE}: {error}")))?;
     if manifest.form != PACK_VERSION || manifest.origin != checkpoint.origin || manifest.size != checkpoint.size {
         return Err(finding(What::Manifest, format!("{MANIFEST_FILE} is of another form, log or checkpoint")));
+    }
+    if let Scope::Window { since, until } = &manifest.scope
+        && !since.iter().chain(until).all(|time| is_time(time))
+    {
+        return Err(finding(What::Manifest, format!("{MANIFEST_FILE}: a bound of the window is not a time")));
     }
     check_files(dir, &manifest)?;
     let mut extract = Extract::new(checkpoint.size, checkpoint.root, manifest.scope.clone());

@@ -10,7 +10,7 @@ use cogward_api::{
     ProblemCode, Reason, SampleCommitted, SampleQuery,
 };
 use cogward_evidence::{IndexError, Part, PolicyText, Query, SearchError, User};
-use cogward_ledger::map::Kind;
+use cogward_ledger::{extract::Scope, map::Kind};
 use cogward_model::{
     Digest, PolicyScope, RunId, TenantName,
     event::{EventType, Value},
@@ -221,19 +221,14 @@ fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
     Ok(parts.pop())
 }
 
-/// A part in the record of its export: a person is in it as a hash of the pack's, not by name.
-fn named(part: &Part) -> (&'static str, Value) {
-    match part {
-        Part::Run(run) => ("run", run.to_string().into()),
-        Part::Window(since, until) => {
-            let text = |time: &Option<cogward_model::Timestamp>| time.map(|time| time.to_string());
-            ("window", vec![text(since), text(until)].into())
-        }
-        Part::Key(kind, value) => (kind.as_str(), value.clone().into()),
-        Part::Subject(User::Pseudonym(pseudonym)) => ("subject", pseudonym.clone().into()),
-        Part::Subject(User::Name(_)) => ("subject", Value::Null),
-        Part::Sample { nonce, count, size } => {
-            ("sample", vec![Value::from(nonce.clone()), (*count).into(), (*size).into()].into())
+/// A part in the record of its export: a person is in it as the pseudonym.
+fn named(scope: &Scope) -> (&'static str, Value) {
+    match scope {
+        Scope::Run { run } => ("run", run.clone().into()),
+        Scope::Window { since, until } => ("window", vec![since.clone(), until.clone()].into()),
+        Scope::Key { of, value, .. } => (of.as_str(), value.clone().into()),
+        Scope::Sample { nonce, count, of } => {
+            ("sample", vec![Value::from(nonce.clone()), (*count).into(), (*of).into()].into())
         }
     }
 }
@@ -269,10 +264,10 @@ pub(crate) async fn export(
     if let Part::Sample { nonce, size, .. } = &part {
         committed(&app, &tenant, nonce, *size).await?;
     }
-    let (of, what) = named(&part);
     let staging = evidence::staged(&app);
     let by = caller.0.id.to_string();
     let draft = app.evidence.draft(&tenant, part, disclose, &by, staging.path()).await?;
+    let (of, what) = named(draft.scope());
     let policies = policies(&app, &draft.policies).await?;
     let summary = tokio::task::spawn_blocking(move || draft.finish(&policies)).await;
     let summary = summary.map_err(|error| Failure::internal("the evidence cannot be exported", &error))??;
