@@ -137,6 +137,7 @@ fn another_tenants_run_cannot_be_exported_and_a_policy_can_keep_hidden_values_hi
     let foreign = plane.cli(["evidence", "export", &dest, "--run", &run, "--tenant", "retail"])?;
     ensure!(foreign.code() == 3, "{}", foreign.stderr);
     ensure!(found(&plane, &["--run", &run, "--tenant", "retail"])?.is_empty());
+    ensure!(found(&plane, &["--run", &run])?.iter().any(|leaf| leaf["disclosed"]["sub"] == "anna@bank.example"));
     let rule = "@id(\"hidden\") forbid (principal, action == Cogward::Action::\"operator_command\", resource) \
                 when { context.command == \"evidence.disclose\" };\n@id(\"all\") permit (principal, action, resource);\n";
     let file = plane.scratch().join("policy.cedar");
@@ -145,6 +146,11 @@ fn another_tenants_run_cannot_be_exported_and_a_policy_can_keep_hidden_values_hi
     let digest = put["digest"].as_str().context("a digest")?.to_owned();
     plane.ok(["policy", "approve", &digest, "--reason", "x"])?;
     plane.ok(["policy", "activate", &digest, "--reason", "x"])?;
+    let leaves = found(&plane, &["--run", &run])?;
+    ensure!(leaves.len() > 2 && leaves.iter().all(|leaf| leaf.get("disclosed").is_none()), "{leaves:?}");
+    let shown = plane.json(["evidence", "show", "--run", &run])?;
+    let shown = shown.as_array().context("a list")?;
+    ensure!(shown.len() > 2 && shown.iter().all(|leaf| leaf.get("disclosed").is_none()), "{shown:?}");
     let refused = plane.cli(["evidence", "export", &dest, "--run", &run, "--disclose", "--reason", "curious"])?;
     ensure!(refused.code() == 4 && refused.stderr.contains("hidden"), "{}", refused.stderr);
     ensure!(found(&plane, &["--type", "operator.command_refused"])?.len() == 1);

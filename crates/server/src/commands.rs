@@ -51,14 +51,19 @@ async fn allowed(decided: &Decided, request: Request) -> Result<Request, Failure
     }
 }
 
-/// Decides a command that is a part of a request which is none by itself: reading evidence with its hidden values.
-pub(crate) async fn permitted(
-    app: &Plane,
-    caller: &Caller,
-    name: &'static str,
-    tenant: &TenantName,
-) -> Result<(), Failure> {
-    let command = Command { name, tenant: Some(tenant.clone()), agent: None };
+/// What policies call reading the hidden values of evidence. Reading is no command but for this.
+const DISCLOSE: &str = "evidence.disclose";
+
+/// Whether the caller may see the hidden values of a tenant's evidence. Where they only come along, nothing is refused:
+/// they stay hidden.
+pub(crate) fn may_disclose(app: &Plane, caller: &Caller, tenant: &TenantName) -> bool {
+    let command = Command { name: DISCLOSE, tenant: Some(tenant.clone()), agent: None };
+    app.policies.active().decide(&caller.0, &command, app.clock.now()).is_ok()
+}
+
+/// The same where they were asked for: a refusal is recorded.
+pub(crate) async fn disclose(app: &Plane, caller: &Caller, tenant: &TenantName) -> Result<(), Failure> {
+    let command = Command { name: DISCLOSE, tenant: Some(tenant.clone()), agent: None };
     match app.policies.active().decide(&caller.0, &command, app.clock.now()) {
         Ok(()) => Ok(()),
         Err(blocked) => Err(refused(app, caller, &command, *blocked).await?),

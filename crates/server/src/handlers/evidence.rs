@@ -17,19 +17,22 @@ use http::header;
 
 use super::{archive, known_tenant, runs};
 use crate::{
+    commands,
     events::by_operator,
     extract::{Asked, Caller, Params},
     failure::Failure,
     plane::{App, Plane},
 };
 
-pub(super) fn view(leaf: LeafView) -> EvidenceLeaf {
+/// A leaf on the wire, with its hidden values or without.
+pub(super) fn view(leaf: LeafView, disclosed: bool) -> EvidenceLeaf {
     let body = match leaf.body {
         serde_json::Value::Object(body) => body,
         _ => serde_json::Map::new(),
     };
     let kind = body.get("type").and_then(|t| t.as_str()).unwrap_or_default().to_owned();
-    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed: leaf.disclosed }
+    let disclosed = if disclosed { leaf.disclosed } else { Default::default() };
+    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed }
 }
 
 pub(crate) async fn of_run(
@@ -48,6 +51,7 @@ pub(crate) async fn of_run(
         .public("read_run", run.to_string())
         .public("after", after);
     app.record(event).await?;
+    let disclosed = commands::may_disclose(&app, &caller, &row.tenant);
     let limit = query.limit() as usize;
     let mut leaves = app
         .evidence
@@ -57,7 +61,7 @@ pub(crate) async fn of_run(
     let more = leaves.len() > limit;
     leaves.truncate(limit);
     let next_cursor = leaves.last().filter(|_| more).map(|leaf| leaf.run_seq.to_string());
-    Ok(Answer(Page { items: leaves.into_iter().map(view).collect(), next_cursor }))
+    Ok(Answer(Page { items: leaves.into_iter().map(|leaf| view(leaf, disclosed)).collect(), next_cursor }))
 }
 
 pub(crate) async fn checkpoint(

@@ -81,13 +81,14 @@ pub(crate) async fn search(
         until: asked.until,
     };
     let page = app.evidence.search(&tenant, &query, asked.cursor.as_deref(), limit as usize).await?;
+    let disclosed = commands::may_disclose(&app, &caller, &tenant);
     let event = by_operator(EventType::QueryExecuted, tenant, &caller.0, None)
         .public("query", page.public)
         .public("continued", asked.cursor.is_some())
         .public("results", page.leaves.len() as u64)
         .public("size", page.current);
     app.record(event).await?;
-    let items = page.leaves.into_iter().map(evidence::view).collect();
+    let items = page.leaves.into_iter().map(|leaf| evidence::view(leaf, disclosed)).collect();
     Ok(Answer(EvidenceFound { items, next_cursor: page.cursor, current: page.current }))
 }
 
@@ -252,7 +253,7 @@ pub(crate) async fn export(
         if query.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
             return Err(Failure::new(ProblemCode::ReasonRequired, "say why the hidden values are needed"));
         }
-        commands::permitted(&app, &caller, "evidence.disclose", &tenant).await?;
+        commands::disclose(&app, &caller, &tenant).await?;
     }
     if let Part::Run(run) = part {
         // Another tenant's run is as unknown here as one that never was.
