@@ -388,6 +388,8 @@ def check_range(line, scope, covered, size, root):
     try:
         body = READ(leaf.decode())["body"]
         first, until = body["from"], body["to"]
+        if not isinstance(body["first_time"], str) or not isinstance(body["last_time"], str):
+            refuse("it is not a `ledger.index` of a known form")
         if body["type"] != "ledger.index" or body["map"] != 1 or first % RANGE or not first < until <= first + RANGE:
             refuse("it is not a `ledger.index` of a known form")
         if until > claim["index"] or first != covered or until > scope["to"]:
@@ -399,7 +401,7 @@ def check_range(line, scope, covered, size, root):
             refuse("its leaves are not in the range, in rising order")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Finding("index", str(error), claim["index"])
-    return leaves, until
+    return leaves, until, [body["first_time"], body["last_time"]]
 
 
 def drawn(root, nonce, size, count):
@@ -412,9 +414,10 @@ def drawn(root, nonce, size, count):
 
 
 FIELDS = {
-    "run": {"run": str}, "window": {"since": str, "until": str}, "key": {"of": str, "value": str, "from": int, "to": int},
-    "sample": {"nonce": str, "count": int, "of": int},
+    "run": {"run": str}, "window": {"since": str, "until": str}, "sample": {"nonce": str, "count": int, "of": int},
+    "key": {"of": str, "value": str, "from": int, "to": int, "since": str, "until": str},
 }
+BOUNDS = {"since", "until"}
 LEAF_LINE = {"index": int, "leaf": str, "proof": list}
 
 
@@ -428,14 +431,14 @@ def manifest_of(root, origin, key, size):
                           "disclosed": bool, "files": dict}, "pack.json", "manifest")
     scope = said["scope"]
     fields = FIELDS.get(scope.get("kind"), {})
-    whole = set(scope) == {"kind", *fields} or scope.get("kind") == "window" and set(scope) <= {"kind", *fields}
+    whole = {"kind", *fields} - BOUNDS <= set(scope) <= {"kind", *fields}
     if (said["form"], said["origin"], said["size"]) != (1, origin, size):
         raise Finding("manifest", "pack.json is of another form, log or checkpoint")
     if not fields or not whole or any(type(scope[name]) is not fields[name] for name in scope if name != "kind"):
         raise Finding("manifest", "pack.json: another form")
     if scope["kind"] == "key" and scope["of"] not in KINDS:
         raise Finding("manifest", "pack.json: another form")
-    if scope["kind"] == "window" and not all(is_time(scope[name]) for name in scope if name != "kind"):
+    if not all(is_time(scope[name]) for name in BOUNDS & set(scope)):
         raise Finding("manifest", "pack.json: a bound of the window is not a time")
     plain_files = {"pack.json", "pack.note", "log.vkey", "checkpoint", "verify.py", "README.txt"}
     extra = set(os.listdir(root)) - plain_files - set(said["files"])
@@ -454,7 +457,8 @@ def verify_part(root, pinned):
     said = manifest_of(root, origin, key, size)
     scope, files = said["scope"], said["files"]
     kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}}
-    indexes, hidden, last, before, behind, closed, first_time, last_time = [], {}, None, False, False, False, None, None
+    indexes, outside, hidden, last, first_time, last_time = [], set(), {}, None, None, None
+    before = behind = closed = False
     for line in lines_of(root, "leaves.jsonl", LEAF_LINE):
         leaf, digest = open_line(line, size, signed_root)
         index, bad = line["index"], lambda what, detail: Finding(what, detail, line["index"])
@@ -470,7 +474,8 @@ def verify_part(root, pinned):
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             body, chain = {}, {}
         check_leaf(index, leaf, digest, state)
-        mine = True
+        mine, early = True, chain["time"] < scope.get("since", "")
+        late = "until" in scope and chain["time"] >= scope["until"]
         if kind == "run":
             if body.get("run") != scope["run"]:
                 raise bad("scope", "it is not of the run")
@@ -478,7 +483,6 @@ def verify_part(root, pinned):
         elif kind == "window":
             if last is not None and index != last + 1 or behind:
                 raise bad("scope", "the leaves of a window have no gap and end with it")
-            early, late = chain["time"] < scope.get("since", ""), "until" in scope and chain["time"] >= scope["until"]
             if early and last is not None:
                 raise bad("scope", "it is before the window")
             before, behind, mine = before or early or index == 0, late and not early, not early and not late
@@ -487,6 +491,8 @@ def verify_part(root, pinned):
                 raise bad("scope", "it is outside of what the index covers")
             if scope["of"] != "subject" and (scope["of"], scope["value"]) not in values_of(body):
                 raise bad("scope", "it does not have the key")
+            mine = not early and not late
+            outside |= set() if mine else {index}
         last = index
         if mine:
             indexes.append(index)
@@ -499,14 +505,17 @@ def verify_part(root, pinned):
     if kind == "sample" and (scope["of"] != size or drawn(signed_root, scope["nonce"], size, scope["count"]) != set(indexes)):
         raise Finding("scope", "the leaves are not those that the number draws")
     if kind == "key":
-        covered, listed = scope["from"], []
+        covered, listed, times = scope["from"], [], []
         for line in lines_of(root, "index.jsonl", {"claim": dict, "map": dict}):
             line_of(json.dumps(line["claim"]).encode(), LEAF_LINE, "index.jsonl")
             line_of(json.dumps(line["map"]).encode(), {"at": list, "leaves": list}, "index.jsonl")
-            found, covered = check_range(line, scope, covered, size, signed_root)
-            listed += found
-        if covered != scope["to"] or listed != indexes:
+            found, covered, claimed = check_range(line, scope, covered, size, signed_root)
+            listed, times = listed + found, times + claimed
+        if covered != scope["to"] or listed != sorted({*indexes, *outside}):
             raise Finding("index", "the leaves are not those that the index lists")
+        if scope["from"] and not ("since" in scope and times and times[0] < scope["since"]):
+            raise Finding("index", "the window begins before what the index covers")
+        closed = "until" not in scope or bool(times) and times[-1] >= scope["until"]
     if "policies.jsonl" in files:
         for line in lines_of(root, "policies.jsonl", {"level": str, "digest": str, "text": str}):
             if "sha256:" + sha(f"cogward.policy.v1\n{line['level']}\n{line['text']}".encode()).hex() != line["digest"]:
@@ -525,7 +534,7 @@ def verify_part(root, pinned):
         raise Finding("manifest", "pack.json names another number of leaves")
     return {
         "origin": origin, "size": size, "root": signed_root.hex(), "scope": scope, "leaves": len(indexes),
-        "complete": closed or kind != "run", "first_time": first_time, "last_time": last_time, "disclosures": disclosures,
+        "complete": closed or kind not in ("run", "key"), "first_time": first_time, "last_time": last_time, "disclosures": disclosures,
         "key": pinned or own, "key_pinned": bool(pinned),
     }
 
@@ -576,7 +585,7 @@ def main(arguments):
     if part:
         print(f"OK  {log['leaves']} leaves: {json.dumps(log['scope'])}")
         if not log["complete"]:
-            print("    the run has no run.closed in this checkpoint: it may have gone on")
+            print("    the run, or the window, may go on behind this checkpoint")
     else:
         print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
     print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")

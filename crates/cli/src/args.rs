@@ -483,7 +483,7 @@ pub enum Evidence {
         Examples:\n  cogward evidence export ./evidence-2026-11\n  \
         cogward evidence export ./run --run RUN --disclose --reason \"complaint 17\"\n  \
         cogward evidence export ./november --from 2026-11-01 --to 2026-12-01\n  \
-        cogward evidence export ./claims --agent claims-triage\n  \
+        cogward evidence export ./claims --agent claims-triage --from 2026-11-01\n  \
         cogward-verify ./claims --key log.vkey"
     )]
     Export {

@@ -289,6 +289,7 @@ mod tests {
              internal                 1\n\
              upstream_unavailable     1\n\
              evidence_unavailable     1\n\
+             index_unavailable        1\n\
              not_ready                8\n"
         );
     }

@@ -16,7 +16,7 @@ use std::{
 use cogward_ledger::{
     Hash,
     leaf::{Parsed, hash_text, leaf_hash},
-    map::{Claim, MAP_VERSION, Map, RANGE_LEAVES},
+    map::{self, Claim, Kind, MAP_VERSION, Map, RANGE_LEAVES},
     tree::Frontier,
 };
 use cogward_model::{
@@ -471,17 +471,20 @@ impl Indexer {
     fn seal(&mut self, tenant: &TenantName, log: &LogRow, to: u64) -> Result<(), SealError> {
         let from = log.sealed;
         let (runtime, table) = self.table()?;
-        let begins = runtime.block_on(table.leaf(log.id, from))?.ok_or(IndexError::Damaged("a leaf is not there"))?.0;
-        let maps = maps(&self.shared, tenant, begins, (from, to))?;
+        let range = usize::try_from(to - from).unwrap_or(usize::MAX);
+        let places = runtime.block_on(table.find(log.id, &[], (from, to), range))?;
+        let maps = maps(&self.shared, tenant, &places, (from, to))?;
         let event = Event::new(EventType::LedgerIndexed, tenant.clone(), Attribution::plane())
             .public("basis", vec!["plane"])
             .public("map", MAP_VERSION)
             .public("from", from)
             .public("to", to)
-            .public("entries", maps.0.len())
-            .public("root", hash_text(&maps.0.root()))
-            .public("subject_entries", maps.1.len())
-            .public("subject_root", hash_text(&maps.1.root()));
+            .public("entries", maps.public.len())
+            .public("root", hash_text(&maps.public.root()))
+            .public("subject_entries", maps.subjects.len())
+            .public("subject_root", hash_text(&maps.subjects.root()))
+            .public("first_time", maps.first_time)
+            .public("last_time", maps.last_time);
         let mut append = self.shared.prepare(&event, self.shared.mint())?;
         let (reply, answer) = oneshot::channel();
         append.reply = Some(reply);
@@ -491,29 +494,42 @@ impl Indexer {
     }
 }
 
-/// The maps of a range, from its leaves: that of public values and that of subjects.
+/// What a range of leaves gives.
+#[derive(Default)]
+pub(crate) struct Maps {
+    pub(crate) public: Map,
+    pub(crate) subjects: Map,
+    first_time: String,
+    last_time: String,
+}
+
+/// The maps of a range, from its leaves. The index only says where they stand: each has to be the one that is meant.
 pub(crate) fn maps(
     shared: &Shared,
     tenant: &TenantName,
-    begins: Position,
+    places: &[(u64, Position)],
     (from, to): (u64, u64),
-) -> Result<(Map, Map), SealError> {
-    let mut reader = Leaves::new(&shared.dir, begins, shared.progress.end());
-    let (mut found, mut maps, mut next) = (Found::default(), <(Map, Map)>::default(), from);
-    while next < to && reader.next(&mut found)? {
-        if found.tenant != tenant.as_str() {
-            continue;
+) -> Result<Maps, SealError> {
+    let mut reader = Leaves::new(&shared.dir, Position::default(), shared.progress.end());
+    let (mut found, mut maps, mut next) = (Found::default(), Maps::default(), from);
+    for (seq, place) in places {
+        let there = *seq == next && reader.find(*place, &mut found)? && found.tenant == tenant.as_str();
+        let parsed = Parsed::from_bytes(&found.leaf).ok().filter(|leaf| there && leaf.chain.seq == next);
+        let parsed = parsed.ok_or(IndexError::Damaged("a range has another leaf"))?;
+        if next == from {
+            maps.first_time = parsed.chain.time.to_owned();
         }
-        let damaged = || ReadError::Damaged(found.at);
-        let parsed = Parsed::from_bytes(&found.leaf).map_err(|_| damaged())?;
-        if parsed.chain.seq != next {
-            return Err(IndexError::Damaged("a range does not begin where it says").into());
+        parsed.chain.time.clone_into(&mut maps.last_time);
+        for (kind, value) in map::values(&found.leaf).map_err(|_| ReadError::Damaged(found.at))? {
+            maps.public.add(map::key(kind, &value), next);
         }
-        terms::map_leaf(&mut maps, next, &found.leaf, &found.sealed).ok_or_else(damaged)?;
+        if let Some(pseudonym) = terms::subject(&found.sealed) {
+            maps.subjects.add(map::key(Kind::Subject, &pseudonym), next);
+        }
         next += 1;
     }
     if next < to {
-        return Err(IndexError::Damaged("a range is longer than the log").into());
+        return Err(IndexError::Damaged("a range misses leaves").into());
     }
     Ok(maps)
 }

@@ -37,7 +37,7 @@ pub use judged::{Judged, JudgedFilter};
 pub use keys::KeyringError;
 pub use open::{EvidenceOptions, OpenError};
 pub use outbox::DrainError;
-pub use part::{Draft, Part, PartSummary, PolicyText};
+pub use part::{Draft, Part, PartSummary, PolicyText, Window};
 pub use read::{DecidedOrCompleted, Kept, Lasting, LeafView, ReadError};
 pub use record::{Evidence, Health, LeafRef, RecordError};
 pub use search::{Page, Query, SearchError, User};

@@ -15,7 +15,8 @@ use std::{
 use cogward_ledger::{
     commitment::Disclosure,
     extract::{LeafLine, RangeLine, Scope},
-    map::{self, Claim, Kind},
+    leaf::Parsed,
+    map::{self, Claim, Kind, RANGE_LEAVES},
     pack::{
         DISCLOSURES_FILE, INDEX_FILE, LEAVES_FILE, MANIFEST_FILE, Manifest, PACK_VERSION, POLICIES_FILE,
         SIGNATURE_FILE, file_digest, signed_text,
@@ -39,17 +40,20 @@ use crate::{
 
 const README: &str = include_str!("export/PART.txt");
 
+/// From a time on and before another; open where there is none.
+pub type Window = (Option<Timestamp>, Option<Timestamp>);
+
 /// Which part of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// A run.
     Run(RunId),
     /// All from a time on and before another.
-    Window(Option<Timestamp>, Option<Timestamp>),
-    /// All with a public value, in all of the log: an agent, a tool, a tool server, an approval, a type, a run.
-    Key(Kind, String),
-    /// All of a person's authority, in all of the log.
-    Subject(User),
+    Window(Window),
+    /// All with a public value: an agent, a tool, a tool server, an approval, a type, a run; in all of the log or a window.
+    Key(Kind, String, Window),
+    /// All on a person's authority, likewise.
+    Subject(User, Window),
     /// Leaves that an auditor's number draws from a state of the log that was signed before the number was told.
     Sample {
         /// The number.
@@ -137,7 +141,7 @@ impl Evidence {
         by: &str,
         dest: &Path,
     ) -> Result<Draft, SearchError> {
-        if matches!(part, Part::Key(..) | Part::Subject(_)) {
+        if matches!(part, Part::Key(..) | Part::Subject(..)) {
             // The root of the range that is still open has to be in the log before the checkpoint.
             self.shared.index.seal(tenant).await?;
         }
@@ -162,13 +166,14 @@ impl Evidence {
         let mut files = BTreeMap::new();
         let mut leaves = Lines::create(&dir, LEAVES_FILE)?;
         let mut opened = if disclose { Some(Lines::create(&dir, DISCLOSURES_FILE)?) } else { None };
-        let (mut found, mut disclosures, mut policies) = (Found::default(), 0, BTreeSet::new());
+        let (mut found, mut disclosures, mut policies, mut count) = (Found::default(), 0, BTreeSet::new(), 0);
         for seq in around.0.iter().chain(&numbers).chain(&around.1) {
             let (line, _) = signed.line(&tenant, *seq, &mut found)?;
             leaves.line(&line)?;
-            if around.0 == Some(*seq) || around.1 == Some(*seq) {
+            if around.0 == Some(*seq) || around.1 == Some(*seq) || is_outside(&scope, &found.leaf) {
                 continue;
             }
+            count += 1;
             policies.extend(policies_of(&found.leaf));
             if let Some(opened) = &mut opened {
                 for disclosure in disclosures_of(&keys, &tenant, &found) {
@@ -193,7 +198,7 @@ impl Evidence {
             origin: keys.signing.verifying().origin().to_owned(),
             scope,
             size: signed.checkpoint.size,
-            leaves: numbers.len() as u64,
+            leaves: count,
             by,
             time: self.shared.clock.now().to_string(),
             disclosed: disclose,
@@ -215,7 +220,7 @@ impl Evidence {
                 let numbers = self.run_numbers(tenant, run, signed)?;
                 Selected { numbers, ..Selected::of(Scope::Run { run: run.to_string() }) }
             }
-            Part::Window(since, until) => {
+            Part::Window((since, until)) => {
                 let handle = signed.handle.clone();
                 let from = match since {
                     Some(_) => handle.block_on(signed.view.first_from(since))?.min(size),
@@ -225,17 +230,16 @@ impl Evidence {
                 if to - from > PART_LEAVES_MAX {
                     return Err(SearchError::TooMany(to - from, PART_LEAVES_MAX));
                 }
-                let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
                 Selected {
                     numbers: (from..to).collect(),
                     around: (from.checked_sub(1), Some(to).filter(|to| *to < size)),
                     ..Selected::of(Scope::Window { since: text(since), until: text(until) })
                 }
             }
-            Part::Key(kind, value) => self.by_key(tenant, kind, value, signed)?,
-            Part::Subject(user) => {
+            Part::Key(kind, value, window) => self.by_key(tenant, (kind, value), window, signed)?,
+            Part::Subject(user, window) => {
                 let value = pseudonym(keys, &user)?;
-                self.by_key(tenant, Kind::Subject, value, signed)?
+                self.by_key(tenant, (Kind::Subject, value), window, signed)?
             }
             Part::Sample { nonce, count, .. } => {
                 let numbers = sample::draw(&signed.checkpoint.root, &nonce, size, count).into_iter().collect();
@@ -249,25 +253,30 @@ impl Evidence {
     fn by_key(
         &self,
         tenant: &TenantName,
-        kind: Kind,
-        value: String,
+        (kind, value): (Kind, String),
+        (since, until): Window,
         signed: &mut Signed,
     ) -> Result<Selected, SearchError> {
         let (handle, key) = (signed.handle.clone(), map::key(kind, &value));
         let claims = handle.block_on(signed.view.table.claims(signed.view.log))?;
-        let (mut covered, mut numbers, mut ranges) = (0, Vec::new(), Vec::new());
+        // The ranges before the window are left out, but for the last one: its first leaf is earlier.
+        let first = handle.block_on(signed.view.first_from(since))?;
+        let begins = if since.is_some() { first.saturating_sub(1) / RANGE_LEAVES * RANGE_LEAVES } else { 0 };
+        let ends = handle.block_on(signed.view.first_from(until))?;
+        let (mut covered, mut numbers, mut ranges) = (begins, Vec::new(), Vec::new());
         let mut found = Found::default();
-        for (from, until, seq) in claims {
-            if from != covered || seq >= signed.checkpoint.size {
+        for (from, until, seq) in claims.into_iter().skip_while(|(from, ..)| *from < begins) {
+            // One leaf behind the window has to be covered too, to show that the window ends there.
+            if covered > ends || from != covered || seq >= signed.checkpoint.size {
                 break;
             }
             let (line, _): (LeafLine, _) = signed.line(tenant, seq, &mut found)?;
             let claim = Claim::of(&found.leaf).filter(|claim| (claim.from, claim.to) == (from, until));
             let claim = claim.ok_or(IndexError::Damaged("a root is in another leaf"))?;
-            let begins = handle.block_on(signed.view.table.leaf(signed.view.log, from))?;
-            let (begins, _) = begins.ok_or(IndexError::Damaged("a leaf is not there"))?;
-            let maps = index::maps(&self.shared, tenant, begins, (from, until))?;
-            let map = if kind == Kind::Subject { maps.1 } else { maps.0 };
+            let range = usize::try_from(until - from).unwrap_or(usize::MAX);
+            let places = handle.block_on(signed.view.table.find(signed.view.log, &[], (from, until), range))?;
+            let maps = index::maps(&self.shared, tenant, &places, (from, until))?;
+            let map = if kind == Kind::Subject { maps.subjects } else { maps.public };
             let proof = map.prove(&key);
             let (root, entries) = claim.tree(kind).ok_or(ReadError::Damaged(found.at))?;
             // A root that the leaves do not give was signed by somebody else than us: no pack is made of it.
@@ -279,9 +288,13 @@ impl Evidence {
             ranges.push(RangeLine { claim: line, map: proof });
             covered = until;
         }
-        let scope = Scope::Key { of: kind, value, from: 0, to: covered };
+        let scope = Scope::Key { of: kind, value, from: begins, to: covered, since: text(since), until: text(until) };
         Ok(Selected { numbers, ranges, ..Selected::of(scope) })
     }
+}
+
+fn text(time: Option<Timestamp>) -> Option<String> {
+    time.map(|time| time.to_string())
 }
 
 /// What goes into a pack.
@@ -297,6 +310,14 @@ impl Selected {
     fn of(scope: Scope) -> Self {
         Self { scope, numbers: Vec::new(), around: (None, None), ranges: Vec::new() }
     }
+}
+
+/// Whether the index lists a leaf that the window leaves out.
+fn is_outside(scope: &Scope, leaf: &[u8]) -> bool {
+    let Scope::Key { since, until, .. } = scope else { return false };
+    let Ok(leaf) = Parsed::from_bytes(leaf) else { return false };
+    let time = leaf.chain.time;
+    since.as_deref().is_some_and(|since| time < since) || until.as_deref().is_some_and(|until| time >= until)
 }
 
 /// The policy versions that a leaf names.

@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, path::Path};
 
-use cogward_evidence::{Draft, Evidence, IndexError, Part, PartSummary, Query, SearchError, User};
+use cogward_evidence::{Draft, Evidence, IndexError, LeafView, Part, PartSummary, Query, SearchError, User};
 use cogward_ledger::{
     map::Kind,
     note::VerifyingKey,
@@ -388,21 +388,27 @@ async fn packs_of_a_run_a_window_a_key_and_a_sample_verify_and_are_all_of_it() {
     let anna = User::Name("anna".into());
     let (early, late) = (all[5].time, all[25].time);
     let inside = all.iter().filter(|leaf| leaf.time >= early && leaf.time < late).count() as u64;
+    let act = |leaf: &LeafView| leaf.body["act"] == "agent:claims@1.0.0";
+    let by_claims = all.iter().filter(|leaf| act(leaf) && leaf.time >= early && leaf.time < late).count() as u64;
+    let is_anna = |leaf: &LeafView| leaf.disclosed["sub"] == "anna";
+    let anna_late = all.iter().filter(|leaf| is_anna(leaf) && leaf.time >= early).count() as u64;
     let future = cogward_model::Timestamp::from_unix_micros(u64::MAX / 4);
     let past = cogward_model::Timestamp::from_unix_micros(1);
-    let agent = |name: &str| Part::Key(Kind::Agent, name.into());
+    let agent = |name: &str| Part::Key(Kind::Agent, name.into(), (None, None));
     for (n, (part, leaves)) in [
         (Part::Run(runs[0]), 11),
         (Part::Run(runs[2]), 10),
-        (Part::Window(Some(early), Some(late)), inside),
-        (Part::Window(Some(future), None), 0),
-        (Part::Window(None, Some(past)), 0),
+        (Part::Window((Some(early), Some(late))), inside),
+        (Part::Window((Some(future), None)), 0),
+        (Part::Window((None, Some(past))), 0),
         (Part::Sample { nonce: "0123456789abcdef".into(), count: 7, size }, 7),
         (agent("claims"), 21),
         (agent("nobody"), 0),
-        (Part::Key(Kind::Tool, "crm/write".into()), 15),
-        (Part::Key(Kind::Type, "sandbox.violation".into()), 0),
-        (Part::Subject(anna), 21),
+        (Part::Key(Kind::Tool, "crm/write".into(), (None, None)), 15),
+        (Part::Key(Kind::Type, "sandbox.violation".into(), (None, None)), 0),
+        (Part::Subject(anna.clone(), (None, None)), 21),
+        (Part::Key(Kind::Agent, "claims".into(), (Some(early), Some(late))), by_claims),
+        (Part::Subject(anna, (Some(early), None)), anna_late),
     ]
     .into_iter()
     .enumerate()
@@ -445,8 +451,8 @@ async fn a_pack_with_a_leaf_removed_added_swapped_or_renamed_is_refused() {
     let (window, agent) = (dir.path().join("window"), dir.path().join("agent"));
     packed(&evidence, Part::Run(runs[0]), true, &run).await.unwrap();
     packed(&evidence, Part::Run(runs[1]), false, &other).await.unwrap();
-    packed(&evidence, Part::Window(Some(all[3].time), None), false, &window).await.unwrap();
-    packed(&evidence, Part::Key(Kind::Agent, "claims".into()), false, &agent).await.unwrap();
+    packed(&evidence, Part::Window((Some(all[3].time), None)), false, &window).await.unwrap();
+    packed(&evidence, Part::Key(Kind::Agent, "claims".into(), (None, None)), false, &agent).await.unwrap();
     let key_path = dir.path().join("evidence/keys/acme.sign");
     let seed: [u8; 32] = {
         use base64::{Engine, engine::general_purpose::STANDARD};
@@ -522,7 +528,7 @@ async fn what_the_index_leaves_out_is_caught_by_the_verifiable_index() {
     assert_eq!(less.len() + 1, whole.len());
     // The pack is made of the log: the leaf is there.
     let pack = dir.path().join("pack");
-    let summary = packed(&evidence, Part::Key(Kind::Agent, "claims".into()), false, &pack).await.unwrap();
+    let summary = packed(&evidence, Part::Key(Kind::Agent, "claims".into(), (None, None)), false, &pack).await.unwrap();
     assert_eq!(summary.leaves, whole.len() as u64);
     assert!(verdict(&pack, &evidence).is_ok());
     // And a run with a gap is an error, not a shorter run.
@@ -555,7 +561,7 @@ async fn whole_ranges_get_their_roots_by_themselves_and_once() {
     let evidence = open(&dir.path().join("evidence"));
     evidence.reindex().await.unwrap();
     let pack = dir.path().join("pack");
-    let part = Part::Key(Kind::Type, "ledger.index".into());
+    let part = Part::Key(Kind::Type, "ledger.index".into(), (None, None));
     while let Err(error) = packed(&evidence, part.clone(), false, &pack).await {
         assert!(matches!(error, SearchError::Index(IndexError::Behind { .. })), "{error}");
         let _partly = fs::remove_dir_all(&pack);

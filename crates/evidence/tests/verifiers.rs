@@ -152,11 +152,11 @@ async fn both_verifiers_refuse_every_damaged_byte_of_a_part() {
     let mut input = String::new();
     let parts = [
         Part::Run(run),
-        Part::Window(None, Some(time)),
-        Part::Window(Some(time), None),
-        Part::Key(Kind::Agent, "claims".into()),
-        Part::Key(Kind::Tool, "not/there".into()),
-        Part::Subject(User::Name("anna@example.org".into())),
+        Part::Window((None, Some(time))),
+        Part::Window((Some(time), None)),
+        Part::Key(Kind::Agent, "claims".into(), (Some(time), None)),
+        Part::Key(Kind::Tool, "not/there".into(), (None, Some(time))),
+        Part::Subject(User::Name("anna@example.org".into()), (None, None)),
         Part::Sample { nonce: "0123456789abcdef".into(), count: 2, size },
     ];
     let (mut flips, mut ours) = (0, Vec::new());

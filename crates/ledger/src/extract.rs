@@ -83,6 +83,12 @@ pub enum Scope {
         from: u64,
         /// The first that is not.
         to: u64,
+        /// Only those from this time on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
+        /// Only those before this time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
     },
     /// Leaves that were drawn with an auditor's number.
     Sample {
@@ -124,6 +130,10 @@ pub struct Extract {
     /// Up to where the index covers the key.
     covered: Option<u64>,
     listed: BTreeSet<u64>,
+    /// Leaves with the key that are not in the window.
+    outside: BTreeSet<u64>,
+    /// The first time and the last that the index covers.
+    times: Option<(String, String)>,
 }
 
 /// A whole extract.
@@ -160,6 +170,8 @@ impl Extract {
             around,
             covered,
             listed,
+            outside: BTreeSet::new(),
+            times: None,
         }
     }
 
@@ -247,7 +259,7 @@ impl Extract {
                 }
                 self.around.0 |= index == 0;
             }
-            Scope::Key { of, value, from, to } => {
+            Scope::Key { of, value, from, to, since, until } => {
                 if !(*from..*to).contains(&index) {
                     return Err((What::Scope, "it is outside of what the index covers"));
                 }
@@ -256,6 +268,12 @@ impl Extract {
                     || values(bytes).is_ok_and(|found| found.iter().any(|(kind, text)| kind == of && text == value));
                 if !has {
                     return Err((What::Scope, "it does not have the key"));
+                }
+                // The index lists it, the window leaves it out: it is there to show its time.
+                let early = since.as_deref().is_some_and(|since| leaf.chain.time < since);
+                if early || until.as_deref().is_some_and(|until| leaf.chain.time >= until) {
+                    self.outside.insert(index);
+                    return Ok(());
                 }
             }
             Scope::Sample { .. } => {}
@@ -272,7 +290,7 @@ impl Extract {
     /// It says nothing that holds.
     pub fn range(&mut self, line: &RangeLine) -> Result<(), Finding> {
         let bad = |detail: &str| Finding { leaf: Some(line.claim.index), what: What::Index, detail: detail.to_owned() };
-        let Scope::Key { of, value, from, to } = &self.scope else { return Err(bad("nobody asked for it")) };
+        let Scope::Key { of, value, from, to, .. } = &self.scope else { return Err(bad("nobody asked for it")) };
         let leaf = line.claim.open(self.size, &self.root)?;
         let claim = Claim::of(&leaf).ok_or_else(|| bad("it is not a `ledger.index` of a known form"))?;
         if claim.to > line.claim.index {
@@ -289,6 +307,8 @@ impl Extract {
         }
         self.listed.extend(&line.map.leaves);
         self.covered = Some(claim.to);
+        let first = self.times.take().map_or(claim.first_time, |(first, _)| first);
+        self.times = Some((first, claim.last_time));
         Ok(())
     }
 
@@ -326,14 +346,19 @@ impl Extract {
                 }
                 true
             }
-            Scope::Key { from, to, .. } => {
+            Scope::Key { from, to, since, until, .. } => {
                 if self.covered.unwrap_or(*from) != *to {
                     return bad(What::Index, "the index does not cover all that was asked for");
                 }
-                if self.listed != self.indexes {
+                if self.listed != self.indexes.union(&self.outside).copied().collect() {
                     return bad(What::Index, "the leaves are not those that the index lists");
                 }
-                true
+                // Leaves are in the order of their times: what is before the first one is earlier still.
+                let (first, last) = self.times.as_ref().map_or(("", ""), |(first, last)| (first, last));
+                if *from > 0 && since.as_deref().is_none_or(|since| first >= since) {
+                    return bad(What::Index, "the window begins before what the index covers");
+                }
+                until.as_deref().is_none_or(|until| last >= until)
             }
             Scope::Sample { nonce, count, of } => {
                 if *of != self.size {

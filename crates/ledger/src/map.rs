@@ -274,6 +274,10 @@ pub struct Claim {
     pub subject_entries: u64,
     /// Its root, base64url.
     pub subject_root: String,
+    /// The time of the first leaf of the range.
+    pub first_time: String,
+    /// The time of its last leaf.
+    pub last_time: String,
 }
 
 impl Claim {

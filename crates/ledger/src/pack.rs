@@ -38,6 +38,7 @@ pub const PACK_VERSION: u64 = 1;
 /// The first line of the text under the signature: no checkpoint begins with it.
 const SIGNED: &str = "cogward.dev/pack@v1";
 
+/// Largest manifest.
 const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A leaf in base64 with its proof, or a disclosure.
 const LINE_BYTES_MAX: u64 = 48 * 1024 * 1024;
@@ -250,7 +251,7 @@ pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified
     if manifest.form != PACK_VERSION || manifest.origin != checkpoint.origin || manifest.size != checkpoint.size {
         return Err(finding(What::Manifest, format!("{MANIFEST_FILE} is of another form, log or checkpoint")));
     }
-    if let Scope::Window { since, until } = &manifest.scope
+    if let Scope::Window { since, until } | Scope::Key { since, until, .. } = &manifest.scope
         && !since.iter().chain(until).all(|time| is_time(time))
     {
         return Err(finding(What::Manifest, format!("{MANIFEST_FILE}: a bound of the window is not a time")));

@@ -39,7 +39,10 @@ struct Said {
     from: u64,
     to: u64,
     more: u64,
+    last_time: &'static str,
 }
+
+const TIME: &str = "2026-11-22T10:11:12.123456Z";
 
 /// Five leaves, then what `said` makes of their map, all of it signed.
 fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
@@ -52,7 +55,7 @@ fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
             let agent = if seq == 3 { "clerk" } else { "claims" };
             Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by(agent)).public("tool", "crm/read")
         } else {
-            let Said { map, from, to, more } = said.take().unwrap()(map.clone());
+            let Said { map, from, to, more, last_time } = said.take().unwrap()(map.clone());
             Event::new(EventType::LedgerIndexed, "acme".parse().unwrap(), Attribution::plane())
                 .public("map", 1_u64)
                 .public("from", from)
@@ -61,10 +64,12 @@ fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
                 .public("root", hash_text(&map.root()))
                 .public("subject_entries", 0_u64)
                 .public("subject_root", hash_text(&Map::default().root()))
+                .public("first_time", TIME)
+                .public("last_time", last_time.to_owned())
         };
         let body = encode(&event, &mint_id(&SystemClock, &SystemEntropy), &SystemEntropy).unwrap();
         let mut leaf = Vec::new();
-        let time = "2026-11-22T10:11:12.123456Z";
+        let time = TIME;
         body.assemble(&Place { seq, prev, time, run_seq: 0, run_prev: None }, &mut leaf);
         let hash = leaf_hash(&leaf);
         tree.push(hash);
@@ -107,31 +112,44 @@ fn without(map: &Map, leaf: u64) -> Map {
 #[test]
 fn a_root_that_the_leaves_do_not_give_is_found_by_who_has_them_all() {
     let (from, to, more) = (0, 5, 0);
-    assert_eq!(judged(|map| Said { map, from, to, more }), Ok(5));
+    assert_eq!(judged(|map| Said { map, from, to, more, last_time: TIME }), Ok(5));
     // All leaves but those that somebody would rather not show: the map of what is left proves that they are not there.
-    assert_eq!(judged(|map| Said { map: without(&map, 3), from, to, more }), Err((Some(5), What::Index)));
-    assert_eq!(judged(|map| Said { map: without(&map, 4), from, to, more }), Err((Some(5), What::Index)));
+    assert_eq!(
+        judged(|map| Said { map: without(&map, 3), from, to, more, last_time: TIME }),
+        Err((Some(5), What::Index))
+    );
+    assert_eq!(
+        judged(|map| Said { map: without(&map, 4), from, to, more, last_time: TIME }),
+        Err((Some(5), What::Index))
+    );
     // Of fewer leaves than it says, of more, of a range that does not begin there, with another count of keys.
-    assert_eq!(judged(|map| Said { map: map.before(4), from, to: 4, more }), Ok(4));
-    assert_eq!(judged(|map| Said { map, from, to: 4, more }), Err((Some(5), What::Index)));
-    assert_eq!(judged(|map| Said { map, from, to: 6, more }), Err((Some(5), What::Index)));
-    assert_eq!(judged(|map| Said { map, from: 1, to, more }), Err((Some(5), What::Index)));
-    assert_eq!(judged(|map| Said { map, from: 65_536, to: 65_541, more }), Err((Some(5), What::Index)));
-    assert_eq!(judged(|map| Said { map, from, to, more: 1 }), Err((Some(5), What::Index)));
+    assert_eq!(judged(|map| Said { map: map.before(4), from, to: 4, more, last_time: TIME }), Ok(4));
+    assert_eq!(judged(|map| Said { map, from, to: 4, more, last_time: TIME }), Err((Some(5), What::Index)));
+    assert_eq!(judged(|map| Said { map, from, to: 6, more, last_time: TIME }), Err((Some(5), What::Index)));
+    assert_eq!(judged(|map| Said { map, from: 1, to, more, last_time: TIME }), Err((Some(5), What::Index)));
+    assert_eq!(
+        judged(|map| Said { map, from: 65_536, to: 65_541, more, last_time: TIME }),
+        Err((Some(5), What::Index))
+    );
+    assert_eq!(judged(|map| Said { map, from, to, more: 1, last_time: TIME }), Err((Some(5), What::Index)));
+    // Of a later time than its last leaf: it would seem to cover a window that it does not.
+    let last_time = "2026-12-01T00:00:00.000000Z";
+    assert_eq!(judged(|map| Said { map, from, to, more, last_time }), Err((Some(5), What::Index)));
 }
 
 #[test]
 fn the_command_says_the_same() {
     let verify = |dir: &Path| {
-        let done = std::process::Command::new(env!("CARGO_BIN_EXE_cogward-verify")).arg("index").arg(dir).output().unwrap();
+        let done =
+            std::process::Command::new(env!("CARGO_BIN_EXE_cogward-verify")).arg("index").arg(dir).output().unwrap();
         (done.status.code(), String::from_utf8(done.stdout).unwrap())
     };
     let dir = tempfile::tempdir().unwrap();
-    log(dir.path(), |map| Said { map, from: 0, to: 5, more: 0 });
+    log(dir.path(), |map| Said { map, from: 0, to: 5, more: 0, last_time: TIME });
     let (code, said) = verify(dir.path());
     assert!(code == Some(0) && said.contains("index 1 roots made anew and the same, leaves 0 to 5"), "{said}");
     let dir = tempfile::tempdir().unwrap();
-    log(dir.path(), |map| Said { map: without(&map, 3), from: 0, to: 5, more: 0 });
+    log(dir.path(), |map| Said { map: without(&map, 3), from: 0, to: 5, more: 0, last_time: TIME });
     let (code, said) = verify(dir.path());
     assert!(code == Some(9) && said.starts_with("FAILED  leaf 5: index: "), "{said}");
 }

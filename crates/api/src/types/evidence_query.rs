@@ -76,7 +76,8 @@ pub struct EvidenceFound {
     pub current: u64,
 }
 
-/// Which part to export; nothing said is the whole ledger. One of run, time, agent and so on, or a sample.
+/// Which part to export; nothing said is the whole ledger. One of run, agent and so on, or a sample; a time alone or with
+/// an agent and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {

@@ -85,11 +85,11 @@ pub struct EvidencePart {
     /// The same by a pseudonym
     #[arg(long, value_name = "HEX", group = "part")]
     pub pseudonym: Option<String>,
-    /// All from this time on: `2026-11-22`, or `2026-11-22T08:00:00Z`
-    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "part")]
+    /// From this time on, alone or with an agent and so on: `2026-11-22`, or `2026-11-22T08:00:00Z`
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "run")]
     pub from: Option<Timestamp>,
-    /// All before this time
-    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "part")]
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "run")]
     pub to: Option<Timestamp>,
     /// With the hidden values that the vault still opens; policies decide it as `evidence.disclose`
     #[arg(long, requires = "reason")]

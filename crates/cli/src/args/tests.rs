@@ -112,7 +112,7 @@ fn every_verb_is_understood() {
         "evidence search --user anna --tool crm/read --type tool.call.decided --run RUN --tenant retail -o jsonl",
         "evidence export out --run RUN --disclose --reason x",
         "evidence export out --from 2026-11-01 --to 2026-12-01T00:00:00Z",
-        "evidence export out --agent claims",
+        "evidence export out --agent claims --from 2026-11-01",
         "evidence prove inclusion 7 --file x.tlog-proof",
         "evidence prove consistency 7 9",
         "evidence prove run RUN",

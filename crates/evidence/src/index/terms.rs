@@ -1,6 +1,6 @@
 //! What a leaf can be found by.
 
-use cogward_ledger::map::{self, Kind, Map};
+use cogward_ledger::map::{self, Kind};
 use serde::Deserialize;
 
 use crate::vault::{KEY_ID_BYTES, Sealed};
@@ -98,15 +98,4 @@ pub(crate) fn of(leaf: &[u8], sealed: &[Vec<u8>]) -> Option<Vec<(Term, String)>>
     terms.sort();
     terms.dedup();
     Some(terms)
-}
-
-/// Takes a leaf into the maps of its range: that of public values, and that of subjects.
-pub(crate) fn map_leaf(maps: &mut (Map, Map), seq: u64, leaf: &[u8], sealed: &[Vec<u8>]) -> Option<()> {
-    for (kind, value) in map::values(leaf).ok()? {
-        maps.0.add(map::key(kind, &value), seq);
-    }
-    if let Some(pseudonym) = subject(sealed) {
-        maps.1.add(map::key(Kind::Subject, &pseudonym), seq);
-    }
-    Some(())
 }

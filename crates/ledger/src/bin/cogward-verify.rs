@@ -176,12 +176,21 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
             let end = |time: &Option<String>, open: &str| time.clone().unwrap_or_else(|| open.to_owned());
             format!("all from {} to {}", end(since, "the beginning"), end(until, "the end"))
         }
-        Scope::Key { of, value, from, to } => format!("all with {} {value} among leaves {from} to {to}", of.as_str()),
+        Scope::Key { of, value, from, to, since, until } => {
+            let end = |word: &str, time: &Option<String>| {
+                time.iter().map(|time| format!(" {word} {time}")).collect::<String>()
+            };
+            let window = end("from", since) + &end("to", until);
+            format!("all with {} {value}{window} among leaves {from} to {to}", of.as_str())
+        }
         Scope::Sample { nonce, count, .. } => format!("{count} drawn with {nonce}"),
     };
     let mut lines = vec![format!("OK  {} leaves: {of}", pack.extracted.leaves)];
     if !pack.extracted.complete {
-        lines.push("    the run has no run.closed in this checkpoint: it may have gone on".to_owned());
+        lines.push(match &pack.scope {
+            Scope::Run { .. } => "    the run has no run.closed in this checkpoint: it may have gone on".to_owned(),
+            _ => "    the window goes on behind what the index of this checkpoint covers".to_owned(),
+        });
     }
     lines.push(format!("    log   {}, {} leaves", pack.origin, pack.size));
     lines.push(format!("    root  {}", pack.root));

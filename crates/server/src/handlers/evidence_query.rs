@@ -181,10 +181,7 @@ pub(crate) async fn reindex(
 /// The part that a query names, and how the record names it; `None` for the whole log.
 fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
     let mut parts = Vec::new();
-    parts.extend(query.run.map(Part::Run));
-    if query.since.is_some() || query.until.is_some() {
-        parts.push(Part::Window(query.since, query.until));
-    }
+    let window = (query.since, query.until);
     let keys = [
         (Kind::Agent, query.agent.as_ref().map(ToString::to_string)),
         (Kind::Tool, query.tool.clone()),
@@ -196,9 +193,11 @@ fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
         if value.as_ref().is_some_and(|value| value.len() > 512) {
             return Err(SearchError::Value.into());
         }
-        parts.extend(value.map(|value| Part::Key(kind, value)));
+        parts.extend(value.map(|value| Part::Key(kind, value, window)));
     }
-    parts.extend(user(query.user.clone(), query.pseudonym.clone())?.map(Part::Subject));
+    parts.extend(user(query.user.clone(), query.pseudonym.clone())?.map(|user| Part::Subject(user, window)));
+    let timed = !parts.is_empty();
+    parts.extend(query.run.map(Part::Run));
     match (&query.nonce, query.count, query.size) {
         (None, None, None) => {}
         (Some(nonce), Some(count), Some(size)) => {
@@ -216,8 +215,14 @@ fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
             ));
         }
     }
+    // A window by itself is a part; with an agent and so on it bounds that.
+    if !timed && (query.since.is_some() || query.until.is_some()) {
+        parts.push(Part::Window(window));
+    }
     if parts.len() > 1 {
-        return Err(Failure::invalid("one part at a time: a run, a time, an agent and so on, or a sample"));
+        return Err(Failure::invalid(
+            "one part at a time: a run, an agent and so on, or a sample; a time alone or with an agent and so on",
+        ));
     }
     Ok(parts.pop())
 }
@@ -227,7 +232,9 @@ fn named(scope: &Scope) -> (&'static str, Value) {
     match scope {
         Scope::Run { run } => ("run", run.clone().into()),
         Scope::Window { since, until } => ("window", vec![since.clone(), until.clone()].into()),
-        Scope::Key { of, value, .. } => (of.as_str(), value.clone().into()),
+        Scope::Key { of, value, since, until, .. } => {
+            (of.as_str(), vec![Some(value.clone()), since.clone(), until.clone()].into())
+        }
         Scope::Sample { nonce, count, of } => {
             ("sample", vec![Value::from(nonce.clone()), (*count).into(), (*of).into()].into())
         }
