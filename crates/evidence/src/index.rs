@@ -213,6 +213,8 @@ pub(crate) fn spawn(shared: Arc<Shared>, asks: mpsc::Receiver<Ask>) -> std::io::
 
 impl Indexer {
     fn run(mut self) {
+        // What agents wait for goes first. Without the right to say so it is as before.
+        let _same = rustix::process::nice(5);
         while !self.stopping {
             match self.asks.recv_timeout(LOOK_EVERY) {
                 Ok(ask) => self.waiting.push_back(ask),

@@ -571,3 +571,48 @@ async fn whole_ranges_get_their_roots_by_themselves_and_once() {
     let proof = evidence.prove_leaf(&tenant("acme"), 40_000).await.unwrap();
     assert!(proof_file::verify(&proof, &key(&evidence)).is_ok());
 }
+
+/// The files of a pack with their lengths.
+fn lengths(pack: &Path) -> std::collections::BTreeMap<String, u64> {
+    let files = fs::read_dir(pack).unwrap().map(|file| file.unwrap());
+    files.map(|file| (file.file_name().to_string_lossy().into_owned(), file.metadata().unwrap().len())).collect()
+}
+
+#[tokio::test]
+async fn a_pack_made_beside_a_busy_tenant_has_the_same_files_lengths_and_numbers_as_one_made_alone() {
+    let mut made = Vec::new();
+    for busy in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = open(&dir.path().join("evidence"));
+        let run = new_run();
+        for n in 0..12 {
+            evidence.note(call("acme", run, "claims", "anna", "crm/read", "permit")).unwrap();
+            for _ in 0..if busy { n * 3 } else { 0 } {
+                evidence.note(call("other", new_run(), "claims", "anna", "crm/read", "block")).unwrap();
+            }
+        }
+        evidence.record(closed("acme", run)).await.unwrap();
+        if busy {
+            // The other tenant's run is not there for this one, whoever asks.
+            let foreign = new_run();
+            evidence.record(call("other", foreign, "claims", "anna", "crm/read", "permit")).await.unwrap();
+            let part = packed(&evidence, Part::Run(foreign), false, &dir.path().join("x")).await;
+            assert!(matches!(part, Err(SearchError::Missing(_))));
+            assert!(found(&evidence, Query { run: Some(foreign), ..Query::default() }).await.is_empty());
+        }
+        let parts = [
+            Part::Run(run),
+            Part::Key(Kind::Tool, "crm/read".into(), (None, None)),
+            Part::Window((None, None)),
+            Part::Subject(User::Name("anna".into()), (None, None)),
+        ];
+        let mut all = Vec::new();
+        for (n, part) in parts.into_iter().enumerate() {
+            let pack = dir.path().join(format!("{n}"));
+            let summary = packed(&evidence, part, true, &pack).await.unwrap();
+            all.push((lengths(&pack), summary.leaves, summary.disclosures, summary.size));
+        }
+        made.push(all);
+    }
+    assert_eq!(made[0], made[1]);
+}
