@@ -363,7 +363,7 @@ fn a_real_client_uses_its_tools_through_the_door_and_nothing_else() -> Result<()
     let id = runs[0]["id"].as_str().context("an id")?;
     let run = world.plane.run(id)?;
     assert_eq!(run["state"], "running");
-    assert_eq!(run["as_user"], "corp:alice");
+    assert_eq!(run["as_user"], "outside:corp:alice");
     assert_eq!(run["outside"], json!({ "issuer": "corp", "client": "ide", "subject": "alice", "binding": "dpop" }));
     assert_eq!(run["usage"]["tool_calls"], 2);
     let leaves = world.plane.leaves(id)?;
@@ -636,7 +636,16 @@ fn a_kill_ends_what_a_client_does_and_it_does_not_come_back_by_itself() -> Resul
     // Trust that is withdrawn is withdrawn at once.
     world.plane.ok(["issuer", "remove", "corp", "--reason", "test"])?;
     assert_eq!(call(&world, "clerk", &token, &begun, "echo")?.status, 401);
-    Ok(())
+    // And what its name stands for stays: manifests and the memory of users say the name.
+    let keys = world.plane.scratch().join("jwks.json");
+    let keys = keys.to_str().context("a path")?;
+    let again = ["issuer", "add", "corp", "--issuer", "https://evil.example", "--jwks-file", keys, "--reason", "test"];
+    let refused = world.plane.cli(again)?;
+    assert!(refused.code() == 5 && refused.stderr.contains("another issuer"), "{}", refused.stderr);
+    // Nor does an operator act as one of its users.
+    let refused = world.plane.cli(["run", "start", "clerk", "--as", "outside:corp:alice", "--reason", "test"])?;
+    assert!(refused.code() != 0 && refused.stderr.contains("those of tokens"), "{}", refused.stderr);
+    world.plane.ok(["issuer", "add", "corp", "--issuer", ISSUER, "--jwks-file", keys, "--reason", "test"]).map(drop)
 }
 
 #[test]

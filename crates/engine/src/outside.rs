@@ -70,14 +70,40 @@ pub(crate) async fn admits(tx: &mut Tx, request: &StartRun, outside: &Outside) -
             return Err(StartError::Stopped(last.id));
         }
     }
-    let (own, all) = tx.runs_outside(&request.tenant, &request.agent).await?;
-    if own >= OF_AGENT_MAX {
-        return Err(StartError::TooManyOutside(own));
+    let there = tx.runs_outside(&request.tenant, &request.agent).await?;
+    if there.of_agent >= OF_AGENT_MAX {
+        return Err(StartError::TooManyOutside(there.of_agent));
     }
-    if all >= OF_PLANE_MAX {
-        return Err(StartError::TooManyOutside(all));
+    if there.of_plane >= OF_PLANE_MAX {
+        return Err(StartError::TooManyOutside(there.of_plane));
+    }
+    if !leaves_room(there.of_tenant, there.of_plane) {
+        return Err(StartError::TooManyOutside(there.of_tenant));
     }
     Ok(())
+}
+
+/// Whether one more of a tenant leaves twice as many places free as the tenant then has: no tenant shuts out the next.
+fn leaves_room(of_tenant: u64, of_plane: u64) -> bool {
+    let free = OF_PLANE_MAX.saturating_sub(of_plane + 1);
+    of_tenant + 1 <= free / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_alone_has_a_third_and_the_next_finds_places() {
+        let mut all = 0;
+        for wanted in [85, 57, 38] {
+            let mut own = 0;
+            while leaves_room(own, all) {
+                (own, all) = (own + 1, all + 1);
+            }
+            assert_eq!(own, wanted, "of {all}");
+        }
+    }
 }
 
 /// Whether the client of a run that is over may open the next one: it left, or its time was over.

@@ -260,7 +260,7 @@ async fn syntax(bench: &Bench) {
         memory.remember(bob.clone(), text(kept)).await.unwrap();
         assert_eq!(texts(&memory, &bob).await.first().map(String::as_str), Some(kept));
     }
-    for refused in ["", " \n", "a\0b", &"x".repeat(16 * 1024 + 1)] {
+    for refused in ["", " \n", "a\0b", "a\u{1}b", "\u{85}", &"x".repeat(16 * 1024 + 1)] {
         assert!(matches!(memory.remember(bob.clone(), text(refused)).await, Err(MemoryError::Invalid(_))));
     }
     assert_eq!(texts(&memory, &ann).await, ["ann likes green tea"]);
@@ -370,6 +370,12 @@ async fn quotas(bench: &Bench) {
     clock.forward(61);
     memory.remember(ann.clone(), text("after the others expired")).await.unwrap();
     assert_eq!(texts(&memory, &ann).await, ["after the others expired"]);
+    // Short-lived ones do not pile up behind the quota: each that is written removes those before it.
+    for n in 0..20 {
+        memory.remember(ann.clone(), Draft { ttl_seconds: Some(1), ..text(&format!("short {n}")) }).await.unwrap();
+        clock.forward(2);
+    }
+    assert!(memory.usage().await.unwrap().items <= 4, "one of bob, one that stays, the last, and none before it");
 
     if bench.counts_bytes {
         let small = MemoryQuota { mib: Some(1), ..MemoryQuota::default() };

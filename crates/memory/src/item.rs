@@ -113,8 +113,8 @@ pub(crate) fn checked_text(text: &str) -> Result<(), Invalid> {
         return Err(Invalid(format!("`text` has 1 to {TEXT_BYTES_MAX} bytes that are not only white space")));
     }
     // Not every store can keep it, and nobody can read it.
-    if text.contains('\0') {
-        return Err(Invalid("`text` has a character of code zero".to_owned()));
+    if text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        return Err(Invalid("`text` has a control character other than tab and the ends of lines".to_owned()));
     }
     Ok(())
 }

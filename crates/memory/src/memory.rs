@@ -231,7 +231,8 @@ impl Memory {
         let mine = || self.swept.compare_exchange(last, now_micros, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if due
             && mine()
-            && let Err(error) = in_time(self.store.sweep(&self.space, now), true).await
+            // By a clock that was ahead once, what has expired is hidden; it is not destroyed.
+            && let Err(error) = in_time(self.store.sweep(&self.space, now.min(self.clock.now())), true).await
         {
             tracing::warn!(store = %self.space.store(), %error, "expired memories are not removed yet");
         }
@@ -262,7 +263,15 @@ impl Memory {
         if !words.is_empty() {
             let found = self.store.by_words(&owner, &words, &filter, CANDIDATES_MAX, now);
             let found = in_time(found, false).await?;
-            let scores = words::rank(&words, &found);
+            // Two hundred long texts take a while, and this thread serves others.
+            let ranked = tokio::task::spawn_blocking(move || {
+                let scores = words::rank(&words, &found);
+                (found, scores)
+            });
+            let (found, scores) = ranked.await.map_err(|_| StoreError::Unavailable {
+                cause: "what was found could not be put in order".to_owned(),
+                sent: false,
+            })?;
             by_words = found.into_iter().zip(scores).map(|(item, score)| Found { item, score }).collect();
             by_words.sort_by(|a: &Found, b| b.score.total_cmp(&a.score).then(b.item.written.cmp(&a.item.written)));
             by_words.truncate(limit);

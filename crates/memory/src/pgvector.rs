@@ -81,18 +81,27 @@ impl PgvectorMemory {
         if url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password") {
             return Err("the password does not go into the URL: it is the credential".to_owned());
         }
+        // Parameters of the URL name files and sockets of the plane's host, which are not the tenant's to use.
+        if let Some((name, _)) = url.query_pairs().find(|(name, _)| name != "sslrootcert") {
+            let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
+            return Err(format!("the parameter `{name}` of the URL is not taken; `sslrootcert` is"));
+        }
+        if url.username().is_empty() || url.path().len() < 2 || !url.has_host() {
+            return Err("the URL names a user, a host and a database: `postgres://USER@HOST/DATABASE`".to_owned());
+        }
         let mut connect = PgConnectOptions::from_url(&url).map_err(|_| "the URL cannot be read".to_owned())?;
         // A database that is elsewhere shows who it is; nothing is sent to it in clear.
         let host = connect.get_host();
-        let here = connect.get_socket().is_some()
-            || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
-            || host.starts_with('/');
-        if !here {
+        if connect.get_socket().is_some() || host.starts_with('/') {
+            // The database would take the plane's own user of the host for who asks.
+            return Err("a socket of the host is not used: say `127.0.0.1`".to_owned());
+        }
+        if !matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]") {
             connect = connect.ssl_mode(PgSslMode::VerifyFull);
         }
-        if let Some(password) = &password {
-            connect = connect.password(password.trim_end_matches(['\r', '\n']));
-        }
+        // Always said: else it would be the one in the plane's own environment or in a file of its user.
+        let password = password.as_ref().map_or("", |password| password.trim_end_matches(['\r', '\n']));
+        connect = connect.password(password);
         connect = connect
             .application_name("cogward")
             .options([("statement_timeout", STATEMENT_MS_MAX.to_string())])
@@ -328,6 +337,11 @@ impl MemoryStore for PgvectorMemory {
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?;
+            let mut gone = self.delete_from();
+            self.only(&mut gone, owner.conditions());
+            let expires = self.names.of("expires");
+            gone.push(format!(" AND {expires} IS NOT NULL AND {expires} <= ")).push_bind(micros(item.written));
+            gone.build().execute(&mut *tx).await.map_err(failed)?;
             if replaces {
                 let mut old = self.delete_from();
                 self.only(&mut old, owner.conditions());
@@ -342,8 +356,8 @@ impl MemoryStore for PgvectorMemory {
                 "SELECT count(*), coalesce(sum({bytes}), 0)::bigint FROM {}",
                 self.names.whole()
             ));
+            // What has expired counts until it is removed, as it takes its room until then.
             self.only(&mut used, owner.conditions());
-            self.alive(&mut used, item.written);
             let (items, size): (i64, i64) = used.build_query_as().fetch_one(&mut *tx).await.map_err(failed)?;
             if items.max(0).unsigned_abs() >= quota.items {
                 return Err(StoreError::Full("there are as many memories as there may be"));

@@ -286,7 +286,11 @@ impl MemoryStore for QdrantMemory {
         Box::pin(async move {
             self.ready_to_use().await?;
             let _one = self.lock(owner)?.lock().await;
-            let has = self.count(&alive(owner, [], item.written)).await?;
+            // What has expired counts until it is gone.
+            let mut gone = of_owner(owner);
+            gone.push(expired(item.written));
+            self.delete_all(&json!({ "must": gone })).await?;
+            let has = self.count(&json!({ "must": of_owner(owner) })).await?;
             if replaces {
                 if self.count(&alive(owner, [is("id", item.id.to_string())], item.written)).await? == 0 {
                     return Err(StoreError::Missing);

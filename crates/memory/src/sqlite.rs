@@ -28,6 +28,15 @@ use crate::{
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Readers of one memory.
 const READERS_MAX: u32 = 2;
+/// Largest file of one memory, of all its owners together, in bytes: its disk is that of the evidence.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+/// Bytes of a page of it.
+const PAGE_BYTES: u64 = 4_096;
+/// Expired memories that are removed in one step: whoever writes waits for no more.
+const SWEPT_AT_ONCE: i64 = 1_000;
+
+/// The code of SQLite for a file that may not grow.
+const FULL: &str = "13";
 
 /// The tables. `seq` never comes back: what the index of words says of a forgotten row is of no other.
 const SCHEMA: &str = "
@@ -52,6 +61,8 @@ CREATE TABLE IF NOT EXISTS memory (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS memory_newest ON memory (owner, written);
 CREATE INDEX IF NOT EXISTS memory_expired ON memory (expires) WHERE expires IS NOT NULL;
+CREATE INDEX IF NOT EXISTS memory_owned_expired ON memory (owner, expires) WHERE expires IS NOT NULL;
+CREATE INDEX IF NOT EXISTS memory_sizes ON memory (owner, tenant, store, scope, agent, subject, run, bytes);
 CREATE INDEX IF NOT EXISTS memory_of ON memory (tenant, store, subject);
 CREATE VIRTUAL TABLE IF NOT EXISTS memory_words USING fts5 (
     owner, body, content = 'memory', content_rowid = 'seq', tokenize = 'unicode61 remove_diacritics 0'
@@ -107,6 +118,8 @@ async fn open(path: &Path) -> Result<Open, StoreError> {
         .synchronous(SqliteSynchronous::Full)
         // What was forgotten is overwritten, and not only unlinked.
         .pragma("secure_delete", "on")
+        .pragma("page_size", PAGE_BYTES.to_string())
+        .pragma("max_page_count", (FILE_BYTES_MAX / PAGE_BYTES).to_string())
         .busy_timeout(BUSY_WAIT)
         .disable_statement_logging();
     let mut writer = options.connect().await.map_err(failed)?;
@@ -129,6 +142,9 @@ fn private_file(path: &Path) -> std::io::Result<()> {
 fn failed(error: sqlx::Error) -> StoreError {
     // The text of a database error can quote what was written.
     let cause = match &error {
+        sqlx::Error::Database(database) if database.code().as_deref() == Some(FULL) => {
+            return StoreError::Full("its file, or the disk that it is on, is full");
+        }
         sqlx::Error::Database(database) => {
             format!("SQLite error {}", database.code().as_deref().unwrap_or("without a code"))
         }
@@ -175,6 +191,19 @@ fn alive(query: &mut QueryBuilder<Sqlite>, now: Timestamp) {
     query.push(" AND (m.expires IS NULL OR m.expires > ").push_bind(micros(now)).push(")");
 }
 
+/// Removes some of what has expired; how many.
+async fn expired(
+    whose: impl Fn(&mut QueryBuilder<Sqlite>),
+    now: Timestamp,
+    writer: &mut SqliteConnection,
+) -> Result<u64, StoreError> {
+    let mut query = QueryBuilder::new("DELETE FROM memory WHERE seq IN (SELECT m.seq FROM memory m WHERE ");
+    whose(&mut query);
+    query.push(" AND m.expires IS NOT NULL AND m.expires <= ").push_bind(micros(now));
+    query.push(" LIMIT ").push_bind(SWEPT_AT_ONCE).push(")");
+    Ok(query.build().execute(writer).await.map_err(failed)?.rows_affected())
+}
+
 fn meant(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
     if let Some(kind) = &filter.kind {
         query.push(" AND m.kind = ").push_bind(kind.clone());
@@ -218,6 +247,10 @@ impl MemoryStore for SqliteMemory {
     ) -> Pending<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let mut writer = self.open().await?.writer.lock().await;
+            // What has expired counts until it is gone: else a loop of short-lived memories would fill the disk. It is
+            // removed first, for good, whatever comes of the rest.
+            let gone = |query: &mut QueryBuilder<Sqlite>| only(query, owner);
+            while expired(gone, item.written, &mut writer).await? >= SWEPT_AT_ONCE.unsigned_abs() {}
             let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
             if replaces {
                 let mut old = QueryBuilder::new("DELETE FROM memory AS m WHERE ");
@@ -230,7 +263,6 @@ impl MemoryStore for SqliteMemory {
             }
             let mut used = QueryBuilder::new("SELECT count(*), coalesce(sum(m.bytes), 0) FROM memory m WHERE ");
             only(&mut used, owner);
-            alive(&mut used, item.written);
             let used = used.build().fetch_one(&mut *tx).await.map_err(failed)?;
             let number = |at: usize| used.try_get::<i64, _>(at).map(|n| n.max(0).unsigned_abs()).map_err(failed);
             if number(0)? >= quota.items {
@@ -368,21 +400,40 @@ impl MemoryStore for SqliteMemory {
             if let Whose::User(user) = whose {
                 query.push(" AND m.subject = ").push_bind(user.clone());
             }
-            let mut writer = self.open().await?.writer.lock().await;
+            let open = self.open().await?;
+            let mut writer = open.writer.lock().await;
             let forgotten = query.build().execute(&mut *writer).await.map_err(failed)?.rows_affected();
-            // What the log of the database has of it goes as well, unless somebody reads at this moment.
-            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await.map_err(failed)?;
+            // What the log of the database has of it goes as well. That needs a moment without readers.
+            let mut quiet = Vec::new();
+            for _ in 0..READERS_MAX {
+                quiet.push(open.readers.acquire().await.map_err(failed)?);
+            }
+            let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await.map_err(failed)?;
+            let busy: i64 = row.try_get(0).map_err(failed)?;
+            if busy != 0 {
+                let cause = "it is forgotten, but something holds the file, so its log still has it: forget again";
+                return Err(StoreError::Unavailable { cause: cause.to_owned(), sent: true });
+            }
             Ok(forgotten)
         })
     }
 
     fn sweep<'a>(&'a self, space: &'a Space, now: Timestamp) -> Pending<'a, Result<u64, StoreError>> {
         Box::pin(async move {
-            let mut query = QueryBuilder::new("DELETE FROM memory AS m WHERE m.expires IS NOT NULL AND m.expires <= ");
-            query.push_bind(micros(now));
-            and_all(&mut query, &space.conditions());
-            let mut writer = self.open().await?.writer.lock().await;
-            Ok(query.build().execute(&mut *writer).await.map_err(failed)?.rows_affected())
+            let mut swept = 0;
+            loop {
+                let of_space = |query: &mut QueryBuilder<Sqlite>| {
+                    query.push("true");
+                    and_all(query, &space.conditions());
+                };
+                // Others may write in between.
+                let mut writer = self.open().await?.writer.lock().await;
+                let gone = expired(of_space, now, &mut writer).await?;
+                swept += gone;
+                if gone < SWEPT_AT_ONCE.unsigned_abs() {
+                    return Ok(swept);
+                }
+            }
         })
     }
 

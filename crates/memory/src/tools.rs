@@ -211,6 +211,18 @@ impl From<MemoryError> for Result<Outcome, CallError> {
     }
 }
 
+/// Whether a call gives many memories at once.
+#[must_use]
+pub fn answers_at_length(params: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        name: std::borrow::Cow<'a, str>,
+    }
+    // What cannot be read is refused at no length.
+    serde_json::from_slice::<Named<'_>>(params).is_ok_and(|call| matches!(&*call.name, "recall" | "list"))
+}
+
 /// Answers `tools/call`: `params` as they were judged, `subject` as the plane has it.
 ///
 /// # Errors

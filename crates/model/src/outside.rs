@@ -10,6 +10,8 @@ use crate::{TenantName, UpstreamName};
 
 /// What stands in evidence where a run has its sandbox profile.
 pub const PROFILE: &str = "outside";
+/// How users begin who come from outside: no operator starts a run for one of them in their name.
+pub const OUTSIDE_USERS: &str = "outside:";
 /// The scope that a token must have to use the endpoint of an agent.
 pub const SCOPE: &str = "cogward.mcp";
 
@@ -89,7 +91,7 @@ impl OutsideClient {
     /// The user for whom it acts, told apart from those of other issuers; none where the client acts for itself.
     #[must_use]
     pub fn user(&self) -> Option<String> {
-        (self.subject != self.client).then(|| format!("{}:{}", self.issuer, self.subject))
+        (self.subject != self.client).then(|| format!("{OUTSIDE_USERS}{}:{}", self.issuer, self.subject))
     }
 
     /// The client in one word, for records.
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn users_of_two_issuers_are_two_users() {
-        assert_eq!(client("corp", "ide", "alice").user().as_deref(), Some("corp:alice"));
+        assert_eq!(client("corp", "ide", "alice").user().as_deref(), Some("outside:corp:alice"));
         assert_ne!(client("corp", "ide", "alice").user(), client("other", "ide", "alice").user());
         assert_eq!(client("corp", "robot", "robot").user(), None);
     }

@@ -16,6 +16,9 @@ pub(crate) const VALUES_MAX: usize = 500_000;
 pub(crate) const REFERENCES_MAX: usize = 16;
 /// Most schemas of one tool, with those that it refers to.
 pub(crate) const SCHEMAS_MAX: usize = 4_096;
+/// Most work for one document, in values that are read or copied for its tools: two thousand for each of a thousand
+/// operations. A hostile one asks for the same large schema in all of them.
+pub(crate) const WORK_MAX: usize = 2_000_000;
 /// Most parameters of one operation.
 pub(crate) const PARAMETERS_MAX: usize = 128;
 /// Most notes of what was left out; the document is refused beyond.

@@ -1,12 +1,15 @@
 //! A whole document: what it is called, what can be called, and what cannot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::Value;
 
 use crate::{
     DocumentError, Method, Operation,
-    bounds::{DEFINITIONS_BYTES_MAX, LEFT_OUT_MAX, OPERATIONS_MAX, REFERENCES_MAX, TITLE_MAX},
+    bounds::{DEFINITIONS_BYTES_MAX, LEFT_OUT_MAX, OPERATIONS_MAX, REFERENCES_MAX, TITLE_MAX, WORK_MAX},
     encode::decoded,
     error::shown,
     operation::{self, Reading},
@@ -59,6 +62,8 @@ pub struct LeftOut {
 pub(crate) struct Document {
     root: Value,
     is_3_0: bool,
+    /// What it has cost so far, over all operations.
+    work: Cell<usize>,
 }
 
 impl Document {
@@ -68,6 +73,16 @@ impl Document {
 
     pub(crate) fn is_3_0(&self) -> bool {
         self.is_3_0
+    }
+
+    /// Counts what is about to be read or copied.
+    pub(crate) fn spend(&self, values: usize) -> Result<(), String> {
+        self.work.set(self.work.get().saturating_add(values));
+        if self.is_spent() { Err("the document asks for too much work".to_owned()) } else { Ok(()) }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.work.get() > WORK_MAX
     }
 
     /// The pointer that a reference is.
@@ -117,7 +132,7 @@ pub fn read(bytes: &[u8], selection: &Selection) -> Result<Import, DocumentError
     }
     let ids = ids(&document, paths);
     let reserved = Reserved { headers: &selection.credential_headers, query: &selection.credential_query };
-    let mut count = 0_usize;
+    let (mut count, mut bytes) = (0_usize, 0_usize);
     let mut chosen = Chosen::new(selection);
     let mut made: BTreeMap<String, Vec<Operation>> = BTreeMap::new();
     let mut schemes = BTreeSet::new();
@@ -158,8 +173,20 @@ pub fn read(bytes: &[u8], selection: &Selection) -> Result<Import, DocumentError
                 left_out.push(&what, &format!("its operationId `{}` is there more than once", shown(id)))?;
                 continue;
             }
-            match reading.read() {
+            let read = reading.read();
+            if document.is_spent() {
+                let why = format!("takes more than {WORK_MAX} steps to read, at {what}: take a part of it");
+                return Err(DocumentError::TooLarge(why));
+            }
+            match read {
                 Ok(read) => {
+                    bytes += read.operation.definition().len();
+                    if bytes > DEFINITIONS_BYTES_MAX {
+                        let why = format!(
+                            "makes tools of more than {DEFINITIONS_BYTES_MAX} bytes together: take a part of it"
+                        );
+                        return Err(DocumentError::TooLarge(why));
+                    }
                     let security = operation.get("security").or_else(|| root.get("security"));
                     schemes.extend(security::named(security));
                     for (part, why) in read.left_out {
@@ -173,11 +200,6 @@ pub fn read(bytes: &[u8], selection: &Selection) -> Result<Import, DocumentError
     }
     chosen.all_there()?;
     let operations = apart(made, &mut left_out)?;
-    let bytes: usize = operations.iter().map(|operation| operation.definition().len()).sum();
-    if bytes > DEFINITIONS_BYTES_MAX {
-        let why = format!("makes tools of more than {DEFINITIONS_BYTES_MAX} bytes together: take a part of it");
-        return Err(DocumentError::TooLarge(why));
-    }
     let info = |key: &str| {
         let text = root.get("info").and_then(|info| info.get(key)).and_then(Value::as_str).unwrap_or_default();
         shown(text).chars().take(TITLE_MAX).collect::<String>()
@@ -229,7 +251,7 @@ fn opened(root: Value) -> Result<Document, DocumentError> {
     if !known {
         return Err(DocumentError::wrong("/jsonSchemaDialect", "schemas of this dialect are not read"));
     }
-    Ok(Document { root, is_3_0 })
+    Ok(Document { root, is_3_0, work: Cell::new(0) })
 }
 
 /// The operations of a path, by method.

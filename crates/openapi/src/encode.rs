@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use unicode_normalization::UnicodeNormalization;
+
 /// Some text as one component of a URL.
 ///
 /// ```
@@ -49,12 +51,14 @@ const DECODED_MAX: usize = 4;
 
 /// Whether a text stays in its segment of a path, however often it is decoded on the way.
 ///
-/// Many servers decode a path before they look for its route: an escaped `/` in it would lead to another operation. So a
-/// value that has one, in clear or escaped, is not sent at all.
+/// Many servers decode a path before they look for its route: an escaped `/` in it would lead to another operation, and
+/// after a `?`, `#` or `;` they see a path that ends there. So a value that has one, in clear, escaped, or in a form that a
+/// server may take for one (compatible characters, bytes that are no UTF-8), is not sent at all.
 pub(crate) fn stays_in_segment(text: &str) -> bool {
     let mut bytes = text.as_bytes().to_vec();
     for _ in 0..DECODED_MAX {
-        if bytes.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0..=0x1f | 0x7f)) {
+        let Ok(text) = std::str::from_utf8(&bytes) else { return false };
+        if text.nfkc().any(|c| c.is_control() || matches!(c, '/' | '\\' | '?' | '#' | ';')) {
             return false;
         }
         let next = decoded(&bytes);
@@ -71,8 +75,10 @@ pub(crate) fn stays_in_segment(text: &str) -> bool {
 pub(crate) fn is_dots(segment: &str) -> bool {
     let mut bytes = segment.as_bytes().to_vec();
     for _ in 0..=DECODED_MAX {
-        let name = bytes.split(|byte| *byte == b';').next().unwrap_or_default();
-        if matches!(name, b"." | b"..") {
+        let text: String = String::from_utf8_lossy(&bytes).nfkc().collect();
+        // Some servers take space away before they look.
+        let name = text.split(';').next().unwrap_or_default().trim();
+        if matches!(name, "." | "..") {
             return true;
         }
         bytes = decoded(&bytes);

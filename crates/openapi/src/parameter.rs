@@ -141,9 +141,6 @@ pub(crate) fn read(
     if place == Place::Header {
         header(name, reserved).map_err(no)?;
     }
-    if place == Place::Query && reserved.query.iter().any(|own| own == name) {
-        return Err(no("the credential is sent there"));
-    }
     let (style, schema) = match parameter.get("content").and_then(Value::as_object) {
         Some(content) => (Style::Json, json_of(content).ok_or_else(|| no("its content is not JSON alone"))?),
         None => {
@@ -151,6 +148,9 @@ pub(crate) fn read(
             (style(parameter, place).map_err(no)?, schema)
         }
     };
+    if place == Place::Query && reserved.query.iter().any(|own| could_stand_for(style, name, own)) {
+        return Err(no("the credential is sent there"));
+    }
     if style == (Style::Form { explode: true }) && is_object(schema, document) {
         return Err(no("the members of an object would be parameters of their own (`form`, exploded)"));
     }
@@ -174,6 +174,17 @@ fn header(name: &str, reserved: &Reserved<'_>) -> Result<(), &'static str> {
         return Err("the credential is sent there");
     }
     Ok(())
+}
+
+/// Whether a server may read a query parameter as the one of the credential: many fold case and what stands for nesting, and
+/// the members of a `deepObject` are named by whoever fills it.
+fn could_stand_for(style: Style, name: &str, own: &str) -> bool {
+    let folded = |text: &str| -> String {
+        let kept = text.chars().filter(|c| *c != ']');
+        kept.flat_map(char::to_lowercase).map(|c| if matches!(c, '.' | ' ' | '[' | '+') { '_' } else { c }).collect()
+    };
+    let (name, own) = (folded(name), folded(own));
+    name == own || (style == Style::DeepObject && own.strip_prefix(&name).is_some_and(|rest| rest.starts_with('_')))
 }
 
 fn style(parameter: &Value, place: Place) -> Result<Style, &'static str> {

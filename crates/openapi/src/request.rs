@@ -138,7 +138,9 @@ fn segment(parameter: &Parameter, value: Written) -> Result<String, ArgumentErro
         return wrong("is empty, which no path can say");
     }
     if !texts.iter().all(|text| stays_in_segment(text)) {
-        return wrong("holds `/`, `\\` or a control character, also escaped, which no part of a path may");
+        return wrong(
+            "holds `/`, `\\`, `?`, `#`, `;` or a control character, in clear, escaped or by another name, which no part of a path may",
+        );
     }
     let mut out = String::new();
     for (text, sign) in texts.iter().zip(signs.iter().cycle()) {

@@ -78,13 +78,23 @@ pub(crate) struct Schemas<'d> {
     /// Names in `$defs`, by pointer into the document.
     names: BTreeMap<String, String>,
     taken: BTreeSet<String>,
+    /// The number that the next name of the same beginning gets: references of one name are many in hostile documents.
+    numbers: BTreeMap<String, usize>,
     open: Vec<String>,
     seen: usize,
 }
 
 impl<'d> Schemas<'d> {
     pub(crate) fn new(document: &'d Document, way: Way) -> Self {
-        Self { document, way, names: BTreeMap::new(), taken: BTreeSet::new(), open: Vec::new(), seen: 0 }
+        Self {
+            document,
+            way,
+            names: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            numbers: BTreeMap::new(),
+            open: Vec::new(),
+            seen: 0,
+        }
     }
 
     /// One schema.
@@ -109,6 +119,7 @@ impl<'d> Schemas<'d> {
 
     fn at(&mut self, schema: &Value, depth: usize) -> Result<Value, String> {
         self.seen += 1;
+        self.document.spend(1)?;
         if self.seen > SCHEMAS_MAX {
             return Err(format!("it has more than {SCHEMAS_MAX} schemas"));
         }
@@ -132,6 +143,7 @@ impl<'d> Schemas<'d> {
         }
         for key in PLAIN {
             if let Some(value) = map.get(key) {
+                self.document.spend(weight(value))?;
                 out.insert(key.to_owned(), value.clone());
             }
         }
@@ -151,8 +163,12 @@ impl<'d> Schemas<'d> {
             let members = value.as_object().ok_or_else(|| format!("`{key}` of a schema of it is no object"))?;
             let mut read = BTreeMap::new();
             for (name, part) in members {
-                if key != "properties" || !self.other_way(part) {
-                    read.insert(name.clone(), self.at(part, depth + 1)?);
+                let is_other_way = key == "properties" && self.other_way(part);
+                match self.way {
+                    Way::Response if is_other_way => {}
+                    // Left out, it would be a member that nothing is said of, and most schemas take those.
+                    Way::Request if is_other_way => drop(read.insert(name.clone(), Value::Bool(false))),
+                    _ => drop(read.insert(name.clone(), self.at(part, depth + 1)?)),
                 }
             }
             out.insert(key.to_owned(), Value::Object(read.into_iter().collect()));
@@ -182,23 +198,39 @@ impl<'d> Schemas<'d> {
     }
 
     fn reference(&mut self, reference: &Value) -> Result<String, String> {
+        // To follow one costs more than to copy a value.
+        self.document.spend(8)?;
         let pointer = self.document.pointer(reference)?;
         if let Some(name) = self.names.get(&pointer) {
             return Ok(format!("#/$defs/{name}"));
         }
+        self.document.pointed(&pointer)?;
         let last = pointer.rsplit('/').next().unwrap_or_default();
         let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' };
         let base: String = last.chars().take(64).map(plain).collect();
         let base = if base.is_empty() { "schema".to_owned() } else { base };
         let mut name = base.clone();
-        let mut n = 2_usize;
-        while !self.taken.insert(name.clone()) {
-            name = format!("{base}_{n}");
-            n += 1;
+        if self.taken.contains(&name) {
+            let number = self.numbers.entry(base.clone()).or_insert(1);
+            while self.taken.contains(&name) {
+                *number += 1;
+                name = format!("{base}_{number}");
+            }
         }
+        self.taken.insert(name.clone());
         self.names.insert(pointer.clone(), name.clone());
         self.open.push(pointer);
         Ok(format!("#/$defs/{name}"))
+    }
+}
+
+/// How many values there are in one, texts by their length.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(weight).sum::<usize>(),
+        Value::Object(map) => 1 + map.iter().map(|(name, value)| name.len() / 64 + weight(value)).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / 64,
+        _ => 1,
     }
 }
 

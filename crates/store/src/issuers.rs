@@ -73,6 +73,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The issuer that a name was first given to, also when it was removed since.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed.
+    pub async fn issuer_named(&self, tenant: &TenantName, name: &UpstreamName) -> Result<Option<String>, StoreError> {
+        let found = sqlx::query_scalar("SELECT issuer FROM issuer_names WHERE tenant = $1 AND name = $2")
+            .bind(tenant.as_str())
+            .bind(name.as_str())
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(found)
+    }
+}
+
 impl Tx {
     /// The issuer of that name, as this transaction sees it.
     ///
@@ -87,6 +102,12 @@ impl Tx {
     /// # Errors
     /// [`StoreError::Missing`] when there is no such tenant.
     pub async fn issuer_put(&mut self, config: &TrustedIssuer, by: &str, at: Timestamp) -> Result<u64, StoreError> {
+        sqlx::query("INSERT INTO issuer_names (tenant, name, issuer) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .bind(config.tenant.as_str())
+            .bind(config.name.as_str())
+            .bind(config.issuer.as_str())
+            .execute(self.connection())
+            .await?;
         let row = sqlx::query(
             "INSERT INTO issuers (tenant, name, config, revision, created, updated, updated_by)
              VALUES ($1, $2, $3, 1, $4, $4, $5)

@@ -57,7 +57,7 @@ pub use outbox::{Committed, OutboxRow};
 pub use page::{Page, PageRequest};
 pub use policies::{Answerable, NewPolicyVersion, PolicyPointerRow, PolicyVersionRow};
 pub use providers::ProviderRow;
-pub use runs::{RunFilter, RunRow};
+pub use runs::{OutsideRuns, RunFilter, RunRow};
 pub use secrets::SecretRow;
 pub use tenants::TenantRow;
 pub use tool_pins::{ApprovedTool, ToolPinRow};

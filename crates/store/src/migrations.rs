@@ -16,6 +16,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0007_approvals", include_str!("../migrations/0007_approvals.sql")),
     ("0008_tool_pins", include_str!("../migrations/0008_tool_pins.sql")),
     ("0009_outside", include_str!("../migrations/0009_outside.sql")),
+    ("0010_issuer_names", include_str!("../migrations/0010_issuer_names.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -164,6 +164,17 @@ impl Store {
     }
 }
 
+/// Runs of clients outside that are not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutsideRuns {
+    /// Of one agent.
+    pub of_agent: u64,
+    /// Of its tenant.
+    pub of_tenant: u64,
+    /// Of all.
+    pub of_plane: u64,
+}
+
 impl Tx {
     /// The run of that id, as this transaction sees it.
     ///
@@ -213,20 +224,25 @@ impl Tx {
         found.as_ref().map(row).transpose()
     }
 
-    /// How many runs of clients outside are not closed: of one agent, and of all.
+    /// How many runs of clients outside are not closed.
     ///
     /// # Errors
     /// [`StoreError`] when the database failed.
-    pub async fn runs_outside(&mut self, tenant: &TenantName, agent: &AgentName) -> Result<(u64, u64), StoreError> {
+    pub async fn runs_outside(&mut self, tenant: &TenantName, agent: &AgentName) -> Result<OutsideRuns, StoreError> {
         let found = sqlx::query(
-            "SELECT COUNT(*) AS everyone, COALESCE(SUM(tenant = $1 AND agent = $2), 0) AS own FROM runs
+            "SELECT COUNT(*) AS everyone, COALESCE(SUM(tenant = $1), 0) AS of_tenant,
+                 COALESCE(SUM(tenant = $1 AND agent = $2), 0) AS own FROM runs
              WHERE uid_slot IS NOT NULL AND outside_key IS NOT NULL",
         )
         .bind(tenant.as_str())
         .bind(agent.as_str())
         .fetch_one(self.connection())
         .await?;
-        Ok((rows::number(&found, "own")?, rows::number(&found, "everyone")?))
+        Ok(OutsideRuns {
+            of_agent: rows::number(&found, "own")?,
+            of_tenant: rows::number(&found, "of_tenant")?,
+            of_plane: rows::number(&found, "everyone")?,
+        })
     }
 
     /// Adds a run.

@@ -60,7 +60,7 @@ async fn a_client_outside_has_one_run_that_says_what_it_is() {
     }
     let requested = leaves.iter().find(|leaf| leaf.run == Some(run)).unwrap();
     assert!(requested.fields.iter().any(|f| f.name == "basis" && f.value == vec!["outside"].into()));
-    assert_eq!(requested.by.subject.as_deref(), Some("corp:alice"));
+    assert_eq!(requested.by.subject.as_deref(), Some("outside:corp:alice"));
 }
 
 #[tokio::test]

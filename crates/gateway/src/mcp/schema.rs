@@ -31,6 +31,9 @@ const STACK_MAX: usize = 2_048;
 const VISITS_MAX: u64 = 1_000_000;
 /// Work, in visits of a subschema, up to which arguments are checked on the request path.
 const INLINE_VISITS_MAX: u64 = 100_000;
+/// What a visit may cost, as visits, where there are patterns: whoever wrote them and whoever sends the text can make one
+/// look a long time.
+const PATTERN_VISITS: u64 = 1_000;
 /// Time for a check off the request path.
 const CHECK_MS_MAX: u64 = 2_000;
 /// Slow checks at once in the whole process. One that never ends keeps its place, so they cannot pile up.
@@ -63,6 +66,8 @@ pub struct ToolSchema(Result<Arc<Checked>, String>);
 struct Checked {
     validator: Validator,
     shape: Shape,
+    /// Whether texts are compared with patterns.
+    patterns: bool,
     /// A check ran out of time once; it is not tried again.
     exhausted: AtomicBool,
 }
@@ -107,6 +112,7 @@ impl ToolSchema {
         }
         let spread = checked.shape.spread.saturating_pow(u32::try_from(depth).unwrap_or(u32::MAX));
         let visits = nodes.saturating_mul(checked.shape.visits).saturating_mul(spread);
+        let visits = if checked.patterns { visits.saturating_mul(PATTERN_VISITS) } else { visits };
         if visits <= INLINE_VISITS_MAX {
             return checked.run(&value);
         }
@@ -169,7 +175,9 @@ fn compile(raw: &str) -> Result<Checked, String> {
         .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(50_000).size_limit(1 << 20))
         .build(&schema)
         .map_err(|error| short(&format!("at `{}`: {}", error.instance_path(), error.masked()), 512))?;
-    Ok(Checked { validator, shape, exhausted: AtomicBool::new(false) })
+    // Also where it is only the name of a property: then a check is made aside that need not be.
+    let patterns = raw.contains("pattern") || raw.contains('\\');
+    Ok(Checked { validator, shape, patterns, exhausted: AtomicBool::new(false) })
 }
 
 /// Count of values in a value, and its depth.

@@ -17,7 +17,7 @@ mod token;
 pub use keys::{KeySet, KeySetError};
 pub use proof::{Presented, canonical_uri};
 pub use replay::{Replay, Seen};
-pub use token::{Expected, Holder, peek_issuer};
+pub use token::{Checked, Expected, Holder, peek_issuer};
 
 /// Longest access token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

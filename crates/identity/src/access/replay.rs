@@ -17,6 +17,8 @@ const WINDOW_SECONDS: u64 = PROOF_SECONDS_MAX + SKEW_SECONDS + 1;
 const PROOFS_MAX: usize = 131_072;
 /// Of them, those of one key: one busy client does not shut out the others.
 const PROOFS_OF_KEY_MAX: usize = 16_384;
+/// Of them, those of the clients of one issuer: one tenant does not shut out the others.
+const PROOFS_OF_ISSUER_MAX: usize = 32_768;
 
 /// How many proofs are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,7 @@ struct Sets {
 struct Set {
     proofs: HashSet<[u8; 32]>,
     of_key: HashMap<[u8; 32], usize>,
+    of_issuer: HashMap<[u8; 32], usize>,
 }
 
 impl Replay {
@@ -50,7 +53,8 @@ impl Replay {
     ///
     /// # Errors
     /// [`Refused`] when it was used, when it is older than what is remembered, or when there is no room for it.
-    pub(super) fn admit(&self, thumbprint: &str, id: &str, made: u64, now: u64) -> Result<(), Refused> {
+    pub(super) fn admit(&self, issuer: &str, thumbprint: &str, id: &str, made: u64, now: u64) -> Result<(), Refused> {
+        let issuer = sha256(issuer.as_bytes());
         let key = sha256(thumbprint.as_bytes());
         let mut both = key.to_vec();
         both.extend_from_slice(&sha256(id.as_bytes()));
@@ -67,11 +71,14 @@ impl Replay {
             return Err(Refused::proof("proof.replay"));
         }
         let used = sets.now.of_key.get(&key).copied().unwrap_or(0);
-        if sets.now.proofs.len() >= PROOFS_MAX || used >= PROOFS_OF_KEY_MAX {
+        let of_issuer = sets.now.of_issuer.get(&issuer).copied().unwrap_or(0);
+        let is_full = sets.now.proofs.len() >= PROOFS_MAX;
+        if is_full || used >= PROOFS_OF_KEY_MAX || of_issuer >= PROOFS_OF_ISSUER_MAX {
             return Err(Refused::proof("proof.room"));
         }
         sets.now.proofs.insert(proof);
         sets.now.of_key.insert(key, used + 1);
+        sets.now.of_issuer.insert(issuer, of_issuer + 1);
         Ok(())
     }
 
@@ -109,7 +116,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for id in 0..500 {
-                        if replay.admit("key", &id.to_string(), 1_000, 1_000).is_ok() {
+                        if replay.admit("corp", "key", &id.to_string(), 1_000, 1_000).is_ok() {
                             taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         }
                     }
@@ -118,7 +125,7 @@ mod tests {
         });
         assert_eq!(taken.into_inner(), 500);
         // The id is that of its key.
-        assert!(replay.admit("another key", "1", 1_000, 1_000).is_ok());
+        assert!(replay.admit("corp", "another key", "1", 1_000, 1_000).is_ok());
     }
 
     #[test]
@@ -126,18 +133,24 @@ mod tests {
         let replay = Replay::default();
         let mut refused = 0;
         for id in 0..PROOFS_OF_KEY_MAX + 10 {
-            refused += usize::from(replay.admit("busy", &id.to_string(), 5, 5) == Err(Refused::proof("proof.room")));
+            let taken = replay.admit("corp", "busy", &id.to_string(), 5, 5);
+            refused += usize::from(taken == Err(Refused::proof("proof.room")));
         }
         assert_eq!(refused, 10);
-        assert!(replay.admit("other", "1", 5, 5).is_ok());
+        assert!(replay.admit("corp", "other", "1", 5, 5).is_ok());
+        for key in 0..PROOFS_OF_ISSUER_MAX {
+            let _ = replay.admit("corp", &format!("k{key}"), "1", 5, 5);
+        }
+        assert_eq!(replay.seen().proofs, PROOFS_OF_ISSUER_MAX, "with as many keys as it likes");
+        assert!(replay.admit("bank", "other", "2", 5, 5).is_ok());
         for key in 0..PROOFS_MAX + 100 {
-            let _ = replay.admit(&format!("k{key}"), "1", 5, 5);
+            let _ = replay.admit(&format!("i{}", key / 20_000), &format!("k{key}"), "1", 5, 5);
         }
         assert_eq!(replay.seen().proofs, PROOFS_MAX);
-        assert_eq!(replay.admit("late", "1", 5, 5), Err(Refused::proof("proof.room")));
+        assert_eq!(replay.admit("new", "late", "1", 5, 5), Err(Refused::proof("proof.room")));
         // Time makes room.
         let later = 5 + 2 * WINDOW_SECONDS;
-        assert!(replay.admit("late", "1", later, later).is_ok());
+        assert!(replay.admit("new", "late", "1", later, later).is_ok());
         assert_eq!(replay.seen().proofs, 1);
     }
 
@@ -155,7 +168,7 @@ mod tests {
                 if made > now + SKEW_SECONDS || made + PROOF_SECONDS_MAX < now {
                     continue;
                 }
-                if replay.admit("key", &id.to_string(), made, now).is_ok() {
+                if replay.admit("corp", "key", &id.to_string(), made, now).is_ok() {
                     prop_assert!(taken.insert(id, made).is_none(), "proof {id} was taken twice");
                 }
             }

@@ -138,7 +138,8 @@ impl World {
         let keys = self.set();
         let expected =
             Expected { issuer: ISSUER, resource: RESOURCE, keys: &keys, bearer: self.bearer, now: NOW, since: 0 };
-        expected.check(token, Presented { scheme_is_dpop, proof, method: "POST", uri: RESOURCE }, &self.replay)
+        let presented = Presented { scheme_is_dpop, proof, method: "POST", uri: RESOURCE };
+        expected.check(token, presented)?.use_up(&self.replay, "corp", expected.now)
     }
 
     /// The rule that refuses a token that comes with a good proof.
@@ -417,11 +418,7 @@ fn a_proof_is_used_once_and_a_bad_one_uses_nothing_up() {
     let late = Expected { issuer: ISSUER, resource: RESOURCE, keys: &keys, bearer: false, now: NOW, since: NOW + 1 };
     let again = world.proof_with(&token, |_, claims| claims["jti"] = "new".into());
     let presented = Presented { scheme_is_dpop: true, proof: Some(&again), method: "POST", uri: RESOURCE };
-    assert_eq!(
-        late.check(&token, presented, &Replay::default()).unwrap_err().rule,
-        "proof.iat",
-        "before this plane was"
-    );
+    assert_eq!(late.check(&token, presented).unwrap_err().rule, "proof.iat", "before this plane was");
 }
 
 #[test]

@@ -53,6 +53,40 @@ pub struct Holder {
     pub expires: u64,
 }
 
+/// A token that is good, with a proof that is not used up yet.
+#[derive(Debug)]
+pub struct Checked {
+    holder: Holder,
+    proof: Option<Unused>,
+}
+
+#[derive(Debug)]
+struct Unused {
+    thumbprint: String,
+    id: String,
+    made: u64,
+}
+
+impl Checked {
+    /// Who it would be.
+    #[must_use]
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// Uses the proof up, for whoever may do what it asks: to remember proofs takes room, and those who may do nothing
+    /// must not be able to fill it. `issuer` is whose part of the room it takes.
+    ///
+    /// # Errors
+    /// [`Refused`] when it was used before, or there is no room to remember it.
+    pub fn use_up(self, replay: &Replay, issuer: &str, now: u64) -> Result<Holder, Refused> {
+        if let Some(proof) = self.proof {
+            replay.admit(issuer, &proof.thumbprint, &proof.id, proof.made, now)?;
+        }
+        Ok(self.holder)
+    }
+}
+
 /// The issuer that a token says it is of, before anything of it is believed.
 ///
 /// # Errors
@@ -71,11 +105,11 @@ fn read(token: &str) -> Result<Signed<'_>, Refused> {
 }
 
 impl Expected<'_> {
-    /// Checks a token and, where it is bound, the proof that came with it. The proof is used up when this says who it is.
+    /// Checks a token and, where it is bound, the proof that came with it, all but whether that was used before.
     ///
     /// # Errors
     /// [`Refused`] names the first rule that is not met.
-    pub fn check(&self, token: &str, presented: Presented<'_>, replay: &Replay) -> Result<Holder, Refused> {
+    pub fn check(&self, token: &str, presented: Presented<'_>) -> Result<Checked, Refused> {
         let signed = read(token)?;
         let key = self.key(&signed)?;
         let (holder, bound_to) = self.claims(&signed)?;
@@ -102,14 +136,11 @@ impl Expected<'_> {
         if !signed.is_signed_by(key) {
             return Err(Refused::token("token.signature"));
         }
-        if let Some(proof) = proof {
-            if !proof.is_signed() {
-                return Err(Refused::proof("proof.signature"));
-            }
-            // Last: only what is good in every other way is remembered.
-            replay.admit(&proof.thumbprint, &proof.id, proof.made, self.now)?;
+        if proof.as_ref().is_some_and(|proof| !proof.is_signed()) {
+            return Err(Refused::proof("proof.signature"));
         }
-        Ok(holder)
+        let proof = proof.map(|proof| Unused { thumbprint: proof.thumbprint, id: proof.id, made: proof.made });
+        Ok(Checked { holder, proof })
     }
 
     fn key(&self, signed: &Signed<'_>) -> Result<&PublicKey, Refused> {

@@ -15,7 +15,8 @@ use crate::{
 
 /// A PostgreSQL of the test's own, with a role that is nobody special.
 struct Database {
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
+    port: u16,
     child: Child,
 }
 
@@ -48,15 +49,17 @@ impl Database {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        // Free at this moment; who takes it in between makes the test fail, and not hang.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = command(&programs.join("postgres"))
             .arg("-D")
             .arg(&data)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
-            .arg(format!("unix_socket_directories={}", dir.path().display()))
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "unix_socket_directories=", "-p"])
+            .arg(port.to_string())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let database = Self { dir, child };
+        let database = Self { _dir: dir, port, child };
         let until = Instant::now() + Duration::from_secs(60);
         while sqlx::PgConnection::connect(&database.url("postgres")).await.is_err() {
             assert!(Instant::now() < until, "PostgreSQL does not come up");
@@ -69,7 +72,7 @@ impl Database {
     }
 
     fn url(&self, role: &str) -> String {
-        format!("postgres://{role}@localhost/postgres?host={}", self.dir.path().display())
+        format!("postgres://{role}@127.0.0.1:{}/postgres", self.port)
     }
 
     async fn run(&self, role: &str, sql: &str) {
@@ -216,14 +219,15 @@ async fn the_second_lock_holds_where_a_statement_forgets_its_conditions() {
 #[test]
 fn nothing_of_an_operators_names_is_syntax() {
     for bad in ["", "a b", "a\"b", "a;b", "1a", "a.b.c", "é", &"a".repeat(64), "a.", ".a"] {
-        let options = PgOptions { url: "postgres://localhost/d", table: Some(bad), existing: None, dimensions: None };
+        let options = PgOptions { url: "postgres://u@localhost/d", table: Some(bad), existing: None, dimensions: None };
         assert!(PgvectorMemory::new(&options, None).is_err(), "{bad}");
     }
     let names = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).to_owned())).collect()
     };
     for bad in [names(&[("owner", "x")]), names(&[("body", "a\"; DROP")]), names(&[("body", "kind")])] {
-        let options = PgOptions { url: "postgres://localhost/d", table: None, existing: Some(&bad), dimensions: None };
+        let options =
+            PgOptions { url: "postgres://u@localhost/d", table: None, existing: Some(&bad), dimensions: None };
         assert!(PgvectorMemory::new(&options, None).is_err(), "{bad:?}");
     }
 }
@@ -234,14 +238,25 @@ fn a_database_elsewhere_must_show_who_it_is() {
         let made = PgvectorMemory::new(&PgOptions { url, table: None, existing: None, dimensions: None }, None);
         format!("{:?}", made.map(|store| store.connect.get_ssl_mode()))
     };
-    for url in ["postgres://db.example/d", "postgres://db.example/d?sslmode=disable", "postgres://10.0.0.7/d"] {
+    for url in ["postgres://u@db.example/d", "postgres://u@10.0.0.7/d"] {
         assert_eq!(mode(url), "Ok(VerifyFull)", "{url}");
     }
-    // A host that is named twice is the one that is dialled.
-    for url in ["postgres://localhost/d?host=db.example&sslmode=disable", "postgres://127.0.0.1/d?hostaddr=10.0.0.7"] {
-        assert_eq!(mode(url), "Ok(VerifyFull)", "{url}");
-    }
-    for url in ["postgres://u:p@localhost/d", "postgres://u@localhost/d?password=p", "http://localhost/d", "x"] {
+    // No other host, no weaker mode, and nothing of the plane's own: files, sockets, users, options.
+    for url in [
+        "postgres://u@localhost/d?host=db.example&sslmode=disable",
+        "postgres://u@127.0.0.1/d?hostaddr=10.0.0.7",
+        "postgres://u@localhost/d?host=/var/run/postgresql",
+        "postgres://u@%2Fvar%2Frun%2Fpostgresql/d",
+        "postgres://u@db.example/d?sslmode=disable",
+        "postgres://u@db.example/d?sslkey=/etc/cogward/key.pem",
+        "postgres://u@db.example/d?options=-c%20statement_timeout%3D0",
+        "postgres://db.example/d",
+        "postgres://u@db.example",
+        "postgres://u:p@localhost/d",
+        "postgres://u@localhost/d?password=p",
+        "http://localhost/d",
+        "x",
+    ] {
         assert!(mode(url).starts_with("Err"), "{url}");
     }
 }

@@ -8,6 +8,61 @@ fn item(name: &str) -> Operation {
 }
 
 #[test]
+fn what_a_document_repeats_costs_no_more_than_its_bound() {
+    // As many references of one last name as there is room for, none of which leads anywhere.
+    let parts: Vec<_> = (0..4_000).map(|n| json!({ "$ref": format!("#/a{n}/x") })).collect();
+    let answer = json!({"200": {"description": "", "content": {"application/json": {"schema": {
+        "$ref": "#/components/schemas/Big"}}}}});
+    let paths: serde_json::Map<_, _> =
+        (0..10).map(|n| (format!("/p{n}"), json!({"get": {"responses": answer}}))).collect();
+    let mut document = with_paths(paths.into());
+    document["components"] = json!({"schemas": {"Big": {"type": "object", "allOf": parts}}});
+    let found = import(&document).unwrap();
+    assert!(found.operations.iter().all(|operation| operation.output().is_none()));
+    // The same where they lead somewhere: each has a name of its own, and the whole document has a bound.
+    let targets: serde_json::Map<_, _> =
+        (0..4_000).map(|n| (format!("a{n}"), json!({"x": {"type": "string"}}))).collect();
+    document.as_object_mut().unwrap().extend(targets);
+    let found = import(&document).unwrap();
+    assert!(found.operations.len() == 10, "{:?}", found.left_out);
+    // A long list, asked for by every operation.
+    let paths: serde_json::Map<_, _> =
+        (0..60).map(|n| (format!("/p{n}"), json!({"get": {"responses": answer}}))).collect();
+    document["paths"] = paths.into();
+    let values: Vec<_> = (0..50_000).collect();
+    document["components"] = json!({"schemas": {"Big": {"type": "object", "enum": values}}});
+    let refused = import(&document).map(|found| found.operations.len());
+    assert!(matches!(&refused, Err(DocumentError::TooLarge(why)) if why.contains("steps")), "{refused:?}");
+}
+
+#[test]
+fn what_is_read_only_cannot_be_sent() {
+    let role = json!({"type": "string", "readOnly": true, "enum": ["user"]});
+    let body = json!({"type": "object", "required": ["role", "name"],
+        "properties": {"role": role, "name": {"type": "string"}}});
+    let post = json!({"requestBody": {"content": {"application/json": {"schema": body}}}});
+    let schema = definition(&one("/users", json!({ "post": post })))["inputSchema"]["properties"]["body"].clone();
+    assert_eq!(schema["properties"]["role"], false);
+    assert_eq!(schema["required"], json!(["name"]));
+}
+
+#[test]
+fn nothing_that_a_server_may_read_as_the_credentials_parameter_is_an_argument() {
+    let of = |name: &str, style: &str| {
+        let parameter = json!({"name": name, "in": "query", "style": style, "explode": style == "deepObject",
+            "schema": {"type": if style == "form" { "string" } else { "object" }}});
+        let document = with_paths(json!({"/x": {"get": {"parameters": [parameter]}}}));
+        let selection = Selection { credential_query: vec!["auth[key]".to_owned()], ..Selection::default() };
+        let found = read(document.to_string().as_bytes(), &selection).unwrap();
+        found.left_out.iter().any(|left| left.why.contains("the credential is sent there"))
+    };
+    for (name, style) in [("auth[key]", "form"), ("Auth.Key", "form"), ("auth_key", "form"), ("AUTH", "deepObject")] {
+        assert!(of(name, style), "{name}");
+    }
+    assert!(!of("author", "deepObject") && !of("key", "form"));
+}
+
+#[test]
 fn a_value_does_not_leave_its_part_of_the_path() {
     let item = item("id");
     for bad in [
@@ -33,11 +88,25 @@ fn a_value_does_not_leave_its_part_of_the_path() {
         "a\0b",
         "a%00b",
         "%25252525252525252f",
+        "1?x=",
+        "1%3Fx=",
+        "a#b",
+        "a%2523b",
+        "a;v=2",
+        "a\u{ff0f}b",
+        "a\u{2100}b",
+        "a%c0%afb",
+        "%ff",
+        "\u{ff0e}\u{ff0e}",
+        "\u{2025}",
+        ".. ",
+        " ..",
+        "%2e%2e%20",
     ] {
         assert!(matches!(target(&item, json!({ "id": bad })), Err(ArgumentError::Wrong { .. })), "{bad:?}");
     }
     for (good, wanted) in [
-        ("a?b#c", "/items/a%3Fb%23c/show"),
+        ("a&b=c", "/items/a%26b%3Dc/show"),
         ("http://evil.example"[..4].into(), "/items/http/show"),
         ("a b%", "/items/a%20b%25/show"),
         ("...", "/items/.../show"),

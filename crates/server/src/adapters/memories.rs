@@ -129,7 +129,7 @@ impl InsideServer for MemoryServer {
 }
 
 async fn answer(memory: &Memory, request: InsideRequest) -> Result<Bytes, InsideError> {
-    let InsideRequest { who, method, params } = request;
+    let InsideRequest { who, method, params, room } = request;
     match method {
         "tools/list" => {
             // A memory whose store cannot be used is not offered.
@@ -141,6 +141,9 @@ async fn answer(memory: &Memory, request: InsideRequest) -> Result<Bytes, Inside
                 let message = "a memory is of somebody, and this call is of nobody".to_owned();
                 return Err(InsideError::Rejected { code: INVALID_PARAMS, message });
             };
+            if tools::answers_at_length(&params) {
+                room.large().await?;
+            }
             tools::call(memory, subject(&who), &params).await.map_err(|error| match error {
                 CallError::Unknown(message) => InsideError::Rejected { code: INVALID_PARAMS, message },
                 CallError::Unavailable { cause, sent } => InsideError::Unavailable { cause, sent },

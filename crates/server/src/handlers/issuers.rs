@@ -81,10 +81,12 @@ pub(crate) async fn put(
             .public("revision", revision)
             .public("config", digest_of(&config));
         let committed = tx.commit(vec![event]).await?;
+        // The one before is trusted no more at once; the new one when that is in the ledger.
+        plane.issuers.remove(&config.tenant, &config.name);
+        plane.publish(committed).await?;
         let taken = plane.issuers.put(config);
         taken.map_err(|error| Failure::internal("the keys cannot be used", &error))?;
         drop(turn);
-        plane.publish(committed).await?;
         plane.journal.publish(
             JournalEvent::tenant("issuer.added", tenant)
                 .detail(serde_json::json!({ "issuer": name, "revision": revision })),
@@ -100,7 +102,8 @@ pub(crate) async fn put(
 async fn one_of_a_kind(plane: &Plane, config: &TrustedIssuer) -> Result<(), Failure> {
     let page = PageRequest { after: None, limit: ISSUERS_MAX };
     let known = plane.store.issuers(&config.tenant, &page).await?;
-    if known.items.iter().any(|row| row.config.name == config.name && row.config.issuer != config.issuer) {
+    let first = plane.store.issuer_named(&config.tenant, &config.name).await?;
+    if first.is_some_and(|issuer| issuer != config.issuer) {
         return Err(Failure::new(ProblemCode::AlreadyExists, "the name stands for another issuer")
             .rule("issuer")
             .next_step("take another name; manifests and records mean the first one by this name"));

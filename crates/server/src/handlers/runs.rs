@@ -16,7 +16,11 @@ use cogward_api::{
 };
 use cogward_engine::{Claim, Command, CommandError, Order, Outside, StartError, StartRun};
 use cogward_gateway::telemetry;
-use cogward_model::{RunId, limits::RUN_LOG_BYTES_MAX, outside::OutsideClient};
+use cogward_model::{
+    RunId,
+    limits::RUN_LOG_BYTES_MAX,
+    outside::{OUTSIDE_USERS, OutsideClient},
+};
 use cogward_store::{Noun, RunFilter, RunRow, StoreError};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde::Deserialize;
@@ -66,6 +70,11 @@ pub(crate) async fn start(
     bounded_reason(reason.as_deref())?;
     if as_user.as_ref().is_some_and(|user| user.trim().is_empty() || user.chars().any(char::is_control)) {
         return Err(Failure::invalid("`as_user` has 1 to 256 bytes and no control characters"));
+    }
+    if as_user.as_ref().is_some_and(|user| user.starts_with(OUTSIDE_USERS)) {
+        return Err(Failure::invalid(format!("users that begin with `{OUTSIDE_USERS}` are those of tokens"))
+            .rule("as_user")
+            .next_step("start the run for an outside client: its token says who it is for"));
     }
     let as_user = match &outside {
         Some(_) if as_user.is_some() => {

@@ -180,9 +180,15 @@ fn refused(error: StartError) -> NotAttached {
 /// Records that a client came with a token that was not seen before: its digest and what holds it, never the token.
 pub(super) fn note_token(plane: &Plane, using: &InUse, token: [u8; 32], expires: u64) -> Result<(), NotAttached> {
     let open = &using.0;
-    if !open.is_new(token) {
-        return Ok(());
-    }
+    open.once(token, || record_token(plane, open, token, expires))
+}
+
+fn record_token(
+    plane: &Plane,
+    open: &super::boxes::OutsideBox,
+    token: [u8; 32],
+    expires: u64,
+) -> Result<(), NotAttached> {
     let by = Attribution { agent: Some((open.agent.clone(), open.version.clone())), subject: open.client.user() };
     let event = Event::new(EventType::OutsideToken, open.tenant.clone(), by)
         .run(open.run)

@@ -170,17 +170,21 @@ impl OutsideBox {
         Some(InUse(Arc::clone(self)))
     }
 
-    /// Whether a token was not seen here before, as far as is remembered.
-    pub(crate) fn is_new(&self, token: [u8; 32]) -> bool {
+    /// Has a token recorded that was not seen here before, as far as is remembered.
+    ///
+    /// # Errors
+    /// What `record` says; then the token is still a new one.
+    pub(crate) fn once<E>(&self, token: [u8; 32], record: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut state = self.state();
         if state.tokens.contains(&token) {
-            return false;
+            return Ok(());
         }
+        record()?;
         if state.tokens.len() == TOKENS_MAX {
             state.tokens.remove(0);
         }
         state.tokens.push(token);
-        true
+        Ok(())
     }
 
     /// Resolves when requests can be sent to it, or it is over. False when it is over.

@@ -8,7 +8,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use cogward_identity::access::{self, Expected, Holder, Presented, Refused, Replay, SKEW_SECONDS};
+use cogward_identity::access::{self, Checked, Expected, Holder, Presented, Refused, Replay, SKEW_SECONDS};
 use cogward_model::{
     TenantName, UpstreamName,
     outside::{OutsideClient, SCOPE},
@@ -220,8 +220,8 @@ async fn enter(door: &Door, place: &Place, head: Parts, body: Body) -> Result<Re
     };
     let name = &trust.config.name;
     let presented = Presented { scheme_is_dpop, proof, method: head.method.as_str(), uri: &place.resource };
-    let holder = match checked(door, place, &trust, token, presented).await {
-        Ok(holder) => holder,
+    let checked = match checked(door, place, &trust, token, presented).await {
+        Ok(checked) => checked,
         Err(Some(refused)) => return Err(unauthorized(refused, Some(name))),
         Err(None) => {
             let why = "the keys of the issuer cannot be had";
@@ -230,12 +230,25 @@ async fn enter(door: &Door, place: &Place, head: Parts, body: Body) -> Result<Re
         }
     };
     let refuse = |rule, answer| Ends::refused(rule, Some(name.clone()), answer);
-    if !holder.scopes.iter().any(|scope| scope == SCOPE) {
+    if !checked.holder().scopes.iter().any(|scope| scope == SCOPE) {
         return Err(refuse("token.scope_missing", answers::insufficient_scope(place, &told())));
     }
-    let client =
-        OutsideClient { issuer: name.clone(), client: holder.client, subject: holder.subject, binding: holder.binding };
-    let using = admitted(door, place, &client).await.map_err(|not| not_attached(not, &refuse))?;
+    let Holder { client, subject, binding, .. } = checked.holder().clone();
+    let client = OutsideClient { issuer: name.clone(), client, subject, binding };
+    let version = admitted(door, place, &client).await.map_err(|not| not_attached(not, &refuse))?;
+    // Only of those who may come in: what is remembered of proofs is bounded for all.
+    let part = format!("{}/{name}", place.tenant);
+    let holder = match checked.use_up(&door.replay, &part, door.now()) {
+        Ok(holder) => holder,
+        Err(refused) if refused.rule == "proof.room" => {
+            let why = "more requests than can be told apart came lately";
+            let answer = answers::refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why);
+            return Err(refuse(refused.rule, answer));
+        }
+        Err(refused) => return Err(unauthorized(refused, Some(name))),
+    };
+    let using = attach::attach(&door.app, &door.runs, place, &version, &client).await;
+    let using = using.map_err(|not| not_attached(not, &refuse))?;
     attach::note_token(&door.app, &using, holder.token_id, holder.expires).map_err(|not| not_attached(not, &refuse))?;
     let until = relay::Until {
         expires_in: Duration::from_secs(holder.expires.saturating_sub(door.now())),
@@ -270,7 +283,7 @@ async fn checked(
     trust: &Trust,
     token: &str,
     presented: Presented<'_>,
-) -> Result<Holder, Option<Refused>> {
+) -> Result<Checked, Option<Refused>> {
     let mut keys = trust.keys(false).await.ok_or(None)?;
     for again in [false, true] {
         let expected = Expected {
@@ -281,7 +294,7 @@ async fn checked(
             now: door.now(),
             since: door.since,
         };
-        match expected.check(token, presented, &door.replay) {
+        match expected.check(token, presented) {
             Err(refused) if refused.rule == "token.kid" && !again => {
                 let newer = trust.keys(true).await.ok_or(None)?;
                 if Arc::ptr_eq(&newer, &keys) {
@@ -295,7 +308,12 @@ async fn checked(
     Err(None)
 }
 
-async fn admitted(door: &Door, place: &Place, client: &OutsideClient) -> Result<super::boxes::InUse, NotAttached> {
+/// The version that a client may act as.
+async fn admitted(
+    door: &Door,
+    place: &Place,
+    client: &OutsideClient,
+) -> Result<cogward_model::VersionLabel, NotAttached> {
     let plane: &Plane = &door.app;
     let newest = door.manifests.newest(plane, place).await.map_err(NotAttached::Unavailable)?;
     let Some(opened) = newest.filter(|opened| opened.admits(client)) else {
@@ -304,7 +322,7 @@ async fn admitted(door: &Door, place: &Place, client: &OutsideClient) -> Result<
     if opened.tier != cogward_model::manifest::Tier::Development {
         return Err(NotAttached::Refused("outside.tier"));
     }
-    attach::attach(plane, &door.runs, place, &opened.version, client).await
+    Ok(opened.version.clone())
 }
 
 fn not_attached(not: NotAttached, refuse: &impl Fn(&'static str, Response) -> Ends) -> Ends {

@@ -25,7 +25,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::body::{AgentBody, BrokenStream};
 
 /// So many bytes of a form are enough to know it, and more than would come by chance.
-const FORM_BYTES: usize = 24;
+pub(crate) const FORM_BYTES: usize = 24;
 /// A run of letters and digits of so many characters is known by itself: no page escapes it.
 const RUN_BYTES_MIN: usize = 12;
 /// So many runs of one secret are looked for.

@@ -26,7 +26,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
@@ -36,14 +35,11 @@ use super::{
 };
 use crate::{
     egress::inspect::echo::Forms,
-    inside::{InsideError, InsideOffers, InsideRequest, InsideServer},
+    inside::{AnswerRoom, InsideError, InsideOffers, InsideRequest, InsideServer},
     mcp::{catalogue::ToolDefinition, rpc, schema::ToolSchema, sha256},
     tool_process::Pending,
     upstreams::Credential,
 };
-
-/// Large answers of one API that are read at once; more wait.
-const LARGE_MAX: usize = 4;
 
 /// How an API is reached.
 pub(super) struct Registration {
@@ -69,7 +65,6 @@ struct Inner {
     forms: Vec<Forms>,
     tools: BTreeMap<String, Tool>,
     list: Bytes,
-    large: Semaphore,
     from: MadeFrom,
 }
 
@@ -176,9 +171,8 @@ pub(super) fn make(name: &UpstreamName, from: Registration, secret: Option<Crede
         credentials: import.credentials,
     };
     let base = url.trim_end_matches('/').to_owned();
-    let large = Semaphore::new(LARGE_MAX);
     let name = name.clone();
-    let inner = Inner { name, client, base, credentials, query, forms, tools, list: list.into(), large, from };
+    let inner = Inner { name, client, base, credentials, query, forms, tools, list: list.into(), from };
     Ok(Made { server: RestServer(Arc::new(inner)), idempotent })
 }
 
@@ -275,7 +269,7 @@ impl InsideServer for RestServer {
         Box::pin(async move {
             match request.method {
                 "tools/list" => Ok(inner.list.clone()),
-                "tools/call" => inner.call(&request.params).await,
+                "tools/call" => inner.call(&request.params, &request.room).await,
                 method => Err(rejected(rpc::METHOD_NOT_FOUND, format!("there is no `{method}` here"))),
             }
         })
@@ -291,7 +285,7 @@ fn unavailable(cause: impl Into<String>, sent: bool) -> InsideError {
 }
 
 impl Inner {
-    async fn call(&self, params: &[u8]) -> Result<Bytes, InsideError> {
+    async fn call(&self, params: &[u8], room: &AnswerRoom) -> Result<Bytes, InsideError> {
         #[derive(Deserialize)]
         struct Call<'a> {
             name: String,
@@ -309,7 +303,7 @@ impl Inner {
             Err(error) => return Ok(answer::refused(&error.to_string())),
         };
         let response = self.send(&planned).await?;
-        answer::of(self, tool, response).await
+        answer::of(self, tool, response, room).await
     }
 
     /// Sends a request; once more with another token where the first is not taken any more.

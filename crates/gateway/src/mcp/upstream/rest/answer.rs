@@ -11,7 +11,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{Inner, Tool, unavailable};
-use crate::{inside::InsideError, json, mcp::rpc};
+use crate::{
+    egress::inspect::echo::FORM_BYTES,
+    inside::{AnswerRoom, InsideError},
+    json,
+    mcp::rpc,
+};
 
 /// Longest answer of an API, in bytes: it is in the result twice, as text and as a value.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -56,7 +61,12 @@ enum Kind {
 }
 
 /// Reads an answer and makes it a result.
-pub(super) async fn of(api: &Inner, tool: &Tool, response: Response<Incoming>) -> Result<Bytes, InsideError> {
+pub(super) async fn of(
+    api: &Inner,
+    tool: &Tool,
+    response: Response<Incoming>,
+    room: &AnswerRoom,
+) -> Result<Bytes, InsideError> {
     let status = response.status();
     if status == StatusCode::UNAUTHORIZED {
         return Err(unavailable(format!("it does not accept the plane's credential (status {status})"), false));
@@ -80,7 +90,9 @@ pub(super) async fn of(api: &Inner, tool: &Tool, response: Response<Incoming>) -
     if well && length.is_some_and(|length: u64| length > most as u64) {
         return Ok(refused(&format!("{said}. Its answer is longer than {most} bytes and was not read.")));
     }
-    let (body, whole) = read(api, response, most).await?;
+    // A little more than is handed on: a credential must not be cut in two where the answer is, and half of it go out.
+    let (mut body, whole) = read(response, most + FORM_BYTES, room).await?;
+    let whole = whole && body.len() <= most;
     if well && !whole {
         return Ok(refused(&format!("{said}. Its answer is longer than {most} bytes and was dropped.")));
     }
@@ -88,6 +100,7 @@ pub(super) async fn of(api: &Inner, tool: &Tool, response: Response<Incoming>) -
         tracing::warn!(server = %api.name, "an answer held the credential and was dropped");
         return Ok(refused(&format!("{said}. Its answer held the credential of the API and was dropped.")));
     }
+    body.truncate(most);
     if body.is_empty() {
         return Ok(nothing(tool, &said, well));
     }
@@ -149,11 +162,10 @@ fn shown_status(status: StatusCode) -> String {
 }
 
 /// At most so many bytes, and whether that is all.
-async fn read(api: &Inner, response: Response<Incoming>, most: usize) -> Result<(Bytes, bool), InsideError> {
+async fn read(response: Response<Incoming>, most: usize, room: &AnswerRoom) -> Result<(Bytes, bool), InsideError> {
     let broken = || unavailable("its answer broke off", true);
     let mut body = response.into_body();
     let mut bytes = BytesMut::new();
-    let mut place = None;
     loop {
         let frame = tokio::time::timeout(STALL, body.frame()).await;
         let frame = match frame {
@@ -167,8 +179,9 @@ async fn read(api: &Inner, response: Response<Incoming>, most: usize) -> Result<
             bytes.extend_from_slice(data.get(..left).unwrap_or_default());
             return Ok((bytes.freeze(), false));
         }
-        if place.is_none() && bytes.len().saturating_add(data.len()) > FREE_ANSWER_BYTES_MAX {
-            place = api.large.acquire().await.ok();
+        // In the result it is there twice, with more bytes for each that has to be escaped.
+        if bytes.len().saturating_add(data.len()) > FREE_ANSWER_BYTES_MAX / 8 {
+            room.large().await?;
         }
         bytes.extend_from_slice(&data);
     }

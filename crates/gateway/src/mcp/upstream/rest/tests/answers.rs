@@ -105,6 +105,16 @@ async fn a_long_answer_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_credential_that_stands_where_an_answer_is_cut_is_found() {
+    for before in 64 * 1024 - SECRET.len()..=64 * 1024 {
+        let body = format!("{}{SECRET} and more", "a".repeat(before));
+        let api = answering(answer(400, "text/plain", body.as_bytes())).await;
+        let said = api.refused("getInvoice", json!({"id": "1"})).await;
+        assert!(said.contains("held the credential") && !said.contains(&SECRET[..4]), "{before}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_neither_json_nor_text_is_not_handed_on() {
     for (media, cause) in [
         ("application/pdf", "application/pdf"),
