@@ -559,7 +559,6 @@ async fn whole_ranges_get_their_roots_by_themselves_and_once() {
     assert_eq!((roots.len(), &roots[0].body["from"], &roots[0].body["to"]), (1, &0.into(), &65_536.into()));
     drop(evidence);
     let evidence = open(&dir.path().join("evidence"));
-    evidence.reindex().await.unwrap();
     let pack = dir.path().join("pack");
     let part = Part::Key(Kind::Type, "ledger.index".into(), (None, None));
     while let Err(error) = packed(&evidence, part.clone(), false, &pack).await {
