@@ -151,6 +151,7 @@ proptest! {
         let (run, leaves) = leaves(6);
         let text = run_proof(run, &leaves, size);
         let at = at % text.len();
+        prop_assume!(text.is_char_boundary(at));
         let changed = format!("{}{insert}{}", &text[..at], &text[at..]);
         // White space between the parts of JSON says nothing.
         let same = serde_json::from_str::<serde_json::Value>(&changed).is_ok_and(|value| {
