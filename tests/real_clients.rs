@@ -247,6 +247,22 @@ fn calls(desk: &Desk, client: &str, refused: &str, asks: bool) -> Result<()> {
     Ok(())
 }
 
+/// A client whose user waits for the person who approves: one call, asked once, made once.
+fn waits(desk: &Desk, client: &str) -> Result<()> {
+    let doing = desk.start(client)?;
+    let approval = doing.approve()?;
+    assert_eq!(doing.counted()?, "n", "an approval does nothing by itself");
+    fs::write(doing.place.join("go.txt"), "go")?;
+    let found = desk.plane.output(&doing.run)?;
+    assert!(text(&found, "done").contains("+nn"), "{found:#}");
+    let questions = found["questions"].as_array().context("questions")?;
+    assert_eq!(questions.len(), 1, "{found:#}");
+    assert!(questions[0].as_str().is_some_and(|asked| asked.contains(&approval) && asked.contains("`finance`")));
+    assert_eq!((doing.counted()?.as_str(), doing.approvals("consumed")?), ("nn", vec![approval]));
+    assert!(doing.approvals("pending")?.is_empty(), "nobody is asked twice: {found:#}");
+    Ok(())
+}
+
 /// What the model says: all of it at first, then only the call that waits.
 fn script(files: &str, asks: bool) -> Value {
     let call = |name: &str, arguments: Value| json!({"tool_calls": [{"name": name, "arguments": arguments}]});
@@ -302,6 +318,7 @@ fn the_python_sdk_1_and_autogen() -> Result<()> {
 fn the_python_sdk_2_and_the_openai_agents_sdk() -> Result<()> {
     let desk = Desk::open(&python("openai-agents")?, "both", false)?;
     calls(&desk, "mcp2.py", REFUSED, true)?;
+    waits(&desk, "mcp2_waits.py")?;
     converses(&desk, "openai_agents_agent.py", false)
 }
 
@@ -315,7 +332,8 @@ fn langgraph_and_its_adapters() -> Result<()> {
 fn both_lines_of_the_typescript_sdk() -> Result<()> {
     let desk = Desk::open(&javascript("sdk")?, "legacy", false)?;
     calls(&desk, "sdk1.mjs", REFUSED, true)?;
-    calls(&desk, "sdk2.mjs", REFUSED, true)
+    calls(&desk, "sdk2.mjs", REFUSED, true)?;
+    waits(&desk, "sdk2_waits.mjs")
 }
 
 /// It needs a newer Node than the system has.

@@ -84,7 +84,8 @@ impl Server {
         Ok(serde_json::from_str::<Vec<Value>>(&said)?)
     }
 
-    /// Adds it with its default sandbox: every tool waits for a person; then approves them one by one.
+    /// Adds it with its default sandbox: all that it defines waits for a person; then approves it one by one. Gives its
+    /// tools.
     fn add(&self, plane: &Plane) -> Result<Vec<String>> {
         let mut args: Vec<String> = ["tool-server", "add", self.name, "--reason", "test"].map(str::to_owned).to_vec();
         args.extend(self.options.iter().cloned());
@@ -96,15 +97,17 @@ impl Server {
             None => args.extend(["--stdio", "--"].map(str::to_owned).into_iter().chain(self.command.iter().cloned())),
         }
         plane.ok(args)?;
-        let tools = self.tools(plane, "quarantined")?;
-        for tool in &tools {
-            plane.ok(["tool", "approve", self.name, tool, "--reason", "test"])?;
+        let mut all = self.defined(plane, "quarantined")?;
+        for one in &all {
+            plane.ok(["tool", "approve", self.name, one, "--reason", "test"])?;
         }
-        Ok(tools)
+        // What is no tool has its kind before its name.
+        all.retain(|name| !name.contains(':'));
+        Ok(all)
     }
 
-    /// The names of its tools, all of which are in this state.
-    fn tools(&self, plane: &Plane, state: &str) -> Result<Vec<String>> {
+    /// The names of all that it defines, which is in this state.
+    fn defined(&self, plane: &Plane, state: &str) -> Result<Vec<String>> {
         let listed = plane.json(["tool", "list", self.name])?;
         let listed = listed.as_array().context("a list")?;
         ensure!(!listed.is_empty() && listed.iter().all(|t| t["state"] == state), "{listed:#?}");
@@ -147,7 +150,7 @@ impl Server {
 
     /// Nothing of what was approved has changed by being used.
     fn unchanged(&self, plane: &Plane) -> Result<()> {
-        for tool in self.tools(plane, "approved")? {
+        for tool in self.defined(plane, "approved")? {
             let diff = plane.json(["tool", "diff", self.name, &tool])?;
             let lines = diff["lines"].as_array().with_context(|| format!("{tool}: {diff:#}"))?;
             ensure!(lines.iter().all(|line| line["change"] == "same"), "{tool}: {lines:#?}");

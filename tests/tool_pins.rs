@@ -1,7 +1,11 @@
 //! Pins of tool definitions: hostile tool servers on the real binary. Nothing that they offer reaches an agent before an
 //! operator approved it, and nothing that they change afterwards.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use cogward_testkit::{Agent, Output, Plane};
@@ -224,6 +228,57 @@ fn a_rug_that_is_pulled_after_the_approval_blocks_the_tool_at_the_next_call() ->
     let (seen, _) = agent(&plane, "again", READ, source)?;
     assert!(seen[0][0]["description"].as_str().unwrap_or_default().contains("id_rsa"));
     assert!(seen[2].as_str().unwrap_or_default().contains("not_approved"), "{seen}");
+    Ok(())
+}
+
+#[test]
+fn a_call_that_waits_for_its_place_is_not_sent_when_the_tool_is_changed_before_its_turn() -> Result<()> {
+    let plane = plane()?;
+    let aid = Hostile::new(&plane, "aid", &json!([[tool("look", "Looks.")]]))?.approved()?;
+    let evil = Hostile::new(&plane, "evil", &json!([[tool("read", "Reads.")], [tool("read", "Reads all.")]]))?;
+    assert_eq!(evil.add(&["--approve-tools", "--concurrency", "1"])?.code(), 0);
+    let go = plane.scratch().join("second");
+    // The first call holds the only place of the server, and turns the tool before it is answered.
+    let source = "
+import threading, time
+first = threading.Thread(target=lambda: out.append(call('evil_read', wait=1, scene=1)))
+first.start()
+while not call('aid_look', file='GO'): time.sleep(0.05)
+second = call('evil_read', path='b')
+first.join()
+out.append(second)
+print(json.dumps(out))
+"
+    .replace("GO", &go.to_string_lossy());
+    let grants = "    tools:\n      - {server: evil, allow: [read]}\n      - {server: aid, allow: [look]}\n";
+    let source = format!("{CLIENT}{source}");
+    let run = plane.launch(&Agent { name: "queued", source: &source, permissions: grants, changes: &[] })?;
+    let until = Instant::now() + Duration::from_secs(60);
+    let wait = |what: &str, is: &dyn Fn() -> Result<bool>| -> Result<()> {
+        while !is()? {
+            anyhow::ensure!(Instant::now() < until, "{what}\n{}\n{}", plane.logs(&run, "stderr"), plane.log());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Ok(())
+    };
+    wait("the first call does not arrive", &|| Ok(evil.calls() == 1))?;
+    fs::write(&go, "go")?;
+    let of_read = |kind: &'static str| -> Result<Vec<Value>> {
+        Ok(plane.leaves(&run)?.into_iter().filter(|leaf| leaf["type"] == kind && leaf["tool"] != "aid/look").collect())
+    };
+    wait("the second call is not decided", &|| Ok(of_read("tool.call.decided")?.len() == 2))?;
+    fs::write(format!("{}.go", evil.state.display()), "go")?;
+    let seen = plane.output(&run)?;
+    assert_eq!(seen[0], "read was called");
+    let said = seen[1].as_str().unwrap_or_default();
+    assert!(said.contains("[not_approved; rule tool.pin]") && said.contains("was not forwarded"), "{seen}");
+    assert_eq!((evil.calls(), aid.calls()), (1, 0), "the second call reached the server");
+    // It was decided under the definition of then, and nothing is charged for what was not sent.
+    let decided = of_read("tool.call.decided")?;
+    assert!(decided.iter().all(|leaf| leaf["decision"] == "permit"), "{decided:#?}");
+    let second = of_read("tool.call.completed")?.into_iter().find(|leaf| leaf["refs"][0] == decided[1]["id"]);
+    let second = second.context("an outcome")?;
+    assert_eq!((&second["outcome"], &second["used"]["tool_calls"]), (&json!("unknown"), &json!(0)), "{second:#}");
     Ok(())
 }
 

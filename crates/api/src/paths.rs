@@ -2,12 +2,14 @@
 //!
 //! Names and identifiers have an alphabet that needs no escaping in a path, and their types make sure
 //! of it; only version labels may hold a `+`, which a path may hold too (RFC 3986, 3.3). Queries are
-//! made by [`with_query`], which does escape, and the level of a policy is escaped by [`policy`].
+//! made by [`with_query`], which does escape; the level of a policy is escaped by [`policy`], and what has a pin by
+//! [`tool`].
 
 use cogward_model::{
-    AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, ToolName, UpstreamName, VersionLabel,
+    AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
     id::{ApprovalId, EventId, OperationId, OperatorId},
     manifest::Tier,
+    pin_name::PinName,
 };
 use serde::Serialize;
 
@@ -203,32 +205,35 @@ pub fn tools(tenant: &TenantName, server: &UpstreamName) -> String {
 
 /// A tool.
 #[must_use]
-pub fn tool(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
-    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}")
+pub fn tool(tenant: &TenantName, server: &UpstreamName, tool: &PinName) -> String {
+    // What is no tool has the name that its server gives it.
+    let mut path = format!("{}/", tools(tenant, server));
+    escape(&mut path, &tool.to_string());
+    path
 }
 
 /// What is different between the approved definition of a tool and the one that is offered.
 #[must_use]
-pub fn tool_diff(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
-    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/diff")
+pub fn tool_diff(tenant: &TenantName, server: &UpstreamName, name: &PinName) -> String {
+    format!("{}/diff", tool(tenant, server, name))
 }
 
 /// The approval of a tool.
 #[must_use]
-pub fn tool_approve(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
-    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/approve")
+pub fn tool_approve(tenant: &TenantName, server: &UpstreamName, name: &PinName) -> String {
+    format!("{}/approve", tool(tenant, server, name))
 }
 
 /// The blocking of a tool.
 #[must_use]
-pub fn tool_block(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
-    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/block")
+pub fn tool_block(tenant: &TenantName, server: &UpstreamName, name: &PinName) -> String {
+    format!("{}/block", tool(tenant, server, name))
 }
 
 /// The labels of a tool.
 #[must_use]
-pub fn tool_labels(tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> String {
-    format!("{TENANTS}/{tenant}/tool-servers/{server}/tools/{tool}/labels")
+pub fn tool_labels(tenant: &TenantName, server: &UpstreamName, name: &PinName) -> String {
+    format!("{}/labels", tool(tenant, server, name))
 }
 
 /// A tenant's providers.
@@ -459,7 +464,7 @@ mod tests {
         let name: AgentName = "claims".parse().unwrap();
         let label: VersionLabel = "1.0.0+build".parse().unwrap();
         let upstream: UpstreamName = "files".parse().unwrap();
-        let read: ToolName = "read_text_file".parse().unwrap();
+        let read: PinName = "read_text_file".parse().unwrap();
         let id: RunId = Id::new(&SystemClock, &SystemEntropy);
         let content: ContentName = "report.pdf".parse().unwrap();
         let operator: OperatorId = Id::new(&SystemClock, &SystemEntropy);

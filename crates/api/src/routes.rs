@@ -18,7 +18,8 @@ use crate::{
         PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
         RegisterQuery, Registration, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall,
         ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
-        ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut,
+        WhoAmI,
     },
 };
 
@@ -334,15 +335,15 @@ routes! {
         .command("memory.forget");
 
     LIST_TOOLS = Route::new("list_tools", "tools", Get,
-        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools", "List the tools of a tool server and their pins")
-        .query(of::<PageQuery>).gives(of::<Page<Tool>>);
+        "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools", "List what a tool server defines, and its pins")
+        .query(of::<ToolListQuery>).gives(of::<Page<Tool>>);
     GET_TOOL = Route::new("get_tool", "tools", Get,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}", "Read a tool with its definition")
-        .gives(of::<ToolDetail>).etag();
+        .query(of::<ToolQuery>).gives(of::<ToolDetail>).etag();
     GET_TOOL_DIFF = Route::new("get_tool_diff", "tools", Get,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/diff",
         "Read what is different between the approved definition and the one that is offered")
-        .gives(of::<ToolDiff>);
+        .query(of::<ToolQuery>).gives(of::<ToolDiff>);
     APPROVE_TOOL = Route::new("approve_tool", "tools", Post,
         "/api/v1/tenants/{tenant}/tool-servers/{tool_server}/tools/{tool}/approve", "Approve one definition of a tool")
         .takes(of::<ToolApprove>).gives(of::<Tool>).refuses(&[PreconditionFailed]).reasoned().etag()

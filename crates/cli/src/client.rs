@@ -269,7 +269,7 @@ impl Client {
     }
 }
 
-fn with_query(path: &str, query: &impl Serialize) -> Result<String, Failure> {
+pub fn with_query(path: &str, query: &impl Serialize) -> Result<String, Failure> {
     paths::with_query(path, query).map_err(|error| Failure::local("cannot make the request", error))
 }
 

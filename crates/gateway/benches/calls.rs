@@ -23,7 +23,7 @@ use cogward_evidence::{Evidence, EvidenceOptions, Health};
 use cogward_gateway::{
     FenceState, Gateway, PinKeeper, PinTable, Records, RunGrant, RunListeners,
     gate::Unrecorded,
-    mcp::{ToolCatalogue, ToolDefinition},
+    mcp::{Listed, ToolCatalogue, ToolDefinition},
     pins::{ServerPins, Unwritten},
     policy::PolicySet,
 };
@@ -33,6 +33,7 @@ use cogward_model::{
     event::Event,
     id::EventId,
     manifest::Manifest,
+    pin_name::OtherKind,
     upstream::{Price, Provider, ProviderShape, ToolServer, ToolTransport},
 };
 use cogward_policy::Version;
@@ -275,6 +276,16 @@ impl PinKeeper for Trusting {
         let pins = ServerPins::new(Some(catalogue.digest()), served, BTreeMap::new(), HashMap::new());
         self.0.put(&tenant, &server, pins);
         Box::pin(std::future::ready(Ok(0)))
+    }
+
+    fn examine_entries(
+        &self,
+        _: TenantName,
+        _: UpstreamName,
+        _: OtherKind,
+        _: Arc<Listed>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        Box::pin(std::future::ready(Err(Unwritten("only tools are called".to_owned()))))
     }
 }
 

@@ -11,6 +11,7 @@ use cogward_model::{
     AgentName, Digest, RunId, TenantName, Timestamp, VersionLabel,
     action::Action,
     decision::{ApprovalRef, Refusal, RefusalCode},
+    id::ApprovalId,
 };
 
 /// One question to the people who hold a role.
@@ -46,6 +47,9 @@ pub struct ApprovalAsk {
     pub policy: Vec<String>,
     /// When.
     pub at: Timestamp,
+    /// The approval that the request waits for, where it says so: it is one of those that are found, or nothing is
+    /// asked and nothing used.
+    pub awaits: Option<ApprovalId>,
 }
 
 /// What became of questions.
@@ -61,6 +65,8 @@ pub enum ApprovalState {
     Expired(ApprovalRef),
     /// It was not asked: too many questions wait already. One sentence for the agent.
     TooMany(String),
+    /// It was not asked: the approval that the request waits for is used, over, or for something else.
+    Gone(ApprovalId),
 }
 
 /// The approvals cannot be asked. No effect may follow.

@@ -22,7 +22,7 @@ use cogward_model::{
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     event::{Event, EventType, Field},
-    id::EventId,
+    id::{ApprovalId, EventId},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -44,6 +44,8 @@ use crate::{
 const SLOT_WAIT: Duration = Duration::from_secs(2);
 /// How often one call asks for approvals: policies may change in between, but not for ever.
 const ASKS_MAX: usize = 3;
+/// How often it is looked again at what one call rests on: that may change while the call waits, but not for ever.
+const RENEWALS_MAX: usize = 4;
 
 /// Where decisions and outcomes are recorded: the evidence of the plane.
 pub trait Records: Send + Sync {
@@ -66,6 +68,9 @@ pub trait Records: Send + Sync {
 #[error("the decision could not be recorded: {0}")]
 pub struct Unrecorded(pub String);
 
+/// A second look at what a call rests on. The refusal says why it does not any more.
+pub type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>;
+
 /// A typed request for an effect; each protocol has one.
 pub trait Governed: Send {
     /// The vocabulary of decisions.
@@ -78,6 +83,23 @@ pub trait Governed: Send {
 
     /// Takes what policy made of the arguments. What is forwarded is this.
     fn set_arguments(&mut self, _arguments: Bytes) {}
+
+    /// Looks again at what the call was examined against (the definition of a tool), where that may have changed while
+    /// the call waited. Asked after every wait, before what is decided. `None` when all of it still holds.
+    fn renew<'a>(&'a mut self, _run: &'a RunContext) -> Option<Renewal<'a>> {
+        None
+    }
+
+    /// The last look, when the call has been decided and is about to be forwarded: now nothing may be changed any more,
+    /// what it rests on is the same or the call is not forwarded. `None` when it certainly is the same.
+    fn stands<'a>(&'a self, _run: &'a RunContext) -> Option<Renewal<'a>> {
+        None
+    }
+
+    /// The approval that the call waits for, where its client says so: with another one it does not take place.
+    fn awaits(&self) -> Option<ApprovalId> {
+        None
+    }
 
     /// What the record says of the arguments as they are now.
     fn fields(&self, _run: &RunContext) -> Vec<Field> {
@@ -227,8 +249,7 @@ impl Gate {
     ) -> Result<Admitted<A>, Refusal> {
         let action = call.target.action();
         call.fields.extend(first.map(|first| public("refs", vec![first.decision.to_string()])));
-        let asked = Asked { action: &action, content: call.target.content(), worst: call.worst, first };
-        let permit = match self.decide(run, &asked, call.objection.take()).await {
+        let permit = match self.decide(run, &action, &mut call, first).await {
             Ok(permit) => permit,
             Err(Refused { refusal, fields }) => {
                 call.fields.extend(call.target.fields(run));
@@ -290,11 +311,12 @@ impl Gate {
         Ok(admitted)
     }
 
-    async fn decide(
+    async fn decide<A: Governed>(
         &self,
         run: &Arc<RunContext>,
-        asked: &Asked<'_>,
-        objection: Option<Refusal>,
+        action: &Action,
+        call: &mut Call<A>,
+        first: Option<First>,
     ) -> Result<Permit, Refused> {
         self.plane.pass().await?;
         run.fence.pass().await?;
@@ -306,19 +328,19 @@ impl Gate {
                 "Agents act again when evidence can be written; nothing was lost",
             )));
         }
-        let rule = run.grant.permits(asked.action)?;
-        if let Some(refusal) = objection {
+        let rule = run.grant.permits(action)?;
+        if let Some(refusal) = call.objection.take() {
             return Err(refusal.into());
         }
-        let slot = if asked.first.is_none() { Some(slot(run).await?) } else { None };
+        let slot = if first.is_none() { Some(slot(run).await?) } else { None };
         let mut in_hand = InHand::default();
         for _ in 0..=ASKS_MAX {
             // A suspend or a kill may have come while the call waited for its slot or for an approval.
-            self.plane.pass().await?;
-            run.fence.pass().await?;
+            self.pass(run, &mut call.target).await?;
             // From here to the reservation nothing waits: what is decided is how things are.
-            match self.judge(run, asked, &in_hand, Adds::WhenPermitted) {
-                Judgement::Permit(cleared) => match self.budgets.reserve(&run.grant.budgets, asked.worst) {
+            let asked = Asked::of(action, &call.target, call.worst, first);
+            match self.judge(run, &asked, &in_hand, Adds::WhenPermitted) {
+                Judgement::Permit(cleared) => match self.budgets.reserve(&run.grant.budgets, call.worst) {
                     Ok(reservation) => return Ok(Permit { reservation, rule, slot, cleared: *cleared, in_hand }),
                     Err(error) => return Err(Refused { refusal: over_budget(&error), fields: cleared.fields }),
                 },
@@ -341,18 +363,35 @@ impl Gate {
         Err(refusal.into())
     }
 
+    /// Waits until the run may act, and what the call rests on is known as it is then.
+    async fn pass<A: Governed>(&self, run: &RunContext, target: &mut A) -> Result<(), Refusal> {
+        for _ in 0..=RENEWALS_MAX {
+            self.plane.pass().await?;
+            run.fence.pass().await?;
+            let Some(renewal) = target.renew(run) else { return Ok(()) };
+            tokio::select! {
+                biased;
+                () = run.cut_signal().cancelled() => {}
+                renewed = renewal => renewed?,
+            }
+        }
+        let detail = "what the call is made of changed again and again while it was being decided";
+        Err(Refusal::new(RefusalCode::Throttled, "tool.pin", detail, "Make the call again"))
+    }
+
     fn judge(&self, run: &RunContext, asked: &Asked<'_>, in_hand: &InHand, adds: Adds) -> Judgement {
         let left = || self.left(run);
-        let Asked { action, content, worst, first } = *asked;
-        let question = Question { run, action, content, worst, first, left: &left, now: self.clock.now(), adds };
+        let Asked { action, content, worst, first, awaits } = *asked;
+        let now = self.clock.now();
+        let question = Question { run, action, content, worst, first, awaits, left: &left, now, adds };
         self.policies.judge(&question, in_hand)
     }
 
     /// Whether policy blocks what is asked, as things are: it need not be prepared then. It is decided for good, and
     /// recorded, when it is admitted.
     pub(crate) fn would_block<A: Governed>(&self, run: &RunContext, target: &A) -> bool {
-        let (action, content) = (target.action(), target.content());
-        let asked = Asked { action: &action, content, worst: Amounts::default(), first: None };
+        let action = target.action();
+        let asked = Asked::of(&action, target, Amounts::default(), None);
         matches!(self.judge(run, &asked, &InHand::default(), Adds::Nothing), Judgement::Block { .. })
     }
 
@@ -415,6 +454,13 @@ struct Asked<'a> {
     content: Content<'a>,
     worst: Amounts,
     first: Option<First>,
+    awaits: Option<ApprovalId>,
+}
+
+impl<'a> Asked<'a> {
+    fn of<A: Governed>(action: &'a Action, target: &'a A, worst: Amounts, first: Option<First>) -> Self {
+        Self { action, content: target.content(), worst, first, awaits: target.awaits() }
+    }
 }
 
 /// One of the slots for calls in flight.

@@ -49,6 +49,7 @@ pub struct RunGrant {
     tools: BTreeMap<UpstreamName, BTreeSet<ToolName>>,
     resources: BTreeMap<UpstreamName, Vec<NamePattern>>,
     prompts: BTreeMap<UpstreamName, Vec<NamePattern>>,
+    sampling: BTreeMap<UpstreamName, String>,
     models: HashMap<String, ModelGrant>,
     egress: HashMap<(String, u16), EgressGrant>,
     skills: Option<Skills>,
@@ -91,6 +92,7 @@ impl RunGrant {
             tools,
             resources,
             prompts,
+            sampling: permissions.tools.iter().filter_map(|t| Some((t.server.clone(), t.sampling.clone()?))).collect(),
             models: permissions.models.iter().map(|m| (m.name.clone(), m.clone())).collect(),
             egress: permissions.egress.iter().map(|e| ((e.host.clone(), e.port), e.clone())).collect(),
             skills: None,
@@ -134,6 +136,12 @@ impl RunGrant {
     #[must_use]
     pub fn prompts(&self) -> &BTreeMap<UpstreamName, Vec<NamePattern>> {
         &self.prompts
+    }
+
+    /// The model that the plane asks for a server which wants one, where the agent's client cannot be asked.
+    #[must_use]
+    pub fn sampling(&self, server: &UpstreamName) -> Option<&str> {
+        self.sampling.get(server).map(String::as_str)
     }
 
     /// The grant for a model as the agent names it. Names are unique across providers in a manifest.

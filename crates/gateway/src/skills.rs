@@ -55,6 +55,13 @@ impl fmt::Debug for RunSkills {
     }
 }
 
+impl RunSkills {
+    /// Whether a server is that of the version's own skills, which are pinned with the version.
+    pub(crate) fn is(&self, server: &UpstreamName) -> bool {
+        self.0.as_ref().is_some_and(|(name, _)| name == server)
+    }
+}
+
 impl Inner {
     /// A tool server as a run has it: its own skills, or one that the operator connected.
     pub(crate) fn server_of(&self, run: &RunContext, server: &UpstreamName) -> Option<Arc<ToolServerClient>> {

@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use cogward_model::{
     Id, SystemClock, SystemEntropy, TenantName, UpstreamName, event::Event, id::EventId, manifest::Manifest,
+    pin_name::OtherKind,
 };
 
 use crate::{
     gate::Unrecorded,
-    mcp::{ToolCatalogue, ToolDefinition},
-    pins::{PinKeeper, PinTable, ServerPins, Unwritten},
+    mcp::{Item, Listed, ToolCatalogue, ToolDefinition},
+    pins::{
+        PinKeeper, PinTable, ServerPins, Unwritten,
+        entries::{Entry, EntryPins},
+    },
 };
 
 /// Approves whatever it is shown: for tests of everything but pins.
@@ -25,6 +29,19 @@ impl PinKeeper for Trusting {
         let served = catalogue.iter().filter_map(|tool| ToolDefinition::parse(tool.raw.get()).ok().flatten()).collect();
         let pins = ServerPins::new(Some(catalogue.digest()), served, BTreeMap::new(), Default::default());
         self.0.put(&tenant, &server, pins);
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    fn examine_entries(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        kind: OtherKind,
+        listed: Arc<Listed>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let entry = |item: &Item| Entry { raw: item.raw.clone(), digest: item.digest };
+        let served = listed.items().iter().map(|item| (item.name.key().to_owned(), entry(item))).collect();
+        self.0.put_entries(&tenant, &server, kind, EntryPins::new(Some(listed.digest()), served, BTreeMap::new()));
         Box::pin(std::future::ready(Ok(0)))
     }
 }

@@ -25,6 +25,7 @@ pub mod name;
 pub mod name_scope;
 pub mod outside;
 pub mod pin;
+pub mod pin_name;
 pub mod policy_scope;
 pub mod run;
 pub mod upstream;

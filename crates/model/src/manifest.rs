@@ -250,6 +250,10 @@ pub struct ToolGrant {
     /// The prompts of it that may be listed and taken: names, `*` for any characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<NamePattern>,
+    /// The model, one of `models`, that the plane asks for it where it wants a model (sampling) and the agent's client
+    /// cannot be asked; without it the server is refused then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<String>,
 }
 
 /// One model.

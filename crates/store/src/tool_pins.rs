@@ -1,25 +1,26 @@
-//! Definitions of tools: as they are offered, and as they were approved. What becomes of them is decided by
-//! [`cogward_model::pin`].
+//! Definitions of tools, resources, templates and prompts: as they are offered, and as they were approved. What becomes
+//! of them is decided by [`cogward_model::pin`]. What is no tool has its kind before its name, and so a `:` in it.
 
 use std::collections::BTreeSet;
 
 use cogward_model::{
     DataLabel, Digest, TenantName, Timestamp, ToolName, UpstreamName,
     pin::{Pin, PinState},
+    pin_name::PinName,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{Noun, Page, PageRequest, Store, StoreError, Tx, rows};
 
-/// One tool of one server.
+/// One tool of one server, or something else that it defines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolPinRow {
     /// Its tenant.
     pub tenant: TenantName,
     /// Its server.
     pub server: UpstreamName,
-    /// Its name.
-    pub tool: ToolName,
+    /// What it is.
+    pub tool: PinName,
     /// The identity of the server that all of this is about.
     pub upstream: Digest,
     /// Whether it may be used.
@@ -95,12 +96,12 @@ async fn get(
     connection: &mut SqliteConnection,
     tenant: &TenantName,
     server: &UpstreamName,
-    tool: &ToolName,
+    tool: &PinName,
 ) -> Result<Option<ToolPinRow>, StoreError> {
     let found = sqlx::query("SELECT * FROM tool_pins WHERE tenant = $1 AND server = $2 AND tool = $3")
         .bind(tenant.as_str())
         .bind(server.as_str())
-        .bind(tool.as_str())
+        .bind(tool.to_string())
         .fetch_optional(connection)
         .await?;
     found.as_ref().map(row).transpose()
@@ -128,7 +129,7 @@ impl Store {
         &self,
         tenant: &TenantName,
         server: &UpstreamName,
-        tool: &ToolName,
+        tool: &PinName,
     ) -> Result<Option<ToolPinRow>, StoreError> {
         get(&mut *self.reader().await?, tenant, server, tool).await
     }
@@ -173,8 +174,8 @@ impl Store {
         tenant: &TenantName,
     ) -> Result<Vec<(UpstreamName, PinState, bool, u32)>, StoreError> {
         let found = sqlx::query(
-            "SELECT server, state, offered, COUNT(*) AS count FROM tool_pins WHERE tenant = $1
-             GROUP BY server, state, offered",
+            "SELECT server, state, offered, COUNT(*) AS count FROM tool_pins
+             WHERE tenant = $1 AND INSTR(tool, ':') = 0 GROUP BY server, state, offered",
         )
         .bind(tenant.as_str())
         .fetch_all(&mut *self.reader().await?)
@@ -186,15 +187,17 @@ impl Store {
         found.iter().map(count).collect()
     }
 
-    /// The names of all tools of a tenant that are offered or approved.
+    /// The names of all tools of a tenant that are offered or approved, and of nothing else.
     ///
     /// # Errors
     /// [`StoreError`] when the database failed or a row is not readable.
     pub async fn tool_names(&self, tenant: &TenantName) -> Result<Vec<(UpstreamName, ToolName)>, StoreError> {
-        let found = sqlx::query("SELECT server, tool FROM tool_pins WHERE tenant = $1 ORDER BY server, tool")
-            .bind(tenant.as_str())
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
+        let found = sqlx::query(
+            "SELECT server, tool FROM tool_pins WHERE tenant = $1 AND INSTR(tool, ':') = 0 ORDER BY server, tool",
+        )
+        .bind(tenant.as_str())
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
         found.iter().map(|row| Ok((rows::typed(row, "server")?, rows::typed(row, "tool")?))).collect()
     }
 
@@ -205,7 +208,7 @@ impl Store {
     pub async fn approved_tools(&self, tenant: &TenantName) -> Result<Vec<ApprovedTool>, StoreError> {
         let found = sqlx::query(
             "SELECT server, tool, approved_digest, approved_definition, labels, idempotent FROM tool_pins
-             WHERE tenant = $1 AND state = 'approved' ORDER BY server, tool",
+             WHERE tenant = $1 AND state = 'approved' AND INSTR(tool, ':') = 0 ORDER BY server, tool",
         )
         .bind(tenant.as_str())
         .fetch_all(&mut *self.reader().await?)
@@ -233,7 +236,7 @@ impl Tx {
         &mut self,
         tenant: &TenantName,
         server: &UpstreamName,
-        tool: &ToolName,
+        tool: &PinName,
     ) -> Result<Option<ToolPinRow>, StoreError> {
         get(self.connection(), tenant, server, tool).await
     }
@@ -269,7 +272,7 @@ impl Tx {
         )
         .bind(pin.tenant.as_str())
         .bind(pin.server.as_str())
-        .bind(pin.tool.as_str())
+        .bind(pin.tool.to_string())
         .bind(pin.upstream.to_string())
         .bind(pin.pin.state.as_str())
         .bind(pin.pin.cause.map(|cause| cause.as_str()))
@@ -298,12 +301,12 @@ impl Tx {
         &mut self,
         tenant: &TenantName,
         server: &UpstreamName,
-        tool: &ToolName,
+        tool: &PinName,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query("DELETE FROM tool_pins WHERE tenant = $1 AND server = $2 AND tool = $3")
             .bind(tenant.as_str())
             .bind(server.as_str())
-            .bind(tool.as_str())
+            .bind(tool.to_string())
             .execute(self.connection())
             .await?;
         Ok(done.rows_affected() == 1)

@@ -230,12 +230,22 @@ async fn a_pin_is_kept_whole_and_belongs_to_its_server() {
     let approved = store.approved_tools(&row.tenant).await.unwrap();
     assert_eq!((approved.len(), approved[0].digest), (1, Digest::from_bytes([1; 32])));
     assert_eq!((&approved[0].labels, approved[0].idempotent), (&row.labels, true));
-    assert_eq!(store.tool_names(&row.tenant).await.unwrap(), [(row.server.clone(), row.tool.clone())]);
+    let read = row.tool.tool().unwrap().clone();
+    assert_eq!(store.tool_names(&row.tenant).await.unwrap(), [(row.server.clone(), read)]);
     assert_eq!(store.tool_counts(&row.tenant).await.unwrap(), [(row.server.clone(), PinState::Approved, true, 1)]);
     let page = store.tool_pins_page(&row.tenant, &row.server, &PageRequest { after: None, limit: 1 }).await.unwrap();
     assert_eq!((page.items.len(), page.next), (1, None));
+    // What is no tool is kept beside them and counted as none.
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.tool_pins_delete(&row.tenant, &row.server).await.unwrap(), 1);
+    let resource = ToolPinRow { tool: "resource:file:///it's".parse().unwrap(), ..row.clone() };
+    tx.tool_pin_put(&resource).await.unwrap();
+    assert_eq!(tx.tool_pin(&row.tenant, &row.server, &resource.tool).await.unwrap().unwrap().tool, resource.tool);
+    done(tx).await;
+    assert_eq!(store.approved_tools(&row.tenant).await.unwrap(), approved);
+    assert_eq!(store.tool_names(&row.tenant).await.unwrap().len(), 1);
+    assert_eq!(store.tool_counts(&row.tenant).await.unwrap(), [(row.server.clone(), PinState::Approved, true, 1)]);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.tool_pins_delete(&row.tenant, &row.server).await.unwrap(), 2);
     assert!(tx.tool_server_delete(&row.tenant, &row.server).await.unwrap());
     done(tx).await;
 }

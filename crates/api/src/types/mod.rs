@@ -49,7 +49,10 @@ pub use policy_diff::{
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};
-pub use tools::{DiffLine, LineChange, Tool, ToolApprove, ToolCounts, ToolDetail, ToolDiff, ToolLabelsPut};
+pub use tools::{
+    DiffLine, Known, LineChange, Tool, ToolApprove, ToolCounts, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery,
+    ToolQuery,
+};
 pub use upstreams::{
     Credential, EgressCredential, EgressCredentialPut, LeftOut, MadeFrom, Provider, ProviderPut, ReasonQuery,
     ToolServer, ToolServerPut,

@@ -1,10 +1,12 @@
-//! The tools of tool servers: what is offered, what was approved, and what is different.
+//! The tools of tool servers, and their resources, templates and prompts: what is offered, what was approved, and what is
+//! different.
 
 use std::collections::BTreeSet;
 
 use cogward_model::{
-    DataLabel, Digest, TenantName, Timestamp, ToolName, UpstreamName,
+    DataLabel, Digest, TenantName, Timestamp, UpstreamName,
     pin::{PinCause, PinState, Suspicion},
+    pin_name::PinName,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,15 +24,51 @@ pub struct ToolCounts {
     pub gone: u32,
 }
 
-/// A tool of a tool server.
+/// Which tools of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolListQuery {
+    /// Most items to return, 1 to 200; 50 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 200))]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Ask the server again, whatever is known of it; once, for the first page.
+    #[serde(default)]
+    pub relist: bool,
+}
+
+/// How a tool is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolQuery {
+    /// Ask the server again, whatever is known of it.
+    #[serde(default)]
+    pub relist: bool,
+}
+
+/// How old what is shown of a server is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Known {
+    /// When the server said what it offers; none when it was not asked since the plane was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<Timestamp>,
+    /// Why it could not be asked now. What is shown is then what was known before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<String>,
+}
+
+/// A tool of a tool server, or something else that it defines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
     /// The tenant.
     pub tenant: TenantName,
     /// Its server.
     pub server: UpstreamName,
-    /// Its name.
-    pub name: ToolName,
+    /// Its name; for what is no tool with the kind before it: `resource:URI`, `template:URI`, `prompt:NAME`.
+    pub name: PinName,
     /// Whether agents can be given it.
     pub state: PinState,
     /// Why not.
@@ -75,6 +113,8 @@ pub struct ToolDetail {
     pub approved_definition: Option<String>,
     /// The definition on several lines, with everything hidden made visible.
     pub shown: Vec<String>,
+    /// How old this is.
+    pub known: Known,
 }
 
 /// What is different between the definition that was approved and the one that is offered.
@@ -83,7 +123,7 @@ pub struct ToolDiff {
     /// Its server.
     pub server: UpstreamName,
     /// Its name.
-    pub name: ToolName,
+    pub name: PinName,
     /// Whether agents can be given it.
     pub state: PinState,
     /// The definition that was approved; none when none ever was.
@@ -95,6 +135,8 @@ pub struct ToolDiff {
     pub lines: Vec<DiffLine>,
     /// What a person should look at.
     pub suspicions: Vec<Suspicion>,
+    /// How old this is.
+    pub known: Known,
 }
 
 /// A line of a difference.

@@ -1,18 +1,24 @@
 //! `cogward tool`.
 
 use clap::Subcommand;
-use cogward_model::{DataLabel, Digest, ToolName, UpstreamName};
+use cogward_model::{DataLabel, Digest, UpstreamName, pin_name::PinName};
 
 use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 
 /// `tool`
 #[derive(Debug, Subcommand)]
 pub enum Tool {
-    /// List the tools of one tool server, or of all, and whether they are approved
-    #[command(after_help = "Examples:\n  cogward tool list\n  cogward tool list files")]
+    /// List what one tool server defines, or all of them, and whether it is approved
+    #[command(
+        after_help = "What is no tool has its kind before its name: resource:URI, template:URI, prompt:NAME.\n\n\
+        Examples:\n  cogward tool list\n  cogward tool list files --relist"
+    )]
     List {
         /// The tool server; all of them unless said
         server: Option<UpstreamName>,
+        /// Ask the servers again, whatever is known of them
+        #[arg(long)]
+        relist: bool,
         #[command(flatten)]
         tenant: TenantFlag,
         #[command(flatten)]
@@ -22,20 +28,24 @@ pub enum Tool {
     Show {
         /// The tool server
         server: UpstreamName,
-        /// The tool
-        tool: ToolName,
+        /// The tool, or resource:URI, template:URI, prompt:NAME
+        tool: PinName,
+        /// Ask the server again, whatever is known of it
+        #[arg(long)]
+        relist: bool,
         #[command(flatten)]
         tenant: TenantFlag,
     },
-    /// Show what is different between the approved definition and the one that is offered
-    #[command(after_help = "What would be hidden is written out, such as <U+200B>. The digest at the end is what\n\
+    /// Ask the server again, and show what is different between the approved definition and the one that is offered
+    #[command(after_help = "A server that does not answer is shown as it was known, and how old that is.\n\
+        What would be hidden is written out, such as <U+200B>. The digest at the end is what\n\
         `cogward tool approve --digest` takes.\n\n\
-        Example:\n  cogward tool diff files read_text_file")]
+        Examples:\n  cogward tool diff files read_text_file\n  cogward tool diff files prompt:summarise")]
     Diff {
         /// The tool server
         server: UpstreamName,
-        /// The tool
-        tool: ToolName,
+        /// The tool, or resource:URI, template:URI, prompt:NAME
+        tool: PinName,
         #[command(flatten)]
         tenant: TenantFlag,
     },
@@ -50,8 +60,8 @@ pub enum Tool {
     Approve {
         /// The tool server
         server: UpstreamName,
-        /// The tool
-        tool: ToolName,
+        /// The tool, or resource:URI, template:URI, prompt:NAME
+        tool: PinName,
         /// The definition that was looked at
         #[arg(long, value_name = "DIGEST")]
         digest: Option<Digest>,
@@ -64,8 +74,8 @@ pub enum Tool {
     Block {
         /// The tool server
         server: UpstreamName,
-        /// The tool
-        tool: ToolName,
+        /// The tool, or resource:URI, template:URI, prompt:NAME
+        tool: PinName,
         #[command(flatten)]
         tenant: TenantFlag,
         #[command(flatten)]
@@ -80,7 +90,7 @@ pub enum Tool {
         /// The tool server
         server: UpstreamName,
         /// The tool
-        tool: ToolName,
+        tool: PinName,
         /// The labels, all of them; none takes them away
         labels: Vec<DataLabel>,
         /// A call may be sent twice without harm

@@ -1,7 +1,8 @@
 //! `cogward tool`.
 
 use cogward_api::{
-    DiffLine, LineChange, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolServer, paths,
+    DiffLine, Known, LineChange, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
+    ToolListQuery, ToolQuery, ToolServer, paths,
 };
 use cogward_model::pin::{PinState, Suspicion};
 
@@ -15,7 +16,8 @@ use crate::{
 pub fn run(command: args::Tool, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let client = session.client()?;
     match command {
-        args::Tool::List { server, tenant, limit } => {
+        args::Tool::List { server, relist, tenant, limit } => {
+            let query = ToolListQuery { relist, ..ToolListQuery::default() };
             let servers = match server {
                 Some(server) => vec![server],
                 None => {
@@ -30,17 +32,15 @@ pub fn run(command: args::Tool, session: &mut Session<'_>) -> Result<Exit, Failu
                 if left == Some(0) {
                     break;
                 }
-                tools.extend(client.list::<Tool>(
-                    &paths::tools(&tenant.tenant, server),
-                    &PageQuery::default(),
-                    left,
-                )?);
+                tools.extend(client.list::<Tool>(&paths::tools(&tenant.tenant, server), &query, left)?);
             }
             session.output.list(&tools)?;
         }
-        args::Tool::Show { server, tool, tenant } => {
-            let detail: ToolDetail = client.get(&paths::tool(&tenant.tenant, &server, &tool))?;
+        args::Tool::Show { server, tool, relist, tenant } => {
+            let path = asking(&paths::tool(&tenant.tenant, &server, &tool), relist)?;
+            let detail: ToolDetail = client.get(&path)?;
             session.output.one(&detail)?;
+            say_age(&detail.known, session);
             if session.output.format == Format::Table {
                 for line in &detail.shown {
                     session.output.line(line)?;
@@ -49,14 +49,16 @@ pub fn run(command: args::Tool, session: &mut Session<'_>) -> Result<Exit, Failu
             }
         }
         args::Tool::Diff { server, tool, tenant } => {
-            let diff: ToolDiff = client.get(&paths::tool_diff(&tenant.tenant, &server, &tool))?;
+            let path = asking(&paths::tool_diff(&tenant.tenant, &server, &tool), true)?;
+            let diff: ToolDiff = client.get(&path)?;
             show_diff(&diff, session)?;
         }
         args::Tool::Approve { server, tool, digest, tenant, reason } => {
             let digest = match digest {
                 Some(digest) => digest,
                 None => {
-                    let diff: ToolDiff = client.get(&paths::tool_diff(&tenant.tenant, &server, &tool))?;
+                    let path = asking(&paths::tool_diff(&tenant.tenant, &server, &tool), true)?;
+                    let diff: ToolDiff = client.get(&path)?;
                     if session.output.format == Format::Table {
                         show_diff(&diff, session)?;
                     }
@@ -81,12 +83,30 @@ pub fn run(command: args::Tool, session: &mut Session<'_>) -> Result<Exit, Failu
     Ok(Exit::Done)
 }
 
+/// The path, and whether the server is asked again.
+fn asking(path: &str, relist: bool) -> Result<String, Failure> {
+    crate::client::with_query(path, &ToolQuery { relist })
+}
+
+/// Says how old what is shown is, where that is not now.
+fn say_age(known: &Known, session: &mut Session<'_>) {
+    let Some(why) = &known.unanswered else { return };
+    let since = match known.listed {
+        Some(at) => format!("what is shown was offered at {at}"),
+        None => "what is shown was offered before the plane was started".to_owned(),
+    };
+    session.output.say(&format!("warning: {}; {since}", cogward_model::visible::visible(why)));
+}
+
 /// What became of the tools of a server that was just added.
 pub fn after_adding(tools: &[Tool], approve: bool, session: &mut Session<'_>) {
     let approved: Vec<&Tool> = tools.iter().filter(|tool| tool.state == PinState::Approved).collect();
     let others = tools.len() - approved.len();
+    // Most servers define nothing else.
+    let only_tools = tools.iter().all(|tool| tool.name.tool().is_some());
+    let what = if only_tools { "tools" } else { "tools, resources and prompts" };
     if approve {
-        session.output.say(&format!("{} tools are approved as they are:", approved.len()));
+        session.output.say(&format!("{} {what} are approved as they are:", approved.len()));
         for tool in &approved {
             let digest = tool.approved_digest.map(|digest| digest.to_string()).unwrap_or_default();
             session.output.say(&format!("  {}  {digest}", tool.name));
@@ -94,7 +114,7 @@ pub fn after_adding(tools: &[Tool], approve: bool, session: &mut Session<'_>) {
     }
     if others > 0 {
         session.output.say(&format!(
-            "{others} tools are not approved, and no agent can use them: `cogward tool list` shows them, `cogward tool \
+            "{others} {what} are not approved, and no agent can use them: `cogward tool list` shows them, `cogward tool \
              diff` what they are, `cogward tool approve` lets agents use one."
         ));
     }
@@ -134,6 +154,7 @@ fn show_diff(diff: &ToolDiff, session: &mut Session<'_>) -> Result<(), Failure> 
         session.output.line(&format!("{mark}{text}"))?;
     }
     warn(&diff.suspicions, session);
+    say_age(&diff.known, session);
     Ok(())
 }
 

@@ -12,6 +12,8 @@ use cogward_model::{
     action::{Action, Amounts},
     decision::{Refusal, RefusalCode},
     event::Field,
+    id::ApprovalId,
+    pin_name::PinName,
 };
 use http::Response;
 use serde_json::value::RawValue;
@@ -23,15 +25,17 @@ use super::{
     endpoint::respond,
     listing, mirror,
     relay::{Request, relay},
+    rests::Rests,
     rounds::{self, Brings, Going},
     rpc,
     schema::SchemaError,
     upstream::ToolServerClient,
+    waits,
 };
 use crate::{
     Inner,
     body::AgentBody,
-    gate::{Call, Governed, confidential, public},
+    gate::{Call, Governed, Renewal, confidential, public},
     grant::not_declared,
     pins::not_approved,
     policy::Content,
@@ -44,11 +48,12 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 const NO_SERVER: &str = "undeclared";
 
 /// A call of a tool.
-#[derive(Debug, Clone)]
 pub struct ToolCall {
     server: UpstreamName,
     tool: ToolName,
     arguments: Bytes,
+    examined: Examined,
+    awaits: Option<ApprovalId>,
 }
 
 impl Governed for ToolCall {
@@ -57,7 +62,7 @@ impl Governed for ToolCall {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: Some(&self.arguments), body: None }
+        Content { arguments: Some(&self.arguments), definition: self.examined.pin, ..Content::default() }
     }
 
     fn set_arguments(&mut self, arguments: Bytes) {
@@ -65,7 +70,26 @@ impl Governed for ToolCall {
     }
 
     fn fields(&self, run: &RunContext) -> Vec<Field> {
-        vec![argument_field(run, &self.arguments)]
+        let pin = self.examined.pin.map(|pin| public("definition", pin.to_string()));
+        std::iter::once(argument_field(run, &self.arguments)).chain(pin).collect()
+    }
+
+    fn renew<'a>(&'a mut self, run: &'a RunContext) -> Option<Renewal<'a>> {
+        let inner = self.examined.rests.as_ref().filter(|rests| !rests.hold(run)).map(Rests::inner)?;
+        Some(Box::pin(async move {
+            let mut examined = examine(&inner, run, &self.server, &self.tool, &self.arguments).await;
+            let objection = examined.objection.take();
+            self.examined = examined;
+            objection.map_or(Ok(()), Err)
+        }))
+    }
+
+    fn stands<'a>(&'a self, run: &'a RunContext) -> Option<Renewal<'a>> {
+        self.examined.rests.as_ref()?.stand(run)
+    }
+
+    fn awaits(&self) -> Option<ApprovalId> {
+        self.awaits
     }
 }
 
@@ -102,7 +126,7 @@ pub(super) async fn call(
         return failed(&caller, &undeclared(inner, run, name).await.sentence());
     };
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
-    let target = ToolCall { server, tool, arguments };
+    let mut target = ToolCall { server, tool, arguments, examined: Examined::default(), awaits: None };
     let mut request = Request {
         server: target.server.clone(),
         method: "tools/call",
@@ -113,26 +137,36 @@ pub(super) async fn call(
         more: None,
         shape: Shape::Tool,
     };
+    let mut round = 0;
     match rounds::answers(inner, run, &target.action(), &request, brings).await {
         Ok(Going::Fresh(more)) => request.more = more,
         Ok(Going::On(resume, responses)) => return resume.with(caller, responses).await,
+        Ok(Going::Awaited(awaited)) => {
+            (round, target.awaits, request.more) = (awaited.round, Some(awaited.approval.id), awaited.more);
+        }
         Err(refusal) => return respond(refusal, &caller, Shape::Tool),
     }
-    let examined = examine(inner, run, &target.server, &target.tool, &target.arguments).await;
-    let fields = examined.pin.map(|pin| public("definition", pin.to_string())).into_iter().collect();
+    target.examined = examine(inner, run, &target.server, &target.tool, &target.arguments).await;
+    let objection = target.examined.objection.take();
     let asked = target.arguments.clone();
-    let call =
-        Call { target, worst: Amounts { tool_calls: 1, ..Amounts::default() }, objection: examined.objection, fields };
-    let admitted = match inner.gate.admit(run, call).await {
+    let worst = Amounts { tool_calls: 1, ..Amounts::default() };
+    let admitted = match inner.gate.admit(run, Call { target, worst, objection, fields: Vec::new() }).await {
         Ok(admitted) => admitted,
-        Err(refusal) => return failed(&caller, &refusal.sentence()),
+        Err(refusal) => {
+            return match waits::ask(inner, run, &caller, &mut request, &refusal, round) {
+                Some(answer) => respond(answer, &caller, Shape::Tool),
+                None => failed(&caller, &refusal.sentence()),
+            };
+        }
     };
-    // Without an objection there is a client; were it otherwise, dropping the call settles it.
-    let Some(client) = examined.client else { return failed(&caller, "the tool server is not connected") };
-    // What is forwarded is what was judged, with what policy made of it.
     let target = admitted.target();
+    // Without an objection there is a client; were it otherwise, dropping the call settles it.
+    let Some(client) = target.examined.client.clone() else {
+        return failed(&caller, "the tool server is not connected");
+    };
+    // What is forwarded is what was judged, with what policy made of it.
     request.changed = (target.arguments != asked).then(|| target.params());
-    if let Some(definition) = examined.definition.filter(|definition| !definition.mirrored.is_empty()) {
+    if let Some(definition) = target.examined.definition.as_ref().filter(|definition| !definition.mirrored.is_empty()) {
         let arguments = serde_json::from_slice(&target.arguments).unwrap_or_default();
         request.mirrored = mirror::headers(&definition.mirrored, &arguments);
     }
@@ -155,11 +189,12 @@ struct Examined {
     /// The definition that decides: the approved one, or the one that nobody approved.
     pin: Option<Digest>,
     definition: Option<Arc<ToolDefinition>>,
+    rests: Option<Rests>,
     objection: Option<Refusal>,
 }
 
 async fn examine(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     run: &RunContext,
     server: &UpstreamName,
     tool: &ToolName,
@@ -176,7 +211,7 @@ async fn examine(
 }
 
 async fn look(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     run: &RunContext,
     server: &UpstreamName,
     tool: &ToolName,
@@ -212,6 +247,10 @@ async fn look(
         });
     };
     examined.pin = Some(definition.digest);
+    if let Some(seen) = pins.seen() {
+        let what = PinName::Tool(tool.clone());
+        examined.rests = Some(Rests::on(inner, client, server, what, seen, definition.digest));
+    }
     let definition = examined.definition.insert(Arc::clone(definition));
     definition.schema().check(arguments).await.map_err(|error| {
         let next = match &error {

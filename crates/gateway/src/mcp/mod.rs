@@ -21,6 +21,7 @@ mod offers;
 mod question;
 mod reading;
 mod relay;
+mod rests;
 mod rounds;
 mod rpc;
 mod schema;
@@ -30,6 +31,7 @@ mod state;
 mod stream;
 mod tasks;
 pub mod upstream;
+mod waits;
 mod watch;
 
 use std::{net::IpAddr, sync::Arc};
@@ -41,8 +43,10 @@ use hyper::body::Incoming;
 pub use call::ToolCall;
 pub(crate) use catalogue::sha256;
 pub use catalogue::{ToolCatalogue, ToolDefinition};
+pub(crate) use rpc::shown;
 pub(crate) use session::RunMcp;
 use upstream::UpstreamError;
+pub use upstream::listed::{Item, Listed};
 
 use crate::{Gateway, Inner, body::AgentBody, run::RunContext};
 

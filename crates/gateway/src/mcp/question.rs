@@ -2,7 +2,8 @@
 //!
 //! Whom it asks is the client of the run that called, and nobody else. A question to the user and a request for the
 //! model are decided and recorded like calls, under the call that they belong to. The model is the agent's own: its
-//! client asks it through the plane's model gate, where the call is decided again and paid for.
+//! client asks it through the plane's model gate, where the call is decided again and paid for. Where the client cannot
+//! be asked for the model and the manifest names one for the server, the plane makes that call itself, in the same gate.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +25,8 @@ use super::{
 };
 use crate::{
     Inner,
-    gate::{Admitted, Call, First, Governed, confidential},
+    gate::{Admitted, Call, First, Governed, confidential, public},
+    model,
     policy::Content,
     run::RunContext,
 };
@@ -66,12 +68,16 @@ impl Governed for Asking {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: None, body: Some(&self.params) }
+        Content { body: Some(&self.params), ..Content::default() }
     }
 }
 
 /// A question that may be asked; nothing is recorded of one for the roots, which are the client's own to tell.
-pub(super) struct Allowed(Option<Admitted<Asking>>);
+pub(super) struct Allowed {
+    admitted: Option<Admitted<Asking>>,
+    /// The model that the plane asks itself.
+    model: Option<String>,
+}
 
 impl Question {
     /// Reads one of the requests of `inputRequests`.
@@ -114,6 +120,19 @@ impl Question {
         }
     }
 
+    /// The model with which the plane answers it, where the client cannot be asked and the manifest names one.
+    pub(super) fn carried<'r>(&self, run: &'r RunContext, server: &UpstreamName, can: ClientCan) -> Option<&'r str> {
+        let wanted = self.method == AskMethod::Sample && !self.within(can);
+        run.grant.sampling(server).filter(|_| wanted)
+    }
+
+    /// Has the plane answer it, where it is the plane's to answer.
+    pub(super) async fn carry(&self, inner: &Arc<Inner>, run: &Arc<RunContext>, allowed: &Allowed) -> Option<Answered> {
+        let (model, admitted) = (allowed.model.as_deref()?, allowed.admitted.as_ref()?);
+        let answer = model::sample(inner, run, model, &self.params, admitted.decision()).await;
+        Some(answer.map_err(|error| (REJECTED, error.to_string())))
+    }
+
     /// Decides whether the question may be asked, and records it.
     ///
     /// # Errors
@@ -126,12 +145,17 @@ impl Question {
         call: First,
         can: ClientCan,
     ) -> Result<Allowed, Answered> {
-        let capable = self.within(can);
+        let carried = self.carried(run, server, can).map(str::to_owned);
+        let capable = self.within(can) || carried.is_some();
         if self.params.len() > QUESTION_BYTES_MAX {
             return Err(Err((rpc::INVALID_PARAMS, format!("a question has at most {QUESTION_BYTES_MAX} bytes"))));
         }
         if self.method == AskMethod::Roots {
-            return if capable { Ok(Allowed(None)) } else { Err(Err((rpc::METHOD_NOT_FOUND, "not offered".into()))) };
+            return if capable {
+                Ok(Allowed { admitted: None, model: None })
+            } else {
+                Err(Err((rpc::METHOD_NOT_FOUND, "not offered".into())))
+            };
         }
         let text = std::str::from_utf8(&self.params).ok().filter(|text| text.len() <= KEPT_BYTES_MAX);
         let kept = text.filter(|_| run.grant.evidence.keep_arguments);
@@ -148,10 +172,12 @@ impl Question {
             target: Asking { server: server.clone(), method: self.method, params: self.params.clone() },
             worst: Amounts::default(),
             objection,
-            fields: vec![confidential("asked", asked)],
+            fields: std::iter::once(confidential("asked", asked))
+                .chain(carried.as_deref().map(|model| public("answered_by", model)))
+                .collect(),
         };
         match inner.gate.admit_more(run, call, call_more).await {
-            Ok(admitted) => Ok(Allowed(Some(admitted))),
+            Ok(admitted) => Ok(Allowed { admitted: Some(admitted), model: carried }),
             Err(_) if self.method == AskMethod::Elicit => Err(Ok(Bytes::from_static(DECLINED.as_bytes()))),
             Err(refusal) => Err(Err((REJECTED, refusal.sentence()))),
         }
@@ -176,7 +202,7 @@ impl Question {
 impl Allowed {
     /// The answer is there.
     pub(super) fn settle(self, answered: &Answered) {
-        let Some(admitted) = self.0 else { return };
+        let Some(admitted) = self.admitted else { return };
         let used = Amounts::default();
         let (upstream_error, result) = match answered {
             Ok(result) => (false, Some(sha256(result))),
@@ -187,7 +213,7 @@ impl Allowed {
 
     /// The question goes to a client that may answer in a request of its own, or not at all.
     pub(super) fn pass_on(self) {
-        if let Some(admitted) = self.0 {
+        if let Some(admitted) = self.admitted {
             let used = Amounts::default();
             admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result: None });
         }

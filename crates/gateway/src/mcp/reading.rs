@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cogward_model::{
-    UpstreamName,
+    Digest, UpstreamName,
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
+    event::Field,
+    id::ApprovalId,
+    pin_name::{OtherKind, PinName},
 };
 use http::{Response, StatusCode};
 use serde_json::value::RawValue;
@@ -19,15 +22,18 @@ use super::{
     caller::Caller,
     catalogue::sha256,
     endpoint::{Params, refused, respond},
+    listing,
     members::{Members, quoted},
     relay::{Request, relay},
+    rests::Rests,
     rounds::{self, Brings, Going},
-    rpc, shelf,
+    rpc, shelf, waits,
 };
 use crate::{
     Inner,
     body::AgentBody,
-    gate::{Call, Governed, confidential, public},
+    gate::{Call, Governed, Renewal, confidential, public},
+    pins::entries::{EntryPins, entry_not_approved},
     policy::Content,
     run::RunContext,
 };
@@ -37,18 +43,100 @@ const NAME_BYTES_MAX: usize = 8 * 1024;
 /// Under which server a name is recorded that belongs to none.
 const NO_SERVER: &str = "undeclared";
 
+/// The rule of what no server lists.
+const NOT_LISTED: &str = "resource.listed";
+
 /// What is read, as the gate sees it.
-#[derive(Debug, Clone)]
 pub(super) struct Reading {
     action: Action,
     /// The parameters: an approval is for these and no others.
     params: Bytes,
+    examined: Examined,
+    awaits: Option<ApprovalId>,
+}
+
+/// The definition that it is read under.
+#[derive(Default)]
+struct Examined {
+    pin: Option<Digest>,
+    /// What to look for again; what is not pinned has nothing.
+    rests: Option<(Rests, Wanted)>,
+    objection: Option<Refusal>,
 }
 
 impl Reading {
     pub(super) fn new(action: Action, params: Bytes) -> Self {
-        Self { action, params }
+        Self { action, params, examined: Examined::default(), awaits: None }
     }
+
+    /// Looks at its definition, where it may be asked for at all. The gate says why not.
+    async fn examine(&mut self, inner: &Arc<Inner>, run: &RunContext, server: &UpstreamName, wanted: Wanted) {
+        self.examined = Examined::default();
+        if run.skills.is(server) || run.grant.permits(&self.action).is_err() {
+            return;
+        }
+        // A run that may not act starts no tool server.
+        if inner.gate.plane_fence().pass().await.is_err() || run.fence.pass().await.is_err() {
+            self.examined.objection = Some(listing::cut());
+            return;
+        }
+        let looked = tokio::select! {
+            () = run.cut_signal().cancelled() => Err(listing::cut()),
+            looked = look(inner, run, server, &wanted, &mut self.examined.pin) => looked,
+        };
+        match looked {
+            Ok(rests) => self.examined.rests = Some((rests, wanted)),
+            Err(refusal) => self.examined.objection = Some(refusal),
+        }
+    }
+}
+
+/// The definition of what is wanted: its own, or that of the template that it comes of.
+async fn look(
+    inner: &Arc<Inner>,
+    run: &RunContext,
+    server: &UpstreamName,
+    wanted: &Wanted,
+    pin: &mut Option<Digest>,
+) -> Result<Rests, Refusal> {
+    let client = inner.server_of(run, server).ok_or_else(|| not_connected(server))?;
+    let pins = async |kind| {
+        let pins = inner.pinned_entries(&run.grant.tenant, server, kind, &client).await;
+        pins.map_err(|error| error.refusal())
+    };
+    let mut found = |pins: &EntryPins, kind: OtherKind, key: &str, digest: Result<Digest, Digest>| {
+        *pin = Some(digest.unwrap_or_else(|held| held));
+        let what = PinName::Other(kind, key.to_owned());
+        match (digest, pins.seen()) {
+            (Ok(digest), Some(seen)) => Ok(Rests::on(inner, &client, server, what, seen, digest)),
+            _ => Err(entry_not_approved(server, &what)),
+        }
+    };
+    let (kind, key) = match wanted {
+        Wanted::Prompt(name) => (OtherKind::Prompt, name),
+        Wanted::Resource(uri) => (OtherKind::Resource, uri),
+    };
+    let own = pins(kind).await?;
+    match own.look(key) {
+        Ok(Some(digest)) => return found(&own, kind, key, Ok(digest)),
+        Err(held) => return found(&own, kind, key, Err(held)),
+        Ok(None) => {}
+    }
+    if kind == OtherKind::Resource {
+        let templates = pins(OtherKind::Template).await?;
+        // A completion names the template itself.
+        match templates.look(key) {
+            Ok(Some(digest)) => return found(&templates, OtherKind::Template, key, Ok(digest)),
+            Err(held) => return found(&templates, OtherKind::Template, key, Err(held)),
+            Ok(None) => {}
+        }
+        if let Some((template, digest)) = templates.template_of(key) {
+            return found(&templates, OtherKind::Template, template, digest);
+        }
+    }
+    let detail = format!("the tool server `{server}` lists no such thing at the moment, and no template of it fits");
+    let next = "Ask for what is listed; an operator can see it with `cogward tool list`";
+    Err(Refusal::new(RefusalCode::InvalidRequest, NOT_LISTED, detail, next))
 }
 
 impl Governed for Reading {
@@ -57,11 +145,33 @@ impl Governed for Reading {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: None, body: Some(&self.params) }
+        Content { body: Some(&self.params), definition: self.examined.pin, ..Content::default() }
+    }
+
+    fn fields(&self, _run: &RunContext) -> Vec<Field> {
+        self.examined.pin.map(|pin| public("definition", pin.to_string())).into_iter().collect()
+    }
+
+    fn renew<'a>(&'a mut self, run: &'a RunContext) -> Option<Renewal<'a>> {
+        let (rests, wanted) = self.examined.rests.as_ref().filter(|(rests, _)| !rests.hold(run))?;
+        let (inner, server, wanted) = (rests.inner(), rests.server().clone(), wanted.clone());
+        Some(Box::pin(async move {
+            self.examine(&inner, run, &server, wanted).await;
+            self.examined.objection.take().map_or(Ok(()), Err)
+        }))
+    }
+
+    fn stands<'a>(&'a self, run: &'a RunContext) -> Option<Renewal<'a>> {
+        self.examined.rests.as_ref()?.0.stand(run)
+    }
+
+    fn awaits(&self) -> Option<ApprovalId> {
+        self.awaits
     }
 }
 
 /// A reference to a prompt or a resource, as a client names it.
+#[derive(Clone)]
 enum Wanted {
     Prompt(String),
     Resource(String),
@@ -75,6 +185,14 @@ impl Wanted {
             Self::Resource(uri) => shelf::resource(inner, run, uri).await.map(|server| (server, uri.clone())),
         };
         found.or_else(|| Some((NO_SERVER.parse().ok()?, self.text().to_owned())))
+    }
+
+    /// The same by its name at its server.
+    fn there(&self, own: &str) -> Self {
+        match self {
+            Self::Prompt(_) => Self::Prompt(own.to_owned()),
+            Self::Resource(_) => Self::Resource(own.to_owned()),
+        }
     }
 
     fn text(&self) -> &str {
@@ -122,6 +240,7 @@ pub(super) async fn answer(
         _ => completion(&wanted, &own, params),
     };
     let action = wanted.action(server.clone(), own.clone());
+    let there = wanted.there(&own);
     let mut request = Request {
         server: server.clone(),
         method,
@@ -132,25 +251,27 @@ pub(super) async fn answer(
         more: None,
         shape,
     };
+    let (mut round, mut awaits) = (0, None);
     if method != "completion/complete" {
         let brings = Brings { responses: params.input_responses, state: params.request_state.as_deref() };
         match rounds::answers(inner, run, &action, &request, brings).await {
             Ok(Going::Fresh(more)) => request.more = more,
             Ok(Going::On(resume, responses)) => return Some(resume.with(caller, responses).await),
+            Ok(Going::Awaited(awaited)) => {
+                (round, awaits, request.more) = (awaited.round, Some(awaited.approval.id), awaited.more);
+            }
             Err(refusal) => return Some(respond(refusal, &caller, shape)),
         }
     }
     let client = inner.server_of(run, &server);
-    let objection = client.is_none().then(|| {
-        let detail = format!("the tool server `{server}` is not connected");
-        let next = "An operator can see why with `cogward tool-server list`";
-        Refusal::new(RefusalCode::UpstreamUnavailable, "upstream.available", detail, next)
-    });
+    let mut target = Reading { awaits, ..Reading::new(action, request.params.clone()) };
+    target.examine(inner, run, &server, there).await;
+    let objection = target.examined.objection.take().or_else(|| client.is_none().then(|| not_connected(&server)));
     let kept = run.grant.evidence.keep_arguments && request.params.len() <= 16 * 1024;
     let text = std::str::from_utf8(&request.params).ok().filter(|_| kept);
     let args = text.map_or_else(|| sha256(&request.params).to_string(), str::to_owned);
     let call = Call {
-        target: Reading::new(action, request.params.clone()),
+        target,
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
         objection,
         fields: vec![public("method", method), confidential("args", args)],
@@ -158,11 +279,23 @@ pub(super) async fn answer(
     let admitted = match inner.gate.admit(run, call).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            let code = match refusal.code {
-                RefusalCode::NotDeclared => caller.not_found(),
-                _ => rpc::INTERNAL_ERROR,
+            let asks = method != "completion/complete";
+            let ask = asks.then(|| waits::ask(inner, run, &caller, &mut request, &refusal, round)).flatten();
+            if let Some(answer) = ask {
+                return Some(respond(answer, &caller, shape));
+            }
+            let message = refusal.sentence();
+            let absent = refusal.code == RefusalCode::NotDeclared || refusal.rule == NOT_LISTED;
+            let answer = match (&wanted, absent) {
+                // The revisions want to hear again what is not there.
+                (Wanted::Resource(uri), true) => {
+                    let data = Some(rpc::to_json(&serde_json::json!({ "uri": uri })));
+                    Answer::Error { code: caller.not_found(), message, data }
+                }
+                (Wanted::Prompt(_), true) => Answer::refused(shape, caller.not_found(), &message),
+                (_, false) => Answer::refused(shape, rpc::INTERNAL_ERROR, &message),
             };
-            return Some(respond(Answer::refused(shape, code, &refusal.sentence()), &caller, shape));
+            return Some(respond(answer, &caller, shape));
         }
     };
     let Some(client) = client else { return invalid(&caller, "the tool server is not connected") };
@@ -174,7 +307,7 @@ pub(super) async fn answer(
 /// # Errors
 /// Why nothing may be decided at the moment.
 pub(super) async fn may_watch(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     run: &Arc<RunContext>,
     uri: &str,
 ) -> Result<Option<UpstreamName>, Refusal> {
@@ -182,13 +315,15 @@ pub(super) async fn may_watch(
         return Ok(None);
     };
     let args = format!(r#"{{"uri":{}}}"#, quoted(uri));
+    let mut target = Reading::new(
+        Action::ResourceRead { server: server.clone(), uri: uri.to_owned() },
+        Bytes::copy_from_slice(uri.as_bytes()),
+    );
+    target.examine(inner, run, &server, Wanted::Resource(uri.to_owned())).await;
     let call = Call {
-        target: Reading::new(
-            Action::ResourceRead { server: server.clone(), uri: uri.to_owned() },
-            Bytes::copy_from_slice(uri.as_bytes()),
-        ),
+        objection: target.examined.objection.take(),
+        target,
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
-        objection: None,
         fields: vec![public("method", "resources/subscribe"), confidential("args", args)],
     };
     match inner.gate.admit(run, call).await {
@@ -197,9 +332,15 @@ pub(super) async fn may_watch(
             admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result: None });
             Ok(Some(server))
         }
-        Err(refusal) if refusal.code == RefusalCode::NotDeclared => Ok(None),
+        Err(refusal) if refusal.code == RefusalCode::NotDeclared || refusal.rule == NOT_LISTED => Ok(None),
         Err(refusal) => Err(refusal),
     }
+}
+
+fn not_connected(server: &UpstreamName) -> Refusal {
+    let detail = format!("the tool server `{server}` is not connected");
+    let next = "An operator can see why with `cogward tool-server list`";
+    Refusal::new(RefusalCode::UpstreamUnavailable, "upstream.available", detail, next)
 }
 
 fn reference(raw: &RawValue) -> Option<Wanted> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cogward_model::{
     UpstreamName,
     action::{Amounts, Outcome},
-    decision::RefusalCode,
+    decision::{Refusal, RefusalCode},
 };
 use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, Response};
@@ -34,7 +34,7 @@ use super::{
     state::request_digest,
     upstream::{
         ToolServerClient, UpstreamError,
-        exchange::{Ask, Exchange, Peer, Reply, ResultType, Step, UpRequest},
+        exchange::{Ask, ClientCan, Exchange, Peer, Reply, ResultType, Step, UpRequest},
     },
 };
 use crate::{
@@ -75,6 +75,13 @@ pub(super) struct More {
     pub(super) state: Option<String>,
 }
 
+impl More {
+    /// How much it is, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.responses.as_ref().map_or(0, Bytes::len) + self.state.as_ref().map_or(0, String::len)
+    }
+}
+
 impl Request {
     /// What a request state of it is bound to.
     pub(super) fn digest(&self) -> [u8; 32] {
@@ -90,6 +97,8 @@ enum Ended {
     Failed(UpstreamError),
     /// The plane does not let it go on.
     Stopped(String),
+    /// The plane did not forward it.
+    Withheld(Refusal),
     Cut,
     CalledOff,
 }
@@ -152,13 +161,23 @@ impl Relay {
                 log_level: line.caller.level(),
                 who: None,
             };
-            let peer = Peer { run: Some(admitted.run().grant.run), can: line.caller.can };
-            let mut exchange = match line.wait(self.client.open(admitted, peer, request)).await? {
+            let peer = Peer { run: Some(admitted.run().grant.run), can: self.can(line) };
+            let place = match line.wait(self.client.place()).await? {
+                Ok(place) => place,
+                Err(error) => return Ok(Ended::Failed(error)),
+            };
+            // It waited for its place, and for the disk: what was decided may not be what is there now.
+            if let Some(look) = admitted.target().stands(admitted.run())
+                && let Err(refusal) = line.wait(look).await?
+            {
+                return Ok(Ended::Withheld(refusal));
+            }
+            let mut exchange = match line.wait(self.client.open(admitted, place, peer, request)).await? {
                 Ok(exchange) => exchange,
                 Err(error) => return Ok(Ended::Failed(error)),
             };
             let reply = match self.follow(admitted, line, &mut exchange).await? {
-                Ended::Needs(reply) if !line.caller.is_stateless() => reply,
+                Ended::Needs(reply) if !line.caller.is_stateless() || self.carries(line, &reply) => reply,
                 ended => return Ok(ended),
             };
             more = match self.gather(admitted.first(), line, &reply).await? {
@@ -167,6 +186,22 @@ impl Relay {
             };
         }
         Ok(Ended::Stopped("the tool server asks for more without end".to_owned()))
+    }
+
+    /// What a server is told that it can ask: the client, and what the plane answers in its place.
+    fn can(&self, line: &Line) -> ClientCan {
+        let can = line.caller.can;
+        let model = line.run.grant.sampling(&self.request.server);
+        if model.is_some() { can.with(ClientCan::SAMPLING) } else { can }
+    }
+
+    /// Whether the plane answers all that a server needs.
+    fn carries(&self, line: &Line, reply: &Reply) -> bool {
+        let (run, server, can) = (&line.run, &self.request.server, line.caller.can);
+        Needs::read(&reply.result).is_some_and(|needs| {
+            !needs.questions.is_empty()
+                && needs.questions.iter().all(|(_, question)| question.carried(run, server, can).is_some())
+        })
     }
 
     /// Follows an exchange to its end.
@@ -205,13 +240,17 @@ impl Relay {
         let Ask { method, params, answer } = ask;
         let Era::Session(session) = &line.caller.era else { return };
         let (session, can) = (Arc::clone(session), line.caller.can);
-        let Some(stream) = line.stream() else { return };
+        let stream = line.stream();
         let (inner, run, server) = (Arc::clone(&self.inner), Arc::clone(&line.run), self.request.server.clone());
         asked.spawn(async move {
             let question = Question { method, params };
             let answered = match question.allow(&inner, &run, &server, call, can).await {
                 Ok(allowed) => {
-                    let answered = question.put(&run, &session, &stream).await;
+                    let answered = match (question.carry(&inner, &run, &allowed).await, &stream) {
+                        (Some(answered), _) => answered,
+                        (None, Some(stream)) => question.put(&run, &session, stream).await,
+                        (None, None) => Err((rpc::INTERNAL_ERROR, "the agent's client takes no stream".to_owned())),
+                    };
                     allowed.settle(&answered);
                     answered
                 }
@@ -230,7 +269,10 @@ impl Relay {
         let allowed = line.wait(question.allow(&inner, &run, server, call, line.caller.can)).await?;
         let answered = match allowed {
             Ok(allowed) => {
-                let answered = line.ask_next(&question, &self.request.digest()).await?;
+                let answered = match line.wait(question.carry(&inner, &run, &allowed)).await? {
+                    Some(answered) => answered,
+                    None => line.ask_next(&question, &self.request.digest()).await?,
+                };
                 allowed.settle(&answered);
                 answered
             }
@@ -245,22 +287,29 @@ impl Relay {
         let Some(needs) = Needs::read(&reply.result) else {
             return Ok(Err("the tool server asks for more in a way that is not MCP".to_owned()));
         };
-        let Era::Session(session) = line.caller.era.clone() else { return Err(Parted::CalledOff) };
-        let Some(stream) = line.stream().filter(|_| !needs.questions.is_empty()) else {
-            let more = More { responses: Some(Bytes::from_static(b"{}")), state: needs.state };
-            return Ok(if needs.questions.is_empty() {
-                Ok(more)
-            } else {
-                Err("the client takes no stream".to_owned())
-            });
+        if needs.questions.is_empty() {
+            return Ok(Ok(More { responses: Some(Bytes::from_static(b"{}")), state: needs.state }));
+        }
+        // What the plane answers itself needs no way to the client.
+        let asked = match line.caller.era.clone() {
+            _ if self.carries(line, reply) => None,
+            Era::Session(session) => match line.stream() {
+                Some(stream) => Some((session, stream)),
+                None => return Ok(Err("the client takes no stream".to_owned())),
+            },
+            Era::Stateless => return Err(Parted::CalledOff),
         };
         let (inner, run) = (Arc::clone(&self.inner), Arc::clone(&line.run));
         let (server, can) = (&self.request.server, line.caller.can);
-        let (inner, run, session, stream) = (&inner, &run, &session, &stream);
+        let (inner, run, asked) = (&inner, &run, &asked);
         let all = needs.questions.iter().map(|(key, question)| async move {
             let answered = match question.allow(inner, run, server, call, can).await {
                 Ok(allowed) => {
-                    let answered = question.put(run, session, stream).await;
+                    let answered = match (question.carry(inner, run, &allowed).await, asked) {
+                        (Some(answered), _) => answered,
+                        (None, Some((session, stream))) => question.put(run, session, stream).await,
+                        (None, None) => Err((rpc::INTERNAL_ERROR, "the agent's client was not asked".to_owned())),
+                    };
                     allowed.settle(&answered);
                     answered
                 }
@@ -325,6 +374,10 @@ impl Relay {
             Ended::Stopped(why) => {
                 admitted.settle(&Outcome::Broken { used, cause: why.clone() });
                 Answer::refused(shape, rpc::INTERNAL_ERROR, &format!("cogward permitted this call, but {why}."))
+            }
+            Ended::Withheld(refusal) => {
+                admitted.settle(&Outcome::Broken { used: Amounts::default(), cause: refusal.detail.clone() });
+                Answer::refused(shape, rpc::INTERNAL_ERROR, &refusal.sentence())
             }
             Ended::CalledOff => {
                 admitted.settle(&Outcome::Broken { used, cause: "the agent called it off".to_owned() });
@@ -391,6 +444,11 @@ impl Relay {
         };
         for (_, question) in &needs.questions {
             let (run, can) = (&line.run, line.caller.can);
+            if question.carried(run, &self.request.server, can).is_some() {
+                return wrong(
+                    "the tool server asks for the model and for something else at once, which is not carried",
+                );
+            }
             match question.allow(&self.inner, run, &self.request.server, call, can).await {
                 Ok(allowed) => allowed.pass_on(),
                 Err(Err((_, text))) => return wrong(&text),

@@ -15,6 +15,7 @@ use super::{
     relay::{More, Request, Resume},
     rpc,
     state::Taken,
+    waits::{self, Awaited},
 };
 use crate::{Inner, run::RunContext};
 
@@ -34,6 +35,8 @@ pub(super) enum Going {
     Fresh(Option<More>),
     /// In a call that waits for it.
     On(Resume, Option<Bytes>),
+    /// By itself, with the approval that it waits for.
+    Awaited(Box<Awaited>),
 }
 
 /// Checks what a request brings. One that shows a state that is not its own is refused, and that is recorded.
@@ -61,6 +64,11 @@ pub(super) async fn answers(
     match run.mcp.states.take(run.grant.run, &request.digest(), state) {
         Ok(Taken::Waiting(resume)) => Ok(Going::On(resume, responses)),
         Ok(Taken::Inner(inner)) => Ok(Going::Fresh(Some(More { responses, state: inner }))),
+        Ok(Taken::Approval(awaited)) if waits::is_given_up(responses.as_ref()) => {
+            let refusal = inner.gate.refuse(run, action, awaited.given_up(), Vec::new()).await;
+            Err(Answer::refused(request.shape, rpc::INTERNAL_ERROR, &refusal.sentence()))
+        }
+        Ok(Taken::Approval(awaited)) => Ok(Going::Awaited(awaited)),
         Err(error) => {
             let next = "Make the request again from the beginning, without a state";
             let refusal = Refusal::new(RefusalCode::InvalidRequest, "mcp.requestState", error.to_string(), next);

@@ -179,7 +179,7 @@ pub(super) fn to_json(value: &impl Serialize) -> Bytes {
 }
 
 /// Text from an upstream, made fit for a message: bounded and without control characters.
-pub(super) fn shown(text: &str, max: usize) -> String {
+pub(crate) fn shown(text: &str, max: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(max).collect()
 }
 

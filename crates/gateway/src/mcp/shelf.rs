@@ -1,9 +1,10 @@
 //! The resources and prompts of the granted servers: what of them a run is shown, and whose each one is.
 //!
 //! A prompt is called as a tool is: by its own name with one server, by `<server>_<name>` with several. A resource
-//! keeps its URI; where two servers offer one URI, the first of them in the order of their names has it.
+//! keeps its URI; where two servers offer one URI, the first of them in the order of their names has it. What is shown
+//! is the text that was approved; the skills of a version are pinned with the version itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cogward_model::{
@@ -11,16 +12,17 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
     event::{Event, EventType},
     name_scope::NamePattern,
+    pin_name::OtherKind,
 };
 use futures_util::future::join_all;
+use serde_json::value::RawValue;
 
 use super::{
     catalogue::sha256,
     listing,
     members::{Members, quoted},
-    upstream::listed::Listed,
 };
-use crate::{Inner, grant::RunGrant, run::RunContext};
+use crate::{Inner, grant::RunGrant, pins::PinsError, run::RunContext};
 
 /// Names of a list that are recorded; the digest covers all of them.
 const NAMED_MAX: usize = 256;
@@ -63,6 +65,14 @@ impl Shelf {
         }
     }
 
+    fn kind(self) -> OtherKind {
+        match self {
+            Self::Resources => OtherKind::Resource,
+            Self::Templates => OtherKind::Template,
+            Self::Prompts => OtherKind::Prompt,
+        }
+    }
+
     fn served(self) -> EventType {
         match self {
             Self::Resources | Self::Templates => EventType::ResourceListServed,
@@ -77,14 +87,9 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
     run.fence.pass().await?;
     let granted = shelf.granted(&run.grant);
     let asked = granted.iter().map(|(server, patterns)| async move {
-        let client = inner.server_of(run, server)?;
-        let listed = match shelf {
-            Shelf::Resources => client.resources().await,
-            Shelf::Templates => client.templates().await,
-            Shelf::Prompts => client.prompts().await,
-        };
-        let listed = listed.inspect_err(|error| tracing::warn!(%error, "a list was not served")).ok()?;
-        Some((server, patterns, listed))
+        let stock = stock(inner, run, server, shelf.kind()).await;
+        let stock = stock.inspect_err(|error| tracing::warn!(%error, "a list was not served")).ok()??;
+        Some((server, patterns, stock))
     });
     let all = tokio::select! {
         () = run.cut_signal().cancelled() => return Err(listing::cut()),
@@ -104,20 +109,20 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
     }
     let several = run.grant.tools().len() > 1;
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
-    for (server, patterns, listed) in all.iter().flatten() {
-        for item in &listed.items {
+    for (server, patterns, stock) in all.iter().flatten() {
+        for (key, raw) in &stock.items {
             // A template is shown where it names something that may be read when its first part is filled in.
-            if !patterns.iter().any(|pattern| within(shelf, pattern, &item.key)) {
+            if !patterns.iter().any(|pattern| within(shelf, pattern, key)) {
                 continue;
             }
             let (name, text) = match shelf == Shelf::Prompts && several {
                 true => {
-                    let name = format!("{server}_{}", item.key);
-                    let Some(mut members) = Members::read(item.raw.get().as_bytes()) else { continue };
+                    let name = format!("{server}_{key}");
+                    let Some(mut members) = Members::read(raw.get().as_bytes()) else { continue };
                     members.set("name", quoted(&name));
                     (name, String::from_utf8_lossy(&members.json()).into_owned())
                 }
-                false => (item.key.clone(), item.raw.get().to_owned()),
+                false => (key.clone(), raw.get().to_owned()),
             };
             shown.entry(name).or_insert(text);
         }
@@ -153,13 +158,37 @@ pub(super) async fn list(inner: &Inner, run: &RunContext, shelf: Shelf) -> Resul
     Ok(list)
 }
 
+/// What of one server may be shown.
+struct Stock {
+    items: Vec<(String, Box<RawValue>)>,
+    digest: Option<Digest>,
+}
+
 /// What one server has, if it answered.
-type Had<'a> = Option<(&'a UpstreamName, &'a Vec<NamePattern>, Arc<Listed>)>;
+type Had<'a> = Option<(&'a UpstreamName, &'a Vec<NamePattern>, Stock)>;
+
+/// What of a server may be shown: what is approved and offered. `None` when it is not connected.
+async fn stock(
+    inner: &Inner,
+    run: &RunContext,
+    server: &UpstreamName,
+    kind: OtherKind,
+) -> Result<Option<Stock>, PinsError> {
+    let Some(client) = inner.server_of(run, server) else { return Ok(None) };
+    if run.skills.is(server) {
+        let listed = client.list(kind).await?;
+        let items = listed.items().iter().map(|item| (item.name.key().to_owned(), item.raw.clone())).collect();
+        return Ok(Some(Stock { items, digest: Some(listed.digest()) }));
+    }
+    let pins = inner.pinned_entries(&run.grant.tenant, server, kind, &client).await?;
+    let items = pins.iter().map(|(key, entry)| (key.clone(), entry.raw.clone())).collect();
+    Ok(Some(Stock { items, digest: pins.digest() }))
+}
 
 /// The same exactly when every server has the same list, or is as absent, as before.
 fn sources(all: &[Had<'_>]) -> Digest {
     let each = all.iter().map(|one| match one {
-        Some((server, _, listed)) => format!("{server} {};", listed.digest),
+        Some((server, _, stock)) => format!("{server} {};", stock.digest.map(|d| d.to_string()).unwrap_or_default()),
         None => "-;".to_owned(),
     });
     sha256(each.collect::<String>().as_bytes())
@@ -201,12 +230,13 @@ pub(super) async fn resource(inner: &Inner, run: &RunContext, uri: &str) -> Opti
         if !patterns.iter().any(|pattern| pattern.holds(uri)) {
             continue;
         }
-        let Some(client) = inner.server_of(run, server) else { continue };
-        let listed = tokio::select! {
+        let stock = tokio::select! {
             () = run.cut_signal().cancelled() => return Some(first.clone()),
-            listed = client.resources() => listed,
+            stock = stock(inner, run, server, OtherKind::Resource) => stock,
         };
-        if listed.is_ok_and(|listed| listed.items.iter().any(|item| item.key == uri)) {
+        if let Ok(Some(stock)) = stock
+            && stock.items.iter().any(|(key, _)| key == uri)
+        {
             return Some(server.clone());
         }
     }

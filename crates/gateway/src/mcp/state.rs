@@ -10,19 +10,22 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    constant_time::verify_slices_are_equal,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use cogward_model::{Entropy, RunId, SystemEntropy};
 use tokio::time::Instant;
 
-use super::relay::Resume;
+use super::{relay::Resume, waits::Awaited};
 
 /// How long a state is good: a person may have to be found.
 pub(super) const STATE_AGE: Duration = Duration::from_secs(600);
 /// States of a run that are not yet used.
 const OPEN_MAX: usize = 256;
 /// Longest state of a tool server.
-pub(super) const INNER_BYTES_MAX: usize = 64 * 1024;
+const INNER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of the number of a state.
 const NUMBER_LEN: usize = 16;
 /// Bytes of a digest.
@@ -39,9 +42,24 @@ pub(super) struct States {
 #[derive(Debug)]
 struct Open {
     until: Instant,
-    /// The call that waits for what the state brings, where one does.
-    waits: Option<Resume>,
+    waits: Waits,
 }
+
+/// What waits for a state to come back.
+#[derive(Debug)]
+enum Waits {
+    /// Nothing in the plane: the tool server has a state of its own.
+    Server,
+    /// A call in the plane.
+    Call(Resume),
+    /// A call that a person has to approve, which is not made yet.
+    Approval(Box<Awaited>),
+}
+
+/// What stands in a state beside what it is bound to; the first byte of it.
+const OWN: u8 = 0;
+const INNER: u8 = 1;
+const APPROVAL: u8 = 2;
 
 /// A state that came back in time, for the first time, with its own request.
 pub(super) enum Taken {
@@ -49,6 +67,8 @@ pub(super) enum Taken {
     Waiting(Resume),
     /// The tool server is asked again, with its own state.
     Inner(Option<String>),
+    /// The call is decided again, with the approval that it waits for.
+    Approval(Box<Awaited>),
 }
 
 /// Why a state is not taken.
@@ -65,25 +85,45 @@ pub(super) enum StateError {
 impl States {
     /// A state for the request with `digest`, with a tool server's state inside.
     pub(super) fn seal(&self, run: RunId, digest: &[u8; 32], inner: Option<&str>) -> Option<String> {
-        self.give(run, digest, inner, None)
+        let kind = if inner.is_some() { INNER } else { OWN };
+        self.give(run, digest, (kind, inner.unwrap_or_default()), Waits::Server, STATE_AGE)
     }
 
     /// A state for a request whose call waits in the plane.
     pub(super) fn wait(&self, run: RunId, digest: &[u8; 32], resume: Resume) -> Option<String> {
-        self.give(run, digest, None, Some(resume))
+        self.give(run, digest, (OWN, ""), Waits::Call(resume), STATE_AGE)
     }
 
-    fn give(&self, run: RunId, digest: &[u8; 32], inner: Option<&str>, waits: Option<Resume>) -> Option<String> {
-        if inner.is_some_and(|inner| inner.len() > INNER_BYTES_MAX) {
+    /// A state for a request that waits for an approval, good for so long.
+    pub(super) fn await_approval(
+        &self,
+        run: RunId,
+        digest: &[u8; 32],
+        awaited: Awaited,
+        good_for: Duration,
+    ) -> Option<String> {
+        let bound = awaited.bound();
+        self.give(run, digest, (APPROVAL, &bound), Waits::Approval(Box::new(awaited)), good_for)
+    }
+
+    fn give(
+        &self,
+        run: RunId,
+        digest: &[u8; 32],
+        (kind, inner): (u8, &str),
+        waits: Waits,
+        good_for: Duration,
+    ) -> Option<String> {
+        if inner.len() > INNER_BYTES_MAX {
             return None;
         }
         let mut number = [0; NUMBER_LEN];
         SystemEntropy.fill(&mut number);
-        let mut plain = Vec::with_capacity(NUMBER_LEN + DIGEST_LEN + 1 + inner.map_or(0, str::len));
+        let mut plain = Vec::with_capacity(NUMBER_LEN + DIGEST_LEN + 1 + inner.len());
         plain.extend_from_slice(&number);
         plain.extend_from_slice(digest);
-        plain.push(u8::from(inner.is_some()));
-        plain.extend_from_slice(inner.unwrap_or_default().as_bytes());
+        plain.push(kind);
+        plain.extend_from_slice(inner.as_bytes());
         let mut nonce = [0; NONCE_LEN];
         SystemEntropy.fill(&mut nonce);
         let aad = Aad::from(run.to_string().into_bytes());
@@ -98,7 +138,7 @@ impl States {
             let oldest = open.iter().min_by_key(|(_, state)| state.until).map(|(number, _)| *number);
             oldest.and_then(|number| open.remove(&number));
         }
-        open.insert(u128::from_be_bytes(number), Open { until: now + STATE_AGE, waits });
+        open.insert(u128::from_be_bytes(number), Open { until: now + good_for, waits });
         Some(URL_SAFE_NO_PAD.encode([nonce.as_slice(), &plain].concat()))
     }
 
@@ -113,18 +153,19 @@ impl States {
             .map_err(|_| StateError::Forged)?;
         let (number, rest) = plain.split_first_chunk::<NUMBER_LEN>().ok_or(StateError::Forged)?;
         let (bound, rest) = rest.split_first_chunk::<DIGEST_LEN>().ok_or(StateError::Forged)?;
-        let (has, inner) = rest.split_first().ok_or(StateError::Forged)?;
+        let (kind, inner) = rest.split_first().ok_or(StateError::Forged)?;
         // A state that is shown with another request stays good for its own.
-        if bound != digest {
+        if verify_slices_are_equal(bound, digest).is_err() {
             return Err(StateError::Other);
         }
-        let inner = (*has == 1).then(|| std::str::from_utf8(inner).map(str::to_owned)).transpose();
-        let inner = inner.map_err(|_| StateError::Forged)?;
+        let inner = std::str::from_utf8(inner).map_err(|_| StateError::Forged)?;
         let open = self.open().remove(&u128::from_be_bytes(*number)).ok_or(StateError::Spent)?;
         match open.waits {
             _ if open.until <= Instant::now() => Err(StateError::Spent),
-            Some(resume) => Ok(Taken::Waiting(resume)),
-            None => Ok(Taken::Inner(inner)),
+            Waits::Call(resume) => Ok(Taken::Waiting(resume)),
+            Waits::Server => Ok(Taken::Inner((*kind == INNER).then(|| inner.to_owned()))),
+            Waits::Approval(awaited) if *kind == APPROVAL && awaited.bound() == inner => Ok(Taken::Approval(awaited)),
+            Waits::Approval(_) => Err(StateError::Forged),
         }
     }
 
@@ -191,7 +232,37 @@ mod tests {
         taken.map(|taken| match taken {
             Taken::Inner(inner) => inner,
             Taken::Waiting(_) => Some("waits".to_owned()),
+            Taken::Approval(awaited) => Some(awaited.approval.id.to_string()),
         })
+    }
+
+    fn awaited(seconds: u64) -> Awaited {
+        let id = Id::new(&SystemClock, &SystemEntropy);
+        let expires = cogward_model::Timestamp::from_unix_micros(seconds * 1_000_000);
+        let approval = cogward_model::decision::ApprovalRef { id, role: "finance".to_owned(), expires };
+        Awaited { approval, round: 0, more: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_waits_for_an_approval_is_bound_to_that_and_good_once() {
+        let (states, run, other) = (States::default(), run(), run());
+        let (digest, wrong) = (request_digest(&[b"a"]), request_digest(&[b"b"]));
+        let (first, hour) = (awaited(1), Duration::from_secs(3_600));
+        let id = first.approval.id.to_string();
+        let state = states.await_approval(run, &digest, first, hour).unwrap();
+        assert!(!state.contains(&id));
+        assert_eq!(inner(states.take(other, &digest, &state)), Err(StateError::Forged), "another run");
+        assert_eq!(inner(states.take(run, &wrong, &state)), Err(StateError::Other), "other arguments");
+        for end in 0..state.len() {
+            assert_eq!(inner(states.take(run, &digest, &state[..end])), Err(StateError::Forged), "cut at {end}");
+        }
+        // As long as the approval, not as a question to a user.
+        tokio::time::advance(STATE_AGE * 2).await;
+        assert_eq!(inner(states.take(run, &digest, &state)), Ok(Some(id)));
+        assert_eq!(inner(states.take(run, &digest, &state)), Err(StateError::Spent), "played again");
+        let late = states.await_approval(run, &digest, awaited(1), hour).unwrap();
+        tokio::time::advance(hour).await;
+        assert_eq!(inner(states.take(run, &digest, &late)), Err(StateError::Spent), "too late");
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ use std::{
 
 use bytes::Bytes;
 use cogward_model::{
-    RunId, TenantName, UpstreamName,
+    Digest, RunId, TenantName, UpstreamName,
     upstream::{ToolServer, ToolServerLimits, ToolTransport},
 };
 use serde::Deserialize;
@@ -287,6 +287,25 @@ impl ToolServerClient {
         let cached = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
         let cached = cached.as_ref().filter(|cached| self.holds(&cached.age, connection, List::Tools))?;
         Some(Arc::clone(&cached.catalogue))
+    }
+
+    /// The digest of its tools as they were listed last, if that still holds: without asking it.
+    pub(in crate::mcp) fn current_tools(&self) -> Option<Digest> {
+        let connection = self.shared.connected()?;
+        self.known(&connection).map(|catalogue| catalogue.digest())
+    }
+
+    /// Has all its lists asked for again when they are wanted next.
+    pub(crate) fn forget_lists(&self) {
+        for list in [List::Tools, List::Prompts, List::Resources] {
+            self.hub.count(list);
+        }
+    }
+
+    /// How long ago its tools were listed last.
+    pub(crate) fn tools_age(&self) -> Option<Duration> {
+        let cached = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.as_ref().map(|cached| cached.age.at.elapsed())
     }
 
     /// Whether a list is still what the server would answer, as far as that can be known.

@@ -9,6 +9,7 @@ mod dialect;
 pub mod provider;
 mod relay;
 mod request;
+mod sampled;
 mod scripted;
 mod sse;
 mod survey;
@@ -29,6 +30,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+pub(crate) use self::sampled::sample;
 use self::{dialect::Dialect, provider::ModelCall, request::Draft};
 use crate::{
     Inner,

@@ -117,7 +117,7 @@ impl Governed for ModelCall {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: None, body: Some(&self.body) }
+        Content { body: Some(&self.body), ..Content::default() }
     }
 }
 

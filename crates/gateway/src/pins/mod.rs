@@ -7,6 +7,7 @@
 
 pub mod canonical;
 pub mod diff;
+pub mod entries;
 pub mod suspicion;
 
 use std::{
@@ -21,6 +22,7 @@ use cogward_model::{
     DataLabel, Digest, TenantName, ToolName, UpstreamName,
     decision::{Refusal, RefusalCode},
     pin::PinState,
+    pin_name::{OtherKind, PinKind},
     upstream::ToolServer,
 };
 use tokio::time::Instant;
@@ -28,7 +30,7 @@ use tokio::time::Instant;
 use crate::{
     Gateway, Inner,
     mcp::{
-        ToolCatalogue, ToolDefinition,
+        Listed, ToolCatalogue, ToolDefinition,
         upstream::{ToolServerClient, UpstreamError},
     },
     policy::{self, ToolFacts},
@@ -54,6 +56,15 @@ pub trait PinKeeper: Send + Sync {
         tenant: TenantName,
         server: UpstreamName,
         catalogue: Arc<ToolCatalogue>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>>;
+
+    /// The same for one of its other lists, whose pins go into [`PinTable::put_entries`].
+    fn examine_entries(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        kind: OtherKind,
+        listed: Arc<Listed>,
     ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>>;
 }
 
@@ -141,8 +152,12 @@ impl ServerPins {
 #[derive(Debug, Default)]
 pub struct PinTable {
     servers: RwLock<HashMap<Key, Arc<ServerPins>>>,
-    turns: std::sync::Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
+    entries: RwLock<HashMap<(TenantName, UpstreamName, OtherKind), Arc<entries::EntryPins>>>,
+    turns: std::sync::Mutex<HashMap<(Key, PinKind), Turn>>,
 }
+
+/// Whose turn it is to have a list examined, and until when it is busy.
+type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 impl PinTable {
     /// Puts the pins of a server in the place of the ones before.
@@ -155,7 +170,9 @@ impl PinTable {
     pub fn remove(&self, tenant: &TenantName, server: &UpstreamName) {
         let key = (tenant.clone(), server.clone());
         self.servers.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|(of, name, _), _| of != tenant || name != server);
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != key);
     }
 
     /// The pins of a server as they are, examined or not.
@@ -169,8 +186,8 @@ impl PinTable {
         self.get(tenant, server).filter(|pins| pins.seen == Some(catalogue))
     }
 
-    fn turn(&self, tenant: &TenantName, server: &UpstreamName) -> Arc<tokio::sync::Mutex<Option<Instant>>> {
-        let key = (tenant.clone(), server.clone());
+    fn turn(&self, tenant: &TenantName, server: &UpstreamName, kind: PinKind) -> Turn {
+        let key = ((tenant.clone(), server.clone()), kind);
         Arc::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
     }
 }
@@ -284,7 +301,7 @@ impl Inner {
         if let Some(pins) = self.pins.holding(tenant, server, catalogue.digest()) {
             return Ok(pins);
         }
-        let turn = self.pins.turn(tenant, server);
+        let turn = self.pins.turn(tenant, server, PinKind::Tool);
         let mut busy_until = turn.lock().await;
         for _ in 0..ATTEMPTS {
             if let Some(pins) = self.pins.holding(tenant, server, catalogue.digest()) {
@@ -336,6 +353,34 @@ impl Gateway {
             cause: "it is not registered".to_owned(),
         })?;
         self.inner.pinned(tenant, server, &client).await
+    }
+
+    /// Like [`Self::pinned`], for all that a server defines. `again` has it asked whatever is known. What has another
+    /// kind of list that cannot be read has none of that kind served, and nobody is kept from the rest of it.
+    ///
+    /// # Errors
+    /// [`PinsError`], of its tools.
+    pub async fn pin_all(&self, tenant: &TenantName, server: &UpstreamName, again: bool) -> Result<(), PinsError> {
+        let client = self.upstreams().tool_server(tenant, server).ok_or_else(|| UpstreamError::Unusable {
+            server: server.clone(),
+            cause: "it is not registered".to_owned(),
+        })?;
+        if again {
+            client.forget_lists();
+        }
+        self.inner.pinned(tenant, server, &client).await?;
+        for kind in OtherKind::ALL {
+            if let Err(error) = self.inner.pinned_entries(tenant, server, kind, &client).await {
+                tracing::info!(%tenant, %server, kind = kind.kind().as_str(), %error, "a list is shown as it is known");
+            }
+        }
+        Ok(())
+    }
+
+    /// How long ago a server said what tools it has, if this plane ever asked it.
+    #[must_use]
+    pub fn listed_ago(&self, tenant: &TenantName, server: &UpstreamName) -> Option<Duration> {
+        self.upstreams().tool_server(tenant, server)?.tools_age()
     }
 }
 

@@ -71,6 +71,11 @@ impl Policies {
             ApprovalState::Pending(approval) => Err(approvals::refusal(RefusalCode::ApprovalRequired, approval)),
             ApprovalState::Denied(approval) => Err(approvals::refusal(RefusalCode::ApprovalDenied, approval)),
             ApprovalState::Expired(approval) => Err(approvals::refusal(RefusalCode::ApprovalExpired, approval)),
+            ApprovalState::Gone(id) => {
+                let detail = format!("the approval {id} was used before, is over, or is for another call");
+                let next = "It has not run. Make the call again from the beginning, without a request state";
+                Err(Refusal::new(RefusalCode::InvalidRequest, "approval.gone", detail, next))
+            }
             ApprovalState::TooMany(why) => {
                 let next = "Wait until some of them are answered";
                 let mut refusal = Refusal::new(RefusalCode::Throttled, "limits.approvals", why, next);

@@ -241,7 +241,8 @@ impl Judging<'_> {
     fn asks(&self, decided: &Decided, arguments: Option<&Bytes>) -> Vec<ApprovalAsk> {
         let grant = &self.question.run.grant;
         let arguments = arguments.or(self.question.content.arguments);
-        let request = request(self.question.action, arguments.or(self.question.content.body));
+        let content = self.question.content;
+        let request = request(self.question.action, arguments.or(content.body), content.definition);
         let (level, rules) =
             decided.decider().map(|decider| (decider.level.to_string(), decider.rules.clone())).unwrap_or_default();
         let ask = |escalation: &cogward_policy::Escalation| ApprovalAsk {
@@ -256,6 +257,7 @@ impl Judging<'_> {
             role: escalation.role.clone(),
             reason: escalation.reason.clone(),
             expires: Duration::from_secs(escalation.expires_s),
+            awaits: self.question.awaits,
             level: level.clone(),
             rules: rules.clone(),
             policy: version_texts(self.resolved),
@@ -327,7 +329,7 @@ fn versions(resolved: &Resolved) -> Vec<Field> {
 }
 
 /// The digest of exactly what is asked for.
-fn request(action: &Action, content: Option<&Bytes>) -> Digest {
+fn request(action: &Action, content: Option<&Bytes>, definition: Option<Digest>) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut part = |bytes: &[u8]| {
         context.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -350,6 +352,9 @@ fn request(action: &Action, content: Option<&Bytes>) -> Digest {
         | Action::Elicitation { .. } => {}
     }
     part(content.map_or(&[][..], |bytes| bytes));
+    if let Some(definition) = definition {
+        part(definition.as_bytes());
+    }
     let mut digest = [0; 32];
     for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
         *to = *from;

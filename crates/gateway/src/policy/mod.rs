@@ -20,8 +20,9 @@ use std::{
 };
 
 use cogward_model::{
-    TenantName, Timestamp, ToolName, UpstreamName,
+    Digest, TenantName, Timestamp, ToolName, UpstreamName,
     action::{Action, Amounts},
+    id::ApprovalId,
 };
 use cogward_policy::Shape;
 
@@ -71,6 +72,8 @@ pub(crate) struct Question<'a> {
     pub(crate) content: Content<'a>,
     pub(crate) worst: Amounts,
     pub(crate) first: Option<First>,
+    /// The approval that it waits for, where it says so.
+    pub(crate) awaits: Option<ApprovalId>,
     /// What is left of the run's budgets; looked up when a policy reads it.
     pub(crate) left: &'a dyn Fn() -> Amounts,
     pub(crate) now: Timestamp,
@@ -93,6 +96,8 @@ pub struct Content<'a> {
     pub arguments: Option<&'a bytes::Bytes>,
     /// A body that goes on as it is. An approval is for these very bytes.
     pub body: Option<&'a bytes::Bytes>,
+    /// The definition under which it is asked for, where there is one. An approval is for this one and no other.
+    pub definition: Option<Digest>,
 }
 
 impl Policies {

@@ -191,6 +191,17 @@ pub(crate) fn permissions_and_budgets(
     budgets: &Section<Option<Budgets>>,
     sink: &mut Sink,
 ) {
+    if let Some(granted) = &permissions.value {
+        for (n, wanted) in granted.tools.iter().enumerate().filter_map(|(n, grant)| Some((n, grant.sampling.as_ref()?)))
+        {
+            if !granted.models.iter().any(|model| model.name == *wanted) {
+                let problem = format!("the server is given the model `{}`, which is not permitted", shown(wanted));
+                let fix = "add it to `spec.permissions.models`, or name a permitted model";
+                let path = format!("spec.permissions.tools[{n}].sampling");
+                sink.on(&path, "model-not-permitted", problem, fix);
+            }
+        }
+    }
     let (Some(granted), Some(budgets)) = (&permissions.value, &budgets.value) else { return };
     if !granted.tools.is_empty() && budgets.run.tool_calls == 0 {
         let problem = "tools are permitted, and a run may call none";

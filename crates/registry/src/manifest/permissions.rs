@@ -80,13 +80,14 @@ fn tools(field: &Field<'_>, sink: &mut Sink) -> Vec<ToolGrant> {
         }
         let resources = map.optional("resources", sink).map(|f| names(&f, sink)).unwrap_or_default();
         let prompts = map.optional("prompts", sink).map(|f| names(&f, sink)).unwrap_or_default();
+        let sampling = map.optional("sampling", sink).and_then(|f| f.text(1..=200, sink));
         if let Some(path) = empty.filter(|_| resources.is_empty() && prompts.is_empty()) {
             sink.on(&path, "bound", "the list is empty", "name a tool, or remove the whole grant");
         }
         map.finish(sink);
         let Some(server): Option<cogward_model::UpstreamName> = server else { continue };
         once(&mut servers, server.clone(), format!("the server `{server}`"), &item.path, sink);
-        grants.push(ToolGrant { server, allow, resources, prompts });
+        grants.push(ToolGrant { server, allow, resources, prompts, sampling });
     }
     grants
 }

@@ -199,6 +199,10 @@ impl StoredApprovals {
             found.push((ask, row));
         }
         let rows = || found.iter().filter_map(|(_, row)| row.as_ref());
+        if let Some(awaited) = asks.iter().find_map(|ask| ask.awaits).filter(|id| !rows().any(|row| row.id == *id)) {
+            self.publish(tx, changes).await?;
+            return Ok(ApprovalState::Gone(awaited));
+        }
         if let Some(denied) = rows().find(|row| row.state == Stored::Denied) {
             let answer = ApprovalState::Denied(reference(denied));
             self.publish(tx, changes).await?;

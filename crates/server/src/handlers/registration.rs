@@ -11,6 +11,7 @@ use cogward_model::{
     event::{Attribution, EventType, Value},
     manifest::Tier,
     pin::PinState,
+    pin_name::{OtherKind, PinName},
 };
 use cogward_registry::{
     Findings,
@@ -279,7 +280,7 @@ fn code_of(findings: &Findings) -> ProblemCode {
     }
 }
 
-/// The granted tools whose definition nobody has approved.
+/// What is granted by its name and whose definition nobody has approved.
 async fn unapproved_tools(app: &Plane, parsed: &Parsed, known: &Known) -> Result<Findings, Failure> {
     let mut findings = Findings::default();
     let tenant = &parsed.manifest.metadata.tenant;
@@ -287,18 +288,33 @@ async fn unapproved_tools(app: &Plane, parsed: &Parsed, known: &Known) -> Result
         let server = &grant.server;
         // What is not offered at all is a fault already.
         let Some(Some(offered)) = known.tool_servers.get(server) else { continue };
+        let mut granted = Vec::new();
         for (m, tool) in grant.allow.iter().enumerate().filter(|(_, tool)| offered.contains(tool)) {
-            let row = app.store.tool_pin(tenant, server, tool).await?;
-            let state = row.map_or(PinState::Quarantined, |row| row.pin.state);
+            granted.push((format!("allow[{m}]"), PinName::Tool(tool.clone())));
+        }
+        // A pattern grants whatever of it is approved; a whole name means one thing.
+        for (member, patterns, kind) in
+            [("resources", &grant.resources, OtherKind::Resource), ("prompts", &grant.prompts, OtherKind::Prompt)]
+        {
+            let whole = patterns.iter().enumerate().filter(|(_, pattern)| !pattern.as_str().contains('*'));
+            let named = whole.filter_map(|(m, pattern)| Some((m, PinName::other(kind, pattern.as_str()).ok()?)));
+            granted.extend(named.map(|(m, name)| (format!("{member}[{m}]"), name)));
+        }
+        for (place, name) in granted {
+            let row = app.store.tool_pin(tenant, server, &name).await?;
+            // A resource that is not listed may come of a template.
+            let unknown = if name.tool().is_some() { PinState::Quarantined } else { PinState::Approved };
+            let state = row.map_or(unknown, |row| row.pin.state);
             if state != PinState::Approved {
                 let problem = format!(
-                    "the definition of `{server}/{tool}` is not approved ({}): calls are refused",
+                    "the definition of `{server}/{name}` is not approved ({}): calls are refused",
                     state.as_str()
                 );
+                let quoted = if name.tool().is_some() { name.to_string() } else { format!("'{name}'") };
                 let fix = format!(
-                    "look at it with `cogward tool diff {server} {tool}`, then `cogward tool approve {server} {tool}`"
+                    "look at it with `cogward tool diff {server} {quoted}`, then `cogward tool approve {server} {quoted}`"
                 );
-                let path = format!("spec.permissions.tools[{n}].allow[{m}]");
+                let path = format!("spec.permissions.tools[{n}].{place}");
                 findings.push(parsed.places.finding(&path, NOT_APPROVED, problem, fix));
             }
         }

@@ -8,10 +8,7 @@ use cogward_api::{
 };
 use cogward_gateway::{
     Credential, SKILLS_SERVER,
-    mcp::{
-        ToolCatalogue,
-        upstream::{self as upstream_client, UpstreamError},
-    },
+    mcp::upstream::{self as upstream_client, UpstreamError},
     pins::identity,
 };
 use cogward_journal::JournalEvent;
@@ -20,6 +17,7 @@ use cogward_model::{
     event::EventType,
     manifest::Manifest,
     pin::PinState,
+    pin_name::OtherKind,
     upstream::{self, ToolNetwork, ToolSandbox, ToolTransport},
 };
 use cogward_store::ToolServerRow;
@@ -32,7 +30,7 @@ use crate::{
     events::{by_operator, digest_of, sha256},
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
-    pins::Observed,
+    pins::{Observed, Offered},
     plane::{App, Plane},
 };
 
@@ -131,8 +129,8 @@ pub(crate) async fn put(
     let config = upstream::ToolServer { tenant: tenant.clone(), name: name.clone(), transport, limits };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
-    let catalogue = try_out(&app, config.clone(), for_gateway()).await?;
-    let tools = catalogue.iter().count();
+    let offered = try_out(&app, config.clone(), for_gateway()).await?;
+    let tools = offered.first().map_or(0, Offered::count);
 
     let _changes = app.pins.changes().await;
     let mut tx = app.store.begin().await?;
@@ -152,23 +150,29 @@ pub(crate) async fn put(
     if let Some(document) = document_of(&config.transport) {
         event = event.public("document", document);
     }
-    let mut observed = Observed::of(&config, tx.tool_pins(&tenant, &name).await?, &catalogue, at);
-    if approve_tools {
-        observed.approve_all(&caller.0, reason.as_deref(), at);
-    }
-    observed.write(&mut tx).await?;
+    let rows = tx.tool_pins(&tenant, &name).await?;
+    let mut observed: Vec<Observed> = offered.iter().map(|offered| Observed::of(&config, &rows, offered, at)).collect();
     let mut events = vec![event];
-    events.extend(observed.events());
-    events.extend(observed.approvals(&caller.0, reason.as_deref()));
+    for observed in &mut observed {
+        if approve_tools {
+            observed.approve_all(&caller.0, reason.as_deref(), at);
+        }
+        observed.write(&mut tx).await?;
+        events.extend(observed.events());
+        events.extend(observed.approvals(&caller.0, reason.as_deref()));
+    }
     let committed = tx.commit(events).await?;
     // Nothing of the server before this one is served any more; of this one only what is written.
     app.pins.forget(&tenant, &name);
     app.publish(committed).await?;
     app.gateway.upstreams().put_tool_server(config.clone(), for_gateway());
-    app.pins.put(&config, catalogue.digest(), &observed.rows());
-    app.pins.tell(&observed);
+    for observed in &observed {
+        app.pins.put(&config, observed.kind, Some(observed.list), &observed.rows());
+        app.pins.tell(observed);
+    }
+    let approved: usize = observed.iter().map(Observed::approved).sum();
     app.journal.publish(JournalEvent::tenant("tool_server.added", tenant.clone()).detail(serde_json::json!({
-        "tool_server": name, "revision": revision, "tools": tools, "approved": observed.approved(),
+        "tool_server": name, "revision": revision, "tools": tools, "approved": approved,
     })));
     let row = found(&app, &tenant, &name).await?;
     let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
@@ -202,12 +206,12 @@ fn confined(transport: &ToolTransport) -> &'static str {
     }
 }
 
-/// Connects and asks for its tools.
+/// Connects and asks for what it defines: its tools first, then what else can be had of it.
 async fn try_out(
     plane: &App,
     config: upstream::ToolServer,
     credential: Option<Credential>,
-) -> Result<Arc<ToolCatalogue>, Failure> {
+) -> Result<Vec<Offered>, Failure> {
     let next = match &config.transport {
         ToolTransport::Stdio { .. } => {
             "what it said is in the plane's log; it runs in `/` with an environment of its own and in a sandbox, so every \
@@ -225,16 +229,29 @@ async fn try_out(
     let app = plane.clone();
     let client = tokio::task::spawn_blocking(move || app.gateway.upstreams().client(config, credential)).await;
     let client = Arc::new(client.map_err(|e| Failure::internal("the tool server cannot be tried", &e))?);
-    match client.tools().await {
-        Ok(tools) if of_document => {
+    let tools = client.tools().await;
+    if let Ok(tools) = &tools
+        && !of_document
+    {
+        let mut offered = vec![Offered::tools(tools)];
+        for kind in OtherKind::ALL {
+            // What cannot be listed now is looked at when an agent asks for it, and nobody has approved it then.
+            match client.list(kind).await {
+                Ok(listed) => offered.push(Offered::entries(kind, &listed)),
+                Err(error) => tracing::info!(kind = kind.kind().as_str(), %error, "a list could not be read"),
+            }
+        }
+        return Ok(offered);
+    }
+    match tools {
+        Ok(tools) => {
             let unusable = tokio::task::spawn_blocking(move || client.unusable()).await;
             let unusable = unusable.map_err(|e| Failure::internal("the document cannot be tried", &e))?;
-            let Some(first) = unusable.first() else { return Ok(tools) };
+            let Some(first) = unusable.first() else { return Ok(vec![Offered::tools(&tools)]) };
             let names: Vec<_> = unusable.iter().take(20).map(|tool| format!("`{}`", tool.what)).collect();
             let why = format!("{} could never be called, `{}` since {}", names.join(", "), first.what, first.why);
             Err(Failure::invalid(why).rule("transport.document").next_step("leave them out with `--exclude`"))
         }
-        Ok(tools) => Ok(tools),
         Err(error @ UpstreamError::Unusable { .. }) => Err(Failure::invalid(error.to_string()).rule("transport")),
         Err(error) => Err(Failure::new(ProblemCode::UpstreamUnavailable, error.to_string())
             .rule("tool_server.reachable")

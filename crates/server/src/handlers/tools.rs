@@ -1,16 +1,17 @@
-//! The tools of tool servers: looked at, approved, blocked, labelled.
+//! The tools of tool servers, and what else they define: looked at, approved, blocked, labelled.
 
 use std::time::Duration;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{
-    DiffLine, LineChange, Page, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
+    DiffLine, Known, LineChange, Page, PageQuery, Reason, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut,
+    ToolListQuery, ToolQuery,
 };
 use cogward_gateway::pins::{
     diff::{self, Change},
     suspicion::{self, Names},
 };
-use cogward_model::{TenantName, ToolName, UpstreamName, pin::Suspicion};
+use cogward_model::{TenantName, Timestamp, UpstreamName, pin::Suspicion, pin_name::PinName};
 use cogward_store::ToolPinRow;
 use http::HeaderMap;
 
@@ -27,16 +28,23 @@ const REFRESH_MAX: Duration = Duration::from_secs(5);
 /// Most labels of a tool.
 const LABELS_MAX: usize = 32;
 
-type Path = (TenantName, UpstreamName, ToolName);
+type Path = (TenantName, UpstreamName, PinName);
 
-/// Has the server asked, so that what is shown is what it offers now. A server that does not answer keeps nobody from
-/// looking at what is known of it.
-async fn refresh(app: &Plane, tenant: &TenantName, server: &UpstreamName) {
-    match tokio::time::timeout(REFRESH_MAX, app.gateway.pinned(tenant, server)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::info!(%tenant, %server, %error, "the tools of a server are shown as they are known"),
-        Err(_) => tracing::info!(%tenant, %server, "a tool server is slow; its tools are shown as they are known"),
+/// Has the server asked, so that what is shown is what it offers now; `again`, whatever is known of it. A server that
+/// does not answer keeps nobody from looking at what is known of it, and it is said how old that is.
+async fn refresh(app: &Plane, tenant: &TenantName, server: &UpstreamName, again: bool) -> Known {
+    let asked = tokio::time::timeout(REFRESH_MAX, app.gateway.pin_all(tenant, server, again)).await;
+    let unanswered = match asked {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("the tool server `{server}` did not say within {} s", REFRESH_MAX.as_secs())),
+    };
+    if let Some(why) = &unanswered {
+        tracing::info!(%tenant, %server, why, "the tools of a server are shown as they are known");
     }
+    let ago = app.gateway.listed_ago(tenant, server).and_then(|ago| u64::try_from(ago.as_micros()).ok());
+    let now = app.store.now().unix_micros();
+    Known { listed: ago.map(|ago| Timestamp::from_unix_micros(now.saturating_sub(ago))), unanswered }
 }
 
 async fn names(app: &Plane, tenant: &TenantName) -> Result<Names, Failure> {
@@ -44,7 +52,7 @@ async fn names(app: &Plane, tenant: &TenantName) -> Result<Names, Failure> {
 }
 
 fn suspicions(row: &ToolPinRow, names: &Names) -> Vec<Suspicion> {
-    let mut all = names.suspicions(&row.server, &row.tool);
+    let mut all = row.tool.tool().map(|tool| names.suspicions(&row.server, tool)).unwrap_or_default();
     all.extend(suspicion::in_definition(&row.definition));
     all
 }
@@ -69,27 +77,33 @@ fn view(row: &ToolPinRow, names: &Names) -> Tool {
     }
 }
 
-async fn found(app: &Plane, (tenant, server, tool): &Path) -> Result<ToolPinRow, Failure> {
+async fn found(app: &Plane, (tenant, server, tool): &Path, query: &ToolQuery) -> Result<(ToolPinRow, Known), Failure> {
     known_server(app, tenant, server).await?;
-    refresh(app, tenant, server).await;
+    let known = refresh(app, tenant, server, query.relist).await;
     let row = app.store.tool_pin(tenant, server, tool).await?;
-    row.ok_or_else(|| Failure::missing("tool", format!("{server}/{tool}")))
+    let row = row.ok_or_else(|| Failure::missing(tool.kind().as_str(), format!("{server}/{tool}")))?;
+    Ok((row, known))
 }
 
 pub(crate) async fn list(
     State(app): State<App>,
     Params((tenant, server)): Params<(TenantName, UpstreamName)>,
-    Asked(query): Asked<PageQuery>,
+    Asked(query): Asked<ToolListQuery>,
 ) -> Result<Answer<Page<Tool>>, Failure> {
     known_server(&app, &tenant, &server).await?;
-    refresh(&app, &tenant, &server).await;
+    refresh(&app, &tenant, &server, query.relist && query.cursor.is_none()).await;
+    let query = PageQuery { limit: query.limit, cursor: query.cursor };
     let names = names(&app, &tenant).await?;
     let page = app.store.tool_pins_page(&tenant, &server, &page_of(&query)).await?;
     Ok(Answer(super::on_the_wire(page, |row| view(&row, &names))))
 }
 
-pub(crate) async fn show(State(app): State<App>, Params(path): Params<Path>) -> Result<impl IntoResponse, Failure> {
-    let row = found(&app, &path).await?;
+pub(crate) async fn show(
+    State(app): State<App>,
+    Params(path): Params<Path>,
+    Asked(query): Asked<ToolQuery>,
+) -> Result<impl IntoResponse, Failure> {
+    let (row, known) = found(&app, &path, &query).await?;
     let names = names(&app, &path.0).await?;
     let approved_definition = row.approved_definition.clone().filter(|_| row.pin.approved != Some(row.pin.digest));
     let detail = ToolDetail {
@@ -97,6 +111,7 @@ pub(crate) async fn show(State(app): State<App>, Params(path): Params<Path>) -> 
         shown: diff::lines(&row.definition),
         definition: row.definition,
         approved_definition,
+        known,
     };
     Ok(([etag(row.revision)], Answer(detail)))
 }
@@ -104,8 +119,9 @@ pub(crate) async fn show(State(app): State<App>, Params(path): Params<Path>) -> 
 pub(crate) async fn difference(
     State(app): State<App>,
     Params(path): Params<Path>,
+    Asked(query): Asked<ToolQuery>,
 ) -> Result<Answer<ToolDiff>, Failure> {
-    let row = found(&app, &path).await?;
+    let (row, known) = found(&app, &path, &query).await?;
     let names = names(&app, &path.0).await?;
     let before = row.approved_definition.as_deref().map(diff::lines).unwrap_or_default();
     let lines = diff::difference(&before, &diff::lines(&row.definition)).into_iter().map(|(change, text)| {
@@ -124,6 +140,7 @@ pub(crate) async fn difference(
         state: row.pin.state,
         before: row.pin.approved,
         after: row.pin.digest,
+        known,
     }))
 }
 

@@ -1,4 +1,5 @@
-//! The pins of tools: what servers offer is compared with what operators approved, written, and put before the gateway.
+//! The pins of tools, resources, templates and prompts: what servers offer is compared with what operators approved,
+//! written, and put before the gateway.
 //!
 //! Everything that changes a pin, of a server's doing or an operator's, goes through one lock from the transaction to
 //! the gateway's table, so that the table always has what the store has. What narrows takes effect as soon as it is
@@ -7,7 +8,7 @@
 mod observe;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -17,16 +18,25 @@ use cogward_api::ProblemCode;
 use cogward_evidence::Evidence;
 use cogward_gateway::{
     PinKeeper, PinTable,
-    mcp::{ToolCatalogue, ToolDefinition},
-    pins::{HeldTool, ServerPins, ToolMarks, Unwritten, identity},
+    mcp::{Item, Listed, ToolCatalogue, ToolDefinition},
+    pins::{
+        HeldTool, ServerPins, ToolMarks, Unwritten,
+        entries::{Entry, EntryPins},
+        identity,
+    },
 };
 use cogward_identity::Operator;
 use cogward_journal::{Journal, JournalEvent, Severity};
-use cogward_model::{DataLabel, Digest, TenantName, ToolName, UpstreamName, event::EventType, upstream::ToolServer};
+use cogward_model::{
+    DataLabel, Digest, TenantName, UpstreamName,
+    event::EventType,
+    pin_name::{OtherKind, PinKind, PinName},
+    upstream::ToolServer,
+};
 use cogward_store::{Committed, Store, ToolPinRow};
 use tokio::sync::MutexGuard;
 
-pub(crate) use self::observe::Observed;
+pub(crate) use self::observe::{Observed, Offered};
 use crate::{events::by_operator, failure::Failure};
 
 /// Names in one operational event; the evidence has all of them.
@@ -45,7 +55,7 @@ pub(crate) enum Decision {
 pub(crate) struct ToolKey {
     pub(crate) tenant: TenantName,
     pub(crate) server: UpstreamName,
-    pub(crate) tool: ToolName,
+    pub(crate) tool: PinName,
 }
 
 /// All that is kept about tools.
@@ -77,8 +87,20 @@ impl PinBook {
     }
 
     /// Puts what was just written before the gateway; for whoever holds the lock.
-    pub(crate) fn put(&self, server: &ToolServer, seen: Digest, rows: &[ToolPinRow]) {
-        self.table.put(&server.tenant, &server.name, pins_of(Some(seen), identity(server), rows));
+    pub(crate) fn put(&self, server: &ToolServer, kind: PinKind, seen: Option<Digest>, rows: &[ToolPinRow]) {
+        let (tenant, name, upstream) = (&server.tenant, &server.name, identity(server));
+        match OtherKind::ALL.into_iter().find(|other| other.kind() == kind) {
+            None => self.table.put(tenant, name, pins_of(seen, upstream, rows)),
+            Some(other) => self.table.put_entries(tenant, name, other, entries_of(other, seen, upstream, rows)),
+        }
+    }
+
+    /// The list that the gateway's pins of a kind hold for.
+    fn seen(&self, tenant: &TenantName, server: &UpstreamName, kind: PinKind) -> Option<Digest> {
+        match OtherKind::ALL.into_iter().find(|other| other.kind() == kind) {
+            None => self.table.get(tenant, server)?.seen(),
+            Some(other) => self.table.entries(tenant, server, other)?.seen(),
+        }
     }
 
     /// Takes a server's pins from the gateway; for whoever holds the lock.
@@ -125,6 +147,9 @@ impl PinBook {
                 row.reason = Some(reason.clone());
                 (EventType::ToolBlocked, Some(reason))
             }
+            Decision::Label { .. } if tool.tool().is_none() => {
+                return Err(Failure::invalid("only tools have labels").rule("tool.labels"));
+            }
             Decision::Label { labels, idempotent, reason } => {
                 (row.labels, row.idempotent) = (labels, idempotent);
                 (EventType::ToolLabelled, reason)
@@ -137,21 +162,20 @@ impl PinBook {
             .public("upstream", row.upstream.to_string());
         event = match kind {
             EventType::ToolLabelled => event
-                .public("tool", tool.as_str())
+                .public("tool", tool.key())
                 .public("labels", row.labels.iter().map(|label| label.as_str().to_owned()).collect::<Vec<_>>())
                 .public("idempotent", row.idempotent),
-            _ => event.public("tools", vec![observe::entry(tool, before, Some(row.pin.digest))]),
+            _ => observe::naming(event, tool.kind(), vec![observe::entry(tool, before, Some(row.pin.digest))]),
         };
         let committed = tx.commit(vec![event]).await?;
         // The rows are of the list that was examined last, whatever the server says by now.
-        let seen = self.table.get(tenant, server).and_then(|pins| pins.seen());
-        let pins = pins_of(seen, identity(&config.config), &rows);
+        let seen = self.seen(tenant, server, tool.kind());
         if kind == EventType::ToolBlocked {
-            self.table.put(tenant, server, pins);
+            self.put(&config.config, tool.kind(), seen, &rows);
             self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
         } else {
             self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
-            self.table.put(tenant, server, pins);
+            self.put(&config.config, tool.kind(), seen, &rows);
         }
         let detail = serde_json::json!({ "tool_server": server, "tools": [tool], "digest": row.pin.digest });
         self.journal.publish(JournalEvent::tenant(kind.as_str(), tenant.clone()).detail(detail));
@@ -162,21 +186,16 @@ impl PinBook {
         self.evidence.publish(&self.store, committed).await.map(drop)
     }
 
-    async fn examined(
-        &self,
-        tenant: &TenantName,
-        server: &UpstreamName,
-        catalogue: &ToolCatalogue,
-    ) -> Result<usize, Failure> {
+    async fn examined(&self, tenant: &TenantName, server: &UpstreamName, offered: &Offered) -> Result<usize, Failure> {
         let _changes = self.changes().await;
         let config = self.store.tool_server(tenant, server).await?;
         let config = config.ok_or_else(|| Failure::missing("tool server", server))?.config;
         let rows = self.store.tool_pins(tenant, server).await?;
         // Whatever changes the rows holds the same lock, so what was read is still so in the transaction.
-        let observed = Observed::of(&config, rows, catalogue, self.store.now());
+        let observed = Observed::of(&config, &rows, offered, self.store.now());
         let changed = observed.findings.len();
         if observed.is_written() {
-            self.put(&config, catalogue.digest(), &observed.rows());
+            self.put(&config, offered.kind, Some(offered.list), &observed.rows());
             return Ok(0);
         }
         let mut tx = self.store.begin().await?;
@@ -184,9 +203,24 @@ impl PinBook {
         let events = observed.events();
         let committed = tx.commit(events).await?;
         self.publish(committed).await.map_err(|error| crate::plane::unrecorded(&error))?;
-        self.put(&config, catalogue.digest(), &observed.rows());
+        self.put(&config, offered.kind, Some(offered.list), &observed.rows());
         self.tell(&observed);
         Ok(changed)
+    }
+
+    /// In a task of its own: an agent that goes away must not leave the store and the gateway apart.
+    fn examine_in_task(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        offered: Offered,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let book = self.clone();
+        let task = tokio::spawn(async move { book.examined(&tenant, &server, &offered).await });
+        Box::pin(async move {
+            let done = task.await.map_err(|_| Unwritten("the examination broke off".to_owned()))?;
+            done.map_err(|failure| Unwritten(failure.detail().to_owned()))
+        })
     }
 
     /// Tells whoever watches the plane.
@@ -217,13 +251,17 @@ impl PinKeeper for PinBook {
         server: UpstreamName,
         catalogue: Arc<ToolCatalogue>,
     ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
-        let book = self.clone();
-        // In a task of its own: an agent that goes away must not leave the store and the gateway apart.
-        let task = tokio::spawn(async move { book.examined(&tenant, &server, &catalogue).await });
-        Box::pin(async move {
-            let done = task.await.map_err(|_| Unwritten("the examination broke off".to_owned()))?;
-            done.map_err(|failure| Unwritten(failure.detail().to_owned()))
-        })
+        self.examine_in_task(tenant, server, Offered::tools(&catalogue))
+    }
+
+    fn examine_entries(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        kind: OtherKind,
+        listed: Arc<Listed>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        self.examine_in_task(tenant, server, Offered::entries(kind, &listed))
     }
 }
 
@@ -233,13 +271,14 @@ fn pins_of(seen: Option<Digest>, upstream: Digest, rows: &[ToolPinRow]) -> Serve
     let mut held = std::collections::BTreeMap::new();
     let mut marks = HashMap::new();
     for row in rows {
+        let Some(name) = row.tool.tool() else { continue };
         if !row.labels.is_empty() || row.idempotent {
-            marks.insert(row.tool.clone(), ToolMarks { labels: row.labels.clone(), idempotent: row.idempotent });
+            marks.insert(name.clone(), ToolMarks { labels: row.labels.clone(), idempotent: row.idempotent });
         }
         if row.pin.is_served() && row.upstream == upstream {
             let text = row.approved_definition.as_deref().unwrap_or_default();
             match ToolDefinition::parse(text) {
-                Ok(Some(definition)) if definition.name == row.tool && Some(definition.digest) == row.pin.approved => {
+                Ok(Some(definition)) if definition.name == *name && Some(definition.digest) == row.pin.approved => {
                     served.push(definition);
                     continue;
                 }
@@ -249,10 +288,37 @@ fn pins_of(seen: Option<Digest>, upstream: Digest, rows: &[ToolPinRow]) -> Serve
                 ),
             }
         }
-        let tool = HeldTool { state: row.pin.state, digest: row.pin.digest, offered: row.pin.offered };
-        held.insert(row.tool.clone(), tool);
+        held.insert(name.clone(), held_as(row));
     }
     ServerPins::new(seen, served, held, marks)
+}
+
+fn held_as(row: &ToolPinRow) -> HeldTool {
+    HeldTool { state: row.pin.state, digest: row.pin.digest, offered: row.pin.offered }
+}
+
+/// The same for rows of another kind.
+fn entries_of(kind: OtherKind, seen: Option<Digest>, upstream: Digest, rows: &[ToolPinRow]) -> EntryPins {
+    let mut served = BTreeMap::new();
+    let mut held = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.tool.kind() == kind.kind()) {
+        let key = row.tool.key().to_owned();
+        if row.pin.is_served() && row.upstream == upstream {
+            let item = row.approved_definition.as_deref().and_then(|text| Item::parse(kind, text));
+            match item.filter(|item| item.name == row.tool && Some(item.digest) == row.pin.approved) {
+                Some(item) => {
+                    served.insert(key, Entry { raw: item.raw, digest: item.digest });
+                    continue;
+                }
+                None => tracing::error!(
+                    tenant = %row.tenant, server = %row.server, kind = kind.kind().as_str(),
+                    "a stored definition is not the one that was approved; it is not served"
+                ),
+            }
+        }
+        held.insert(key, held_as(row));
+    }
+    EntryPins::new(seen, served, held)
 }
 
 #[cfg(test)]
@@ -268,7 +334,7 @@ mod tests {
         ToolPinRow {
             tenant: "default".parse().unwrap(),
             server: "files".parse().unwrap(),
-            tool: definition.name.clone(),
+            tool: PinName::Tool(definition.name.clone()),
             upstream: Digest::from_bytes([1; 32]),
             pin,
             definition: text.to_owned(),
@@ -299,6 +365,31 @@ mod tests {
         // Of another server than the one that is connected now.
         let pins = pins_of(None, Digest::from_bytes([2; 32]), std::slice::from_ref(&good));
         assert_eq!(pins.served().iter().count(), 0);
-        assert_eq!(pins.held(&good.tool).map(|held| held.state), Some(PinState::Approved));
+        let name = good.tool.tool().unwrap();
+        assert_eq!(pins.held(name).map(|held| held.state), Some(PinState::Approved));
+    }
+
+    #[test]
+    fn so_does_one_whose_resources_and_prompts_were_tampered_with() {
+        let upstream = Digest::from_bytes([1; 32]);
+        let text = r#"{"name":"greet","description":"Greets."}"#;
+        let item = Item::parse(OtherKind::Prompt, text).unwrap();
+        let mut good = row(r#"{"name":"x","inputSchema":{}}"#, Some(item.digest));
+        (good.tool, good.approved_definition) = (item.name, Some(text.to_owned()));
+        let served = |row: &ToolPinRow, upstream| {
+            let pins = entries_of(OtherKind::Prompt, None, upstream, std::slice::from_ref(row));
+            (pins.iter().count(), pins.look("greet").is_err() || pins.held("greet").is_some())
+        };
+        assert_eq!(served(&good, upstream), (1, false));
+        let mut other_text = good.clone();
+        other_text.approved_definition = Some(text.replace("Greets", "Erases"));
+        let mut other_name = good.clone();
+        other_name.approved_definition = Some(text.replace("greet", "erase"));
+        for bad in [other_text, other_name] {
+            assert_eq!(served(&bad, upstream), (0, true));
+        }
+        assert_eq!(served(&good, Digest::from_bytes([2; 32])).0, 0, "of another server");
+        // A prompt is no resource of the same name.
+        assert_eq!(entries_of(OtherKind::Resource, None, upstream, &[good]).iter().count(), 0);
     }
 }

@@ -1,13 +1,17 @@
-//! What a list of tools means for what is kept: a pure step from rows to rows, with its findings.
+//! What a list of a server means for what is kept: a pure step from rows to rows, with its findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cogward_gateway::{mcp::ToolCatalogue, pins::identity};
+use cogward_gateway::{
+    mcp::{Listed, ToolCatalogue},
+    pins::identity,
+};
 use cogward_identity::Operator;
 use cogward_model::{
-    Digest, TenantName, Timestamp, ToolName, UpstreamName,
+    Digest, TenantName, Timestamp, UpstreamName,
     event::{Attribution, Event, EventType, Value},
     pin::{Pin, PinCause, PinFinding, PinState},
+    pin_name::{OtherKind, PinKind, PinName},
     upstream::ToolServer,
 };
 use cogward_store::{StoreError, ToolPinRow, Tx};
@@ -16,11 +20,42 @@ use crate::events::by_operator;
 
 /// Tools in one record; a leaf has room for about 200.
 const PER_EVENT: usize = 100;
+/// Characters of a name in a record; the digest says which definition it is.
+const NAME_MAX: usize = 128;
+
+/// What a server offers of one kind.
+#[derive(Debug, Clone)]
+pub(crate) struct Offered {
+    pub(crate) kind: PinKind,
+    pub(crate) list: Digest,
+    items: Vec<(PinName, Digest, Box<str>)>,
+}
+
+impl Offered {
+    /// Its tools.
+    pub(crate) fn tools(catalogue: &ToolCatalogue) -> Self {
+        let item = |tool: &std::sync::Arc<cogward_gateway::mcp::ToolDefinition>| {
+            (PinName::Tool(tool.name.clone()), tool.digest, tool.raw.get().into())
+        };
+        Self { kind: PinKind::Tool, list: catalogue.digest(), items: catalogue.iter().map(item).collect() }
+    }
+
+    /// Its entries of another kind.
+    pub(crate) fn entries(kind: OtherKind, listed: &Listed) -> Self {
+        let items = listed.items().iter().map(|item| (item.name.clone(), item.digest, item.raw.get().into()));
+        Self { kind: kind.kind(), list: listed.digest(), items: items.collect() }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.items.len()
+    }
+}
 
 /// One finding.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
-    pub(crate) tool: ToolName,
+    pub(crate) tool: PinName,
     pub(crate) what: PinFinding,
     pub(crate) before: Option<Digest>,
     pub(crate) after: Option<Digest>,
@@ -40,40 +75,45 @@ impl Found {
 pub(crate) struct Observed {
     pub(crate) tenant: TenantName,
     pub(crate) server: UpstreamName,
+    pub(crate) kind: PinKind,
+    /// The digest of the list.
+    pub(crate) list: Digest,
     pub(crate) findings: Vec<Found>,
     upstream: Digest,
-    catalogue: Digest,
-    rows: BTreeMap<ToolName, ToolPinRow>,
-    changed: BTreeSet<ToolName>,
-    gone: Vec<ToolName>,
-    approved: Vec<(ToolName, Option<Digest>, Digest)>,
+    rows: BTreeMap<PinName, ToolPinRow>,
+    changed: BTreeSet<PinName>,
+    gone: Vec<PinName>,
+    approved: Vec<(PinName, Option<Digest>, Digest)>,
 }
 
 impl Observed {
-    /// Takes in what a server offers.
-    pub(crate) fn of(config: &ToolServer, rows: Vec<ToolPinRow>, catalogue: &ToolCatalogue, now: Timestamp) -> Self {
+    /// Takes in what a server offers. Of the rows, those of the same kind.
+    pub(crate) fn of(config: &ToolServer, rows: &[ToolPinRow], offered: &Offered, now: Timestamp) -> Self {
+        let rows = rows.iter().filter(|row| row.tool.kind() == offered.kind);
         let mut this = Self {
             tenant: config.tenant.clone(),
             server: config.name.clone(),
+            kind: offered.kind,
+            list: offered.list,
             findings: Vec::new(),
             upstream: identity(config),
-            catalogue: catalogue.digest(),
-            rows: rows.into_iter().map(|row| (row.tool.clone(), row)).collect(),
+            rows: rows.map(|row| (row.tool.clone(), row.clone())).collect(),
             changed: BTreeSet::new(),
             gone: Vec::new(),
             approved: Vec::new(),
         };
-        for tool in catalogue.iter() {
-            this.offered(tool.name.clone(), tool.digest, tool.raw.get(), now);
+        let mut absent: BTreeSet<PinName> = this.rows.keys().cloned().collect();
+        for (name, digest, text) in &offered.items {
+            absent.remove(name);
+            this.offered(name.clone(), *digest, text, now);
         }
-        let absent: Vec<ToolName> = this.rows.keys().filter(|name| catalogue.get(name).is_none()).cloned().collect();
         for name in absent {
             this.absent(name);
         }
         this
     }
 
-    fn offered(&mut self, name: ToolName, digest: Digest, text: &str, now: Timestamp) {
+    fn offered(&mut self, name: PinName, digest: Digest, text: &str, now: Timestamp) {
         let upstream = self.upstream;
         let Some(row) = self.rows.get_mut(&name) else {
             self.findings.push(Found { tool: name.clone(), what: PinFinding::New, before: None, after: Some(digest) });
@@ -110,7 +150,7 @@ impl Observed {
         }
     }
 
-    fn absent(&mut self, name: ToolName) {
+    fn absent(&mut self, name: PinName) {
         let Some(row) = self.rows.get_mut(&name) else { return };
         let before = row.pin.digest;
         if row.upstream != self.upstream {
@@ -180,14 +220,12 @@ impl Observed {
                         Value::Map(fields)
                     })
                     .collect();
-                events.push(
-                    Event::new(kind, self.tenant.clone(), Attribution::plane())
-                        .public("basis", vec!["gateway"])
-                        .public("tool_server", self.server.as_str())
-                        .public("upstream", self.upstream.to_string())
-                        .public("catalogue", self.catalogue.to_string())
-                        .public("tools", tools),
-                );
+                let event = Event::new(kind, self.tenant.clone(), Attribution::plane())
+                    .public("basis", vec!["gateway"])
+                    .public("tool_server", self.server.as_str())
+                    .public("upstream", self.upstream.to_string())
+                    .public("catalogue", self.list.to_string());
+                events.push(naming(event, self.kind, tools));
             }
         }
         events
@@ -196,13 +234,13 @@ impl Observed {
     /// The evidence of what the operator approved with the server.
     pub(crate) fn approvals(&self, operator: &Operator, reason: Option<&str>) -> Vec<Event> {
         let parts = self.approved.chunks(PER_EVENT);
-        let event = |part: &[(ToolName, Option<Digest>, Digest)]| {
+        let event = |part: &[(PinName, Option<Digest>, Digest)]| {
             let tools: Vec<Value> =
                 part.iter().map(|(tool, before, after)| entry(tool, *before, Some(*after))).collect();
-            by_operator(EventType::ToolApproved, self.tenant.clone(), operator, reason)
+            let event = by_operator(EventType::ToolApproved, self.tenant.clone(), operator, reason)
                 .public("tool_server", self.server.as_str())
-                .public("upstream", self.upstream.to_string())
-                .public("tools", tools)
+                .public("upstream", self.upstream.to_string());
+            naming(event, self.kind, tools)
         };
         parts.map(event).collect()
     }
@@ -213,16 +251,25 @@ impl Observed {
     }
 }
 
-fn fields(tool: &ToolName, before: Option<Digest>, after: Option<Digest>) -> BTreeMap<String, Value> {
+/// A record of something of one kind. The name of a resource may name persons and business.
+pub(super) fn naming(event: Event, kind: PinKind, entries: Vec<Value>) -> Event {
+    match kind {
+        PinKind::Tool => event.public("tools", entries),
+        PinKind::Prompt => event.public("kind", kind.as_str()).public("entries", entries),
+        PinKind::Resource | PinKind::Template => event.public("kind", kind.as_str()).confidential("entries", entries),
+    }
+}
+
+fn fields(tool: &PinName, before: Option<Digest>, after: Option<Digest>) -> BTreeMap<String, Value> {
     let text = |digest: Option<Digest>| Value::from(digest.map(|digest| digest.to_string()));
     BTreeMap::from([
-        ("tool".to_owned(), tool.as_str().into()),
+        (tool.kind().as_str().to_owned(), tool.key().chars().take(NAME_MAX).collect::<String>().into()),
         ("before".to_owned(), text(before)),
         ("after".to_owned(), text(after)),
     ])
 }
 
 /// A tool in a record, with the digest before and after.
-pub(super) fn entry(tool: &ToolName, before: Option<Digest>, after: Option<Digest>) -> Value {
+pub(super) fn entry(tool: &PinName, before: Option<Digest>, after: Option<Digest>) -> Value {
     Value::Map(fields(tool, before, after))
 }

@@ -17,7 +17,7 @@ impl Governed for Pay {
         Action::ToolCall { server: "files".parse().unwrap(), tool: "read_text_file".parse().unwrap() }
     }
     fn content(&self) -> Content<'_> {
-        Content { arguments: Some(&self.arguments), body: None }
+        Content { arguments: Some(&self.arguments), ..Content::default() }
     }
     fn set_arguments(&mut self, arguments: Bytes) {
         self.arguments = arguments;
@@ -264,7 +264,7 @@ async fn a_sum_cannot_be_got_around_by_how_the_number_is_written() {
         }
         fn content(&self) -> Content<'_> {
             static ARGUMENTS: Bytes = Bytes::from_static(br#"{"amount":1}"#);
-            Content { arguments: Some(&ARGUMENTS), body: None }
+            Content { arguments: Some(&ARGUMENTS), ..Content::default() }
         }
     }
     let call = Call { target: List, worst: Amounts::default(), objection: None, fields: vec![] };

@@ -5,12 +5,12 @@ use std::{
     sync::atomic::{AtomicU8, AtomicUsize},
 };
 
-use cogward_model::{ToolName, UpstreamName, pin::PinState};
+use cogward_model::{ToolName, UpstreamName, pin::PinState, pin_name::OtherKind};
 
 use super::*;
 use crate::{
-    mcp::{ToolCatalogue, ToolDefinition},
-    pins::{HeldTool, PinKeeper, PinTable, ServerPins, Unwritten},
+    mcp::{Listed, ToolCatalogue, ToolDefinition},
+    pins::{HeldTool, PinKeeper, PinTable, ServerPins, Unwritten, entries::EntryPins},
 };
 
 const APPROVED: &str = r#"{"name":"read_text_file","description":"as approved","inputSchema":{"type":"object","properties":{"path":{"type":"string","maxLength":3}},"required":["path"]}}"#;
@@ -19,7 +19,8 @@ const APPROVED: &str = r#"{"name":"read_text_file","description":"as approved","
 #[derive(Default)]
 struct Keeper {
     table: Mutex<Option<Arc<PinTable>>>,
-    /// 0: it works; 1: it cannot write; 2: it says that everything changed.
+    /// 0: it works; 1: it cannot write; 2: it says that everything changed; 3: nothing is approved any more; 4: another
+    /// wording is approved.
     mood: AtomicU8,
     examined: AtomicUsize,
 }
@@ -36,16 +37,30 @@ impl PinKeeper for Keeper {
         if mood == 1 {
             return Box::pin(std::future::ready(Err(Unwritten("the disk is gone".into()))));
         }
-        let approved = ToolDefinition::parse(APPROVED).unwrap().unwrap();
+        let wording = if mood == 4 { APPROVED.replace("as approved", "in other words") } else { APPROVED.to_owned() };
+        let approved = ToolDefinition::parse(&wording).unwrap().unwrap();
         let held = catalogue.iter().filter(|tool| tool.name != approved.name).map(|tool| {
             (tool.name.clone(), HeldTool { state: PinState::Quarantined, digest: tool.digest, offered: true })
         });
         let held: BTreeMap<ToolName, HeldTool> = held.collect();
         // A catalogue that it did not see: as if another one had come in between.
         let seen = if mood == 2 { Digest::from_bytes([0; 32]) } else { catalogue.digest() };
-        let pins = ServerPins::new(Some(seen), vec![approved], held, Default::default());
+        let served = if mood == 3 { Vec::new() } else { vec![approved] };
+        let pins = ServerPins::new(Some(seen), served, held, Default::default());
         self.table.lock().unwrap().as_ref().unwrap().put(&tenant, &server, pins);
         Box::pin(std::future::ready(Ok(if mood == 2 { 5_000 } else { 1 })))
+    }
+
+    fn examine_entries(
+        &self,
+        tenant: TenantName,
+        server: UpstreamName,
+        kind: OtherKind,
+        listed: Arc<Listed>,
+    ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
+        let pins = EntryPins::new(Some(listed.digest()), BTreeMap::new(), BTreeMap::new());
+        self.table.lock().unwrap().as_ref().unwrap().put_entries(&tenant, &server, kind, pins);
+        Box::pin(std::future::ready(Ok(0)))
     }
 }
 
@@ -121,6 +136,45 @@ async fn nothing_is_served_while_the_finding_cannot_be_written() {
     let mut agent = broken.run(9);
     agent.greet().await;
     assert!(!agent.call("read_text_file", json!({"path": "abc"})).await.said().0);
+}
+
+/// A call that was examined and waits for one of its run's slots, while `meanwhile` is done.
+async fn waiting(mood: u8) -> (bool, String, Plane) {
+    let keeper = Arc::new(Keeper::default());
+    let plane = plane(Some(Arc::clone(&keeper)));
+    let mut agent = plane.run(9);
+    agent.greet().await;
+    let run = plane.gateway.inner.runs.read().unwrap().get(&agent.run).cloned().unwrap();
+    let slots = u32::try_from(run.calls.available_permits()).unwrap();
+    let all = Arc::clone(&run.calls).acquire_many_owned(slots).await.unwrap();
+    let call = tokio::spawn(async move { agent.call("read_text_file", json!({"path": "abc"})).await.said() });
+    while keeper.examined.load(Ordering::Acquire) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // What the server says now is not what it said then.
+    let client = plane.gateway.upstreams().tool_server(&tenant(), &"files".parse().unwrap()).unwrap();
+    keeper.mood.store(mood, Ordering::Release);
+    plane.gateway.pins().remove(&tenant(), &"files".parse().unwrap());
+    client.forget_lists();
+    drop(all);
+    let (failed, said) = call.await.unwrap();
+    (failed, said, plane)
+}
+
+#[tokio::test]
+async fn a_call_that_waited_does_not_run_under_a_pin_that_holds_no_more() {
+    let (failed, said, plane) = waiting(3).await;
+    assert!(failed && said.contains("does not offer") || said.contains("not_approved"), "{said}");
+    assert!(plane.ledger.of(EventType::ToolCallCompleted).is_empty(), "it reached the server");
+}
+
+#[tokio::test]
+async fn a_call_that_waited_is_decided_under_the_definition_that_is_approved_now() {
+    let (failed, said, plane) = waiting(4).await;
+    assert!(!failed, "{said}");
+    let now = APPROVED.replace("as approved", "in other words");
+    let pin = ToolDefinition::parse(&now).unwrap().unwrap().digest.to_string();
+    assert_eq!(text(&plane.ledger.of(EventType::ToolCallDecided)[0], "definition"), pin);
 }
 
 #[tokio::test]

@@ -237,6 +237,12 @@ impl Owned {
     }
 }
 
+/// A place for one request among those that are under way.
+pub(in crate::mcp) struct Place {
+    pass: Pass,
+    clock: Clock,
+}
+
 /// A request that is under way.
 pub(in crate::mcp) struct Exchange {
     server: UpstreamName,
@@ -257,6 +263,16 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl ToolServerClient {
+    /// Waits for a place for a request.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when there is none in time, or the server is spared.
+    pub(in crate::mcp) async fn place(&self) -> Result<Place, UpstreamError> {
+        let clock = Clock::begin(self.timeouts().call);
+        let pass = self.limits().enter(self.name(), clock.silent_until).await?;
+        Ok(Place { pass, clock })
+    }
+
     /// Begins an admitted request.
     ///
     /// # Errors
@@ -264,23 +280,33 @@ impl ToolServerClient {
     pub(in crate::mcp) async fn open<A: Governed>(
         self: &Arc<Self>,
         admitted: &Admitted<A>,
+        place: Place,
         peer: Peer,
         request: UpRequest<'_>,
     ) -> Result<Exchange, UpstreamError> {
         let run = admitted.run();
         let request = UpRequest { who: Some(&run.who), ..request };
-        self.begin(Some(run.answers.clone()), peer, request).await
+        self.begin_at(place, Some(run.answers.clone()), peer, request).await
     }
 
     /// Begins a request.
+    #[cfg(test)]
     pub(super) async fn begin(
         self: &Arc<Self>,
         room: Option<Room>,
         peer: Peer,
         request: UpRequest<'_>,
     ) -> Result<Exchange, UpstreamError> {
-        let clock = Clock::begin(self.timeouts().call);
-        let pass = self.limits().enter(self.name(), clock.silent_until).await?;
+        self.begin_at(self.place().await?, room, peer, request).await
+    }
+
+    async fn begin_at(
+        self: &Arc<Self>,
+        Place { pass, clock }: Place,
+        room: Option<Room>,
+        peer: Peer,
+        request: UpRequest<'_>,
+    ) -> Result<Exchange, UpstreamError> {
         let retries = self.limits().retries(&request);
         // In a session of a run's own it turns out late that the session is over.
         let mut again = (retries > 0 || peer.own()).then(|| {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cogward_model::{Id, SystemClock, SystemEntropy};
+use cogward_model::{Id, SystemClock, SystemEntropy, pin_name::OtherKind};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -115,15 +115,16 @@ async fn act(scenario: &str, url: &str, context: &Value) {
         }
     }
     if scenario == "http-standard-headers" {
-        for listed in client.resources().await.iter().flat_map(|listed| &listed.items) {
-            let params = json!({"uri": listed.key}).to_string();
+        for listed in client.list(OtherKind::Resource).await.iter().flat_map(|listed| listed.items()) {
+            let params = json!({"uri": listed.name.key()}).to_string();
             let request =
-                UpRequest { name: Some(&listed.key), ..UpRequest::plain("resources/read", params.as_bytes()) };
+                UpRequest { name: Some(listed.name.key()), ..UpRequest::plain("resources/read", params.as_bytes()) };
             carried_out(&client, peer, request).await;
         }
-        for listed in client.prompts().await.iter().flat_map(|listed| &listed.items) {
-            let params = json!({"name": listed.key}).to_string();
-            let request = UpRequest { name: Some(&listed.key), ..UpRequest::plain("prompts/get", params.as_bytes()) };
+        for listed in client.list(OtherKind::Prompt).await.iter().flat_map(|listed| listed.items()) {
+            let params = json!({"name": listed.name.key()}).to_string();
+            let request =
+                UpRequest { name: Some(listed.name.key()), ..UpRequest::plain("prompts/get", params.as_bytes()) };
             carried_out(&client, peer, request).await;
         }
     }

@@ -45,7 +45,7 @@ impl Seat {
         }
     }
 
-    fn connected(&self) -> Option<Connection> {
+    pub(super) fn connected(&self) -> Option<Connection> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().filter(|connection| connection.alive()).cloned()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cogward_model::{Id, SystemClock, SystemEntropy};
+use cogward_model::{Id, SystemClock, SystemEntropy, pin_name::OtherKind};
 use serde_json::json;
 
 use super::{
@@ -195,7 +195,7 @@ async fn pages_without_end_are_given_up() {
         _ => greets(seen).unwrap(),
     })
     .await;
-    assert!(server.client.prompts().await.unwrap_err().to_string().contains("more than 100 pages"));
+    assert!(server.client.list(OtherKind::Prompt).await.unwrap_err().to_string().contains("more than 100 pages"));
 }
 
 #[tokio::test]
@@ -213,8 +213,17 @@ async fn a_change_is_heard_and_the_list_read_again() {
         _ => greets(seen).unwrap(),
     })
     .await;
-    let names =
-        async || server.client.prompts().await.unwrap().items.iter().map(|item| item.key.clone()).collect::<Vec<_>>();
+    let names = async || {
+        server
+            .client
+            .list(OtherKind::Prompt)
+            .await
+            .unwrap()
+            .items()
+            .iter()
+            .map(|item| item.name.key().to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!((names().await, names().await), (vec!["p0".to_owned()], vec!["p0".to_owned()]));
     let what = watch::WatchFor { prompts: true, uris: vec!["a:b".into()], ..Default::default() };
     let mut watch = server.client.watch(Peer::PLANE, what).await.unwrap();
