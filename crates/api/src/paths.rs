@@ -403,6 +403,39 @@ pub fn evidence_export(tenant: &TenantName) -> String {
     format!("{TENANTS}/{tenant}/evidence/export")
 }
 
+/// The search in a tenant's evidence.
+#[must_use]
+pub fn evidence_search(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/search")
+}
+
+/// The proof of a leaf.
+#[must_use]
+pub fn leaf_proof(tenant: &TenantName, leaf: u64) -> String {
+    format!("{TENANTS}/{tenant}/evidence/leaves/{leaf}/proof")
+}
+
+/// The proof that a ledger only grew.
+#[must_use]
+pub fn consistency_proof(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/consistency")
+}
+
+/// The proof of a run.
+#[must_use]
+pub fn run_proof(run: RunId) -> String {
+    format!("{RUNS}/{run}/evidence/proof")
+}
+
+/// The commitment to a sample's number.
+#[must_use]
+pub fn evidence_sample(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/sample")
+}
+
+/// The rebuilding of the query index.
+pub const EVIDENCE_REINDEX: &str = "/api/v1/evidence/index/rebuild";
+
 /// The checkpoint of a tenant's ledger.
 #[must_use]
 pub fn evidence_checkpoint(tenant: &TenantName) -> String {
@@ -521,6 +554,12 @@ mod tests {
             operation(op),
             evidence_export(&tenant),
             evidence_checkpoint(&tenant),
+            evidence_search(&tenant),
+            leaf_proof(&tenant, 7),
+            consistency_proof(&tenant),
+            run_proof(id),
+            evidence_sample(&tenant),
+            EVIDENCE_REINDEX.to_owned(),
             floors(None),
             floors(Some(&tenant)),
             floor(None, Tier::Production),

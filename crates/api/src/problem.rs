@@ -114,6 +114,8 @@ codes! {
     UpstreamUnavailable = "upstream_unavailable", 502, "An upstream does not answer";
     /// The plane cannot write evidence, so it does nothing that would need it.
     EvidenceUnavailable = "evidence_unavailable", 503, "Evidence cannot be written";
+    /// The index of the evidence is not current, or is being made anew.
+    IndexUnavailable = "index_unavailable", 503, "The evidence index is not current";
     /// The plane is starting or stopping.
     NotReady = "not_ready", 503, "The plane is starting or stopping";
 }

@@ -10,7 +10,7 @@ use crate::{
     ProblemCode::*,
     route::of,
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Doctor, EgressCredential, EgressCredentialPut, ErasureReceipt, Event, EventQuery, EvidenceLeaf, ExplainQuery, Floor, FloorPut, Hold, HoldRequest, Issuer, IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Doctor, EgressCredential, EgressCredentialPut, ErasureReceipt, Event, EventQuery, EvidenceFound, EvidenceIndex, EvidenceLeaf, EvidenceQuery, ExplainQuery, ExportQuery, Floor, FloorPut, Hold, HoldRequest, Issuer, IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI,
     },
 };
 
@@ -219,8 +219,28 @@ routes! {
         .gives(of::<Operation>);
 
     EXPORT_EVIDENCE = Route::new("export_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/export",
-        "Export a tenant's evidence as a pack that can be verified offline")
-        .gives_raw(ResponseBody::Tar).refuses(&[EvidenceUnavailable]);
+        "Export a tenant's evidence, or a part of it, as a pack that can be verified offline")
+        .query(of::<ExportQuery>).gives_raw(ResponseBody::Tar)
+        .refuses(&[EvidenceUnavailable, IndexUnavailable, PolicyBlocked, ReasonRequired]);
+    SEARCH_EVIDENCE = Route::new("search_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/search",
+        "Find leaves of a tenant's ledger by what is in them. The question is recorded, persons as pseudonyms")
+        .query(of::<EvidenceQuery>).gives(of::<EvidenceFound>).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_LEAF = Route::new("prove_leaf", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/leaves/{leaf}/proof",
+        "Prove that a leaf is in the ledger: a C2SP tlog-proof")
+        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_CONSISTENCY = Route::new("prove_consistency", "evidence", Get,
+        "/api/v1/tenants/{tenant}/evidence/consistency",
+        "Prove that an older state of the ledger is a beginning of a newer one")
+        .query(of::<ConsistencyQuery>).gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_RUN = Route::new("prove_run", "evidence", Get, "/api/v1/runs/{run}/evidence/proof",
+        "Prove all leaves of a run")
+        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    COMMIT_SAMPLE = Route::new("commit_sample", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/sample",
+        "Commit to the number by which a sample will be drawn: its SHA-256 goes into the ledger")
+        .query(of::<SampleQuery>).gives(of::<SampleCommitted>).refuses(&[EvidenceUnavailable]);
+    REINDEX_EVIDENCE = Route::new("reindex_evidence", "evidence", Post, "/api/v1/evidence/index/rebuild",
+        "Make the query index anew from the ledger")
+        .takes(of::<Reason>).gives(of::<EvidenceIndex>).reasoned().refuses(&[IndexUnavailable]).command("evidence.reindex");
     GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
         "Read the signed checkpoint of a tenant's ledger")
         .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);

@@ -1,5 +1,6 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
+mod evidence;
 mod floors;
 mod issuers;
 mod policies;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
 
 pub use self::{
+    evidence::{EvidencePart, EvidenceSearch, Prove, Sample},
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
     policies::{Approval, ApprovalWord, Policy},
@@ -455,12 +457,42 @@ pub enum Evidence {
         #[command(flatten)]
         limit: LimitFlag,
     },
-    /// Export a tenant's evidence into a directory that can be verified offline
-    #[command(after_help = "The directory appears when the export is whole, never before.\n\n\
-        Example:\n  cogward evidence export ./evidence-2026-11\n  cogward-verify ./evidence-2026-11")]
+    /// Find evidence by what is in it
+    #[command(
+        after_help = "The search itself is recorded, persons as pseudonyms. It says up to which leaf the index is\n\
+        current; whether the index is whole is proven by `export --agent` and its like.\n\n\
+        Examples:\n  cogward evidence search --agent claims-triage --decision block --from 2026-11-01\n  \
+        cogward evidence search --tool crm/delete --user anna@bank.example -o jsonl"
+    )]
+    Search(Box<EvidenceSearch>),
+    /// Prove something about the ledger in a file that is verified offline
+    #[command(subcommand)]
+    Prove(Prove),
+    /// Draw an auditor's sample that neither side can steer
+    #[command(subcommand)]
+    Sample(Sample),
+    /// Make the query index anew from the ledger
+    #[command(after_help = "The ledger is not touched. Searches say how far the new index is.\n\n\
+        Example:\n  cogward evidence reindex --reason \"restored from a backup\"")]
+    Reindex {
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+    /// Export a tenant's evidence, or a part of it, into a directory that can be verified offline
+    #[command(
+        after_help = "The directory appears when the export is whole, never before. A part (a run, a time, an agent) has\n\
+        a proof for each leaf and shows that it is all of that part.\n\n\
+        Examples:\n  cogward evidence export ./evidence-2026-11\n  \
+        cogward evidence export ./run --run RUN --disclose --reason \"complaint 17\"\n  \
+        cogward evidence export ./november --from 2026-11-01 --to 2026-12-01\n  \
+        cogward evidence export ./claims --agent claims-triage --from 2026-11-01\n  \
+        cogward-verify ./claims --key log.vkey"
+    )]
     Export {
         /// The directory to make; must not exist
         directory: PathBuf,
+        #[command(flatten)]
+        part: Box<EvidencePart>,
         #[command(flatten)]
         tenant: TenantFlag,
     },

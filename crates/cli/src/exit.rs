@@ -95,7 +95,8 @@ impl Exit {
             | ProblemCode::UnsupportedMediaType
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
-            | ProblemCode::EvidenceUnavailable => Self::Failed,
+            | ProblemCode::EvidenceUnavailable
+            | ProblemCode::IndexUnavailable => Self::Failed,
         }
     }
 
@@ -296,6 +297,7 @@ mod tests {
              internal                 1\n\
              upstream_unavailable     1\n\
              evidence_unavailable     1\n\
+             index_unavailable        1\n\
              not_ready                8\n"
         );
     }

@@ -228,7 +228,16 @@ impl DataKeys {
 
     /// The keyed hash by which keys are found that are about a person.
     pub(crate) fn subject_tag(&self, subject: &str) -> [u8; 16] {
-        let tag = hmac::sign(&self.index, &[b"subject\0", subject.as_bytes()].concat());
+        self.tag("subject\0", subject)
+    }
+
+    /// A keyed hash for the query index, which is never that of a person.
+    pub(crate) fn index_tag(&self, text: &str) -> [u8; 16] {
+        self.tag("search\0", text)
+    }
+
+    fn tag(&self, of: &str, text: &str) -> [u8; 16] {
+        let tag = hmac::sign(&self.index, &[of.as_bytes(), text.as_bytes()].concat());
         tag.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
@@ -343,6 +352,13 @@ impl DataKeys {
                 Ok(Found::Key(key))
             }
         }
+    }
+
+    /// What is known of a key that is live.
+    pub(crate) fn facts(&self, id: &KeyId) -> Result<Option<KeyFacts>, KeyringError> {
+        let mut inner = self.lock();
+        let record = self.block(&mut inner, block_of(id))?.get(id);
+        Ok(record.filter(|record| state(record) == LIVE).map(facts))
     }
 
     /// Whether a key is destroyed and some of its values are sealed again.

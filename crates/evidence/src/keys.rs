@@ -118,6 +118,11 @@ impl Keyring {
         Ok(TenantKeys { signing, data, resealed })
     }
 
+    /// This plane's name in the origins of its logs.
+    pub(crate) fn plane(&self) -> &str {
+        &self.plane
+    }
+
     /// Puts every new data key on the disk.
     pub(crate) fn save(&self) -> Result<(), KeyringError> {
         if !self.unsaved.swap(false, Ordering::AcqRel) {

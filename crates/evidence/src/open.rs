@@ -19,7 +19,7 @@ use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    checkpoint, durable, frames,
+    checkpoint, durable, frames, index,
     keys::{Keyring, KeyringError},
     pool::Pool,
     queue::{Item, Queue},
@@ -137,6 +137,7 @@ impl Evidence {
         recovery.progress.advance(wal.end(), std::iter::empty());
         snapshots.read_at_start(recovery.bytes);
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
+        let (index, asks) = index::Handle::new(&dir);
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -150,6 +151,7 @@ impl Evidence {
             strict,
             schema: Mutex::new(recovery.schema),
             sealing: Default::default(),
+            index,
         });
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
@@ -177,7 +179,8 @@ impl Evidence {
             .spawn(move || checkpoint::run(&beside, &jobs, low_water_bytes))
             .map_err(OpenError::Threads)?;
         let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
-        Ok(Self::new(shared, sequencer, checkpointer))
+        let indexer = index::spawn(Arc::clone(&shared), asks).map_err(OpenError::Threads)?;
+        Ok(Self::new(shared, sequencer, checkpointer, indexer))
     }
 }
 

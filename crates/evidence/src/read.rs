@@ -127,7 +127,7 @@ impl Progress {
 pub struct LeafView {
     /// Its number in the tenant's log.
     pub seq: u64,
-    /// Its number in the run's chain.
+    /// Its number in the run's chain; 0 for a leaf without a run.
     pub run_seq: u64,
     /// When.
     pub time: Timestamp,
@@ -312,13 +312,33 @@ impl Evidence {
         after_run_seq: u64,
         limit: usize,
     ) -> Result<Vec<LeafView>, ReadError> {
+        let span = self.shared.progress.span(tenant, run);
+        // An older run: the index knows where it lies. What it leaves out at the beginning shows as a gap, and then the
+        // whole log is read.
+        let narrow = if span.0 == Position::default() { self.indexed_span(tenant, run).await } else { None };
         let (evidence, tenant) = (self.clone(), tenant.clone());
-        on_a_thread(move || evidence.read_run(&tenant, run, after_run_seq, limit)).await
+        on_a_thread(move || {
+            if let Some(narrow) = narrow {
+                let found = evidence.read_run(&tenant, run, narrow, after_run_seq, limit)?;
+                if found.first().is_none_or(|leaf| leaf.run_seq == after_run_seq + 1) {
+                    return Ok(found);
+                }
+            }
+            evidence.read_run(&tenant, run, span, after_run_seq, limit)
+        })
+        .await
     }
 
-    fn read_run(&self, tenant: &TenantName, run: RunId, after: u64, limit: usize) -> Result<Vec<LeafView>, ReadError> {
+    fn read_run(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+        span: (Position, Position),
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LeafView>, ReadError> {
         let shared = &self.shared;
-        let (keys, span, run) = (shared.keyring.tenant(tenant)?, shared.progress.span(tenant, run), run.to_string());
+        let (keys, run) = (shared.keyring.tenant(tenant)?, run.to_string());
         let (mut found, mut bytes) = (Vec::new(), 0);
         walk(&shared.dir, span, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
@@ -390,7 +410,7 @@ impl Evidence {
     }
 }
 
-fn view(
+pub(crate) fn view(
     keys: &TenantKeys,
     tenant: &TenantName,
     parsed: &Parsed<'_>,
@@ -402,7 +422,7 @@ fn view(
     let Opened { disclosed, erased } = opened(keys, tenant, parsed.body.id, &body, sealed)?;
     Some(LeafView {
         seq: parsed.chain.seq,
-        run_seq: parsed.body.run_seq?,
+        run_seq: parsed.body.run_seq.unwrap_or(0),
         time: parsed.chain.time.parse().ok()?,
         hash: hash_text(&leaf_hash(leaf)),
         body,

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::{
     checkpoint::SignedCheckpoint,
     data_keys::{Purpose, Sealing, day},
+    index,
     keys::{Keyring, KeyringError, TenantKeys},
     queue::{Append, Item, Queue},
     read::Progress,
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     /// Read from the sealing of an event until it waits for its place; written while keys are retired. So every
     /// value under a retired key is in the log once the queue is empty.
     pub(crate) sealing: RwLock<()>,
+    pub(crate) index: index::Handle,
 }
 
 impl Shared {
@@ -208,10 +210,16 @@ pub(crate) struct Threads {
     shared: Arc<Shared>,
     sequencer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
+        // The index may be waiting for a record of its own: it ends while there is still a sequencer.
+        self.shared.index.stop();
+        if let Some(indexer) = self.indexer.take() {
+            let _ended = indexer.join();
+        }
         let _full = self.shared.queue.push(Item::Stop);
         // The sequencer holds the checkpointer's channel: this one ends first, that one then.
         for thread in [self.sequencer.take(), self.checkpointer.take()].into_iter().flatten() {
@@ -221,9 +229,14 @@ impl Drop for Threads {
 }
 
 impl Evidence {
-    pub(crate) fn new(shared: Arc<Shared>, sequencer: JoinHandle<()>, checkpointer: JoinHandle<()>) -> Self {
-        let threads =
-            Threads { shared: Arc::clone(&shared), sequencer: Some(sequencer), checkpointer: Some(checkpointer) };
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        sequencer: JoinHandle<()>,
+        checkpointer: JoinHandle<()>,
+        indexer: JoinHandle<()>,
+    ) -> Self {
+        let (sequencer, checkpointer, indexer) = (Some(sequencer), Some(checkpointer), Some(indexer));
+        let threads = Threads { shared: Arc::clone(&shared), sequencer, checkpointer, indexer };
         Self { shared, _threads: Arc::new(threads) }
     }
 

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data_keys::{Found, KeyFacts, KeyId, block_of, key_name},
     frames::split_text,
+    index::Going,
     keys::{KeyringError, TenantKeys},
     read::{ReadError, on_a_thread, walk},
     record::{COUNTED, Evidence, RecordError},
@@ -283,6 +284,8 @@ impl Evidence {
                 }
             }
         }
+        let going = Going { keys: plan.ids().into_iter().collect(), only: plan.only.clone() };
+        self.shared.index.forget(tenant, going).map_err(|error| RecordError::Keys(error.to_string()))?;
         Ok(keys.data.destroy(&plan.ids(), by, plan.only.is_some())?)
     }
 

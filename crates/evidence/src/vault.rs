@@ -11,7 +11,7 @@ use cogward_ledger::commitment::Disclosure;
 use cogward_model::{Entropy, id::RedactionId};
 
 use crate::{
-    data_keys::{Found, block_of},
+    data_keys::{Found, KeyFacts, KeyId, block_of},
     frames::split_text,
     keys::{KeyringError, TenantKeys},
 };
@@ -117,6 +117,23 @@ pub(crate) fn key_of(keys: &TenantKeys, event: &str, sealed: Sealed) -> Result<O
         }
     }
     Ok(Openable::Never)
+}
+
+/// What is known of the key that opens a value of an event now; none when the value is erased.
+pub(crate) fn facts_of(
+    keys: &TenantKeys,
+    event: &str,
+    (mut id, field): (KeyId, &str),
+) -> Result<Option<KeyFacts>, KeyringError> {
+    for _ in 0..2 {
+        if let Some(facts) = keys.data.facts(&id)? {
+            return Ok(Some(facts));
+        }
+        let again = if keys.data.is_resealed(&id)? { keys.resealed.find(block_of(&id), event, field)? } else { None };
+        let Some(again) = again.filter(|again| again.key_id != id) else { return Ok(None) };
+        id = again.key_id;
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

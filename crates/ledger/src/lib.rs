@@ -9,14 +9,23 @@
 
 pub mod canonical;
 pub mod commitment;
+pub mod extract;
 pub mod leaf;
+pub mod map;
+pub mod map_check;
 pub mod note;
+pub mod pack;
 pub mod proof;
+pub mod proof_file;
+pub mod sample;
 mod scan;
 pub mod schema;
+pub mod stored;
+pub mod text;
 pub mod tiles;
 pub mod tree;
 pub mod verify;
+pub mod whole;
 
 /// A SHA-256.
 pub type Hash = [u8; 32];

@@ -73,6 +73,18 @@ impl VerifyingKey {
     pub fn origin(&self) -> &str {
         &self.origin
     }
+
+    /// The text of a note that the log's key has signed, with its last line feed.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn open_text<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
+        let (text, signatures) =
+            note.split_once("\n\n").ok_or(NoteError::Form("no empty line before the signatures"))?;
+        let signed = note.get(..text.len() + 1).unwrap_or_default();
+        check_signatures(signatures, signed, self)?;
+        Ok(signed)
+    }
 }
 
 impl std::fmt::Display for VerifyingKey {
@@ -134,7 +146,14 @@ impl SigningKey {
     #[must_use]
     pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
         let origin = &self.verifying.origin;
-        let text = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root));
+        self.sign_text(format!("{origin}\n{size}\n{}\n", STANDARD.encode(root)))
+    }
+
+    /// Signs a text that ends with a line feed and has no empty line. Its first line must not be the log's name: that
+    /// would be a checkpoint.
+    #[must_use]
+    pub fn sign_text(&self, text: String) -> String {
+        let origin = &self.verifying.origin;
         let mut signed = key_hash(origin, &self.verifying.public).to_vec();
         signed.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
         format!("{text}\n\u{2014} {origin} {}\n", STANDARD.encode(signed))

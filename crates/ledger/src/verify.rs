@@ -63,6 +63,14 @@ pub enum What {
     Root,
     /// An older checkpoint says something else.
     Against,
+    /// The manifest of a pack is not signed, or not about what is in the pack.
+    Manifest,
+    /// The leaves of a pack are not all that it claims to be, or more.
+    Scope,
+    /// A disclosure opens nothing.
+    Disclosure,
+    /// The verifiable index is not what the leaves give, or does not prove what it should.
+    Index,
 }
 
 impl What {
@@ -83,6 +91,10 @@ impl What {
             Self::Tile => "tile",
             Self::Root => "root",
             Self::Against => "against",
+            Self::Manifest => "manifest",
+            Self::Scope => "scope",
+            Self::Disclosure => "disclosure",
+            Self::Index => "index",
         }
     }
 }

@@ -261,6 +261,18 @@ event_types! {
     HoldRefused = "hold.refused";
     /// A legal hold was released by another operator, or withdrawn before it was placed.
     HoldReleased = "hold.released";
+    /// Evidence was searched, with the query's public form and how much was found.
+    QueryExecuted = "query.executed";
+    /// A part of the evidence was exported: a run, a window, all with a key, or a sample.
+    PackExported = "pack.exported";
+    /// A proof was handed out.
+    EvidenceProven = "evidence.proven";
+    /// An auditor committed to the number by which a sample will be drawn.
+    SampleCommitted = "sample.committed";
+    /// An operator had the query index made anew.
+    EvidenceReindexed = "evidence.reindexed";
+    /// The roots of the verifiable index over a range of leaves.
+    LedgerIndexed = "ledger.index";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.

@@ -5,6 +5,7 @@ pub mod agents;
 pub mod approvals;
 pub mod events;
 pub mod evidence;
+pub mod evidence_query;
 pub mod floors;
 pub mod inputs;
 pub mod issuers;
@@ -25,6 +26,9 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{EvidenceLeaf, EvidenceRef};
+pub use evidence_query::{
+    ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
+};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};
