@@ -15,7 +15,7 @@ export COGWARD_PYTHON := $(PYTHON)
 # A Python with an unmodified MCP client; scripts/setup-tests.sh makes it too.
 export COGWARD_MCP_CLIENT_PYTHON := $(HOME)/.cache/cogward/venvs/mcp-client/bin/python
 
-.PHONY: help demo build test setup lint fmt fuzz bench clean-demo own-target
+.PHONY: help demo build verifier test setup lint fmt fuzz bench clean-demo own-target
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ demo: own-target ## one governed agent from registration to verified evidence, o
 
 build: own-target ## build the release binaries
 	cargo build --release --locked -p cogward-cli -p cogward-ledger
+
+verifier: own-target ## build cogward-verify for auditors: one static file, under 5 MB
+	cargo rustc --release --locked --quiet -p cogward-ledger --bin cogward-verify -- -C target-feature=+crt-static
+	@if readelf -l $(CARGO_TARGET_DIR)/release/cogward-verify | grep -q INTERP; then echo "it is not static" >&2; exit 1; fi
+	@size=$$(stat -c %s $(CARGO_TARGET_DIR)/release/cogward-verify); \
+	  [ $$size -lt 5000000 ] || { echo "it has $$size bytes" >&2; exit 1; }; \
+	  echo "$(CARGO_TARGET_DIR)/release/cogward-verify: static, $$size bytes"
 
 setup: ## install what the tests need (make test does it by itself)
 	@scripts/setup-tests.sh tests
@@ -54,8 +61,10 @@ fuzz: own-target ## hostile bytes against whatever reads what agents send (FUZZ_
 
 bench: own-target ## what evidence, gate and sandbox cost, as ratios (docs/performance.md)
 	cargo bench --locked -p cogward-evidence --bench append
+	@scripts/bench-postgres.sh || echo "bench: without PostgreSQL"
 	cargo bench --locked -p cogward-gateway --bench calls
 	cargo bench --locked -p cogward-policy --bench decide
+	cargo bench --locked -p cogward-memory --bench memory
 	cargo bench --locked -p cogward-sandbox --bench start
 
 own-target:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Verifies an exported cogward ledger: verify.py DIR [--key VKEY|FILE] [--json]
+"""Verifies an exported cogward ledger: verify.py DIR [--key VKEY|FILE] [--against FILE] [--json]
 
 Needs Python 3.9 and the package `cryptography`; no cogward, no network. Written apart from
 cogward-verify, from the same rules: the two must always agree. Exit code: 0 it holds, 9 it does
@@ -112,7 +112,7 @@ def signed_by(origin, kind, key, data, text, size, root):
         return False
 
 
-def open_checkpoint(note, origin, keys):
+def open_checkpoint(note, origin, keys, older=False):
     """C2SP tlog-checkpoint; every key that is known must have signed, others are ignored."""
     at = note.rfind("\n\n")
     text, signatures = note[:max(at, 0)], note[at + 2:]
@@ -137,7 +137,8 @@ def open_checkpoint(note, origin, keys):
                 if signed_by(origin, kind, key, data[4:], (text + "\n").encode(), size, root) is False:
                     raise Finding("signature", "the signature does not belong to this checkpoint and this key")
                 holds.add(kind)
-    if holds != set(keys):
+    # One of before the second key is believed without it, but not one that somebody took it off.
+    if holds != set(keys) and not (older and holds == {1} and signatures.count("\n") == 1):
         raise Finding("signature", f"the checkpoint has no signature of the key of {origin}")
     return size, root
 
@@ -147,6 +148,24 @@ def key_file(root, name):
     if not text.endswith("\n"):
         raise Finding("key", f"{name} has no whole line")
     return text[:-1], *parse_key(text[:-1])
+
+
+def included(digest, index, size, path, root):
+    """RFC 9162, 2.1.3.2."""
+    node, last = index, size - 1
+    if not 0 <= index < size:
+        return False
+    for step in path:
+        if last == 0:
+            return False
+        if node & 1 or node == last:
+            digest = sha(b"\x01" + step + digest)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            digest = sha(b"\x01" + digest + step)
+        node, last = node >> 1, last >> 1
+    return last == 0 and digest == root
 
 
 LEAF = re.compile(
@@ -184,20 +203,8 @@ def check_anchor(root, note, origin, size, log_root):
         plane_size, plane_root = open_checkpoint(plane_note, plane, keys)
     except Finding as finding:
         raise Finding("anchor", finding.detail)
-    at, last, digest, steps = int(index[1]), plane_size - 1, sha(b"\x00" + data), iter(path)
-    inside = at < plane_size and at == int(leaf[4])
-    for step in steps:  # RFC 9162, 2.1.3.2
-        if last == 0:
-            inside = False
-            break
-        if at & 1 or at == last:
-            digest = sha(b"\x01" + step + digest)
-            while not at & 1 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            digest = sha(b"\x01" + digest + step)
-        at, last = at >> 1, last >> 1
-    if not inside or last != 0 or digest != plane_root:
+    inside = int(index[1]) == int(leaf[4]) and included(sha(b"\x00" + data), int(index[1]), plane_size, path, plane_root)
+    if not inside:
         raise Finding("anchor", "the leaf is not in the plane log at its place")
     return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0]}
 
@@ -253,6 +260,14 @@ def natural(value, or_null=False):
     return or_null and value is None or type(value) is int and value >= 0
 
 
+def is_time(text):
+    try:
+        form = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text, re.ASCII)
+        return bool(form) and datetime.datetime.fromisoformat(text[:-1]).year >= 1970
+    except ValueError:
+        return False
+
+
 def check_leaf(seq, leaf, digest, state):
     def bad(what, detail):
         raise Finding(what, detail, seq)
@@ -278,11 +293,7 @@ def check_leaf(seq, leaf, digest, state):
         bad("seq", f"it says that it is leaf {chain['seq']}")
     if chain["prev"] != state["prev"]:
         bad("prev", "chain.prev is not the hash of the leaf before")
-    try:
-        form = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", chain["time"], re.ASCII)
-        if not form or datetime.datetime.fromisoformat(chain["time"][:-1]).year < 1970:
-            raise ValueError
-    except ValueError:
+    if not is_time(chain["time"]):
         bad("time", "chain.time is not a time")
     if chain["time"] < (state["last"] or ""):
         bad("time", "it is earlier than the leaf before")
@@ -300,7 +311,8 @@ def check_leaf(seq, leaf, digest, state):
     state["first"] = state["first"] or chain["time"]
 
 
-def verify(root, pinned):
+def head(root, pinned):
+    """The log, its keys, the signed note and what it says: keys that were given have to be among those of the pack."""
     own, own_origin, own_keys = key_file(root, "log.vkey")
     origin, keys = parse_key(pinned) if pinned else (own_origin, own_keys)
     note = text_of(read(root, "checkpoint", 65536), "signature", "checkpoint")
@@ -308,10 +320,19 @@ def verify(root, pinned):
     if origin != own_origin or any(own_keys.get(kind) != key for kind, key in keys.items()):
         raise Finding("key", "log.vkey in the pack is not the key that was given")
     open_checkpoint(note, origin, own_keys)
+    return origin, keys, (pinned or own).split("\n")[0], note, size, signed_root
+
+
+def verify(root, pinned, against=None):
+    origin, keys, key_text, note, size, signed_root = head(root, pinned)
     anchored = check_anchor(root, note, origin, size, signed_root)
+    try:
+        older = against is not None and open_checkpoint(against, origin, keys, older=True)
+    except Finding as finding:
+        raise Finding("against", f"the older checkpoint: {finding.detail}")
     state = {"prev": None, "last": None, "first": None, "runs": {}}
-    level = []  # roots of the full tiles of the level below, then what stands right of them
-    edge = []
+    roots = []  # of the full bundles, and of the first leaves of the last one and of the one where the older checkpoint ends
+    edge, older_edge = [], []
     for index in range((size + WIDTH - 1) // WIDTH):
         width = min(WIDTH, size - index * WIDTH)
         name, tile_name = tile_path("entries", index, width), tile_path("0", index, width)
@@ -332,8 +353,10 @@ def verify(root, pinned):
             at += 2 + length
         if at != len(data):
             raise Finding("bytes", f"{name} has bytes behind its last leaf")
-        (level if width == WIDTH else edge).append(merkle(hashes))
-    number, tops = 1, edge
+        (roots if width == WIDTH else edge).append(merkle(hashes))
+        if older and index * WIDTH < older[0] < index * WIDTH + width:
+            older_edge = [merkle(hashes[:older[0] - index * WIDTH])]
+    number, level = 1, roots
     while level:
         full = len(level) // WIDTH
         parts = [level[n * WIDTH:(n + 1) * WIDTH] for n in range(full)] + ([level[full * WIDTH:]] if len(level) % WIDTH else [])
@@ -341,34 +364,36 @@ def verify(root, pinned):
             name = tile_path(number, index, len(part))
             if read(root, name, WIDTH * 32) != b"".join(part):
                 raise Finding("tile", f"{name} is not what the leaves give")
-        tops = [level[full * WIDTH:], *tops] if len(level) % WIDTH else tops
         level, number = [merkle(part) for part in parts[:full]], number + 1
-    # From the right edge upwards: the unfinished part of each level stands left of all below it.
-    right = None
-    for part in reversed(tops):
-        for subtree in reversed(split(part) if isinstance(part, list) else [part]):
-            right = subtree if right is None else sha(b"\x01" + subtree + right)
-    if (right or sha(b"")) != signed_root:
+    if close(roots, edge) != signed_root:
         raise Finding("root", "the root over all leaves is not the one in the signed checkpoint")
+    if older and older[0] > size:
+        raise Finding("against", f"this log has {size} leaves, the older checkpoint covers {older[0]}")
+    if older and (signed_root if older[0] == size else close(roots[:older[0] // WIDTH], older_edge)) != older[1]:
+        raise Finding("against", f"the first {older[0]} leaves of this log are not those of the older checkpoint")
     return {
         "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
         "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
-        "last_time": state["last"], "key": (pinned or own).split("\n")[0], "key_pinned": bool(pinned), "anchored": anchored,
+        "last_time": state["last"], "key": key_text, "key_pinned": bool(pinned), "against": older[0] if older else None, "anchored": anchored,
     }
 
 
-def split(hashes):
-    """The complete subtrees of a row of hashes, from the largest to the smallest."""
+def close(roots, edge):
+    """The root over full bundles and what stands right of them: from the right, the smallest subtree first."""
     found, at = [], 0
-    while at < len(hashes):
-        width = 1 << ((len(hashes) - at).bit_length() - 1)
-        found.append(merkle(hashes[at:at + width]))
+    while at < len(roots):
+        width = 1 << ((len(roots) - at).bit_length() - 1)
+        found.append(merkle(roots[at:at + width]))
         at += width
-    return found
+    found += edge
+    right = found.pop() if found else sha(b"")
+    while found:
+        right = sha(b"\x01" + found.pop() + right)
+    return right
 
 
 def main(arguments):
-    as_json, key, dirs = False, None, []
+    as_json, key, against, dirs, given = False, None, None, [], list(arguments)
     while arguments:
         argument = arguments.pop(0)
         if argument == "--json":
@@ -378,11 +403,21 @@ def main(arguments):
             if os.path.exists(key):
                 with open(key) as file:
                     key = file.read().rstrip()
+        elif argument == "--against" and arguments:
+            try:
+                with open(arguments.pop(0), newline="") as file:
+                    against = file.read(65537)
+            except (OSError, UnicodeDecodeError) as error:
+                print(f"verify.py: --against: {error}", file=sys.stderr)
+                return 2
         else:
             dirs.append(argument)
     if len(dirs) != 1 or dirs[0].startswith("-") or not os.path.isdir(dirs[0]):
         print(__doc__, file=sys.stderr)
         return 2
+    if os.path.lexists(os.path.join(dirs[0], "pack.json")):
+        part = os.path.join(os.path.dirname(os.path.abspath(__file__)), "verify_part.py")
+        os.execv(sys.executable, [sys.executable, part, *given])
     if key is not None:
         try:
             parse_key(key)
@@ -390,21 +425,29 @@ def main(arguments):
             print(f"verify.py: --key: {finding.detail}", file=sys.stderr)
             return 2
     try:
-        log = verify(dirs[0], key)
+        log = verify(dirs[0], key, against)
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
         print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        if finding.what == "against" and not as_json:
+            # Two signed notes that cannot both be true are the proof, whoever reads them.
+            print(f"--- the checkpoint that was kept\n{against}\n--- the checkpoint of this log")
+            print(text_of(read(dirs[0], "checkpoint", 65536), "signature", "checkpoint"))
         return 9
     if as_json:
         print(json.dumps({"verdict": "ok", "log": log}))
         return 0
     print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
+    print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
     if log["anchored"]:
         print(f"    plane {log['anchored']['origin']}: among {log['anchored']['size']} checkpoints since {log['anchored']['time']}")
     if MLDSA44PublicKey is None:
         print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
-    print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
+    if log["against"] is None:
+        print("NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.")
+    else:
+        print(f"    contains the {log['against']} leaves of the older checkpoint")
     if not key:
         print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
     return 0

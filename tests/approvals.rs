@@ -352,6 +352,57 @@ fn a_call_that_was_denied_stays_denied_and_one_that_nobody_answered_expires() ->
 }
 
 #[test]
+fn four_eyes_keep_whoever_started_the_run_or_is_its_user_from_approving() -> Result<()> {
+    let mut desk = Desk::open()?;
+    let own = desk.plane.json(["operator", "list"])?[0]["id"].as_str().context("an id")?.to_owned();
+    desk.plane.ok(["operator", "roles", &own, "--role", "finance", "--reason", "test"])?;
+    let starter = desk.plane.token().to_owned();
+    let (fin, eve) = (desk.operator("fin", &["finance"])?, desk.operator("eve", &["finance"])?);
+    let answer = |desk: &Desk, who: &str, word: &str, id: &str| desk.by(who, &["approval", word, id, "--reason", "x"]);
+
+    // Without four eyes the one who started it may say yes; that yes is worth nothing once they are asked for.
+    desk.policy(&writes_need("finance", ""))?;
+    assert!(desk.write("early.txt", "1")?.bad);
+    let early = desk.pending()?;
+    assert_eq!(answer(&desk, &starter, "approve", &early)?.0, 0);
+    desk.policy(&writes_need("finance", "@four_eyes"))?;
+    let again = desk.write("early.txt", "1")?;
+    assert!(again.bad && again.text.contains("approval_required") && !again.text.contains(&early), "{again:?}");
+    assert_eq!(desk.wrote("early.txt"), None);
+
+    // Whoever started the run has the role, and is refused; the other one is not.
+    let id = desk.pending()?;
+    assert_eq!(desk.plane.json(["approval", "show", &id])?["four_eyes"], true);
+    let (code, said) = answer(&desk, &starter, "approve", &id)?;
+    assert!(code == 4 && said.contains("four eyes") && said.contains("started the run"), "{said}");
+    assert_eq!(desk.pending()?, id, "nothing changed");
+    assert_eq!(answer(&desk, &eve, "approve", &id)?.0, 0);
+    assert!(!desk.write("early.txt", "1")?.bad);
+    assert_eq!(desk.wrote("early.txt").as_deref(), Some("1"));
+
+    // A no narrows: anybody with the role may say it.
+    assert!(desk.write("denied.txt", "1")?.bad);
+    let id = desk.pending()?;
+    assert_eq!(answer(&desk, &starter, "deny", &id)?.0, 0);
+    assert!(desk.write("denied.txt", "1")?.text.contains("approval_denied"));
+
+    // The user for whom a run acts is its requester, whoever started it.
+    desk.plane.ok(["run", "kill", &desk.run, "--reason", "test"])?;
+    let started = desk.plane.json(["run", "start", "clerk", "--as", "fin", "--reason", "test"])?;
+    desk.run = started["id"].as_str().context("an id")?.to_owned();
+    assert!(desk.write("mine.txt", "1")?.bad);
+    let waiting = desk.approvals("pending")?;
+    let mine = waiting.iter().find(|one| one["run"] == desk.run).context("an approval of this run")?;
+    let id = mine["id"].as_str().context("an id")?.to_owned();
+    let (code, said) = answer(&desk, &fin, "approve", &id)?;
+    assert!(code == 4 && said.contains("four eyes") && said.contains("is the user"), "{said}");
+    assert_eq!(answer(&desk, &starter, "approve", &id)?.0, 4);
+    assert_eq!(answer(&desk, &eve, "approve", &id)?.0, 0);
+    assert!(!desk.write("mine.txt", "1")?.bad);
+    Ok(())
+}
+
+#[test]
 fn tenants_do_not_see_each_others_approvals_and_a_restart_loses_none() -> Result<()> {
     let mut desk = Desk::open()?;
     desk.policy(&writes_need("finance", ""))?;

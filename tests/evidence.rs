@@ -170,3 +170,55 @@ fn evidence_without_its_state_does_not_get_a_new_operator() -> Result<()> {
     assert!(!format!("{error:#}").contains("cwo_"), "no credential is made");
     Ok(())
 }
+
+#[test]
+fn a_second_plane_on_the_same_data_is_refused_says_why_and_the_first_goes_on() -> Result<()> {
+    let plane = plane()?;
+    let data = plane.data_dir();
+    let second = Command::new(env!("CARGO_BIN_EXE_cogward"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .output()
+        .context("cogward serve")?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    ensure!(!second.status.success(), "a second plane served the same data: {said}");
+    ensure!(said.contains("another") || said.contains("already"), "it does not say why: {said}");
+    plane.register(&BRIEF)?;
+    plane.ok(["run", "start", "brief", "--reason", "test", "--wait"])?;
+    let pack = plane.scratch().join("pack");
+    plane.ok(["evidence", "export", &pack.to_string_lossy()])?;
+    let (ours, theirs, said) = verdicts(&plane, &pack)?;
+    assert_eq!((ours, theirs), (0, 0), "{said}");
+    Ok(())
+}
+
+/// An auditor kept last year's checkpoint. This year's log contains it; a log of another plane does not.
+#[test]
+fn a_kept_checkpoint_is_found_again_in_a_later_export_and_the_schema_is_named_in_the_log() -> Result<()> {
+    let plane = plane()?;
+    plane.register(&BRIEF)?;
+    let (first, later) = (plane.scratch().join("first"), plane.scratch().join("later"));
+    plane.ok(["evidence", "export", &first.to_string_lossy()])?;
+    plane.ok(["run", "start", "brief", "--reason", "test", "--wait"])?;
+    plane.ok(["evidence", "export", &later.to_string_lossy()])?;
+    let against = |pack: &Path, kept: &Path| -> Result<(Option<i32>, String)> {
+        let output = Command::new(plane.verifier()).arg(pack).arg("--against").arg(kept).output()?;
+        Ok((output.status.code(), String::from_utf8(output.stdout)?))
+    };
+    let (code, said) = against(&later, &first.join("checkpoint"))?;
+    ensure!(code == Some(0) && said.contains("leaves of the older checkpoint"), "{said}");
+    // The other way round it is a log that became shorter than what was signed.
+    let (code, said) = against(&first, &later.join("checkpoint"))?;
+    ensure!(
+        code == Some(9) && said.starts_with("FAILED  against: ") && said.matches("\u{2014} ").count() >= 2,
+        "{said}"
+    );
+    let entries = files(&later)?.into_iter().filter(|path| path.to_string_lossy().contains("entries"));
+    let text: String =
+        entries.map(|path| Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())).collect::<Result<_>>()?;
+    ensure!(
+        text.contains("\"type\":\"ledger.schema\"") && text.contains("\"digest\":\"sha256:"),
+        "the schema is named"
+    );
+    Ok(())
+}

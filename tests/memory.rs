@@ -213,6 +213,60 @@ fn policies_rule_over_memory_as_over_any_tool() -> Result<()> {
     Ok(())
 }
 
+/// One rule for all memories, whatever their servers are called.
+#[test]
+fn nothing_is_written_to_any_memory_after_personal_data_was_read() -> Result<()> {
+    let plane = with_notes(&["--scope", "user"])?;
+    plane.ok(["tool-server", "add", "diary", "--approve-tools", "--reason", "test", "--memory", "builtin"])?;
+    let grants = GRANT.to_owned() + &GRANT.replace("    tools:\n", "").replace("notes", "diary");
+    plane.register(&Agent { name: "claims", source: CLIENT, permissions: &grants, changes: &[] })?;
+    plane.ok(["tool", "label", "notes", "recall", "personal"])?;
+    activate(
+        &plane,
+        "permit(principal, action, resource);\n\
+         @id(\"keep-nothing-personal\")\n\
+         forbid(principal, action in Cogward::Action::\"memory\", resource)\n\
+           when { context.operation == \"write\" && context.labels.contains(\"personal\") };\n\
+         @id(\"three-a-run\") @track(\"kept = count of memory per run\")\n\
+         forbid(principal, action in Cogward::Action::\"memory\", resource)\n\
+           when { context.operation == \"delete\" && context.history.kept > 7 };\n",
+    )?;
+    let calls = json!([
+        ["diary_remember", {"text": "before"}], ["notes_remember", {"text": "before"}],
+        ["notes_recall", {"query": "before"}],
+        ["diary_remember", {"text": "after"}], ["notes_remember", {"text": "after"}],
+        ["diary_list", {}], ["diary_recall", {"query": "before"}], ["notes_list", {}],
+        ["notes_read", {"id": "mem_00000000000000000000000000"}],
+        ["notes_forget", {"id": "mem_00000000000000000000000000"}],
+    ]);
+    let (out, run) = acts(&plane, "claims", Some("ann"), &calls)?;
+    assert!(out[0]["id"].is_string() && out[1]["id"].is_string(), "{out:?}");
+    assert_eq!(texts(&out[2]), ["before"]);
+    for refused in [&out[3], &out[4]] {
+        assert!(refusal(refused).contains("keep-nothing-personal"), "{out:?}");
+    }
+    for read in [&out[5], &out[6], &out[7]] {
+        assert_eq!(texts(read), ["before"], "reading is not writing: {out:?}");
+    }
+    assert!(refusal(&out[8]).contains("no such memory"), "{out:?}");
+    assert!(refusal(&out[9]).contains("three-a-run"), "calls of memories are counted: {out:?}");
+    // What was decided by the operation can be decided again.
+    let leaves = plane.leaves(&run)?;
+    let decided: Vec<&Value> = leaves.iter().filter(|leaf| leaf["type"] == "tool.call.decided").collect();
+    assert_eq!(decided.len(), 10, "{decided:#?}");
+    for leaf in decided {
+        let id = leaf["id"].as_str().context("an id")?;
+        let told = plane.json(["policy", "explain", "--decision", id, "--run", &run])?;
+        assert_eq!(told["agrees"], true, "{told:#}");
+    }
+    // A rule that is about a memory store by another name than the schema has is refused when it is written.
+    let file = plane.scratch().join("wrong.cedar");
+    fs::write(&file, "forbid(principal, action == Cogward::Action::\"memory\", resource);\n")?;
+    let refused = plane.cli(["policy", "check", &file.to_string_lossy()])?;
+    assert!(refused.code() == 4 && refused.stderr.contains("action in Cogward::Action"), "{}", refused.stderr);
+    Ok(())
+}
+
 #[test]
 fn what_is_kept_outlives_the_plane_and_is_forgotten_on_request_alone() -> Result<()> {
     let mut plane = with_notes(&["--scope", "user", "--quota-items", "2"])?;
@@ -287,7 +341,7 @@ fn a_memory_that_cannot_be_kept_is_not_added() -> Result<()> {
         ),
         (&["--memory", "pgvector", "--url", "mysql://127.0.0.1/db"], "begins with `postgres://`"),
         (
-            &["--memory", "pgvector", "--url", "postgres://127.0.0.1/db", "--table", "a;b"],
+            &["--memory", "pgvector", "--url", "postgres://u@127.0.0.1/db", "--table", "a;b"],
             "cannot be the name of a table",
         ),
         (&["--memory", "qdrant", "--url", "http://qdrant.example:6333"], "begins with https://"),
@@ -342,7 +396,7 @@ impl Drop for Customers {
         // The one that is told by the end of its input stops what it started; the other is ended.
         drop(self.child.stdin.take());
         let until = Instant::now() + Duration::from_secs(5);
-        while self.at.starts_with('/') && Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+        while self.at.contains(':') && Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let _ = self.child.kill();
@@ -410,7 +464,7 @@ fn memory_is_kept_in_the_customers_postgresql() -> Result<()> {
     let plane = plane()?;
     let home = plane.scratch().join("pg");
     let database = Customers::start("postgres/server.py", &[&home.to_string_lossy()])?;
-    let url = format!("postgres://plane@localhost/postgres?host={}", database.at);
+    let url = format!("postgres://plane@{}/postgres", database.at);
     is_kept_there(&plane, &["--memory", "pgvector", "--url", &url])
 }
 

@@ -97,6 +97,19 @@ fn a_text_with_faults_is_refused_with_all_of_them_and_changes_nothing() -> Resul
     }
     let broken = plane.cli(["policy", "check", &file(&plane, "permit (principal, action, resource")?])?;
     assert!(broken.code() == 4 && broken.stderr.contains("policy.cedar:1"), "{}", broken.stderr);
+    // A command waits for nobody, and nothing asks for a token: such a rule would not do what it says.
+    for (text, said) in [
+        (
+            "@escalate(\"boss\") permit (principal, action == Cogward::Action::\"operator_command\", resource);",
+            "waits for nobody",
+        ),
+        ("@escalate(\"boss\") permit (principal, action, resource);", "waits for nobody"),
+        ("forbid (principal, action == Cogward::Action::\"token\", resource);", "nothing asks for `token`"),
+    ] {
+        let path = file(&plane, text)?;
+        let refused = plane.cli(["policy", "put", &path, "--level", "plane", "--reason", "x"])?;
+        assert!(refused.code() == 4 && refused.stderr.contains(said), "{text}: {}", refused.stderr);
+    }
     assert_eq!(plane.json(["policy", "list"])?, json!([]));
     assert_eq!(applied(&plane)?, before);
     // A level that is none, and a tenant that is not there.
@@ -151,6 +164,16 @@ fn a_version_that_nobody_could_undo_is_not_activated_and_commands_are_decided() 
     let refused = plane.cli(["policy", "activate", &locks, "--reason", "x"])?;
     assert!(refused.code() == 5 && refused.stderr.contains("policy_locks_out"), "{}", refused.stderr);
     assert_eq!(applied(&plane)?["levels"][0]["built_in"], true);
+
+    // Nor one that lets it be undone for an hour.
+    let now = cogward_model::Clock::now(&cogward_model::SystemClock).unix_micros() / 1_000;
+    let an_hour = format!(
+        "{tools}permit (principal is Cogward::Operator, action, resource) when {{ context.time.epoch_ms < {} }};\n",
+        now + 3_600_000
+    );
+    let locks = approved(&plane, "plane", &an_hour)?;
+    let refused = plane.cli(["policy", "activate", &locks, "--reason", "x"])?;
+    assert!(refused.code() == 5 && refused.stderr.contains("policy_locks_out"), "{}", refused.stderr);
 
     // Roles: the one who may release, and the one who may not.
     let by_role = format!(
@@ -409,6 +432,11 @@ fn four_eyes_keep_an_author_from_approving_and_say_when_nobody_can() -> Result<(
     assert_eq!(by(&audit, &["policy", "approve", &digest, "--reason", "x"])?, 4, "an auditor changes nothing");
     assert_eq!(by(&other, &["policy", "approve", &digest, "--reason", "x"])?, 0);
     activate(&plane, "plane", &digest)?;
+    // To take it away is a change that nobody else has seen.
+    let away = plane.cli(["policy", "deactivate", "--reason", "x"])?;
+    assert!(away.code() == 4 && away.stderr.contains("policy_four_eyes"), "{}", away.stderr);
+    assert_eq!(by(&other, &["policy", "deactivate", "--reason", "x"])?, 4);
+    assert_eq!(plane.json(["policy", "list"])?[0]["active"], digest.as_str());
     let shown = plane.json(["policy", "show", &digest])?;
     assert_eq!((&shown["written"]["by"], &shown["approved"]["by"]), (&"operator".into(), &"eve".into()));
     // An operator that was revoked is nobody, and the last one is not revoked.

@@ -74,6 +74,60 @@ fn what_a_version_grants_and_takes_is_said_exactly_and_activation_can_be_held_to
 }
 
 #[test]
+fn a_change_for_calls_of_tools_is_asked_about_the_tools_that_are_approved() -> Result<()> {
+    let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
+    let server = format!(
+        "{}/../../tests/fixtures/mcp-servers/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    anyhow::ensure!(PathBuf::from(&server).exists(), "{server} is missing: run scripts/setup-tests.sh");
+    let files = plane.scratch().join("files");
+    fs::create_dir_all(&files)?;
+    let add =
+        ["tool-server", "add", "files", "--approve-tools", "--reason", "test", "--sandbox", "none", "--stdio", "--"];
+    plane.ok(add.into_iter().chain(["/usr/bin/node", server.as_str(), &files.to_string_lossy()]))?;
+
+    let all = "@id(\"all\") permit (principal, action, resource);\n";
+    let tools = "principal, action in Cogward::Action::\"tool_call\", resource";
+    let etc = format!(
+        "@id(\"etc\") forbid ({tools}) when {{ context has arguments && context.arguments has path && \
+         context.arguments.path like \"/etc/*\" }};\n"
+    );
+    let counted = |what: &str| {
+        format!(
+            "@track(\"n = count of {what} per run\") {OPERATORS}permit (principal is Cogward::AgentVersion, action, \
+             resource);\n@id(\"lim\") forbid (principal is Cogward::AgentVersion, \
+             action in Cogward::Action::\"tool_call\", resource) when {{ context.history.n > 3 }};\n"
+        )
+    };
+    for (what, before, after) in [
+        ("a forbid on the arguments of every tool", format!("{all}{etc}"), all.to_owned()),
+        ("a count of something else", counted("tool_call"), counted("prompt_get")),
+        (
+            "everybody but one",
+            format!(
+                "{OPERATORS}permit ({tools}) when {{ context has subject && \
+                 [\"alice\", \"something-else\"].contains(context.subject) }};\n"
+            ),
+            format!("{OPERATORS}permit ({tools}) when {{ context has subject }};\n"),
+        ),
+        (
+            "an approval in place of a redaction",
+            format!("{OPERATORS}@redact(\"result.iban\") permit ({tools});\n"),
+            format!("{OPERATORS}@escalate(\"boss\") permit ({tools});\n"),
+        ),
+    ] {
+        let (before, after) = (put(&plane, &before)?, put(&plane, &after)?);
+        plane.ok(["policy", "activate", &before, "--reason", "test"])?;
+        let (code, more) = diff(&plane, &after, &[])?;
+        assert_eq!((code, &more["analysis"]["grants"]), (1, &json!("something")), "{what}: {more:#}");
+        let held = plane.cli(["policy", "activate", &after, "--if-grants-nothing", "--reason", "test"])?;
+        assert!(held.code() == 4 && held.stderr.contains("policy_grants"), "{what}: {}", held.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn rules_that_do_nothing_are_named() -> Result<()> {
     let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
     let never = "@id(\"never\") permit (principal is Cogward::AgentVersion, action == Cogward::Action::\"model_call\", resource) \

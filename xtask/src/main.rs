@@ -1,6 +1,7 @@
 //! Checks of the workspace itself, each in a second: who may use whom, how the tree is kept, and what
 //! may be depended on. Run them with `cargo xtask NAME`; `make lint` runs them all.
 
+mod attacks;
 mod layers;
 mod licences;
 mod limits;
@@ -14,6 +15,7 @@ cargo xtask layers     each crate uses only what its layer may
 cargo xtask tidy       names, sizes, module docs, leftovers, in the tracked files
 cargo xtask licences   licences, sources and bans of all dependencies, as deny.toml says
 cargo xtask limits     docs/limits.md has every bound as the code has it; `--write` writes it
+cargo xtask attacks    docs/attacks.md names a test for each attack, and each is there
 cargo xtask check      all of these";
 
 /// A check gives a line for each thing to mend.
@@ -21,8 +23,13 @@ type Check = fn() -> anyhow::Result<Vec<String>>;
 
 fn main() -> ExitCode {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let checks: &[(&str, Check)] =
-        &[("layers", layers::check), ("tidy", tidy::check), ("licences", licences::check), ("limits", limits::check)];
+    let checks: &[(&str, Check)] = &[
+        ("layers", layers::check),
+        ("tidy", tidy::check),
+        ("licences", licences::check),
+        ("limits", limits::check),
+        ("attacks", attacks::check),
+    ];
     if let [name, flag] = asked.as_slice()
         && name == "limits"
         && flag == "--write"

@@ -13,6 +13,7 @@
 pub mod openapi;
 pub mod paths;
 pub mod problem;
+mod route;
 pub mod routes;
 pub mod types;
 

@@ -179,7 +179,7 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
     use cogward_model::{
         AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
-        id::{ApprovalId, EventId, OperationId, OperatorId},
+        id::{ApprovalId, EventId, HoldId, OperationId, OperatorId, RedactionId},
         manifest::Tier,
     };
     let schema = match name {
@@ -195,6 +195,8 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Value {
         "policy_level" => generator.subschema_for::<PolicyScope>(),
         "policy_version" => generator.subschema_for::<Digest>(),
         "approval" => generator.subschema_for::<ApprovalId>(),
+        "redaction" => generator.subschema_for::<RedactionId>(),
+        "hold" => generator.subschema_for::<HoldId>(),
         "decision" => generator.subschema_for::<EventId>(),
         _ => schemars::json_schema!({ "type": "string" }),
     };

@@ -7,7 +7,7 @@
 
 use cogward_model::{
     AgentName, ContentName, Digest, PolicyScope, RunId, TenantName, UpstreamName, VersionLabel,
-    id::{ApprovalId, EventId, OperationId, OperatorId},
+    id::{ApprovalId, EventId, HoldId, OperationId, OperatorId, RedactionId},
     manifest::Tier,
     pin_name::PinName,
 };
@@ -32,6 +32,48 @@ pub const FLOORS: &str = "/api/v1/floors";
 pub const SHORTFALLS: &str = "/api/v1/floor-shortfalls";
 /// `/api/v1/operators`
 pub const OPERATORS: &str = "/api/v1/operators";
+
+/// The erasures of a tenant's evidence.
+#[must_use]
+pub fn redactions(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/redactions")
+}
+
+/// An erasure.
+#[must_use]
+pub fn redaction(tenant: &TenantName, redaction: RedactionId) -> String {
+    format!("{}/{redaction}", redactions(tenant))
+}
+
+/// A step of an erasure: `approve`, `deny`, `execute`; or its `receipt`.
+#[must_use]
+pub fn redaction_step(tenant: &TenantName, redaction: RedactionId, step: &str) -> String {
+    format!("{}/{redaction}/{step}", redactions(tenant))
+}
+
+/// What is too old, of a tenant's evidence.
+#[must_use]
+pub fn retention(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/retention")
+}
+
+/// The legal holds of a tenant.
+#[must_use]
+pub fn holds(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/holds")
+}
+
+/// A legal hold.
+#[must_use]
+pub fn hold(tenant: &TenantName, hold: HoldId) -> String {
+    format!("{}/{hold}", holds(tenant))
+}
+
+/// A step of a legal hold: `place`, `release`.
+#[must_use]
+pub fn hold_step(tenant: &TenantName, hold: HoldId, step: &str) -> String {
+    format!("{}/{hold}/{step}", holds(tenant))
+}
 
 /// The floors of a tenant; of the plane without one.
 #[must_use]
@@ -361,6 +403,39 @@ pub fn evidence_export(tenant: &TenantName) -> String {
     format!("{TENANTS}/{tenant}/evidence/export")
 }
 
+/// The search in a tenant's evidence.
+#[must_use]
+pub fn evidence_search(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/search")
+}
+
+/// The proof of a leaf.
+#[must_use]
+pub fn leaf_proof(tenant: &TenantName, leaf: u64) -> String {
+    format!("{TENANTS}/{tenant}/evidence/leaves/{leaf}/proof")
+}
+
+/// The proof that a ledger only grew.
+#[must_use]
+pub fn consistency_proof(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/consistency")
+}
+
+/// The proof of a run.
+#[must_use]
+pub fn run_proof(run: RunId) -> String {
+    format!("{RUNS}/{run}/evidence/proof")
+}
+
+/// The commitment to a sample's number.
+#[must_use]
+pub fn evidence_sample(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/sample")
+}
+
+/// The rebuilding of the query index.
+pub const EVIDENCE_REINDEX: &str = "/api/v1/evidence/index/rebuild";
+
 /// The checkpoint of a tenant's ledger.
 #[must_use]
 pub fn evidence_checkpoint(tenant: &TenantName) -> String {
@@ -458,6 +533,8 @@ mod tests {
         let level: PolicyScope = "agent:default/claims".parse().unwrap();
         let (digest, decision) = (Digest::from_bytes([7; 32]), Id::new(&SystemClock, &SystemEntropy));
         let waiting: ApprovalId = Id::new(&SystemClock, &SystemEntropy);
+        let (redaction_id, hold_id) =
+            (RedactionId::new(&SystemClock, &SystemEntropy), HoldId::new(&SystemClock, &SystemEntropy));
         let mut all = vec![
             TENANTS.to_owned(),
             RUNS.to_owned(),
@@ -501,6 +578,12 @@ mod tests {
             EVIDENCE_STATUS.to_owned(),
             WITNESS_REQUEST.to_owned(),
             COSIGNATURES.to_owned(),
+            evidence_search(&tenant),
+            leaf_proof(&tenant, 7),
+            consistency_proof(&tenant),
+            run_proof(id),
+            evidence_sample(&tenant),
+            EVIDENCE_REINDEX.to_owned(),
             floors(None),
             floors(Some(&tenant)),
             floor(None, Tier::Production),
@@ -521,6 +604,17 @@ mod tests {
             policy_simulation(&level, digest),
             policy_difference(&level, digest),
             decision_explanation(&tenant, decision),
+            redactions(&tenant),
+            redaction(&tenant, redaction_id),
+            redaction_step(&tenant, redaction_id, "approve"),
+            redaction_step(&tenant, redaction_id, "deny"),
+            redaction_step(&tenant, redaction_id, "execute"),
+            redaction_step(&tenant, redaction_id, "receipt"),
+            retention(&tenant),
+            holds(&tenant),
+            hold(&tenant, hold_id),
+            hold_step(&tenant, hold_id, "place"),
+            hold_step(&tenant, hold_id, "release"),
             approvals(&tenant),
             approval(&tenant, waiting),
             approval_answer(&tenant, waiting, true),

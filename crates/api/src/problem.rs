@@ -56,6 +56,8 @@ codes! {
     PolicyBlocked = "policy_blocked", 403, "A policy does not allow this command";
     /// Whoever wrote a version of a policy may not approve it here.
     PolicyFourEyes = "policy_four_eyes", 403, "Another operator has to approve it";
+    /// Whoever asked for it may not be the one who answers.
+    FourEyes = "four_eyes", 403, "Another operator has to do it";
     /// The key of the plane log signed another history than this plane's.
     SplitView = "split_view", 409, "One key signed two histories";
     /// There is no such thing, or no such version of it.
@@ -86,6 +88,10 @@ codes! {
     PolicyGrants = "policy_grants", 409, "The version may grant more than the last one";
     /// The approval was answered, used, or is over.
     ApprovalClosed = "approval_closed", 409, "The approval is not pending any more";
+    /// The redaction or the hold is in another state.
+    RedactionClosed = "redaction_closed", 409, "Its state does not allow this";
+    /// A legal hold keeps what was to be erased.
+    EvidenceHeld = "evidence_held", 409, "A legal hold keeps it";
     /// The cursor points at events that are no longer kept.
     CursorExpired = "cursor_expired", 410, "The events at this cursor are no longer kept";
     /// The resource has changed since it was read.
@@ -94,6 +100,8 @@ codes! {
     PayloadTooLarge = "payload_too_large", 413, "The body is too large";
     /// The body is of another media type than the route takes.
     UnsupportedMediaType = "unsupported_media_type", 415, "The media type is not supported";
+    /// A public field, or something that was erased before: there is nothing that could be erased.
+    NotRedactable = "not_redactable", 422, "It cannot be redacted";
     /// The text breaks rules of policies; `findings` names line, rule and fix of each.
     PolicyInvalid = "policy_invalid", 422, "The policy is not valid";
     /// The manifest breaks rules; `findings` names file, line, rule and fix of each.
@@ -108,6 +116,8 @@ codes! {
     UpstreamUnavailable = "upstream_unavailable", 502, "An upstream does not answer";
     /// The plane cannot write evidence, so it does nothing that would need it.
     EvidenceUnavailable = "evidence_unavailable", 503, "Evidence cannot be written";
+    /// The index of the evidence is not current, or is being made anew.
+    IndexUnavailable = "index_unavailable", 503, "The evidence index is not current";
     /// The plane is starting or stopping.
     NotReady = "not_ready", 503, "The plane is starting or stopping";
 }

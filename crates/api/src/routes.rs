@@ -5,248 +5,16 @@
 //! and OpenAPI read.
 
 use cogward_model::content::Artifact;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{
-    ProblemCode::{self, *},
+    ProblemCode::*,
+    route::of,
     types::{
-        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, Cosignatures, Doctor, EgressCredential,
-        EgressCredentialPut, Event, EventQuery, EvidenceLeaf, EvidenceStatus, ExplainQuery, Floor, FloorPut, Issuer,
-        IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd,
-        OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff,
-        PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite,
-        Provider, ProviderPut, Ready, Reason, ReasonQuery, RegisterQuery, Registration, RotatedOperator, Run, RunQuery,
-        RunStart, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail,
-        ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery,
-        VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
+        Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Cosignatures, Doctor, EgressCredential, EgressCredentialPut, ErasureReceipt, Event, EventQuery, EvidenceFound, EvidenceIndex, EvidenceLeaf, EvidenceQuery, EvidenceStatus, ExplainQuery, ExportQuery, Floor, FloorPut, Hold, HoldRequest, Issuer, IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
     },
 };
 
-/// Gives the schema of a wire type.
-pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
-
-fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
-}
-
-/// The method of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Reads.
-    Get,
-    /// Commands.
-    Post,
-    /// Creates or replaces.
-    Put,
-    /// Removes.
-    Delete,
-}
-
-impl Method {
-    /// As it is on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Delete => "DELETE",
-        }
-    }
-}
-
-/// What a request carries.
-#[derive(Debug, Clone, Copy)]
-pub enum RequestBody {
-    /// Nothing.
-    None,
-    /// JSON of this type.
-    Json(SchemaOf),
-    /// A package as a tar stream.
-    Tar,
-    /// A file or a directory as a tar stream.
-    Content,
-}
-
-/// What an answer carries.
-#[derive(Debug, Clone, Copy)]
-pub enum ResponseBody {
-    /// Nothing.
-    None,
-    /// JSON of this type.
-    Json(SchemaOf),
-    /// Bytes as text: the output of a run, a signed note.
-    Text,
-    /// One JSON object a line.
-    Lines,
-    /// A tar stream.
-    Tar,
-    /// A file as it is, or a directory as a tar stream.
-    Content,
-    /// Server-sent events whose data is this type.
-    Events(SchemaOf),
-    /// The description of the API itself.
-    Document,
-}
-
-/// One row of the table.
-#[derive(Debug, Clone, Copy)]
-pub struct Route {
-    /// Unique; the name of the function that clients generate.
-    pub operation_id: &'static str,
-    /// The noun that it belongs to.
-    pub noun: &'static str,
-    /// The method.
-    pub method: Method,
-    /// The path, with `{name}` for its parameters.
-    pub path: &'static str,
-    /// One line for the reader of the description.
-    pub summary: &'static str,
-    /// What the query may hold.
-    pub query: Option<SchemaOf>,
-    /// What the request carries.
-    pub request: RequestBody,
-    /// What the answer carries.
-    pub response: ResponseBody,
-    /// The statuses of success, the usual one first.
-    pub success: &'static [u16],
-    /// The problems that are this route's own; [`Route::problems`] has those of every route as well.
-    pub own_problems: &'static [ProblemCode],
-    /// Whether a reason must be given: in the body, or in the query where there is no body.
-    pub needs_reason: bool,
-    /// Whether `Idempotency-Key` is honoured.
-    pub idempotent: bool,
-    /// Whether `ETag` is sent and `If-Match` honoured.
-    pub etag: bool,
-    /// Whether a credential is needed.
-    pub authenticated: bool,
-    /// What policies call it, where it changes something: `policy.activate`, `run.kill`.
-    pub command: Option<&'static str>,
-}
-
-impl Route {
-    const fn new(
-        operation_id: &'static str,
-        noun: &'static str,
-        method: Method,
-        path: &'static str,
-        summary: &'static str,
-    ) -> Self {
-        Self {
-            operation_id,
-            noun,
-            method,
-            path,
-            summary,
-            query: None,
-            request: RequestBody::None,
-            response: ResponseBody::None,
-            success: &[200],
-            own_problems: &[],
-            needs_reason: false,
-            idempotent: false,
-            etag: false,
-            authenticated: true,
-            command: None,
-        }
-    }
-    const fn query(mut self, of: SchemaOf) -> Self {
-        self.query = Some(of);
-        self
-    }
-    const fn takes(mut self, of: SchemaOf) -> Self {
-        self.request = RequestBody::Json(of);
-        self
-    }
-    const fn takes_tar(mut self) -> Self {
-        self.request = RequestBody::Tar;
-        self
-    }
-    const fn takes_content(mut self) -> Self {
-        self.request = RequestBody::Content;
-        self
-    }
-    const fn gives(mut self, of: SchemaOf) -> Self {
-        self.response = ResponseBody::Json(of);
-        self
-    }
-    const fn gives_raw(mut self, body: ResponseBody) -> Self {
-        self.response = body;
-        self
-    }
-    const fn success(mut self, statuses: &'static [u16]) -> Self {
-        self.success = statuses;
-        self
-    }
-    const fn refuses(mut self, problems: &'static [ProblemCode]) -> Self {
-        self.own_problems = problems;
-        self
-    }
-    const fn reasoned(mut self) -> Self {
-        self.needs_reason = true;
-        self
-    }
-    const fn idempotent(mut self) -> Self {
-        self.idempotent = true;
-        self
-    }
-    const fn etag(mut self) -> Self {
-        self.etag = true;
-        self
-    }
-    const fn command(mut self, name: &'static str) -> Self {
-        self.command = Some(name);
-        self
-    }
-    const fn open(mut self) -> Self {
-        self.authenticated = false;
-        self
-    }
-
-    /// Every problem that the route may answer with, in the order of their statuses.
-    #[must_use]
-    pub fn problems(&self) -> Vec<ProblemCode> {
-        let mut all = vec![Internal];
-        if self.authenticated {
-            all.extend([Unauthenticated, Forbidden, Throttled, NotReady]);
-        }
-        if self.query.is_some() || self.path.contains('{') || !matches!(self.request, RequestBody::None) {
-            all.push(InvalidRequest);
-        }
-        if self.path.contains('{') {
-            all.push(NotFound);
-        }
-        if !matches!(self.request, RequestBody::None) {
-            all.extend([PayloadTooLarge, UnsupportedMediaType]);
-        }
-        if self.needs_reason {
-            all.push(ReasonRequired);
-        }
-        if self.idempotent {
-            all.push(IdempotencyConflict);
-        }
-        if self.command.is_some() {
-            all.push(PolicyBlocked);
-        }
-        if self.method != Method::Get {
-            // Nothing changes without its record.
-            all.push(EvidenceUnavailable);
-        }
-        all.extend(self.own_problems);
-        all.sort_by_key(|code| (code.status(), *code));
-        all.dedup();
-        all
-    }
-
-    /// The names of the path's parameters, in their order.
-    pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
-        self.path
-            .split('/')
-            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-            // `{*file}` stands for the rest of the path.
-            .map(|name| name.trim_start_matches('*'))
-    }
-}
+pub use crate::route::{Method, RequestBody, ResponseBody, Route, SchemaOf};
 
 macro_rules! routes {
     ($($name:ident = $route:expr;)*) => {
@@ -451,8 +219,28 @@ routes! {
         .gives(of::<Operation>);
 
     EXPORT_EVIDENCE = Route::new("export_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/export",
-        "Export a tenant's evidence as a pack that can be verified offline")
-        .gives_raw(ResponseBody::Tar).refuses(&[EvidenceUnavailable]);
+        "Export a tenant's evidence, or a part of it, as a pack that can be verified offline")
+        .query(of::<ExportQuery>).gives_raw(ResponseBody::Tar)
+        .refuses(&[EvidenceUnavailable, IndexUnavailable, PolicyBlocked, ReasonRequired]);
+    SEARCH_EVIDENCE = Route::new("search_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/search",
+        "Find leaves of a tenant's ledger by what is in them. The question is recorded, persons as pseudonyms")
+        .query(of::<EvidenceQuery>).gives(of::<EvidenceFound>).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_LEAF = Route::new("prove_leaf", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/leaves/{leaf}/proof",
+        "Prove that a leaf is in the ledger: a C2SP tlog-proof")
+        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_CONSISTENCY = Route::new("prove_consistency", "evidence", Get,
+        "/api/v1/tenants/{tenant}/evidence/consistency",
+        "Prove that an older state of the ledger is a beginning of a newer one")
+        .query(of::<ConsistencyQuery>).gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    PROVE_RUN = Route::new("prove_run", "evidence", Get, "/api/v1/runs/{run}/evidence/proof",
+        "Prove all leaves of a run")
+        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+    COMMIT_SAMPLE = Route::new("commit_sample", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/sample",
+        "Commit to the number by which a sample will be drawn: its SHA-256 goes into the ledger")
+        .query(of::<SampleQuery>).gives(of::<SampleCommitted>).refuses(&[EvidenceUnavailable]);
+    REINDEX_EVIDENCE = Route::new("reindex_evidence", "evidence", Post, "/api/v1/evidence/index/rebuild",
+        "Make the query index anew from the ledger")
+        .takes(of::<Reason>).gives(of::<EvidenceIndex>).reasoned().refuses(&[IndexUnavailable]).command("evidence.reindex");
     GET_CHECKPOINT = Route::new("get_checkpoint", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/checkpoint",
         "Read the signed checkpoint of a tenant's ledger")
         .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable]);
@@ -472,6 +260,49 @@ routes! {
     ADD_COSIGNATURES = Route::new("add_cosignatures", "evidence", Post, "/api/v1/evidence/cosignatures",
         "Take in what witnesses said of a checkpoint of the plane log")
         .takes(of::<Cosignatures>).gives(of::<EvidenceStatus>).refuses(&[SplitView]).command("evidence.witness");
+    LIST_REDACTIONS = Route::new("list_redactions", "redactions", Get, "/api/v1/tenants/{tenant}/redactions",
+        "List the erasures of values of a tenant's evidence, newest first")
+        .query(of::<RedactionQuery>).gives(of::<Page<Redaction>>);
+    REQUEST_REDACTION = Route::new("request_redaction", "redactions", Post, "/api/v1/tenants/{tenant}/redactions",
+        "Ask for values of the evidence to be erased; another operator has to approve it")
+        .takes(of::<RedactionRequest>).gives(of::<Redaction>).success(&[201]).refuses(&[EvidenceHeld, NotRedactable])
+        .reasoned().command("redaction.request");
+    GET_REDACTION = Route::new("get_redaction", "redactions", Get, "/api/v1/tenants/{tenant}/redactions/{redaction}",
+        "Read an erasure")
+        .gives(of::<Redaction>);
+    APPROVE_REDACTION = Route::new("approve_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/approve", "Approve an erasure that another operator asked for")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[FourEyes, RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
+        .command("redaction.approve");
+    DENY_REDACTION = Route::new("deny_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/deny", "Refuse an erasure")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed]).reasoned()
+        .command("redaction.deny");
+    EXECUTE_REDACTION = Route::new("execute_redaction", "redactions", Post,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/execute", "Carry out an erasure that was approved, for good")
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
+        .command("redaction.execute");
+    GET_ERASURE_RECEIPT = Route::new("get_erasure_receipt", "redactions", Get,
+        "/api/v1/tenants/{tenant}/redactions/{redaction}/receipt", "Read the receipt of an erasure for the data subject")
+        .gives(of::<ErasureReceipt>).refuses(&[RedactionClosed, EvidenceUnavailable]);
+    APPLY_RETENTION = Route::new("apply_retention", "redactions", Post, "/api/v1/tenants/{tenant}/retention",
+        "Erase what is older than the manifests of its agents keep it, or say what would go")
+        .takes(of::<RetentionRequest>).gives(of::<Retention>).reasoned().command("retention.execute");
+
+    LIST_HOLDS = Route::new("list_holds", "holds", Get, "/api/v1/tenants/{tenant}/holds",
+        "List the legal holds of a tenant, newest first")
+        .query(of::<PageQuery>).gives(of::<Page<Hold>>);
+    REQUEST_HOLD = Route::new("request_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds",
+        "Ask for a legal hold; it holds at once, and another operator has to place it")
+        .takes(of::<HoldRequest>).gives(of::<Hold>).success(&[201]).reasoned().command("hold.place");
+    GET_HOLD = Route::new("get_hold", "holds", Get, "/api/v1/tenants/{tenant}/holds/{hold}", "Read a legal hold")
+        .gives(of::<Hold>);
+    PLACE_HOLD = Route::new("place_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds/{hold}/place",
+        "Place a legal hold that another operator asked for")
+        .takes(of::<Reason>).gives(of::<Hold>).refuses(&[FourEyes, RedactionClosed]).reasoned().command("hold.place");
+    RELEASE_HOLD = Route::new("release_hold", "holds", Post, "/api/v1/tenants/{tenant}/holds/{hold}/release",
+        "Ask for a legal hold to be released; said by another operator too, it is")
+        .takes(of::<Reason>).gives(of::<Hold>).refuses(&[FourEyes, RedactionClosed]).reasoned().command("hold.release");
 
     WATCH_EVENTS = Route::new("watch_events", "events", Get, "/api/v1/events",
         "Watch operational events as they happen (server-sent events)")
@@ -572,6 +403,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::ProblemCode;
 
     #[test]
     fn operations_and_paths_are_unique() {

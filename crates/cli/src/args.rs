@@ -1,8 +1,10 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
+mod evidence;
 mod floors;
 mod issuers;
 mod policies;
+mod redactions;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -16,9 +18,11 @@ use clap::{Args, Parser, Subcommand};
 use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
 
 pub use self::{
+    evidence::{EvidencePart, EvidenceSearch, Prove, Sample},
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
     policies::{Approval, ApprovalWord, Policy},
+    redactions::{Hold, Redact, RedactionWord},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
     tools::Tool,
     upstreams::{
@@ -460,17 +464,65 @@ pub enum Evidence {
         #[command(flatten)]
         limit: LimitFlag,
     },
-    /// Export a tenant's evidence into a directory that can be verified offline
-    #[command(after_help = "The directory appears when the export is whole, never before.\n\n\
-        Example:\n  cogward evidence export ./evidence-2026-11\n  cogward-verify ./evidence-2026-11")]
+    /// Find evidence by what is in it
+    #[command(
+        after_help = "The search itself is recorded, persons as pseudonyms. It says up to which leaf the index is\n\
+        current; whether the index is whole is proven by `export --agent` and its like.\n\n\
+        Examples:\n  cogward evidence search --agent claims-triage --decision block --from 2026-11-01\n  \
+        cogward evidence search --tool crm/delete --user anna@bank.example -o jsonl"
+    )]
+    Search(Box<EvidenceSearch>),
+    /// Prove something about the ledger in a file that is verified offline
+    #[command(subcommand)]
+    Prove(Prove),
+    /// Draw an auditor's sample that neither side can steer
+    #[command(subcommand)]
+    Sample(Sample),
+    /// Make the query index anew from the ledger
+    #[command(after_help = "The ledger is not touched. Searches say how far the new index is.\n\n\
+        Example:\n  cogward evidence reindex --reason \"restored from a backup\"")]
+    Reindex {
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
+    /// Export a tenant's evidence, or a part of it, into a directory that can be verified offline
+    #[command(
+        after_help = "The directory appears when the export is whole, never before. A part (a run, a time, an agent) has\n\
+        a proof for each leaf and shows that it is all of that part.\n\n\
+        Examples:\n  cogward evidence export ./evidence-2026-11\n  \
+        cogward evidence export ./run --run RUN --disclose --reason \"complaint 17\"\n  \
+        cogward evidence export ./november --from 2026-11-01 --to 2026-12-01\n  \
+        cogward evidence export ./claims --agent claims-triage --from 2026-11-01\n  \
+        cogward-verify ./claims --key log.vkey"
+    )]
     Export {
         /// The directory to make; must not exist
         directory: PathBuf,
+        #[command(flatten)]
+        part: Box<EvidencePart>,
         #[command(flatten)]
         tenant: TenantFlag,
     },
     /// Say how far the plane's log is witnessed, and with which keys it is signed
     Status,
+    /// Erase values of the evidence: asked for, approved by another operator, carried out
+    #[command(subcommand)]
+    Redact(Redact),
+    /// Keep values from being erased: legal holds
+    #[command(subcommand)]
+    Hold(Hold),
+    /// Erase what is older than the manifests keep it, now instead of within the hour
+    #[command(after_help = "The values of a run are kept for `spec.evidence.retentionDays` of its version.\n\n\
+        Example:\n  cogward evidence retain --dry-run --reason \"what would go?\"")]
+    Retain {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        tenant: TenantFlag,
+        #[command(flatten)]
+        reason: ReasonFlag,
+    },
     /// Print the signed checkpoint of a tenant's ledger, or exchange the plane's with witnesses by file
     #[command(
         args_conflicts_with_subcommands = true,

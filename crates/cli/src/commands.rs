@@ -16,6 +16,7 @@ mod operators;
 mod packages;
 mod policies;
 mod providers;
+mod redactions;
 mod runs;
 mod serve;
 mod tenants;

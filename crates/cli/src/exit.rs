@@ -73,6 +73,8 @@ impl Exit {
             | ProblemCode::PolicyInvalid
             | ProblemCode::PolicyBlocked
             | ProblemCode::PolicyFourEyes
+            | ProblemCode::FourEyes
+            | ProblemCode::NotRedactable
             | ProblemCode::PolicyGrants
             | ProblemCode::PackageInvalid => Self::Refused,
             ProblemCode::BudgetExceeded | ProblemCode::Throttled => Self::Limit,
@@ -83,6 +85,8 @@ impl Exit {
             | ProblemCode::PolicyNotApproved
             | ProblemCode::PolicyLocksOut
             | ProblemCode::ApprovalClosed
+            | ProblemCode::RedactionClosed
+            | ProblemCode::EvidenceHeld
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::SplitView => Self::Unverified,
@@ -92,7 +96,8 @@ impl Exit {
             | ProblemCode::UnsupportedMediaType
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
-            | ProblemCode::EvidenceUnavailable => Self::Failed,
+            | ProblemCode::EvidenceUnavailable
+            | ProblemCode::IndexUnavailable => Self::Failed,
         }
     }
 
@@ -264,6 +269,7 @@ mod tests {
              run_refused              4\n\
              policy_blocked           4\n\
              policy_four_eyes         4\n\
+             four_eyes                4\n\
              split_view               9\n\
              not_found                3\n\
              route_not_found          3\n\
@@ -279,10 +285,13 @@ mod tests {
              policy_locks_out         5\n\
              policy_grants            4\n\
              approval_closed          5\n\
+             redaction_closed         5\n\
+             evidence_held            5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\
              payload_too_large        1\n\
              unsupported_media_type   1\n\
+             not_redactable           4\n\
              policy_invalid           4\n\
              manifest_invalid         4\n\
              package_invalid          4\n\
@@ -290,6 +299,7 @@ mod tests {
              internal                 1\n\
              upstream_unavailable     1\n\
              evidence_unavailable     1\n\
+             index_unavailable        1\n\
              not_ready                8\n"
         );
     }

@@ -18,6 +18,7 @@ use crate::output::{Cell, Show, Tone};
 mod files;
 mod issuers;
 mod policies;
+mod redactions;
 
 fn maybe<T: std::fmt::Display>(value: &Option<T>) -> Cell {
     value.as_ref().map(ToString::to_string).unwrap_or_default().into()
@@ -507,6 +508,9 @@ trait Fields {
 impl Fields for EvidenceLeaf {
     fn first(&self, names: &[&str]) -> String {
         let said = names.iter().find_map(|name| {
+            if let Some(redaction) = self.erased.get(*name) {
+                return Some(format!("erased ({redaction})"));
+            }
             let value = self.disclosed.get(*name).or_else(|| self.body.get(*name))?;
             match value {
                 serde_json::Value::String(text) => Some(text.clone()),

@@ -86,24 +86,7 @@ pub(crate) async fn admits(tx: &mut Tx, request: &StartRun, outside: &Outside) -
 /// Whether one more of a tenant leaves twice as many places free as the tenant then has: no tenant shuts out the next.
 fn leaves_room(of_tenant: u64, of_plane: u64) -> bool {
     let free = OF_PLANE_MAX.saturating_sub(of_plane + 1);
-    of_tenant + 1 <= free / 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenant_alone_has_a_third_and_the_next_finds_places() {
-        let mut all = 0;
-        for wanted in [85, 57, 38] {
-            let mut own = 0;
-            while leaves_room(own, all) {
-                (own, all) = (own + 1, all + 1);
-            }
-            assert_eq!(own, wanted, "of {all}");
-        }
-    }
+    of_tenant < free / 2
 }
 
 /// Whether the client of a run that is over may open the next one: it left, or its time was over.
@@ -126,5 +109,22 @@ impl Engine {
         let (tenant, agent, version) = (&row.tenant, &row.agent, &row.version);
         let request = AttachRequest { run: row.id, tenant, agent, version, run_dir: &run_dir, client };
         self.with.sandboxes.attach(request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_alone_has_a_third_and_the_next_finds_places() {
+        let mut all = 0;
+        for wanted in [85, 57, 38] {
+            let mut own = 0;
+            while leaves_room(own, all) {
+                (own, all) = (own + 1, all + 1);
+            }
+            assert_eq!(own, wanted, "of {all}");
+        }
     }
 }

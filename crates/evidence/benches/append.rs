@@ -190,19 +190,67 @@ async fn verification() {
     let start = Instant::now();
     let summary = evidence.export(&tenant, &pack).await.unwrap();
     let exported = start.elapsed();
-    let (start, used) = (Instant::now(), cpu());
-    cogward_ledger::verify::verify_dir(&pack, None).unwrap();
-    let (took, used) = (start.elapsed(), cpu() - used);
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let leaves = summary.leaves as f64;
-    println!(
-        "export {:.0} leaves/s; verify {:.0} leaves/s, {:.0} leaves per CPU-second",
-        leaves / exported.as_secs_f64(),
-        leaves / took.as_secs_f64(),
-        leaves / used.as_secs_f64(),
-    );
+    println!("\nexport {:.0} leaves/s", leaves / exported.as_secs_f64());
+    let kept = std::fs::read_to_string(pack.join("checkpoint")).unwrap();
+    for (name, threads, against) in
+        [("verify, 1 thread", 1, None), ("verify, all processors", 0, None), ("verify --against", 0, Some(&*kept))]
+    {
+        let (start, used) = (Instant::now(), cpu());
+        let options = cogward_ledger::verify::Options { threads, against, ..Default::default() };
+        cogward_ledger::verify::verify(&pack, &options).unwrap();
+        let (took, used) = (start.elapsed(), cpu() - used);
+        println!(
+            "{name}: {:.0} leaves/s, {:.0} leaves per CPU-second",
+            leaves / took.as_secs_f64(),
+            leaves / used.as_secs_f64()
+        );
+    }
     drop(evidence);
-    let start = Instant::now();
-    drop(Evidence::open(EvidenceOptions::new(dir.path().join("evidence"))).unwrap());
-    println!("start: {:.0} leaves/s read and checked", leaves / start.elapsed().as_secs_f64());
+    growth().await;
+}
+
+/// What an append and a start cost as the log grows: flat, with a snapshot.
+async fn growth() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let run = Id::new(&SystemClock, &SystemEntropy);
+    let tenant = "acme".parse().unwrap();
+    let snapshots = || EvidenceOptions { snapshot_bytes: 4 * 1024 * 1024, ..EvidenceOptions::new(dir.path()) };
+    println!("\n{:<12} {:>16} {:>20} {:>20}", "leaves", "append CPU us", "start, snapshot ms", "start, all ms");
+    let mut size = 0_usize;
+    for target in [1_000, 10_000, 100_000, 300_000] {
+        let evidence = Evidence::open(snapshots()).unwrap();
+        let (mut used, mut counted) = (cpu(), 0);
+        let last = (target - size).min(10_000);
+        while size < target {
+            // The cost is that of the last appends before the size is reached.
+            if target - size == last {
+                (used, counted) = (cpu(), target - size);
+            }
+            evidence.note(event(run, size)).unwrap();
+            size += 1;
+            if size.is_multiple_of(1_000) {
+                evidence.checkpoint(&tenant).await.unwrap();
+            }
+        }
+        let append = (cpu() - used).as_secs_f64() * 1e6 / f64::from(u32::try_from(counted).unwrap());
+        drop(evidence);
+        let open = |options| {
+            let start = Instant::now();
+            let opened = Evidence::open(options).unwrap();
+            let took = start.elapsed();
+            drop(opened);
+            took.as_secs_f64() * 1e3
+        };
+        let from_snapshot = open(snapshots());
+        let file = dir.path().join("snapshot");
+        let kept = std::fs::read(&file).ok();
+        let _there = std::fs::remove_file(&file);
+        let all = open(EvidenceOptions { snapshot_bytes: u64::MAX, ..EvidenceOptions::new(dir.path()) });
+        if let Some(kept) = kept {
+            std::fs::write(&file, kept).unwrap();
+        }
+        println!("{target:<12} {append:>16.1} {from_snapshot:>20.1} {all:>20.1}");
+    }
 }

@@ -25,7 +25,7 @@ use crate::{
     record::{Evidence, RecordError},
 };
 
-const VERIFIER: &str = include_str!("../../../scripts/verify.py");
+pub(crate) const VERIFIER: &str = include_str!("../../../scripts/verify.py");
 const README: &str = include_str!("export/README.txt");
 
 /// What was exported.

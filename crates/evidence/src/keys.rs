@@ -2,14 +2,12 @@
 //!
 //! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44) and
 //! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
-//! `vault/<tenant>.deks` holds the wrapped data keys, one record behind the other. A new data key is on the disk
-//! before the first leaf that needs it is acknowledged.
+//! `vault/<tenant>/` holds the wrapped data keys ([`crate::data_keys`]). A new data key is on the disk before the
+//! first leaf that needs it is acknowledged.
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +16,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    aead::{AES_256_GCM, LessSafeKey, UnboundKey},
     hmac,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -26,16 +24,7 @@ use cogward_ledger::note::SigningKey;
 use cogward_model::{Entropy, TenantName};
 use zeroize::Zeroizing;
 
-use crate::{
-    durable,
-    plane::PlaneKeys,
-    vault::{DataKey, KEY_ID_BYTES},
-};
-
-/// Purposes whose keys are found without computing their ids.
-const RECENT_MAX: usize = 4_096;
-/// `{id 16, nonce 12, wrapped key 32, tag 16}`.
-const RECORD_BYTES: usize = KEY_ID_BYTES + NONCE_LEN + 32 + 16;
+use crate::{data_keys::DataKeys, durable, plane::PlaneKeys, resealed::Resealed};
 
 /// Why the keys are not usable.
 #[derive(Debug, thiserror::Error)]
@@ -66,35 +55,12 @@ pub(crate) struct Keyring {
     unsaved: Arc<AtomicBool>,
 }
 
-/// What a data key is for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose<'a> {
-    /// Values about a person who is known.
-    Subject(&'a str),
-    /// Values about whoever this run is about.
-    Run(&'a str),
-    /// The customer's own values.
-    Tenant,
-}
-
 /// One tenant's keys.
 pub(crate) struct TenantKeys {
-    tenant: TenantName,
     pub(crate) signing: SigningKey,
-    kek: LessSafeKey,
-    index: hmac::Key,
-    entropy: Arc<dyn Entropy>,
-    unsaved: Arc<AtomicBool>,
-    data: Mutex<DataKeys>,
-}
-
-struct DataKeys {
-    path: PathBuf,
-    /// The keys of the newest purposes, by kind and name: their ids need not be computed again.
-    recent: HashMap<String, Arc<DataKey>>,
-    known: HashMap<[u8; KEY_ID_BYTES], Arc<DataKey>>,
-    /// Records that are not on the disk yet.
-    unsaved: Vec<u8>,
+    pub(crate) data: DataKeys,
+    /// Values that were sealed again because another value under their key was erased.
+    pub(crate) resealed: Resealed,
 }
 
 impl Keyring {
@@ -146,10 +112,16 @@ impl Keyring {
         // The file of data keys must not say whose they are: an id is a keyed hash of the person's name.
         let index = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*kek_bytes), b"cogward data key ids v1");
         let index = hmac::Key::new(hmac::HMAC_SHA256, index.as_ref());
-        let path = self.vault.join(format!("{tenant}.deks"));
-        let data = DataKeys::load(path, tenant, &kek)?;
+        let dir = self.vault.join(tenant.as_str());
         let (entropy, unsaved) = (Arc::clone(&self.entropy), Arc::clone(&self.unsaved));
-        Ok(TenantKeys { tenant: tenant.clone(), signing, kek, index, entropy, unsaved, data: Mutex::new(data) })
+        let resealed = Resealed::new(dir.clone());
+        let data = DataKeys::new(dir, tenant.clone(), kek, index, entropy, unsaved);
+        Ok(TenantKeys { signing, data, resealed })
+    }
+
+    /// This plane's name in the origins of its logs.
+    pub(crate) fn plane_id(&self) -> &str {
+        &self.plane
     }
 
     /// Puts every new data key on the disk.
@@ -161,7 +133,7 @@ impl Keyring {
             let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
             tenants.values().map(Arc::clone).collect()
         };
-        tenants.iter().try_for_each(|keys| keys.data.lock().unwrap_or_else(PoisonError::into_inner).save())
+        tenants.iter().try_for_each(|keys| keys.data.save())
     }
 }
 
@@ -198,111 +170,16 @@ fn or_make(path: &Path, length: usize, make: impl FnOnce() -> Vec<u8>) -> Result
     if found.len() == length { Ok(found) } else { Err(KeyringError::Damaged(path.to_path_buf())) }
 }
 
-impl TenantKeys {
-    /// The data key for a purpose, made when there is none; it is durable after the next [`Keyring::save`].
-    pub(crate) fn data_key(&self, purpose: Purpose<'_>) -> Option<Arc<DataKey>> {
-        let (kind, name) = match purpose {
-            Purpose::Subject(name) => ("subject", name),
-            Purpose::Run(id) => ("run", id),
-            Purpose::Tenant => ("tenant", ""),
-        };
-        let named = [kind, "\0", name].concat();
-        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = data.recent.get(&named) {
-            return Some(Arc::clone(key));
-        }
-        let tag = hmac::sign(&self.index, named.as_bytes());
-        let id = *tag.as_ref().first_chunk()?;
-        let key = match data.known.get(&id) {
-            Some(key) => Arc::clone(key),
-            None => self.make(id, &mut data)?,
-        };
-        if data.recent.len() >= RECENT_MAX {
-            data.recent.clear();
-        }
-        data.recent.insert(named, Arc::clone(&key));
-        Some(key)
-    }
-
-    fn make(&self, id: [u8; KEY_ID_BYTES], data: &mut DataKeys) -> Option<Arc<DataKey>> {
-        let (mut key, mut nonce) = (Zeroizing::new([0_u8; 32]), [0_u8; NONCE_LEN]);
-        self.entropy.fill(&mut *key);
-        self.entropy.fill(&mut nonce);
-        let mut wrapped = key.to_vec();
-        let aad = Aad::from(wrapped_for(&self.tenant, &id));
-        self.kek.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut wrapped).ok()?;
-        let made = Arc::new(DataKey::new(id, &key)?);
-        data.unsaved.extend_from_slice(&id);
-        data.unsaved.extend_from_slice(&nonce);
-        data.unsaved.extend_from_slice(&wrapped);
-        data.known.insert(id, Arc::clone(&made));
-        self.unsaved.store(true, Ordering::Release);
-        Some(made)
-    }
-
-    /// The data key with an id, `None` when it was destroyed.
-    pub(crate) fn known(&self, id: &[u8; KEY_ID_BYTES]) -> Option<Arc<DataKey>> {
-        self.data.lock().unwrap_or_else(PoisonError::into_inner).known.get(id).map(Arc::clone)
-    }
-}
-
-fn wrapped_for(tenant: &TenantName, id: &[u8; KEY_ID_BYTES]) -> Vec<u8> {
-    [tenant.as_str().as_bytes(), b"\0", id].concat()
-}
-
-impl DataKeys {
-    fn load(path: PathBuf, tenant: &TenantName, kek: &LessSafeKey) -> Result<Self, KeyringError> {
-        let failed = |source| KeyringError::Io { path: path.clone(), source };
-        let bytes = durable::read(&path, u64::MAX).map_err(failed)?.unwrap_or_default();
-        let (records, torn) = bytes.as_chunks::<RECORD_BYTES>();
-        if !torn.is_empty() {
-            // A crash while a key was added; the leaf that needed it was not acknowledged.
-            let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-            let whole = (records.len() * RECORD_BYTES) as u64;
-            file.set_len(whole).and_then(|()| file.sync_all()).map_err(failed)?;
-        }
-        let mut known = HashMap::with_capacity(records.len());
-        for record in records {
-            let key = unwrap_record(record, tenant, kek).ok_or_else(|| KeyringError::Damaged(path.clone()))?;
-            known.insert(key.id, Arc::new(key));
-        }
-        Ok(Self { path, recent: HashMap::new(), known, unsaved: Vec::new() })
-    }
-
-    fn save(&mut self) -> Result<(), KeyringError> {
-        if self.unsaved.is_empty() {
-            return Ok(());
-        }
-        let write = || -> io::Result<()> {
-            let is_new = !self.path.exists();
-            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-            file.write_all(&self.unsaved)?;
-            file.sync_data()?;
-            if is_new && let Some(dir) = self.path.parent() {
-                File::open(dir)?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(|source| KeyringError::Io { path: self.path.clone(), source })?;
-        self.unsaved.clear();
-        Ok(())
-    }
-}
-
-fn unwrap_record(record: &[u8; RECORD_BYTES], tenant: &TenantName, kek: &LessSafeKey) -> Option<DataKey> {
-    let (id, rest) = record.split_first_chunk::<KEY_ID_BYTES>()?;
-    let (nonce, wrapped) = rest.split_first_chunk::<NONCE_LEN>()?;
-    let mut wrapped = Zeroizing::new(wrapped.to_vec());
-    let aad = Aad::from(wrapped_for(tenant, id));
-    let key = kek.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut wrapped).ok()?;
-    DataKey::new(*id, key.first_chunk()?)
-}
-
 #[cfg(test)]
 mod tests {
-    use cogward_model::SystemEntropy;
+    use cogward_model::{SystemEntropy, id::RedactionId};
 
     use super::*;
+    use crate::data_keys::{Found, Purpose, Sealing};
+
+    fn of(subject: &str) -> Purpose<'_> {
+        Purpose { class: Sealing::Personal, subject: Some(subject), run: None }
+    }
 
     #[test]
     fn keys_are_the_same_after_a_restart_and_a_torn_record_is_dropped() {
@@ -310,18 +187,52 @@ mod tests {
         let acme: TenantName = "acme".parse().unwrap();
         let first = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap();
         let keys = first.tenant(&acme).unwrap();
-        let anna = keys.data_key(Purpose::Subject("anna")).unwrap().id;
-        assert_ne!(anna, keys.data_key(Purpose::Run("anna")).unwrap().id);
+        let anna = keys.data.sealing(of("anna"), 20_000).unwrap().id;
+        assert_ne!(anna, keys.data.sealing(of("berta"), 20_000).unwrap().id);
+        assert_ne!(anna, keys.data.sealing(of("anna"), 20_001).unwrap().id);
         first.save().unwrap();
-        keys.data_key(Purpose::Subject("unsaved")).unwrap();
-        let path = dir.path().join("vault/acme.deks");
+        keys.data.sealing(of("unsaved"), 20_000).unwrap();
+        let path = dir.path().join("vault/acme/666.deks");
         let mut bytes = std::fs::read(&path).unwrap();
+        let whole = bytes.len();
         assert!(!bytes.windows(4).any(|w| w == b"anna"));
         bytes.extend_from_slice(&[1; 20]);
         std::fs::write(&path, bytes).unwrap();
         let again = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap().tenant(&acme).unwrap();
-        assert!(again.known(&anna).is_some());
+        assert!(matches!(again.data.find(&anna).unwrap(), Found::Key(_)));
+        assert_eq!(again.data.sealing(of("anna"), 20_000).unwrap().id, anna, "the day goes on with its key");
         assert_eq!(again.signing.verifying(), keys.signing.verifying());
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * RECORD_BYTES as u64);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), whole as u64);
+    }
+
+    #[test]
+    fn a_destroyed_key_is_overwritten_where_it_stood_and_the_next_one_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme: TenantName = "acme".parse().unwrap();
+        let ring = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap();
+        let keys = ring.tenant(&acme).unwrap();
+        let id = keys.data.sealing(of("anna"), 20_000).unwrap().id;
+        let other = keys.data.sealing(of("berta"), 20_000).unwrap().id;
+        ring.save().unwrap();
+        let path = dir.path().join("vault/acme/666.deks");
+        let before = std::fs::read(&path).unwrap();
+        let tag = keys.data.subject_tag("anna");
+        let by = RedactionId::new(&cogward_model::SystemClock, &SystemEntropy);
+        assert_eq!(keys.data.destroy(&[id], by, false).unwrap(), 1);
+        assert_eq!(keys.data.destroy(&[id], by, false).unwrap(), 0, "once is enough");
+        let after = std::fs::read(&path).unwrap();
+        assert_eq!(before.len(), after.len());
+        // Of the key, the person and the run nothing is left: each 8 bytes of them were in the file and are not.
+        for old in before[16..110].chunks(8).filter(|old| old.iter().any(|byte| *byte != 0)) {
+            assert!(!after.windows(old.len()).any(|now| now == old));
+        }
+        assert!(!after.windows(16).any(|now| now == tag));
+        assert_eq!(before[110..], after[110..], "the other one is untouched");
+        let again = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap().tenant(&acme).unwrap();
+        for keys in [&keys, &again] {
+            assert!(matches!(keys.data.find(&id).unwrap(), Found::Erased(found) if found == by));
+            assert!(matches!(keys.data.find(&other).unwrap(), Found::Key(_)));
+            assert_ne!(keys.data.sealing(of("anna"), 20_000).unwrap().id, id);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{Arc, Mutex, atomic::AtomicBool, mpsc},
 };
 
 use cogward_ledger::{
@@ -17,19 +17,20 @@ use cogward_model::{
     Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
 };
-use cogward_wal::{Frame, Position, Torn, Wal};
+use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    checkpoint, durable, frames,
+    checkpoint, durable, frames, index,
     keys::{Keyring, KeyringError},
     plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
     publish::{self, Publish, Published},
     queue::{Item, Queue},
-    read::Progress,
+    read::{Progress, SpansImage},
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     sequencer::Sequencer,
+    snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
     witnessed::Witnesses,
 };
@@ -46,6 +47,11 @@ pub struct EvidenceOptions {
     pub low_water_bytes: u64,
     /// The sizes of the write-ahead log's files.
     pub wal: cogward_wal::Options,
+    /// Whether an event that is not what the schema says is refused. Builds for tests are: elsewhere what the
+    /// schema does not know is committed and not shown.
+    pub strict: bool,
+    /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
+    pub snapshot_bytes: u64,
 }
 
 impl EvidenceOptions {
@@ -58,6 +64,8 @@ impl EvidenceOptions {
             entropy: Arc::new(SystemEntropy),
             low_water_bytes: 256 * 1024 * 1024,
             wal: cogward_wal::Options::default(),
+            strict: false,
+            snapshot_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -136,23 +144,24 @@ pub enum OpenError {
 }
 
 impl Evidence {
-    /// Opens the ledger and starts its threads. Reads the whole log once.
+    /// Opens the ledger and starts its threads. Reads the log once, from the last snapshot that can be believed on.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options } = options;
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
+            options;
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
-        let mut recovery = Recovery { signed: signed(&dir, &keyring)?, ..Recovery::default() };
-        recovery.know_plane(&dir, &keyring)?;
-        let mut wal = Wal::open(&dir.join("wal"), wal_options, &mut |frame| recovery.frame(frame))?;
-        recovery.check()?;
-        let torn = wal.torn();
+        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
+        let Recovered { mut wal, recovery, torn, passed_over } =
+            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?)?;
         // Everything that was signed is before the tail: what is cut was never acknowledged.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
+        snapshots.read_at_start(recovery.bytes);
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
+        let (index, asks) = index::Handle::new(&dir);
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -163,6 +172,10 @@ impl Evidence {
             failed: AtomicBool::new(false),
             progress: recovery.progress,
             permits: Semaphore::new(RECORDS_IN_FLIGHT_MAX),
+            strict,
+            schema: Mutex::new(recovery.schema),
+            sealing: Default::default(),
+            index,
             anchors: recovery.anchors,
             published: Published::default(),
             witnesses: Witnesses::default(),
@@ -177,6 +190,9 @@ impl Evidence {
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
         }
+        if let Some((until, roots)) = passed_over {
+            snapshot::scrub(&shared, until, roots);
+        }
         let (checkpoints, jobs) = mpsc::channel();
         let sequencer = Sequencer {
             shared: Arc::clone(&shared),
@@ -189,7 +205,9 @@ impl Evidence {
             published: HashMap::new(),
             batch: Default::default(),
             clock_held: false,
+            clock_read: None,
             batch_time: None,
+            snapshots,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let beside = Arc::clone(&shared);
@@ -202,8 +220,43 @@ impl Evidence {
             .spawn(move || publish::run(&beside, &published, first))
             .map_err(OpenError::Threads)?;
         let sequencer = thread("ledger").spawn(move || sequencer.run()).map_err(OpenError::Threads)?;
-        Ok(Self::new(shared, [sequencer, checkpointer, publisher]))
+        let indexer = index::spawn(Arc::clone(&shared), asks).map_err(OpenError::Threads)?;
+        Ok(Self::new(shared, indexer, [sequencer, checkpointer, publisher]))
     }
+}
+
+/// Where the part of the log ends that was not read, and the edges that it must give.
+type PassedOver = (Position, HashMap<LogName, (u64, Hash)>);
+
+struct Recovered {
+    wal: Wal,
+    recovery: Recovery,
+    torn: Option<Torn>,
+    passed_over: Option<PassedOver>,
+}
+
+/// Reads the log from the snapshot on. If that is not believed, or anything does not fit to it, all of it:
+/// what the whole log says is the verdict.
+fn recover(
+    dir: &Path,
+    options: cogward_wal::Options,
+    snapshots: &Snapshots,
+    signed: &SignedStates,
+) -> Result<Recovered, OpenError> {
+    let read = |start: Option<Start>, mut recovery: Recovery| {
+        let wal = Wal::open_from(&dir.join("wal"), options, start, &mut |frame| recovery.frame(frame))?;
+        recovery.check()?;
+        Ok(Recovered { torn: wal.torn(), wal, recovery, passed_over: None })
+    };
+    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed) {
+        let passed_over = Some((start.at, recovery.edges()));
+        match read(Some(start), recovery) {
+            Ok(recovered) => return Ok(Recovered { passed_over, ..recovered }),
+            Err(OpenError::Wal(cogward_wal::OpenError::Held)) => return Err(cogward_wal::OpenError::Held.into()),
+            Err(error) => tracing::warn!(%error, "the log does not follow from its snapshot: all of it is read"),
+        }
+    }
+    read(None, Recovery { signed: signed.clone(), ..Recovery::default() })
 }
 
 fn note_recovery(shared: &Shared, torn: Torn) {
@@ -218,28 +271,63 @@ fn note_recovery(shared: &Shared, torn: Torn) {
     }
 }
 
-/// The last checkpoint of every tenant that has one.
-fn signed(dir: &Path, keyring: &Keyring) -> Result<HashMap<TenantName, Signed>, OpenError> {
-    let tenants = dir.join("tenants");
-    durable::directory(&tenants)?;
-    let mut found = HashMap::new();
-    for entry in fs::read_dir(&tenants)? {
-        let name = entry?.file_name();
-        let Some(tenant) = name.to_str().and_then(|name| name.parse::<TenantName>().ok()) else { continue };
-        let log = LogName::Tenant(tenant.clone());
-        let Some(note) = durable::read(&checkpoint::path(dir, &log), NOTE_BYTES_MAX as u64)? else { continue };
-        let keys = keyring.tenant(&tenant)?;
-        let signed = Signed::open(note, keys.signing.verifying());
-        let signed = signed.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
-        found.insert(tenant, signed);
+/// What was signed of every log, as it lies on the disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SignedStates {
+    tenants: HashMap<TenantName, Signed>,
+    plane: Option<Signed>,
+    /// The commitments under which the plane log holds the tenants' last checkpoints.
+    sought: HashMap<String, TenantName>,
+}
+
+impl SignedStates {
+    fn read(dir: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
+        let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
+        let plane = note.map(|note| Signed::open(note, keyring.plane().signing.verifying())).transpose();
+        let mut states = Self { plane: plane.map_err(OpenError::PlaneCheckpoint)?, ..Self::default() };
+        let tenants = dir.join("tenants");
+        durable::directory(&tenants)?;
+        for entry in fs::read_dir(&tenants)? {
+            let name = entry?.file_name();
+            let Some(tenant) = name.to_str().and_then(|name| name.parse::<TenantName>().ok()) else { continue };
+            let log = LogName::Tenant(tenant.clone());
+            let Some(note) = durable::read(&checkpoint::path(dir, &log), NOTE_BYTES_MAX as u64)? else { continue };
+            let keys = keyring.tenant(&tenant)?;
+            let signed = Signed::open(note, keys.signing.verifying());
+            let signed = signed.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
+            if let Some(opens) = keyring.plane().disclosure(keys.signing.verifying().origin(), signed.size) {
+                states.sought.insert(opens.commitment(), tenant.clone());
+            }
+            states.tenants.insert(tenant, signed);
+        }
+        Ok(states)
     }
-    Ok(found)
+
+    pub(crate) fn tenant(&self, tenant: &TenantName) -> Option<&Signed> {
+        self.tenants.get(tenant)
+    }
+
+    pub(crate) fn plane(&self) -> Option<&Signed> {
+        self.plane.as_ref()
+    }
+
+    /// Whose checkpoint a leaf of the plane log holds, where it is the last that was signed.
+    pub(crate) fn anchored(&self, leaf: &PlaneLeaf) -> Result<Option<&TenantName>, OpenError> {
+        let Some(tenant) = self.sought.get(&leaf.log) else { return Ok(None) };
+        match self.tenants.get(tenant) {
+            Some(signed) if (signed.size, signed.root) != (leaf.size, leaf.root) => {
+                Err(OpenError::OtherCheckpoint { tenant: tenant.clone(), signed: leaf.size })
+            }
+            _ => Ok(Some(tenant)),
+        }
+    }
 }
 
 /// A checkpoint as it lies on the disk.
-struct Signed {
-    size: u64,
-    root: Hash,
+#[derive(Debug, Clone)]
+pub(crate) struct Signed {
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
     note: String,
 }
 
@@ -250,34 +338,48 @@ impl Signed {
         Ok(Self { size, root, note })
     }
 
-    fn published(&self, log: LogName, end: Position) -> Publish {
+    pub(crate) fn published(&self, log: LogName, end: Position) -> Publish {
         Publish { log, size: self.size, root: self.root, note: self.note.clone(), end }
     }
 }
 
+fn named_schema(leaf: &[u8]) -> Option<String> {
+    let leaf: serde_json::Value = serde_json::from_slice(leaf).ok()?;
+    leaf.get("body")?.get("digest")?.as_str().map(str::to_owned)
+}
+
 /// What the log tells while it is read.
 #[derive(Default)]
-struct Recovery {
-    signed: HashMap<TenantName, Signed>,
-    plane_signed: Option<Signed>,
-    plane: PlaneLog,
-    /// The commitments under which the plane log holds the tenants' last checkpoints.
-    sought: HashMap<String, TenantName>,
-    anchors: Anchors,
+pub(crate) struct Recovery {
+    pub(crate) signed: SignedStates,
+    pub(crate) plane: PlaneLog,
+    pub(crate) anchors: Anchors,
     /// The signed states, in the order of the log: what is published first.
-    first: Vec<Publish>,
+    pub(crate) first: Vec<Publish>,
     plane_wrong: Option<OpenError>,
-    logs: HashMap<TenantName, TenantLog>,
-    last_time: Timestamp,
+    pub(crate) logs: HashMap<TenantName, TenantLog>,
+    pub(crate) last_time: Timestamp,
     last_time_text: String,
-    progress: Progress,
+    pub(crate) progress: Progress,
+    /// The digest of the schema that was named last.
+    pub(crate) schema: Option<String>,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
+    /// Bytes that were read.
+    bytes: u64,
 }
 
 impl Recovery {
-    fn frame(&mut self, frame: Frame<'_>) {
+    /// What every log is now, so far as it was read.
+    pub(crate) fn edges(&self) -> HashMap<LogName, (u64, Hash)> {
+        let tenants = self.logs.iter().map(|(tenant, log)| (LogName::Tenant(tenant.clone()), &log.tree));
+        let all = tenants.chain(std::iter::once((LogName::Plane, &self.plane.tree)));
+        all.map(|(log, tree)| (log, (tree.size(), tree.root()))).collect()
+    }
+
+    pub(crate) fn frame(&mut self, frame: Frame<'_>) {
+        self.bytes += frame.payload.len() as u64;
         if frame.kind == frames::PLANE {
             if self.plane_wrong.is_none()
                 && let Err(error) = self.plane_leaf(&frame)
@@ -318,7 +420,11 @@ impl Recovery {
             _ => None,
         };
         log.push(leaf_hash(bytes), run, leaf.body.kind == EventType::RunClosed.as_str());
-        if let Some(signed) = self.signed.get(&tenant)
+        log.last_at = leaf_at;
+        if leaf.body.kind == EventType::LedgerSchema.as_str() {
+            self.schema = named_schema(bytes);
+        }
+        if let Some(signed) = self.signed.tenant(&tenant)
             && signed.size == log.tree.size()
         {
             if signed.root != log.tree.root() {
@@ -334,11 +440,11 @@ impl Recovery {
     }
 
     /// Whether every signed checkpoint was reached.
-    fn check(&mut self) -> Result<(), OpenError> {
+    pub(crate) fn check(&mut self) -> Result<(), OpenError> {
         if let Some(error) = self.wrong.take() {
             return Err(error);
         }
-        for (tenant, signed) in &self.signed {
+        for (tenant, signed) in &self.signed.tenants {
             let leaves = self.logs.get(tenant).map_or(0, |log| log.tree.size());
             if leaves < signed.size {
                 return Err(OpenError::Rollback { tenant: tenant.clone(), leaves, signed: signed.size });
@@ -347,22 +453,8 @@ impl Recovery {
         if let Some(error) = self.plane_wrong.take() {
             return Err(error);
         }
-        let (leaves, signed) = (self.plane.tree.size(), self.plane_signed.as_ref().map_or(0, |signed| signed.size));
+        let (leaves, signed) = (self.plane.tree.size(), self.signed.plane().map_or(0, |signed| signed.size));
         if leaves < signed { Err(OpenError::PlaneRollback { leaves, signed }) } else { Ok(()) }
-    }
-
-    /// What was signed of the plane log, and under which names it holds the tenants' last checkpoints.
-    fn know_plane(&mut self, dir: &Path, keyring: &Keyring) -> Result<(), OpenError> {
-        let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
-        let signed = note.map(|note| Signed::open(note, keyring.plane().signing.verifying())).transpose();
-        self.plane_signed = signed.map_err(OpenError::PlaneCheckpoint)?;
-        for (tenant, signed) in &self.signed {
-            let keys = keyring.tenant(tenant)?;
-            if let Some(opens) = keyring.plane().disclosure(keys.signing.verifying().origin(), signed.size) {
-                self.sought.insert(opens.commitment(), tenant.clone());
-            }
-        }
-        Ok(())
     }
 
     fn plane_leaf(&mut self, frame: &Frame<'_>) -> Result<(), OpenError> {
@@ -378,7 +470,7 @@ impl Recovery {
         }
         self.plane.tree.push(leaf_hash(bytes));
         let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
-        if let Some(signed) = &self.plane_signed
+        if let Some(signed) = self.signed.plane()
             && signed.size == size
         {
             if signed.root != root {
@@ -387,10 +479,7 @@ impl Recovery {
             self.plane.checkpointed = size;
             self.first.push(signed.published(LogName::Plane, frame.end));
         }
-        if let Some(tenant) = self.sought.get(&leaf.log).cloned() {
-            if self.signed.get(&tenant).is_some_and(|signed| (signed.size, signed.root) != (leaf.size, leaf.root)) {
-                return Err(OpenError::OtherCheckpoint { tenant, signed: leaf.size });
-            }
+        if let Some(tenant) = self.signed.anchored(&leaf)?.cloned() {
             self.anchors.placed(&tenant, Place { index: leaf.seq, leaf });
         }
         Ok(())

@@ -151,6 +151,12 @@ impl Anchors {
         }
     }
 
+    /// The newest place of each tenant.
+    pub(crate) fn newest(&self) -> Vec<(TenantName, Place)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter_map(|(tenant, known)| Some((tenant.clone(), known.places.back()?.clone()))).collect()
+    }
+
     fn place(&self, tenant: &TenantName, checkpoint: &Hash) -> Option<Place> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(tenant)?.places.iter().rev().find(|place| place.leaf.checkpoint == *checkpoint).cloned()

@@ -11,7 +11,11 @@ use std::{
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
-use cogward_model::{AgentName, NanoUsd, RunId, TenantName, Timestamp, action::Amounts, id::EventId};
+use cogward_model::{
+    AgentName, NanoUsd, RunId, TenantName, Timestamp,
+    action::Amounts,
+    id::{EventId, RedactionId},
+};
 use cogward_wal::{Position, Wal};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
@@ -19,7 +23,7 @@ use crate::{
     frames,
     keys::{KeyringError, TenantKeys},
     record::Evidence,
-    vault::Sealed,
+    vault::{self, Sealed},
 };
 
 /// Runs whose place in the log is remembered.
@@ -56,6 +60,16 @@ struct Known {
     incomplete: bool,
 }
 
+/// Segment and offset.
+type PlaceImage = (u64, u64);
+
+/// Where runs lie, as a snapshot keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SpansImage {
+    incomplete: bool,
+    spans: Vec<(RunId, TenantName, PlaceImage, PlaceImage)>,
+}
+
 struct Span {
     tenant: TenantName,
     from: Position,
@@ -74,6 +88,22 @@ impl Progress {
                 known.incomplete = true;
             }
         }
+    }
+
+    /// What a snapshot keeps.
+    pub(crate) fn image(&self) -> SpansImage {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |at: Position| (at.segment, at.offset);
+        let spans = known.runs.iter().map(|(run, span)| (*run, span.tenant.clone(), place(span.from), place(span.to)));
+        SpansImage { incomplete: known.incomplete, spans: spans.collect() }
+    }
+
+    /// As a snapshot kept it.
+    pub(crate) fn from_image(image: SpansImage) -> Self {
+        let place = |(segment, offset)| Position { segment, offset };
+        let spans = image.spans.into_iter();
+        let runs = spans.map(|(run, tenant, from, to)| (run, Span { tenant, from: place(from), to: place(to) }));
+        Self(Mutex::new(Known { end: Position::default(), runs: runs.collect(), incomplete: image.incomplete }))
     }
 
     pub(crate) fn end(&self) -> Position {
@@ -97,7 +127,7 @@ impl Progress {
 pub struct LeafView {
     /// Its number in the tenant's log.
     pub seq: u64,
-    /// Its number in the run's chain.
+    /// Its number in the run's chain; 0 for a leaf without a run.
     pub run_seq: u64,
     /// When.
     pub time: Timestamp,
@@ -107,6 +137,8 @@ pub struct LeafView {
     pub body: serde_json::Value,
     /// The hidden values that the vault still opens, by field.
     pub disclosed: BTreeMap<String, serde_json::Value>,
+    /// The hidden values that were erased, by field, with the redaction that did it.
+    pub erased: BTreeMap<String, RedactionId>,
 }
 
 /// What the budgets are rebuilt from: what was reserved and what was really used.
@@ -280,13 +312,33 @@ impl Evidence {
         after_run_seq: u64,
         limit: usize,
     ) -> Result<Vec<LeafView>, ReadError> {
+        let span = self.shared.progress.span(tenant, run);
+        // An older run: the index knows where it lies. What it leaves out at the beginning shows as a gap, and then the
+        // whole log is read.
+        let narrow = if span.0 == Position::default() { self.indexed_span(tenant, run).await } else { None };
         let (evidence, tenant) = (self.clone(), tenant.clone());
-        on_a_thread(move || evidence.read_run(&tenant, run, after_run_seq, limit)).await
+        on_a_thread(move || {
+            if let Some(narrow) = narrow {
+                let found = evidence.read_run(&tenant, run, narrow, after_run_seq, limit)?;
+                if found.first().is_none_or(|leaf| leaf.run_seq == after_run_seq + 1) {
+                    return Ok(found);
+                }
+            }
+            evidence.read_run(&tenant, run, span, after_run_seq, limit)
+        })
+        .await
     }
 
-    fn read_run(&self, tenant: &TenantName, run: RunId, after: u64, limit: usize) -> Result<Vec<LeafView>, ReadError> {
+    fn read_run(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+        span: (Position, Position),
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LeafView>, ReadError> {
         let shared = &self.shared;
-        let (keys, span, run) = (shared.keyring.tenant(tenant)?, shared.progress.span(tenant, run), run.to_string());
+        let (keys, run) = (shared.keyring.tenant(tenant)?, run.to_string());
         let (mut found, mut bytes) = (Vec::new(), 0);
         walk(&shared.dir, span, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
@@ -358,7 +410,7 @@ impl Evidence {
     }
 }
 
-fn view(
+pub(crate) fn view(
     keys: &TenantKeys,
     tenant: &TenantName,
     parsed: &Parsed<'_>,
@@ -367,15 +419,23 @@ fn view(
 ) -> Option<LeafView> {
     let mut whole: serde_json::Value = serde_json::from_slice(leaf).ok()?;
     let body = whole.get_mut("body")?.take();
-    let disclosed = disclosed(keys, tenant, parsed.body.id, &body, sealed)?;
+    let Opened { disclosed, erased } = opened(keys, tenant, parsed.body.id, &body, sealed)?;
     Some(LeafView {
         seq: parsed.chain.seq,
-        run_seq: parsed.body.run_seq?,
+        run_seq: parsed.body.run_seq.unwrap_or(0),
         time: parsed.chain.time.parse().ok()?,
         hash: hash_text(&leaf_hash(leaf)),
         body,
         disclosed,
+        erased,
     })
+}
+
+/// What became of a leaf's hidden values.
+#[derive(Default)]
+pub(crate) struct Opened {
+    pub(crate) disclosed: BTreeMap<String, serde_json::Value>,
+    pub(crate) erased: BTreeMap<String, RedactionId>,
 }
 
 /// The values that the vault still opens.
@@ -386,21 +446,43 @@ pub(crate) fn disclosed(
     body: &serde_json::Value,
     sealed: &mut Vec<Vec<u8>>,
 ) -> Option<BTreeMap<String, serde_json::Value>> {
-    let mut disclosed = BTreeMap::new();
+    opened(keys, tenant, id, body, sealed).map(|opened| opened.disclosed)
+}
+
+/// The values that the vault still opens, and which redaction erased the others.
+pub(crate) fn opened(
+    keys: &TenantKeys,
+    tenant: &TenantName,
+    id: &str,
+    body: &serde_json::Value,
+    sealed: &mut Vec<Vec<u8>>,
+) -> Option<Opened> {
+    let mut found = Opened::default();
     for frame in sealed.drain(..) {
         let sealed = Sealed::parse(&frame)?;
         let field = sealed.field.clone();
-        let opened = keys.known(&sealed.key_id).and_then(|key| sealed.open(&key, tenant.as_str(), id));
+        let opened = match vault::key_of(keys, id, sealed) {
+            Ok(vault::Openable::With(key, sealed)) => sealed.open(&key, tenant.as_str(), id),
+            Ok(vault::Openable::Erased(by)) => {
+                found.erased.insert(field, by);
+                continue;
+            }
+            Ok(vault::Openable::Never) => None,
+            Err(error) => {
+                tracing::error!(%error, "a data key cannot be read");
+                None
+            }
+        };
         // Shown only if it is what the leaf commits to: the vault may be wrong, the ledger is not.
         if let Some(opened) = opened
             && body.get(&field).and_then(|f| f.get("$c")).and_then(|c| c.as_str()) == Some(opened.commitment().as_str())
             && let Some((name, value)) = opened.open()
             && name == field
         {
-            disclosed.insert(field, value);
+            found.disclosed.insert(field, value);
         }
     }
-    Some(disclosed)
+    Some(found)
 }
 
 fn lasting(

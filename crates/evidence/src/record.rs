@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -12,14 +12,16 @@ use std::{
 use cogward_ledger::leaf::{self, EncodeError};
 use cogward_model::{
     Clock, Entropy, TenantName,
-    event::{Event, FieldClass},
+    event::{Attribution, Event, EventType, FieldClass},
     id::EventId,
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
     checkpoint::SignedCheckpoint,
-    keys::{Keyring, KeyringError, Purpose, TenantKeys},
+    data_keys::{Purpose, Sealing, day},
+    index,
+    keys::{Keyring, KeyringError, TenantKeys},
     plane::Anchors,
     publish::Published,
     queue::{Append, Item, Queue},
@@ -93,6 +95,14 @@ pub(crate) struct Shared {
     pub(crate) failed: AtomicBool,
     pub(crate) progress: Progress,
     pub(crate) permits: Semaphore,
+    /// Whether an event that is not what the schema says is refused.
+    pub(crate) strict: bool,
+    /// The digest of the schema that the log named last.
+    pub(crate) schema: Mutex<Option<String>>,
+    /// Read from the sealing of an event until it waits for its place; written while keys are retired. So every
+    /// value under a retired key is in the log once the queue is empty.
+    pub(crate) sealing: RwLock<()>,
+    pub(crate) index: index::Handle,
     pub(crate) anchors: Anchors,
     pub(crate) published: Published,
     pub(crate) witnesses: Witnesses,
@@ -131,6 +141,9 @@ impl Shared {
     /// Everything about an event that needs no order: its body, its commitments, their sealing.
     pub(crate) fn prepare(&self, event: &Event, id: EventId) -> Result<Append, RecordError> {
         self.check()?;
+        if self.strict {
+            cogward_ledger::schema::schema().check(event).map_err(EncodeError::from)?;
+        }
         let body = leaf::encode(event, &id, &*self.entropy)?;
         let keys = self.keyring.tenant(&event.tenant).map_err(|error: KeyringError| {
             tracing::error!(%error, "a tenant's keys are not usable");
@@ -138,9 +151,9 @@ impl Shared {
         })?;
         let mut sealed = Vec::with_capacity(body.committed.len());
         let id_text = id.to_string();
+        let today = day(self.clock.now());
         for committed in &body.committed {
-            let frame = self
-                .data_key(&keys, event, committed.class)
+            let frame = data_key(&keys, event, &committed.field, committed.class, today)
                 .and_then(|key| {
                     let (entropy, tenant) = (&*self.entropy, event.tenant.as_str());
                     vault::seal(&key, entropy, tenant, &id_text, &committed.field, &committed.disclosure)
@@ -151,19 +164,38 @@ impl Shared {
         Ok(Append { tenant: event.tenant.clone(), id, kind: event.kind, body, sealed, once: false, reply: None })
     }
 
-    fn data_key(&self, keys: &TenantKeys, event: &Event, class: FieldClass) -> Option<Arc<vault::DataKey>> {
-        match (class, &event.by.subject, event.run) {
-            (FieldClass::Confidential | FieldClass::Public, ..) | (FieldClass::Personal, None, None) => {
-                keys.data_key(Purpose::Tenant)
-            }
-            (FieldClass::Personal, Some(subject), _) => keys.data_key(Purpose::Subject(subject)),
-            (FieldClass::Personal, None, Some(run)) => keys.data_key(Purpose::Run(&run.to_string())),
-        }
-    }
-
     pub(crate) fn mint(&self) -> EventId {
         leaf::mint_id(&*self.clock, &*self.entropy)
     }
+}
+
+/// What a call added to the counts that policies read: amounts, and nobody's name. Without it nothing that counts can be
+/// decided after a restart, so it is the tenant's and no erasure takes it along.
+pub(crate) const COUNTED: &str = "history";
+
+/// The key for a field: that of the person whom it is about, in this run, today. What belongs to nobody and no run is
+/// the tenant's.
+fn data_key(
+    keys: &TenantKeys,
+    event: &Event,
+    field: &str,
+    class: FieldClass,
+    today: u32,
+) -> Option<Arc<vault::DataKey>> {
+    let by = event.by.subject.as_deref();
+    let person = if field == "sub" { by } else { event.about.as_deref().or(by) };
+    if field == COUNTED {
+        let purpose = Purpose { class: Sealing::Confidential, subject: None, run: None };
+        return keys.data.sealing(purpose, today);
+    }
+    let (class, subject) = match class {
+        FieldClass::Personal => (Sealing::Personal, person),
+        // What a customer's business was outside of any run, an operator's going does not take along.
+        FieldClass::Confidential | FieldClass::Public => {
+            (Sealing::Confidential, person.filter(|_| event.run.is_some()))
+        }
+    };
+    keys.data.sealing(Purpose { class, subject, run: event.run }, today)
 }
 
 /// The ledger. Clones are the same one; dropping the last writes what waits and ends its threads.
@@ -185,10 +217,16 @@ pub(crate) struct Threads {
     sequencer: Option<JoinHandle<()>>,
     checkpointer: Option<JoinHandle<()>>,
     publisher: Option<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
+        // The index may be waiting for a record of its own: it ends while there is still a sequencer.
+        self.shared.index.stop();
+        if let Some(indexer) = self.indexer.take() {
+            let _ended = indexer.join();
+        }
         let _full = self.shared.queue.push(Item::Stop);
         // Each holds the channel of the next: they end one after the other.
         for thread in [self.sequencer.take(), self.checkpointer.take(), self.publisher.take()].into_iter().flatten() {
@@ -198,12 +236,17 @@ impl Drop for Threads {
 }
 
 impl Evidence {
-    pub(crate) fn new(shared: Arc<Shared>, [sequencer, checkpointer, publisher]: [JoinHandle<()>; 3]) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        indexer: JoinHandle<()>,
+        [sequencer, checkpointer, publisher]: [JoinHandle<()>; 3],
+    ) -> Self {
         let threads = Threads {
             shared: Arc::clone(&shared),
             sequencer: Some(sequencer),
             checkpointer: Some(checkpointer),
             publisher: Some(publisher),
+            indexer: Some(indexer),
         };
         Self { shared, _threads: Arc::new(threads) }
     }
@@ -228,6 +271,7 @@ impl Evidence {
     /// See [`RecordError`]; then it is not recorded.
     pub fn note(&self, event: Event) -> Result<EventId, RecordError> {
         let id = self.shared.mint();
+        let _sealing = self.shared.sealing.read().unwrap_or_else(PoisonError::into_inner);
         let append = self.shared.prepare(&event, id)?;
         self.shared.queue.push(Item::Append(Box::new(append))).map_err(|_| RecordError::Busy)?;
         Ok(id)
@@ -239,6 +283,7 @@ impl Evidence {
         id: EventId,
         once: bool,
     ) -> Result<oneshot::Receiver<Result<LeafRef, RecordError>>, RecordError> {
+        let _sealing = self.shared.sealing.read().unwrap_or_else(PoisonError::into_inner);
         let mut append = self.shared.prepare(event, id)?;
         let (reply, answer) = oneshot::channel();
         (append.once, append.reply) = (once, Some(reply));
@@ -255,6 +300,24 @@ impl Evidence {
         let (reply, answer) = oneshot::channel();
         self.shared.queue.push(Item::Checkpoint(tenant.clone(), reply)).map_err(|_| RecordError::Busy)?;
         answer.await.unwrap_or_else(|_| Err(self.shared.failure()))
+    }
+
+    /// Names the schema that records are held to from here on, unless it is the one that the log named last.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub async fn declare_schema(&self) -> Result<Option<LeafRef>, RecordError> {
+        let schema = cogward_ledger::schema::schema();
+        let known = |shared: &Shared| shared.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known(&self.shared).as_deref() == Some(schema.digest()) {
+            return Ok(None);
+        }
+        let event = Event::new(EventType::LedgerSchema, TenantName::default_tenant(), Attribution::plane())
+            .public("version", schema.version())
+            .public("digest", schema.digest());
+        let leaf = self.record(event).await?;
+        *self.shared.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema.digest().to_owned());
+        Ok(Some(leaf))
     }
 
     /// Whether evidence can be written, as it changes.

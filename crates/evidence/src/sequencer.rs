@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     plane::{LogName, PlaneLog},
     queue::{Append, Item},
     record::{LeafRef, RecordError, Shared},
+    snapshot::{Image, PlaneImage, Snapshots},
     tenant_log::TenantLog,
 };
 
@@ -34,6 +35,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A clock that goes back by less is held without a record: time services do that all day.
 const STEP_MICROS: u64 = 50_000;
+/// A clock that is further ahead than the time that passed was set, or the host slept.
+const AHEAD_MICROS: u64 = 1_000_000;
 
 /// Everything the thread owns.
 pub(crate) struct Sequencer {
@@ -49,14 +52,19 @@ pub(crate) struct Sequencer {
     pub(crate) published: HashMap<EventId, LeafRef>,
     pub(crate) batch: Batch,
     pub(crate) clock_held: bool,
+    /// The clock's last word, and when by a clock that nobody sets.
+    pub(crate) clock_read: Option<(Timestamp, Instant)>,
     /// The time of the batch: one for all its leaves, read when the first of them came.
     pub(crate) batch_time: Option<Arc<str>>,
+    pub(crate) snapshots: Snapshots,
 }
 
 /// What is in the write-ahead log's buffer and not acknowledged.
 #[derive(Default)]
 pub(crate) struct Batch {
     bytes: usize,
+    /// All that was written since the start.
+    written: u64,
     replies: Vec<(oneshot::Sender<Result<LeafRef, RecordError>>, LeafRef)>,
     runs: Vec<(TenantName, RunId, Position)>,
     leaf: Vec<u8>,
@@ -102,6 +110,7 @@ impl Sequencer {
                 let news = self.logs.iter().filter(|(_, log)| log.tree.size() > log.checkpointed);
                 let news: Vec<_> = news.map(|(tenant, _)| tenant.clone()).collect();
                 news.iter().for_each(|tenant| self.checkpoint(tenant, None));
+                self.snapshot();
             }
             self.plane_tick(stop);
             if stop {
@@ -154,6 +163,7 @@ impl Sequencer {
         let Some(log) = self.logs.get_mut(&append.tenant) else { return Err(RecordError::RunClosed) };
         let run = append.body.run.map(|run| (run, place.run_seq));
         log.push(hash, run, append.kind == EventType::RunClosed);
+        log.last_at = position;
         if let Some(run) = append.body.run {
             self.batch.runs.push((append.tenant.clone(), run, position));
         }
@@ -186,24 +196,38 @@ impl Sequencer {
     }
 
     fn next_time(&mut self) -> Timestamp {
-        let now = self.shared.clock.now();
+        let (now, read_at) = (self.shared.clock.now(), Instant::now());
+        let before = self.clock_read.replace((now, read_at));
         if now >= self.last_time {
             (self.last_time, self.clock_held) = (now, false);
+            let ahead = before.map_or(0, |(time, at)| {
+                let passed = u64::try_from(read_at.duration_since(at).as_micros()).unwrap_or(u64::MAX);
+                now.micros_since(time).saturating_sub(passed)
+            });
+            if ahead >= AHEAD_MICROS {
+                tracing::warn!(micros = ahead, "the host's clock went ahead of the time that passed");
+                self.stepped("ahead_us", ahead, now);
+            }
             return now;
         }
         let back = self.last_time.micros_since(now);
         if back >= STEP_MICROS && !self.clock_held {
             self.clock_held = true;
             tracing::warn!(micros = back, "the host's clock went back; the ledger's time waits for it");
-            let step = Event::new(EventType::TimeStepped, TenantName::default_tenant(), Attribution::plane())
-                .public("back_us", back)
-                .public("clock", now.to_string());
-            match self.shared.prepare(&step, self.shared.mint()) {
-                Ok(append) => self.append(append),
-                Err(error) => tracing::error!(%error, "the clock's step could not be recorded"),
-            }
+            self.stepped("back_us", back, now);
         }
         self.last_time
+    }
+
+    /// Records that the clock was set.
+    fn stepped(&mut self, way: &'static str, micros: u64, clock: Timestamp) {
+        let step = Event::new(EventType::TimeStepped, TenantName::default_tenant(), Attribution::plane())
+            .public(way, micros)
+            .public("clock", clock.to_string());
+        match self.shared.prepare(&step, self.shared.mint()) {
+            Ok(append) => self.append(append),
+            Err(error) => tracing::error!(%error, "the clock's step could not be recorded"),
+        }
     }
 
     /// Flushes the batch and tells everyone in it.
@@ -215,6 +239,7 @@ impl Sequencer {
         if let Ok(end) = &flushed {
             self.shared.progress.advance(*end, self.batch.runs.drain(..));
         }
+        self.batch.written += self.batch.bytes as u64;
         self.batch.bytes = 0;
         self.batch_time = None;
         self.batch.runs.clear();
@@ -223,6 +248,23 @@ impl Sequencer {
                 Ok(_) => Ok(leaf),
                 Err(error) => Err(error.clone()),
             });
+        }
+    }
+
+    /// Keeps what a start would otherwise have to read the log for, once it has grown enough. Only called when
+    /// the batch is empty and every log was handed over to be signed.
+    fn snapshot(&mut self) {
+        if let Some(start) = self.wal.start()
+            && self.snapshots.are_due(self.batch.written)
+        {
+            let tenants = self.logs.iter().map(|(tenant, log)| (tenant.clone(), log.image())).collect();
+            let schema = self.shared.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if self.plane.tree.size() > self.plane.checkpointed {
+                self.plane_checkpoint(None);
+            }
+            let plane = PlaneImage::new(&self.plane.tree, self.shared.anchors.newest());
+            let image = Image::new(start, self.last_time, schema, tenants, plane, self.shared.progress.image());
+            self.snapshots.write(image, self.batch.written);
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use cogward_ledger::{Hash, leaf::Place, tree::Frontier};
 use cogward_model::RunId;
+use cogward_wal::Position;
+use serde::{Deserialize, Serialize};
 
 /// Closed runs whose end is still known, for an outcome that comes late.
 const CLOSED_RUNS_MAX: usize = 65_536;
@@ -19,6 +21,8 @@ pub(crate) struct TenantLog {
     forgotten: Option<RunId>,
     /// The size that was last handed over to be signed.
     pub(crate) checkpointed: u64,
+    /// Where the frames of the last leaf begin.
+    pub(crate) last_at: Position,
 }
 
 struct RunEnd {
@@ -26,7 +30,47 @@ struct RunEnd {
     last: Hash,
 }
 
+/// What a snapshot keeps of a log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LogImage {
+    pub(crate) size: u64,
+    subtrees: Vec<Hash>,
+    pub(crate) prev: Option<Hash>,
+    /// Segment and offset.
+    pub(crate) last_at: (u64, u64),
+    runs: Vec<(RunId, u64, Hash)>,
+    closed: Vec<RunId>,
+    forgotten: Option<RunId>,
+}
+
 impl TenantLog {
+    /// What a snapshot keeps.
+    pub(crate) fn image(&self) -> LogImage {
+        LogImage {
+            size: self.tree.size(),
+            subtrees: self.tree.subtrees().to_vec(),
+            prev: self.prev,
+            last_at: (self.last_at.segment, self.last_at.offset),
+            runs: self.runs.iter().map(|(run, end)| (*run, end.seq, end.last)).collect(),
+            closed: self.closed.iter().copied().collect(),
+            forgotten: self.forgotten,
+        }
+    }
+
+    /// The log as a snapshot kept it, or `None` when that is no log.
+    pub(crate) fn from_image(image: LogImage) -> Option<Self> {
+        let LogImage { size, subtrees, prev, last_at: (segment, offset), runs, closed, forgotten } = image;
+        Some(Self {
+            tree: Frontier::from_parts(size, subtrees)?,
+            prev,
+            runs: runs.into_iter().map(|(run, seq, last)| (run, RunEnd { seq, last })).collect(),
+            closed: closed.into_iter().collect(),
+            forgotten,
+            checkpointed: size,
+            last_at: Position { segment, offset },
+        })
+    }
+
     /// Where the next leaf goes; `None` when its run is closed and forgotten.
     pub(crate) fn place<'a>(&self, run: Option<RunId>, time: &'a str) -> Option<Place<'a>> {
         let end = run.and_then(|run| self.runs.get(&run));

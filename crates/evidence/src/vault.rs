@@ -4,13 +4,19 @@
 //! bound to it, so a sealed value cannot be moved. The sealed bytes travel in the write-ahead log
 //! with the leaf and cost no flush of their own; the data keys are in a file apart that can change.
 
+use std::sync::Arc;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use cogward_ledger::commitment::Disclosure;
-use cogward_model::Entropy;
+use cogward_model::{Entropy, id::RedactionId};
 
-use crate::frames::split_text;
+use crate::{
+    data_keys::{Found, KeyFacts, KeyId, block_of},
+    frames::split_text,
+    keys::{KeyringError, TenantKeys},
+};
 
-/// Bytes of a data key's identifier: a keyed hash of what the key is for.
+/// Bytes of a data key's identifier: a day and random bits.
 pub const KEY_ID_BYTES: usize = 16;
 
 /// A key that seals disclosures.
@@ -66,6 +72,12 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
+    /// The key and the field of a frame's payload behind its tenant, without the rest.
+    pub(crate) fn peek(rest: &[u8]) -> Option<([u8; KEY_ID_BYTES], &str)> {
+        let (key_id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
+        Some((*key_id, split_text(rest)?.0))
+    }
+
     /// Reads a frame's payload behind its tenant.
     pub(crate) fn parse(rest: &[u8]) -> Option<Self> {
         let (key_id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
@@ -80,6 +92,48 @@ impl Sealed {
         let plain = key.key.open_in_place(Nonce::assume_unique_for_key(self.nonce), aad, &mut self.bytes).ok()?;
         Some(Disclosure::from_text(String::from_utf8(plain.to_vec()).ok()?))
     }
+}
+
+/// How a sealed value can be opened.
+pub(crate) enum Openable {
+    With(Arc<DataKey>, Sealed),
+    Erased(RedactionId),
+    Never,
+}
+
+/// The key that opens a value of an event, with the value as it is sealed now.
+pub(crate) fn key_of(keys: &TenantKeys, event: &str, sealed: Sealed) -> Result<Openable, KeyringError> {
+    let mut current = sealed;
+    // Each time that a neighbour is erased it is sealed again, and only the last entry counts.
+    for _ in 0..2 {
+        match keys.data.find(&current.key_id)? {
+            Found::Key(key) => return Ok(Openable::With(key, current)),
+            Found::Erased(by) => return Ok(Openable::Erased(by)),
+            Found::Gone => return Ok(Openable::Never),
+            Found::Resealed(by) => match keys.resealed.find(block_of(&current.key_id), event, &current.field)? {
+                Some(again) if again.key_id != current.key_id => current = again,
+                _ => return Ok(Openable::Erased(by)),
+            },
+        }
+    }
+    Ok(Openable::Never)
+}
+
+/// What is known of the key that opens a value of an event now; none when the value is erased.
+pub(crate) fn facts_of(
+    keys: &TenantKeys,
+    event: &str,
+    (mut id, field): (KeyId, &str),
+) -> Result<Option<KeyFacts>, KeyringError> {
+    for _ in 0..2 {
+        if let Some(facts) = keys.data.facts(&id)? {
+            return Ok(Some(facts));
+        }
+        let again = if keys.data.is_resealed(&id)? { keys.resealed.find(block_of(&id), event, field)? } else { None };
+        let Some(again) = again.filter(|again| again.key_id != id) else { return Ok(None) };
+        id = again.key_id;
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

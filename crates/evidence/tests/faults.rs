@@ -257,16 +257,55 @@ async fn child_fills_the_disk() {
     println!("filled and recovered");
 }
 
+/// Not a test by itself: on a small file system, the space goes below the mark and comes back.
+#[tokio::test]
+#[ignore = "run as a child on a small file system"]
+async fn child_has_little_space_for_a_while() {
+    let Some(dir) = child_dir() else { return };
+    let mut options = options(&dir.join("evidence"));
+    options.low_water_bytes = 4 * 1024 * 1024;
+    let evidence = Evidence::open(options).unwrap();
+    let mut health = evidence.health();
+    evidence.record(event("acme", None)).await.unwrap();
+    let ballast = dir.join("ballast");
+    for n in 0..3_u64 {
+        fs::write(&ballast, vec![1; 14 * 1024 * 1024]).unwrap();
+        // What the gateways stop agents by.
+        health.wait_for(|health| matches!(health, Health::LowSpace { free } if *free < 4 << 20)).await.unwrap();
+        // The audit lives: more than one segment of it, so a new one is made while space is short.
+        for _ in 0..150 {
+            evidence.record(event("acme", None)).await.unwrap();
+        }
+        evidence.checkpoint(&tenant("acme")).await.unwrap();
+        fs::remove_file(&ballast).unwrap();
+        health.wait_for(|health| *health == Health::Ok).await.unwrap();
+        evidence.record(event("acme", None)).await.unwrap();
+        // `ledger.low_space` and `ledger.space_restored`, each time.
+        evidence.checkpoint(&tenant("default")).await.unwrap();
+        assert_eq!(evidence.checkpoint(&tenant("default")).await.unwrap().size, (n + 1) * 2);
+    }
+    println!("short and restored");
+}
+
+#[test]
+fn little_space_stops_agents_the_record_lives_and_all_goes_on_when_space_is_back() {
+    on_a_file_system_of("18m", "child_has_little_space_for_a_while", "short and restored");
+}
+
 #[test]
 fn a_full_disk_stops_the_ledger_and_keeps_what_was_acknowledged() {
+    on_a_file_system_of("2m", "child_fills_the_disk", "filled and recovered");
+}
+
+fn on_a_file_system_of(size: &str, test: &str, says: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=2m none \"$COGWARD_TEST_CHILD_DIR\" && exec \"$@\"";
-    let plain = child("child_fills_the_disk", dir.path());
+    let script = format!("mount -t tmpfs -o size={size} none \"$COGWARD_TEST_CHILD_DIR\" && exec \"$@\"");
+    let plain = child(test, dir.path());
     let mut namespaced = Command::new("unshare");
-    namespaced.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    namespaced.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
     namespaced.arg(plain.get_program()).args(plain.get_args()).env(CHILD_DIR, dir.path());
     let output = namespaced.output().expect("unshare(1), of util-linux");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("filled and recovered"), "{text}{errors}");
+    assert!(text.contains(says), "{text}{errors}");
 }

@@ -17,6 +17,8 @@ sys.dont_write_bytecode = True
 import verify
 def verdict(root):
     try:
+        if os.path.lexists(root + "/pack.json"):
+            return ["ok", verify.verify_part(root, None)["leaves"]]
         return ["ok", verify.verify(root, None)["leaves"]]
     except verify.Finding as finding:
         return [finding.what, finding.leaf]
@@ -130,6 +132,75 @@ async fn both_verifiers_agree_on_whole_logs_of_many_shapes() {
             let code = python().arg(pack.join("verify.py")).arg(&pack).output().unwrap().status.code();
             assert_eq!(code, Some(9));
         }
+    }
+}
+
+/// A part is judged alike by both, wherever a byte of it is another one.
+#[tokio::test]
+async fn both_verifiers_refuse_every_damaged_byte_of_a_part() {
+    use cogward_evidence::{Part, User};
+    use cogward_ledger::{map::Kind, pack::verify_pack};
+    let mut python = python();
+    let dir = tempfile::tempdir().unwrap();
+    let evidence = open(&dir.path().join("evidence"));
+    let run = new_run();
+    for n in 0..6 {
+        evidence.note(event("acme", (n % 2 == 0).then_some(run))).unwrap();
+    }
+    let size = evidence.checkpoint(&tenant("acme")).await.unwrap().size;
+    let time = evidence.run_leaves(&tenant("acme"), run, 0, 9).await.unwrap()[0].time;
+    let mut input = String::new();
+    let parts = [
+        Part::Run(run),
+        Part::Window((None, Some(time))),
+        Part::Window((Some(time), None)),
+        Part::Key(Kind::Agent, "claims".into(), (Some(time), None)),
+        Part::Key(Kind::Tool, "not/there".into(), (None, Some(time))),
+        Part::Subject(User::Name("anna@example.org".into()), (None, None)),
+        Part::Sample { nonce: "0123456789abcdef".into(), count: 2, size },
+    ];
+    let (mut flips, mut ours) = (0, Vec::new());
+    for (n, part) in parts.into_iter().enumerate() {
+        let pack = dir.path().join(format!("part-{n}"));
+        evidence.draft(&tenant("acme"), part, n % 2 == 0, "opr_1", &pack).await.unwrap().finish(&[]).unwrap();
+        let judge = || match verify_pack(&pack, None) {
+            Ok(pack) => serde_json::json!(["ok", pack.extracted.leaves]),
+            Err(_) => serde_json::json!(["no"]),
+        };
+        let mut list = Vec::new();
+        files(&pack, &mut list);
+        for path in &list {
+            input.push_str(&format!("{path}\t{}\n", pack.display()));
+            let whole = fs::read(path).unwrap();
+            ours.push(judge());
+            assert_eq!(ours.last().unwrap()[0], "ok");
+            for at in (0..whole.len()).step_by(17) {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << (at % 8);
+                fs::write(path, damaged).unwrap();
+                ours.push(judge());
+                assert_eq!(ours.last().unwrap()[0], "no", "{path} byte {at}");
+                flips += 1;
+            }
+            fs::write(path, whole).unwrap();
+        }
+    }
+    let driver = DRIVER.replace(
+        "for line in sys.stdin:\n    path = line.rstrip(\"\\n\")\n",
+        "for line in sys.stdin:\n    path, root = line.rstrip(\"\\n\").split(\"\\t\")\n    print(json.dumps(verdict(root)))\n",
+    );
+    let driver = driver.replace("verdict(sys.argv[2])))\n    open", "verdict(root)))\n    open");
+    let list = dir.path().join("files");
+    fs::write(&list, input).unwrap();
+    let output =
+        python.args(["-c", &driver, &scripts(), "", "17"]).stdin(fs::File::open(&list).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let theirs: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((theirs.len(), ours.len() > 500, flips > 500), (ours.len(), true, true));
+    for (n, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        let theirs = if theirs[0] == "ok" { theirs.clone() } else { serde_json::json!(["no"]) };
+        assert_eq!(*ours, theirs, "verdict {n}");
     }
 }
 

@@ -3,6 +3,10 @@
 //!
 //! Prints ratios to the direct call and the gateway's own CPU per call (read from the kernel's account of
 //! its threads), because those survive a noisy machine. Run with `cargo bench -p cogward-gateway`.
+//!
+//! `BENCH_PEER="NAME|COMMAND"` measures another MCP gateway in the same run, by the same load and before the same
+//! upstream: the command gets the upstream's URL as its last argument, prints the address that it listens on
+//! (`127.0.0.1:PORT`), and serves `/mcp` there until its standard input ends. Its processes count as its CPU.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -156,6 +160,8 @@ async fn load(address: SocketAddr, work: Work, connections: usize, time: Duratio
                     Work::Tool => {
                         let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
                         conn.post("/mcp", Bytes::from_static(hello.as_bytes())).await;
+                        let ready = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+                        conn.post("/mcp", Bytes::from_static(ready.as_bytes())).await;
                         ("/mcp", Bytes::from_static(CALL.as_bytes()))
                     }
                     Work::Model => ("/v1/chat/completions", Bytes::from(ASK.replace("PAD", &"b".repeat(1_000)))),
@@ -199,6 +205,86 @@ fn ours(cpu: &HashMap<String, f64>) -> [f64; 2] {
         cpu.iter().filter(|(name, _)| names.iter().any(|n| name.starts_with(n))).map(|(_, seconds)| seconds).sum()
     };
     [of(&["gw"]), of(&["ledger", "wal"])]
+}
+
+/// Another gateway, as `BENCH_PEER` names it.
+struct Peer {
+    name: String,
+    process: std::process::Child,
+    address: SocketAddr,
+}
+
+impl Peer {
+    fn start(upstream: &str) -> Option<Self> {
+        use std::io::BufRead;
+        let wanted = std::env::var("BENCH_PEER").ok()?;
+        let (name, command) = wanted.split_once('|').expect("BENCH_PEER is NAME|COMMAND");
+        let mut words = command.split_whitespace();
+        let mut process = std::process::Command::new(words.next().expect("a command"))
+            .args(words)
+            .arg(upstream)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the peer starts");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("its output");
+        std::io::BufReader::new(output).read_line(&mut line).expect("a line");
+        let address = line.trim().parse().expect("the peer prints its address first");
+        Some(Self { name: name.to_owned(), process, address })
+    }
+
+    /// CPU seconds of it and of the processes that it has started.
+    fn cpu(&self) -> f64 {
+        let of = |task: &Path| -> f64 {
+            let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+        };
+        let (mut open, mut all) = (vec![self.process.id()], 0.0);
+        while let Some(pid) = open.pop() {
+            for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                all += of(&task.path());
+                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                open.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// The peer beside the direct call: the median round by ratio.
+fn measure(peer: &Peer, loader: &Runtime, direct: SocketAddr, time: Duration, rounds: usize) {
+    for connections in [1, 32] {
+        let run = |address| {
+            loader.block_on(async { tokio::spawn(load(address, Work::Tool, connections, time)).await }).expect("load")
+        };
+        let mut rows: Vec<_> = (0..rounds)
+            .map(|_| {
+                let (base, base_rate) = run(direct);
+                let before = peer.cpu();
+                let (through, rate) = run(peer.address);
+                let spent = (peer.cpu() - before) * 1e6 / through.len() as f64;
+                let [d50, g50] = [&base, &through].map(|all| percentile(all, 50));
+                (rate / base_rate, rate, d50, g50, percentile(&through, 99), spent)
+            })
+            .collect();
+        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (ratio, rate, d50, g50, g99, spent) = rows[rows.len() / 2];
+        println!(
+            "{:<32} {connections:>5} {rate:>8.0} {ratio:>8.4} {g50:>7} {g99:>7} {:>8} {:>8.1} {spent:>9.0}",
+            format!("tools/call, {}", peer.name),
+            g50 as i64 - d50 as i64,
+            g99 as f64 / g50 as f64
+        );
+    }
 }
 
 /// What the disk needs for one flush of 1 KiB in space that was written before, in microseconds.
@@ -400,6 +486,9 @@ fn main() {
                 spent[1]
             );
         }
+    }
+    if let Some(peer) = Peer::start(&format!("http://{direct}/mcp")) {
+        measure(&peer, &loader, direct, time, rounds);
     }
     println!("one flush of the disk: p50 {flush} us; every governed call waits for one");
 }

@@ -31,10 +31,13 @@ pub struct ApprovalAsk {
     pub action: Action,
     /// Of the exact request: the action, its object, and the bytes that would be forwarded.
     pub request: Digest,
-    /// The arguments of a tool call as they would be forwarded, for the person to read.
+    /// The arguments of a tool call as they would be forwarded, or the body of another action, and what goes along, for
+    /// the person to read.
     pub arguments: Option<Bytes>,
     /// Who may say yes.
     pub role: String,
+    /// Nobody who started the run, or for whom it acts, may say yes.
+    pub four_eyes: bool,
     /// Why a person is asked.
     pub reason: Option<String>,
     /// How long the question stands, and the answer with it.

@@ -70,3 +70,33 @@ where
         Err(_) => Err(invalid(format!("the request body took longer than {REQUEST_BODY_MS_MAX} ms"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// A body that says one byte a second, and never ends.
+    fn dripping() -> impl http_body::Body<Data = Bytes, Error = Infallible> {
+        StreamBody::new(Box::pin(stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok(Frame::data(Bytes::from_static(b" "))), ()))
+        })))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up_however_steadily_it_does() {
+        let begun = tokio::time::Instant::now();
+        let refusal = read(dripping(), 1024 * 1024).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.rule.as_str()), (RefusalCode::InvalidRequest, "limits.requestBody"));
+        assert!(refusal.detail.contains("took longer"), "{}", refusal.detail);
+        assert_eq!(begun.elapsed(), Duration::from_millis(REQUEST_BODY_MS_MAX));
+        // Length ends it before time does, and without waiting for the rest.
+        let long = read(dripping(), 10).await.unwrap_err();
+        assert!(long.detail.contains("longer than 10 bytes"), "{}", long.detail);
+        assert_eq!(read(Full::new(Bytes::from_static(b"0123456789")), 10).await.unwrap().len(), 10);
+    }
+}

@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use cogward_budget::{Budgets, Reservation, ReserveError};
 use cogward_model::{
-    Clock, Timestamp,
+    Clock, Digest, Timestamp,
     action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     event::{Event, EventType, Field},
@@ -126,8 +126,8 @@ pub struct Call<A> {
 pub struct First {
     /// Its decision.
     pub decision: EventId,
-    /// Whether a person approved it.
-    pub approved: bool,
+    /// What a person approved with it: the action, and who had to say yes.
+    pub approved: Option<Digest>,
 }
 
 /// Decides, reserves and records.
@@ -220,8 +220,8 @@ impl Gate {
     }
 
     /// Takes more for a call that goes on. It is decided, reserved, recorded and settled like a call of its own, and
-    /// runs in the slot of the `first`. It adds nothing to what policies count, and needs no approval of its own
-    /// where the first had one.
+    /// runs in the slot of the `first`. It adds nothing to what policies count, unless it is an action of its own, and
+    /// needs no approval where the first was approved: the same action, by everybody who would have to approve it.
     ///
     /// # Errors
     /// As [`Self::admit`].
@@ -232,6 +232,31 @@ impl Gate {
         call: Call<A>,
     ) -> Result<Admitted<A>, Refusal> {
         self.take(run, call, Some(first)).await
+    }
+
+    /// Like [`Self::admit_more`], for a request of its own about a call whose own request is over. It takes its turn
+    /// and a slot.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub(crate) async fn admit_later<A: Governed>(
+        &self,
+        run: &Arc<RunContext>,
+        first: First,
+        call: Call<A>,
+    ) -> Result<Admitted<A>, Refusal> {
+        tokio::select! {
+            biased;
+            () = run.cut_signal().cancelled() => {}
+            () = tokio::time::sleep_until(run.asked_again.next(Instant::now())) => {}
+        }
+        let slot = match slot(run).await {
+            Ok(slot) => slot,
+            Err(refusal) => return Err(self.refuse(run, &call.target.action(), refusal, call.fields).await),
+        };
+        let mut admitted = self.take(run, call, Some(first)).await?;
+        admitted.ticket.slot = Some(slot);
+        Ok(admitted)
     }
 
     /// Whether a budget of the run limits the bytes that it exchanges with hosts outside.
@@ -273,13 +298,14 @@ impl Gate {
         // that goes away) gives the reservation back, and what the call added to counts. An approval stays
         // used: the record may be there, and a second one must not name it.
         let held = Held { budgets: &self.budgets, reservation: Some(reservation) };
-        let approved = in_hand.used();
+        in_hand.used();
         let decision = self.records.record(event).await.map_err(|error| unrecorded(&error))?;
         let reservation = held.keep();
         run.calls_in_flight.fetch_add(1, Ordering::AcqRel);
         if first.is_none() {
             run.counters.admitted(&action);
         }
+        let approved = cleared.approved;
         let (added, redacted) = cleared.keep(&self.policies, run);
         let admitted = Admitted {
             ticket: Ticket {
@@ -290,11 +316,11 @@ impl Gate {
                 reservation,
                 admitted: self.clock.now(),
                 added,
-                _slot: slot,
+                slot,
             },
             target: call.target,
             redacted,
-            approved: approved || first.is_some_and(|first| first.approved),
+            approved,
             action,
         };
         // The record took a disk flush: a kill may have come in between, and it must hold.

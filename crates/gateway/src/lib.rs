@@ -7,6 +7,8 @@
 //! inside the sandbox's own network namespace, and nothing the agent sends changes who it is. The
 //! gateway asks and refuses; it never changes the state of a run.
 
+// A call is awaited through the gate, its server and its questions: the compiler follows all of that at once.
+#![recursion_limit = "256"]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod approvals;

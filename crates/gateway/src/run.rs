@@ -90,6 +90,8 @@ pub struct RunContext {
     pub(crate) calls_in_flight: AtomicUsize,
     pub(crate) counters: Counters,
     pub(crate) refusals: Pace,
+    /// Requests about calls whose own request is over.
+    pub(crate) asked_again: Pace,
     /// Turns to open connections outside.
     pub(crate) dials: Turns,
     /// Room for the request bodies that the plane holds for this run.
@@ -135,6 +137,7 @@ impl RunContext {
             calls_in_flight: AtomicUsize::new(0),
             counters: Counters::default(),
             refusals: Pace::default(),
+            asked_again: Pace::default(),
             dials: Turns::default(),
             mcp: RunMcp::default(),
             policies: RunPolicies::default(),

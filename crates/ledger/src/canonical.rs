@@ -5,6 +5,8 @@
 
 use cogward_model::event::Value;
 
+pub use crate::scan::is_canonical;
+
 /// Beyond ±2^53 readers of JSON disagree about integers.
 pub const INTEGER_MAX: i64 = 1 << 53;
 /// Deepest nesting of a value.
@@ -110,143 +112,8 @@ fn write_at(out: &mut Vec<u8>, value: &Value, keys: Keys, depth: usize) -> Resul
     Ok(())
 }
 
-fn is_key_byte(byte: u8) -> bool {
+pub(crate) fn is_key_byte(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
-}
-
-/// Whether these bytes are exactly what this profile's writer gives for what they say.
-///
-/// One pass, nothing is parsed or written anew. A verifier that only parsed could be shown one value
-/// where another reader sees a second one: keys that stand twice, numbers beyond 2^53, escapes.
-#[must_use]
-pub fn is_canonical(bytes: &[u8]) -> bool {
-    let mut scan = Scan { rest: bytes };
-    std::str::from_utf8(bytes).is_ok() && scan.value(0) && scan.rest.is_empty()
-}
-
-struct Scan<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Scan<'a> {
-    fn next(&mut self) -> Option<u8> {
-        let (byte, rest) = self.rest.split_first()?;
-        self.rest = rest;
-        Some(*byte)
-    }
-
-    fn skip(&mut self, text: &[u8]) -> bool {
-        let after = self.rest.strip_prefix(text);
-        self.rest = after.unwrap_or(self.rest);
-        after.is_some()
-    }
-
-    fn value(&mut self, depth: usize) -> bool {
-        // A leaf's values are two levels below its top.
-        if depth > DEPTH_MAX + 2 {
-            return false;
-        }
-        match self.rest.first() {
-            Some(b'{') => self.map(depth),
-            Some(b'[') => self.list(depth),
-            Some(b'"') => self.text().is_some(),
-            Some(b'-' | b'0'..=b'9') => self.integer(),
-            _ => self.skip(b"null") || self.skip(b"true") || self.skip(b"false"),
-        }
-    }
-
-    fn map(&mut self, depth: usize) -> bool {
-        self.next();
-        if self.skip(b"}") {
-            return true;
-        }
-        let mut before: Option<&[u8]> = None;
-        loop {
-            let Some(key) = self.text() else { return false };
-            // Strictly rising: sorted, and none twice.
-            if !key.iter().copied().all(is_key_byte) || before.is_some_and(|before| before >= key) {
-                return false;
-            }
-            before = Some(key);
-            if !self.skip(b":") || !self.value(depth + 1) {
-                return false;
-            }
-            match self.next() {
-                Some(b',') => {}
-                end => return end == Some(b'}'),
-            }
-        }
-    }
-
-    fn list(&mut self, depth: usize) -> bool {
-        self.next();
-        if self.skip(b"]") {
-            return true;
-        }
-        loop {
-            if !self.value(depth + 1) {
-                return false;
-            }
-            match self.next() {
-                Some(b',') => {}
-                end => return end == Some(b']'),
-            }
-        }
-    }
-
-    /// A text, and what stands between its quotes.
-    fn text(&mut self) -> Option<&'a [u8]> {
-        if !self.skip(b"\"") {
-            return None;
-        }
-        let start = self.rest;
-        loop {
-            let plain = self.rest.iter().position(|b| matches!(b, 0..=0x1f | b'"' | b'\\'))?;
-            self.rest = self.rest.get(plain..)?;
-            match self.next()? {
-                b'"' => return start.get(..start.len() - self.rest.len() - 1),
-                b'\\' => self.escape().then_some(())?,
-                _ => return None,
-            }
-        }
-    }
-
-    /// The one escape that each character has; most have none.
-    fn escape(&mut self) -> bool {
-        match self.next() {
-            Some(b'"' | b'\\' | b'b' | b't' | b'n' | b'f' | b'r') => true,
-            Some(b'u') => {
-                let tens = if self.skip(b"000") {
-                    0
-                } else if self.skip(b"001") {
-                    16
-                } else {
-                    return false;
-                };
-                let ones = match self.next() {
-                    Some(digit @ b'0'..=b'9') => digit - b'0',
-                    Some(digit @ b'a'..=b'f') => digit - b'a' + 10,
-                    _ => return false,
-                };
-                !matches!(tens + ones, 0x08 | b'\t' | b'\n' | 0x0c | b'\r')
-            }
-            _ => false,
-        }
-    }
-
-    fn integer(&mut self) -> bool {
-        let negative = self.skip(b"-");
-        let digits = self.rest.iter().take_while(|b| b.is_ascii_digit()).count();
-        let (number, rest) = self.rest.split_at_checked(digits).unwrap_or_default();
-        self.rest = rest;
-        let value: Option<i64> = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
-        let plain = match number {
-            [b'0'] => !negative,
-            [b'0', ..] => false,
-            _ => true,
-        };
-        plain && value.is_some_and(|value| value <= INTEGER_MAX)
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::{
     Hash,
     canonical::{CanonicalError, Keys, write_integer, write_text, write_value},
     commitment::{Disclosure, SALT_BYTES},
+    schema::{Mismatch, schema},
 };
 
 /// The version of the leaf's form.
@@ -53,6 +54,12 @@ pub enum EncodeError {
     /// The public part does not fit into a leaf.
     #[error("the public fields take {0} bytes; a leaf has at most {LEAF_BYTES_MAX}")]
     TooLong(usize),
+    /// The name says that it is a secret. Nothing of it is kept.
+    #[error("`{0}` is the name of a secret, and secrets are not recorded")]
+    Secret(String),
+    /// A build for tests: the event is not what the schema says.
+    #[error(transparent)]
+    Schema(#[from] Mismatch),
     /// The committed values are too large together.
     #[error("the committed values take {0} bytes; one event has at most {DISCLOSED_BYTES_MAX}")]
     TooMuchDisclosed(usize),
@@ -102,7 +109,15 @@ pub fn encode(event: &Event, id: &EventId, entropy: &dyn Entropy) -> Result<Body
         if !is_field_name(&field.name) {
             return Err(EncodeError::FieldName(field.name.chars().take(64).collect()));
         }
-        fields.push(Cow::Borrowed(field));
+        if schema().is_secret(&field.name) {
+            return Err(EncodeError::Secret(field.name.to_string()));
+        }
+        let class = schema().class(event.kind, field);
+        fields.push(match class == field.class {
+            true => Cow::Borrowed(field),
+            // What nobody has classed may be about anybody.
+            false => Cow::Owned(Field { class, ..field.clone() }),
+        });
     }
     let act = event.by.agent.as_ref().map(|(agent, version)| format!("agent:{agent}@{version}"));
     fields.push(owned("act", act.into()));
@@ -178,7 +193,7 @@ impl<'a> Salts<'a> for std::slice::Iter<'a, [u8; SALT_BYTES]> {
     }
 }
 
-fn is_field_name(name: &str) -> bool {
+pub(crate) fn is_field_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
@@ -395,10 +410,29 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_the_schema_does_not_know_is_committed_and_a_secret_is_refused() {
+        let leaf = assembled(&event(true).public("colour", "deep red").public("tool", "a/b"));
+        let value: serde_json::Value = serde_json::from_slice(&leaf).unwrap();
+        assert!(value["body"]["colour"]["$c"].is_string() && !String::from_utf8(leaf).unwrap().contains("deep red"));
+        assert_eq!(value["body"]["tool"], "a/b");
+        // The schema says that arguments are hidden, whatever an emitter says.
+        let mut careless = event(true);
+        careless.fields.retain(|field| field.name != "args");
+        let leaf = String::from_utf8(assembled(&careless.public("args", "born 1970-01-01"))).unwrap();
+        assert!(!leaf.contains("1970-01-01T") || !leaf.contains("born"), "{leaf}");
+        let id = mint_id(&SystemClock, &SystemEntropy);
+        for event in [event(true).public("password", "x"), event(true).confidential("api_key", "x")] {
+            assert!(matches!(encode(&event, &id, &SystemEntropy), Err(EncodeError::Secret(_))));
+        }
+    }
+
+    #[test]
     fn a_large_public_field_is_refused_and_a_large_committed_one_fits() {
         let id = mint_id(&SystemClock, &SystemEntropy);
         let large = "x".repeat(70_000);
-        let public = event(true).public("big", large.clone());
+        let mut public = event(true);
+        public.fields.retain(|field| field.name != "rule");
+        let public = public.public("rule", large.clone());
         assert!(matches!(encode(&public, &id, &SystemEntropy), Err(EncodeError::TooLong(_))));
         let hidden = event(true).confidential("big", large);
         assert!(assembled(&hidden).len() < 2_000);
@@ -406,10 +440,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_keeps_the_leaf_canonical(text: String, name in "[a-q][a-z0-9_]{2,10}") {
+        fn any_text_keeps_the_leaf_canonical(
+            text: String,
+            name in proptest::sample::select(vec!["code", "definition", "policy_level", "rule", "tool", "version_digest"]),
+        ) {
             let mut event = event(true);
             event.fields.retain(|f| f.name != name);
-            prop_assume!(!RESERVED.contains(&name.as_str()));
             event.fields.push(Field { name: name.into(), class: FieldClass::Public, value: text.into() });
             let leaf = assembled(&event);
             let value: serde_json::Value = serde_json::from_slice(&leaf).unwrap();

@@ -10,16 +10,27 @@
 pub mod canonical;
 pub mod commitment;
 pub mod cosign;
+pub mod extract;
 pub mod leaf;
+pub mod map;
+pub mod map_check;
 pub mod note;
+pub mod pack;
 pub mod plane;
 pub mod policy;
 pub mod proof;
+pub mod proof_file;
+pub mod sample;
+mod scan;
+pub mod schema;
+pub mod stored;
+pub mod text;
 pub mod tile_proof;
 pub mod tiles;
 pub mod tree;
 pub mod verify;
 mod vkey;
+pub mod whole;
 pub mod witness;
 
 /// A SHA-256.

@@ -147,6 +147,23 @@ impl VerifyingKey {
             && (known.ml_dsa.is_none() || known.ml_dsa == self.ml_dsa)
     }
 
+    /// The text of a note that the log's Ed25519 key has signed, with its last line feed. It is no checkpoint.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn open_text<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
+        let note = Note::parse(note)?;
+        let id = vkey::id(&self.origin, ED25519, &self.public);
+        let mut holds = false;
+        for line in note.signatures.iter().filter(|line| line.name == self.origin && line.key == id) {
+            UnparsedPublicKey::new(&signature::ED25519, self.public)
+                .verify(note.text.as_bytes(), &line.bytes)
+                .map_err(|_| NoteError::Signature)?;
+            holds = true;
+        }
+        if holds { Ok(note.text) } else { Err(NoteError::Unsigned(self.origin.clone())) }
+    }
+
     /// The same log by its Ed25519 key alone.
     #[must_use]
     pub fn ed25519_only(&self) -> Self {
@@ -255,6 +272,18 @@ impl SigningKey {
             }
         }
         note
+    }
+
+    /// Signs a text of some lines as a C2SP note, with the Ed25519 key: the form has no other signature of texts. `None`
+    /// for a text that could be taken for a checkpoint of the log, or that does not end with a line feed.
+    #[must_use]
+    pub fn note(&self, text: &str) -> Option<String> {
+        let VerifyingKey { origin, public, .. } = &self.verifying;
+        if text.lines().next() == Some(origin) || !text.ends_with('\n') || text.contains("\n\n") {
+            return None;
+        }
+        let signed = self.pair.sign(text.as_bytes());
+        Some(format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), signed.as_ref())))
     }
 }
 

@@ -113,6 +113,8 @@ pub trait TileSink {
 #[derive(Debug, Default)]
 pub struct HashTiles {
     levels: Vec<Level>,
+    /// The number of the lowest level that is made.
+    lowest: usize,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +127,12 @@ struct Level {
 }
 
 impl HashTiles {
+    /// Makes the tiles above those of the leaves: what is pushed are the roots of full tiles of level 0.
+    #[must_use]
+    pub fn above_leaves() -> Self {
+        Self { levels: Vec::new(), lowest: 1 }
+    }
+
     /// The state after `size` leaves, from the tiles at the right edge: `read` gives the first `width`
     /// hashes of a tile, and may take them from a fuller one.
     #[must_use]
@@ -177,7 +185,7 @@ impl HashTiles {
                 break;
             }
             hash = level.tree.root();
-            sink.tile(&path(&number.to_string(), level.index, TILE_WIDTH), &level.hashes)?;
+            sink.tile(&path(&(self.lowest + number).to_string(), level.index, TILE_WIDTH), &level.hashes)?;
             *level = Level { index: level.index + 1, ..Level::default() };
         }
         Ok(())
@@ -190,7 +198,8 @@ impl HashTiles {
     pub fn finish<S: TileSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
         for (number, level) in self.levels.iter().enumerate() {
             if !level.hashes.is_empty() {
-                sink.tile(&path(&number.to_string(), level.index, level.hashes.len() / HASH_BYTES), &level.hashes)?;
+                let width = level.hashes.len() / HASH_BYTES;
+                sink.tile(&path(&(self.lowest + number).to_string(), level.index, width), &level.hashes)?;
             }
         }
         Ok(())

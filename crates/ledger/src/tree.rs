@@ -37,8 +37,15 @@ impl Frontier {
     }
 
     /// The complete subtrees, from the largest to the smallest.
-    pub(crate) fn subtrees(&self) -> &[Hash] {
+    #[must_use]
+    pub fn subtrees(&self) -> &[Hash] {
         &self.subtrees
+    }
+
+    /// A right edge that was kept: so many subtrees as the size has one bits, or it is none.
+    #[must_use]
+    pub fn from_parts(size: u64, subtrees: Vec<Hash>) -> Option<Self> {
+        (subtrees.len() == size.count_ones() as usize).then_some(Self { size, subtrees })
     }
 
     /// Appends a leaf by its hash.
@@ -60,6 +67,12 @@ impl Frontier {
         let mut from_right = self.subtrees.iter().rev();
         let Some(smallest) = from_right.next() else { return empty_root() };
         from_right.fold(*smallest, |root, left| node_hash(left, &root))
+    }
+
+    /// The root, when what was pushed are full subtrees of one size and `right` is the smaller one behind them.
+    #[must_use]
+    pub fn root_over(&self, right: &Hash) -> Hash {
+        self.subtrees.iter().rev().fold(*right, |root, left| node_hash(left, &root))
     }
 }
 

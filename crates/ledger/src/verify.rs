@@ -1,11 +1,17 @@
 //! Verification of an exported log: everything from its own files, one bundle at a time.
 //!
 //! Order matters for the reader of the verdict: first the signature says which root counts, then
-//! each leaf is compared with its hash in the tree, its place, its predecessor and its run, and at
-//! the end the root closes over all of them. The first thing that is wrong is the verdict.
+//! each leaf is compared with its hash in the tree, its place, its predecessor and its run, then the
+//! root closes over all of them, and at the end an older checkpoint is looked for in it. The first
+//! thing that is wrong is the verdict, however many threads looked for it.
+
+mod against;
+mod anchor;
+mod bundle;
+mod join;
+mod runs;
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -14,14 +20,12 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Hash,
-    canonical::is_canonical,
-    leaf::{Parsed, is_hash_text, leaf_hash},
     note::{Checkpoint, KEYS_BYTES_MAX, NOTE_BYTES_MAX, VerifyingKey},
-    plane::{Anchor, AnchorError, PLANE_LEAF_BYTES_MAX},
-    tiles::{self, HashTiles, TILE_WIDTH, TileSink},
-    tree::Frontier,
+    tiles::TILE_WIDTH,
 };
+
+pub use against::{Contradiction, contradiction};
+pub use anchor::{PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE};
 
 /// The name of the file with the log's public key.
 pub const KEY_FILE: &str = "log.vkey";
@@ -59,8 +63,18 @@ pub enum What {
     Tile,
     /// The root over all leaves is not the signed one.
     Root,
+    /// An older checkpoint says something else.
+    Against,
     /// The checkpoint is not where the pack says it is in the plane log.
     Anchor,
+    /// The manifest of a pack is not signed, or not about what is in the pack.
+    Manifest,
+    /// The leaves of a pack are not all that it claims to be, or more.
+    Scope,
+    /// A disclosure opens nothing.
+    Disclosure,
+    /// The verifiable index is not what the leaves give, or does not prove what it should.
+    Index,
 }
 
 impl What {
@@ -80,7 +94,12 @@ impl What {
             Self::RunChain => "run_chain",
             Self::Tile => "tile",
             Self::Root => "root",
+            Self::Against => "against",
             Self::Anchor => "anchor",
+            Self::Manifest => "manifest",
+            Self::Scope => "scope",
+            Self::Disclosure => "disclosure",
+            Self::Index => "index",
         }
     }
 }
@@ -118,6 +137,8 @@ pub struct Verified {
     pub key: String,
     /// Whether the key was given by the reader and not taken from the pack itself.
     pub key_pinned: bool,
+    /// The size of the older checkpoint that this log was compared with and contains.
+    pub against: Option<u64>,
     /// Where the checkpoint is in the plane log, when the pack says so.
     pub anchored: Option<Anchored>,
 }
@@ -135,24 +156,47 @@ pub struct Anchored {
     pub key: String,
 }
 
+/// What the reader of a log brings along.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// The log's key, got from somewhere else than the pack.
+    pub key: Option<&'a VerifyingKey>,
+    /// The note of an older checkpoint of the same log, kept from before.
+    pub against: Option<&'a str>,
+    /// Threads; one for each processor when it is 0.
+    pub threads: usize,
+    /// Runs that are held in memory at once, [`RUNS_MAX`] when it is 0. A log of more is walked more than once.
+    pub runs_max: usize,
+}
+
+/// The usual bound of runs in memory: some 500 MB.
+pub const RUNS_MAX: usize = 4_000_000;
+
 fn log_finding(what: What, detail: impl Into<String>) -> Finding {
     Finding { leaf: None, what, detail: detail.into() }
 }
 
 fn read(dir: &Path, name: &str, bytes_max: usize) -> Result<Vec<u8>, Finding> {
-    let missing = |error: io::Error| log_finding(What::Missing, format!("{name}: {error}"));
     let mut bytes = Vec::new();
+    read_into(dir, name, bytes_max, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same into a buffer that is used again.
+fn read_into(dir: &Path, name: &str, bytes_max: usize, bytes: &mut Vec<u8>) -> Result<(), Finding> {
+    bytes.clear();
+    let missing = |error: io::Error| log_finding(What::Missing, format!("{name}: {error}"));
     let path = dir.join(name);
     // Whoever made the pack may want its verifier to wait for ever at a pipe.
     if !path.metadata().map_err(missing)?.is_file() {
         return Err(log_finding(What::Missing, format!("{name} is not a file")));
     }
     let file = File::open(path).map_err(missing)?;
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(missing)?;
+    file.take(bytes_max as u64 + 1).read_to_end(bytes).map_err(missing)?;
     if bytes.len() > bytes_max {
         return Err(log_finding(What::Form, format!("{name} is longer than {bytes_max} bytes")));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn read_text(dir: &Path, name: &str, bytes_max: usize, what: What) -> Result<String, Finding> {
@@ -178,9 +222,17 @@ fn key_in(dir: &Path, name: &str) -> Result<VerifyingKey, Finding> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify_dir(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified, Finding> {
+    verify(dir, &Options { key: pinned, ..Options::default() })
+}
+
+/// Verifies the log in `dir` with what the reader brings along.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
     // The pack's own key is read in any case: a pack whose key is damaged is a damaged pack.
     let own = key_of(dir)?;
-    let key = pinned.unwrap_or(&own);
+    let key = options.key.unwrap_or(&own);
     let note = read_text(dir, CHECKPOINT_FILE, NOTE_BYTES_MAX, What::Signature)?;
     let checkpoint = Checkpoint::open(&note, key).map_err(|e| log_finding(What::Signature, e.to_string()))?;
     if !own.includes(key) {
@@ -188,197 +240,25 @@ pub fn verify_dir(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified,
     }
     // Every further key of the log must have signed, too.
     Checkpoint::open(&note, &own).map_err(|e| log_finding(What::Signature, e.to_string()))?;
-    let anchored = anchor(dir, &checkpoint, &note)?;
-    let mut walk = Walk::default();
-    let mut above = Compare { dir };
-    let bundles = checkpoint.size.div_ceil(TILE_WIDTH as u64);
-    for bundle in 0..bundles {
-        let width = usize::try_from(checkpoint.size - bundle * TILE_WIDTH as u64).unwrap_or(usize::MAX).min(TILE_WIDTH);
-        walk.bundle(dir, bundle, width, &mut above)?;
-    }
-    walk.tiles.finish(&mut above)?;
-    if walk.tree.root() != checkpoint.root {
-        return Err(log_finding(What::Root, "the root over all leaves is not the one in the signed checkpoint"));
+    let anchored = anchor::check(dir, &checkpoint, &note)?;
+    let older = options.against.map(|note| against::open(note, key)).transpose()?;
+    let log = join::walk(dir, &checkpoint, older.as_ref(), options)?;
+    if let Some(older) = &older {
+        against::compare(older, &checkpoint, log.older_root.as_ref())?;
     }
     Ok(Verified {
         origin: checkpoint.origin,
         leaves: checkpoint.size,
         root: checkpoint.root.iter().map(|byte| format!("{byte:02x}")).collect(),
-        runs: walk.runs.len() as u64,
-        closed_runs: walk.runs.values().filter(|run| run.closed).count() as u64,
-        first_time: walk.first_time,
-        last_time: walk.last_time,
+        runs: log.runs,
+        closed_runs: log.closed_runs,
+        first_time: log.first_time,
+        last_time: log.last_time,
         key: key.to_string(),
-        key_pinned: pinned.is_some(),
+        key_pinned: options.key.is_some(),
+        against: older.map(|older| older.size),
         anchored,
     })
-}
-
-/// The directory of a pack with the proof that the checkpoint is in the plane log.
-pub const PLANE_DIR: &str = "plane";
-/// In it: the leaf of the plane log.
-pub const PLANE_LEAF_FILE: &str = "leaf.json";
-/// In it: what opens the leaf to the log of the pack.
-pub const PLANE_DISCLOSURE_FILE: &str = "disclosure";
-/// In it: the path to the plane's checkpoint, and that checkpoint (C2SP tlog-proof).
-pub const PLANE_PROOF_FILE: &str = "checkpoint.tlog-proof";
-
-/// Checks the anchor of a pack that has one, and says which size of the plane log it is in.
-fn anchor(dir: &Path, checkpoint: &Checkpoint, note: &str) -> Result<Option<Anchored>, Finding> {
-    let plane = dir.join(PLANE_DIR);
-    // A link that leads nowhere is something, too.
-    if plane.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return Ok(None);
-    }
-    let key = key_in(&plane, KEY_FILE)?;
-    let of = |what| move |error: AnchorError| log_finding(what, format!("{PLANE_DIR}: {error}"));
-    let leaf = read(&plane, PLANE_LEAF_FILE, PLANE_LEAF_BYTES_MAX)?;
-    let disclosure = read_text(&plane, PLANE_DISCLOSURE_FILE, PLANE_LEAF_BYTES_MAX, What::Anchor)?;
-    let proof = read_text(&plane, PLANE_PROOF_FILE, NOTE_BYTES_MAX + 8 * 1_024, What::Anchor)?;
-    let anchor = Anchor::from_parts(leaf, disclosure, &proof).map_err(of(What::Anchor))?;
-    let (leaf, found) = anchor.verify(&checkpoint.origin, note, &key).map_err(of(What::Anchor))?;
-    Ok(Some(Anchored { origin: found.origin, size: found.size, time: leaf.time, key: key.to_string() }))
-}
-
-/// Compares the tiles above the leaves with the files; those of the leaves were compared one by one.
-struct Compare<'a> {
-    dir: &'a Path,
-}
-
-impl TileSink for Compare<'_> {
-    type Error = Finding;
-
-    fn tile(&mut self, path: &str, bytes: &[u8]) -> Result<(), Finding> {
-        if path.starts_with("tile/0/") || read(self.dir, path, TILE_WIDTH * 32)? == bytes {
-            return Ok(());
-        }
-        Err(log_finding(What::Tile, format!("{path} is not what the leaves give")))
-    }
-}
-
-struct Run {
-    seq: u64,
-    last: Hash,
-    closed: bool,
-}
-
-/// What is known of the leaves so far.
-#[derive(Default)]
-struct Walk {
-    tree: Frontier,
-    tiles: HashTiles,
-    prev: Option<Hash>,
-    tenant: Option<String>,
-    first_time: Option<String>,
-    last_time: Option<String>,
-    /// Keyed by the run's identifier; the only thing that grows, by a few words a run.
-    runs: HashMap<Box<str>, Run>,
-}
-
-impl Walk {
-    fn bundle(&mut self, dir: &Path, index: u64, width: usize, above: &mut Compare<'_>) -> Result<(), Finding> {
-        let name = tiles::path("entries", index, width);
-        let entries = read(dir, &name, BUNDLE_BYTES_MAX)?;
-        let tile_name = tiles::path("0", index, width);
-        let tile = read(dir, &tile_name, TILE_WIDTH * 32)?;
-        let (hashes, rest) = tile.as_chunks::<32>();
-        if hashes.len() != width || !rest.is_empty() {
-            return Err(log_finding(What::Tile, format!("{tile_name} does not hold {width} hashes")));
-        }
-        let mut entries = entries.as_slice();
-        for expected in hashes {
-            let seq = self.tree.size();
-            let finding = |what, detail: String| Finding { leaf: Some(seq), what, detail };
-            let entry = entries
-                .split_first_chunk::<2>()
-                .and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))));
-            let Some((leaf, rest)) = entry else {
-                return Err(finding(What::Bytes, format!("{name} ends within this leaf")));
-            };
-            entries = rest;
-            let hash = leaf_hash(leaf);
-            if hash != *expected {
-                return Err(finding(
-                    What::Bytes,
-                    format!("its bytes do not have the hash that {tile_name} holds for it"),
-                ));
-            }
-            self.leaf(seq, leaf, hash).map_err(|(what, detail)| finding(what, detail))?;
-            self.tree.push(hash);
-            self.tiles.push(hash, above)?;
-        }
-        if !entries.is_empty() {
-            return Err(log_finding(What::Bytes, format!("{name} has bytes behind its last leaf")));
-        }
-        Ok(())
-    }
-
-    fn leaf(&mut self, seq: u64, bytes: &[u8], hash: Hash) -> Result<(), (What, String)> {
-        if !is_canonical(bytes) {
-            return Err((What::Form, "it is not canonical JSON".to_owned()));
-        }
-        let leaf = Parsed::from_bytes(bytes).map_err(|error| (What::Form, error.to_string()))?;
-        let (body, chain) = (&leaf.body, &leaf.chain);
-        if body.v != 1 {
-            return Err((What::Form, format!("version {} is not known to this verifier", body.v)));
-        }
-        if chain.seq != seq {
-            return Err((What::Seq, format!("it says that it is leaf {}", chain.seq)));
-        }
-        if !is_hash_text(chain.prev, self.prev.as_ref()) {
-            return Err((What::Prev, "chain.prev is not the hash of the leaf before".to_owned()));
-        }
-        // Leaves of one batch have one time: it is read once.
-        if self.last_time.as_deref() != Some(chain.time) {
-            if chain.time.parse::<cogward_model::Timestamp>().is_err() {
-                return Err((What::Time, "chain.time is not a time".to_owned()));
-            }
-            // Text order is time order, given that the form is always the same.
-            if self.last_time.as_deref().is_some_and(|last| chain.time < last) {
-                return Err((What::Time, "it is earlier than the leaf before".to_owned()));
-            }
-        }
-        if *self.tenant.get_or_insert_with(|| body.tenant.to_owned()) != body.tenant {
-            return Err((What::Tenant, "it belongs to another tenant than the leaves before".to_owned()));
-        }
-        self.run(body, hash)?;
-        self.prev = Some(hash);
-        self.first_time.get_or_insert_with(|| chain.time.to_owned());
-        let last = self.last_time.get_or_insert_default();
-        last.clear();
-        last.push_str(chain.time);
-        Ok(())
-    }
-
-    fn run(&mut self, body: &crate::leaf::ParsedBody<'_>, hash: Hash) -> Result<(), (What, String)> {
-        let Some(id) = body.run else {
-            if body.run_prev.is_some() || body.run_seq.is_some() {
-                return Err((What::RunChain, "it has a place in a run and names none".to_owned()));
-            }
-            return Ok(());
-        };
-        let broken = |detail: &str| Err((What::RunChain, format!("{id}: {detail}")));
-        let closed = body.kind == "run.closed";
-        match self.runs.get_mut(id) {
-            None if body.run_seq != Some(1) || body.run_prev.is_some() => {
-                broken("its first leaf here is not the first of the run")
-            }
-            None => {
-                self.runs.insert(id.into(), Run { seq: 1, last: hash, closed });
-                Ok(())
-            }
-            Some(run) => {
-                if body.run_seq != Some(run.seq + 1) {
-                    return broken("run_seq does not follow the one before");
-                }
-                if !is_hash_text(body.run_prev, Some(&run.last)) {
-                    return broken("run_prev is not the hash of the run's leaf before");
-                }
-                *run = Run { seq: run.seq + 1, last: hash, closed: run.closed || closed };
-                Ok(())
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -96,3 +96,23 @@ fn a_wrong_command_ends_with_2() {
     }
     assert_eq!(verify(&["--help"]).0, Some(0));
 }
+
+#[test]
+fn the_verifier_asks_the_network_nothing_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    pack(dir.path());
+    let trace = dir.path().join("trace");
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=%network,rename,unlink,mkdir,openat", "-o", trace.to_str().unwrap()])
+        .args([env!("CARGO_BIN_EXE_cogward-verify"), dir.path().to_str().unwrap()])
+        .output()
+        .expect("strace(1): scripts/setup-tests.sh installs it");
+    assert!(output.status.success(), "{output:?}");
+    let calls = fs::read_to_string(trace).unwrap();
+    assert!(calls.contains("tile/entries/000.p/1"), "the trace is one of the verifier: {calls}");
+    let wrong = calls.lines().filter(|call| {
+        let kept = call.contains("openat(") && !call.contains("O_WRONLY") && !call.contains("O_RDWR");
+        !(kept || call.contains("+++ exited") || call.contains("--- SIG"))
+    });
+    assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&str>::new());
+}

@@ -237,12 +237,50 @@ event_types! {
     EvidenceExported = "evidence.exported";
     /// Evidence was read.
     EvidenceRead = "evidence.read";
+    /// An operator asked for values of the evidence to be erased.
+    RedactionRequested = "redaction.requested";
+    /// Another operator approved an erasure.
+    RedactionApproved = "redaction.approved";
+    /// An operator refused an erasure.
+    RedactionDenied = "redaction.denied";
+    /// The keys of the erased values were destroyed, with which leaves and commitments that concerns.
+    RedactionExecuted = "redaction.executed";
+    /// An erasure was asked for or to be carried out, and a rule or a hold forbids it.
+    RedactionRefused = "redaction.refused";
+    /// Keys that the log says were destroyed had come back with older files, and were destroyed again.
+    RedactionReplayed = "redaction.replayed";
+    /// Values whose time is over were erased.
+    RetentionExecuted = "retention.executed";
+    /// An operator asked for a legal hold; nothing in its scope is erased from now on.
+    HoldRequested = "hold.requested";
+    /// Another operator placed a legal hold.
+    HoldPlaced = "hold.placed";
+    /// An operator asked for a legal hold to be released; it still holds.
+    HoldReleaseRequested = "hold.release_requested";
+    /// A step of a legal hold was tried by somebody who may not take it.
+    HoldRefused = "hold.refused";
+    /// A legal hold was released by another operator, or withdrawn before it was placed.
+    HoldReleased = "hold.released";
+    /// Evidence was searched, with the query's public form and how much was found.
+    QueryExecuted = "query.executed";
+    /// A part of the evidence was exported: a run, a window, all with a key, or a sample.
+    PackExported = "pack.exported";
+    /// A proof was handed out.
+    EvidenceProven = "evidence.proven";
+    /// An auditor committed to the number by which a sample will be drawn.
+    SampleCommitted = "sample.committed";
+    /// An operator had the query index made anew.
+    EvidenceReindexed = "evidence.reindexed";
+    /// The roots of the verifiable index over a range of leaves.
+    LedgerIndexed = "ledger.index";
     /// Witnesses' signatures on a checkpoint of the plane log were brought in by an operator.
     CheckpointCosigned = "checkpoint.cosigned";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
-    /// The host's clock went back; the ledger's time waited for it.
+    /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.
     TimeStepped = "time.step";
+    /// The event schema that records are held to from here on.
+    LedgerSchema = "ledger.schema";
     /// The disk is nearly full; agents are stopped, the audit is not.
     LedgerLowSpace = "ledger.low_space";
     /// There is space again.
@@ -312,6 +350,10 @@ pub struct Event {
     pub run: Option<RunId>,
     /// Who acts, for whom.
     pub by: Attribution,
+    /// The person whom the other personal fields are about, where that is not the subject: their values are erased
+    /// with that person's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// The rest.
     pub fields: Vec<Field>,
 }
@@ -320,7 +362,14 @@ impl Event {
     /// An event without fields yet.
     #[must_use]
     pub fn new(kind: EventType, tenant: TenantName, by: Attribution) -> Self {
-        Self { kind, tenant, run: None, by, fields: Vec::with_capacity(8) }
+        Self { kind, tenant, run: None, by, about: None, fields: Vec::with_capacity(8) }
+    }
+
+    /// Says whom its personal fields are about, all but the subject.
+    #[must_use]
+    pub fn about(mut self, person: impl Into<String>) -> Self {
+        self.about = Some(person.into());
+        self
     }
 
     /// Places it in a run's chain.

@@ -43,6 +43,10 @@ kinds! {
     Operator, OperatorId = "opr";
     /// One execution of an agent version.
     Run, RunId = "run";
+    /// One erasure of values of the evidence.
+    Redaction, RedactionId = "red";
+    /// One legal hold, which keeps values from being erased.
+    Hold, HoldId = "hld";
 }
 
 /// An identifier that cannot be confused with another kind's. At most 36 bytes of ASCII.
@@ -66,6 +70,18 @@ impl<K: Kind> Id<K> {
         entropy.fill(&mut random);
         let millis = clock.now().unix_millis();
         Self { ulid: ulid::Ulid::from_parts(millis, u128::from_le_bytes(random)), kind: PhantomData }
+    }
+
+    /// The identifier without its kind.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 16] {
+        self.ulid.to_bytes()
+    }
+
+    /// The identifier of these bytes, which are of this kind because the caller says so.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self { ulid: ulid::Ulid::from_bytes(bytes), kind: PhantomData }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod outside;
 pub mod pin;
 pub mod pin_name;
 pub mod policy_scope;
+pub mod redaction;
 pub mod run;
 pub mod upstream;
 pub mod violation;

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Every annotation that is known.
-pub const KNOWN: [&str; 10] =
-    ["id", "doc", "advice", "escalate", "reason", "expires", "redact", "cap", "require_label", "track"];
+pub const KNOWN: [&str; 11] =
+    ["id", "doc", "advice", "escalate", "reason", "expires", "four_eyes", "redact", "cap", "require_label", "track"];
 
 /// The longest value.
 const VALUE_BYTES_MAX: usize = 4096;
@@ -51,7 +51,7 @@ impl Annotations {
         if let Some(role) = all.get("escalate") {
             read.escalation = escalation_of(role, all, wrong);
         } else {
-            for name in ["reason", "expires"].into_iter().filter(|name| all.contains_key(*name)) {
+            for name in ["reason", "expires", "four_eyes"].into_iter().filter(|name| all.contains_key(*name)) {
                 wrong.push((
                     format!("`@{name}` says something of an escalation, and there is none"),
                     "Add `@escalate(\"role\")`, or take it out".into(),
@@ -87,8 +87,13 @@ impl Annotations {
             )),
             "doc" => self.doc = Some(value.to_owned()),
             "advice" => self.advice = Some(value.to_owned()),
-            // These three are read together.
-            "escalate" | "reason" | "expires" => {}
+            // A word that is not known here would be read as a condition that is not kept.
+            "four_eyes" if !value.is_empty() => wrong.push((
+                format!("`@four_eyes` takes nothing, and `{}` is given", short(value)),
+                "Write `@four_eyes`: whoever started the run, or is its user, cannot approve".into(),
+            )),
+            // These are read together.
+            "escalate" | "reason" | "expires" | "four_eyes" => {}
             "redact" => match obligation::redactions(value) {
                 Ok(all) => self.obligations.extend(all),
                 Err(error) => wrong.push((error.to_string(), "Write `@redact(\"result.customer.iban\")`".into())),
@@ -144,7 +149,8 @@ fn escalation_of(role: &str, all: &BTreeMap<String, String>, wrong: &mut Vec<Wro
             }
         },
     };
-    Some(Escalation { role: role.to_owned(), reason: all.get("reason").cloned(), expires_s })
+    let four_eyes = all.contains_key("four_eyes");
+    Some(Escalation { role: role.to_owned(), reason: all.get("reason").cloned(), expires_s, four_eyes })
 }
 
 fn is_id(text: &str) -> bool {

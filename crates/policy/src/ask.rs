@@ -115,12 +115,16 @@ pub enum Deed {
         /// The port.
         port: u16,
     },
-    /// A memory store is used.
+    /// A tool of a memory is called. It is a call of a tool, and is asked as one too.
     Memory {
-        /// The store.
-        store: String,
-        /// `read`, `write` or `delete`.
+        /// The tool server that keeps the memory.
+        server: UpstreamName,
+        /// The tool.
+        tool: ToolName,
+        /// What the tool does to what is kept.
         operation: MemoryOperation,
+        /// Whether the tool is pinned, so that its arguments have types.
+        pinned: bool,
     },
     /// A token of an identity is issued.
     Token {
@@ -167,7 +171,7 @@ pub enum Deed {
     },
 }
 
-/// What is done to a memory store.
+/// What is done to a memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryOperation {
@@ -177,6 +181,21 @@ pub enum MemoryOperation {
     Write,
     /// Something is forgotten.
     Delete,
+}
+
+impl MemoryOperation {
+    /// Every operation.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Delete];
+
+    /// What a tool of a memory does. One that is not known is taken to write: that is what rules forbid.
+    #[must_use]
+    pub fn of_tool(tool: &str) -> Self {
+        match tool {
+            "recall" | "read" | "list" => Self::Read,
+            "forget" => Self::Delete,
+            _ => Self::Write,
+        }
+    }
 }
 
 /// What is known at the moment of the decision. Only what the active versions read has to be there
@@ -291,6 +310,15 @@ impl Deed {
         "prompt_get",
     ];
 
+    /// The tool that is called, of a memory or not.
+    #[must_use]
+    pub fn tool(&self) -> Option<(&UpstreamName, &ToolName)> {
+        match self {
+            Self::ToolCall { server, tool, .. } | Self::Memory { server, tool, .. } => Some((server, tool)),
+            _ => None,
+        }
+    }
+
     /// The word of its action.
     #[must_use]
     pub fn action(&self) -> &'static str {
@@ -309,11 +337,17 @@ impl Deed {
         }
     }
 
-    /// The deed that a wire asks for.
+    /// The deed that a wire asks for. `memory` is what a tool of a memory does; `None` for every other tool.
     #[must_use]
-    pub fn of(action: &Action, pinned: bool) -> Self {
+    pub fn of(action: &Action, pinned: bool, memory: Option<MemoryOperation>) -> Self {
         match action {
-            Action::ToolCall { server, tool } => Self::ToolCall { server: server.clone(), tool: tool.clone(), pinned },
+            Action::ToolCall { server, tool } => {
+                let (server, tool) = (server.clone(), tool.clone());
+                match memory {
+                    Some(operation) => Self::Memory { server, tool, operation, pinned },
+                    None => Self::ToolCall { server, tool, pinned },
+                }
+            }
             Action::ModelCall { provider, model, .. } => {
                 Self::ModelCall { provider: provider.clone(), model: model.clone() }
             }

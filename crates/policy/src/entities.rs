@@ -121,9 +121,15 @@ fn principal(stage: &mut Stage, principal: &Principal) -> Result<EntityUid, Head
 }
 
 fn action(stage: &mut Stage, deed: &Deed) -> Result<EntityUid, HeadError> {
-    let group = stage.plain("Action", deed.action(), &[])?;
+    let group = match deed {
+        Deed::Memory { .. } => {
+            let calls = stage.plain("Action", "tool_call", &[])?;
+            stage.plain("Action", deed.action(), &[&calls])?
+        }
+        _ => stage.plain("Action", deed.action(), &[])?,
+    };
     match deed {
-        Deed::ToolCall { server, tool, pinned: true } => {
+        Deed::ToolCall { server, tool, pinned: true } | Deed::Memory { server, tool, pinned: true, .. } => {
             stage.plain("Action", &tool_action(server.as_str(), tool.as_str()), &[&group])
         }
         _ => Ok(group),
@@ -146,7 +152,7 @@ fn resource(stage: &mut Stage, head: &Head) -> Result<EntityUid, HeadError> {
     let server_entity =
         |stage: &mut Stage, server: &str, attributes: Attributes| stage.add("ToolServer", server, attributes, &[]);
     match &head.deed {
-        Deed::ToolCall { server, tool, .. } => {
+        Deed::ToolCall { server, tool, .. } | Deed::Memory { server, tool, .. } => {
             let parent = server_entity(stage, server.as_str(), labelled(&[("name", server.as_str())]))?;
             let attributes = labelled(&[("server", server.as_str()), ("name", tool.as_str())]);
             stage.add("Tool", &format!("{server}/{tool}"), attributes, &[&parent])
@@ -169,7 +175,6 @@ fn resource(stage: &mut Stage, head: &Head) -> Result<EntityUid, HeadError> {
             attributes.insert("port".to_owned(), RestrictedExpression::new_long(i64::from(*port)));
             stage.add("Host", &format!("{host}:{port}"), attributes, &above.iter().collect::<Vec<_>>())
         }
-        Deed::Memory { store, .. } => stage.add("Store", store, labelled(&[("name", store)]), &[]),
         Deed::Token { audience } => stage.plain("Audience", audience, &[]),
         Deed::RunCommand { agent, .. } => {
             let tenant = agent.split('/').next().unwrap_or_default();

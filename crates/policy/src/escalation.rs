@@ -1,4 +1,4 @@
-//! `@escalate("role")`, `@reason("…")` and `@expires("15m")` on a permit: a person has to approve first.
+//! `@escalate("role")`, `@reason("…")`, `@expires("15m")` and `@four_eyes` on a permit: a person has to approve first.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct Escalation {
     pub reason: Option<String>,
     /// After how many seconds the question is void.
     pub expires_s: u64,
+    /// `@four_eyes`: whoever started the run, or is the user for whom it acts, cannot approve.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub four_eyes: bool,
 }
 
 /// A role: a letter, then letters, digits, `.`, `_` and `-`, at most 63.

@@ -4,9 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::{Path, PathError};
 
+mod answer;
 mod apply;
+mod number;
 
-pub use apply::{ApplyError, REDACTED, WITHHELD, apply_arguments, apply_result};
+pub use answer::{WITHHELD, apply_result};
+pub use apply::{ApplyError, REDACTED, apply_arguments};
 
 /// One thing to do to a call or to its answer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -80,6 +80,26 @@ impl Paths {
         self.below.get(name)
     }
 
+    /// Whether all that another reads is read here too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let below = |(name, inner): (&String, &Self)| self.below.get(name).is_some_and(|own| own.covers(inner));
+        self.whole || (!other.whole && other.below.iter().all(below))
+    }
+
+    /// Every path that is read to its end.
+    pub(crate) fn ends(&self) -> Vec<Vec<String>> {
+        let mut all = Vec::new();
+        for (name, below) in &self.below {
+            let mut inner = below.ends();
+            if below.whole || inner.is_empty() {
+                inner = vec![Vec::new()];
+            }
+            all.extend(inner.into_iter().map(|rest| [vec![name.clone()], rest].concat()));
+        }
+        all
+    }
+
     /// Adds the question whether it is there.
     pub fn ask(&mut self) {
         self.asked = true;
@@ -131,5 +151,10 @@ mod tests {
         assert!(paths.below("a").unwrap().is_whole());
         assert!(Path::parse("a..b").is_err() && Path::parse("").is_err() && Path::parse(&"a.".repeat(40)).is_err());
         assert_eq!(Path::parse("a.b").unwrap().to_string(), "a.b");
+        let (mut wide, mut narrow) = (Paths::default(), Paths::default());
+        wide.add(["a"]);
+        narrow.add(["a", "b"]);
+        assert!(wide.covers(&narrow) && !narrow.covers(&wide) && narrow.covers(&Paths::default()));
+        assert_eq!(narrow.ends(), [["a", "b"]]);
     }
 }

@@ -30,6 +30,9 @@ pub enum ProjectionError {
     /// A number that policies cannot carry exactly.
     #[error("the number in the argument `{0}` cannot be read by policy: {1}")]
     Number(String, NumberError),
+    /// A rule reads it, it is there, and the tool's schema gives it no type: the rule would see nothing.
+    #[error("a policy reads the argument `{0}`, and the tool's schema does not say what it is")]
+    NotOffered(String),
     /// Nested too deeply, or too long a list.
     #[error("the argument `{0}` is too large to be read by policy")]
     TooLarge(String),
@@ -39,7 +42,7 @@ impl Shape {
     /// The parts of raw arguments that are read.
     ///
     /// # Errors
-    /// When a part that is read has no exact value; the call must then be blocked.
+    /// When a part that is read has no exact value, or is there and has no type; the call must then be blocked.
     pub fn project(&self, raw: &str, paths: &Paths) -> Result<Record, ProjectionError> {
         record(raw, self.fields(), paths, &mut Walk { at: Vec::new(), left: ASK_BYTES_MAX })
     }
@@ -76,9 +79,16 @@ fn record(
     let members = members(raw).map_err(|_| ProjectionError::Malformed)?;
     let mut read = Record::new();
     for (name, member) in members {
-        let Some(field) = fields.get(name.as_ref()) else { continue };
         let whole = paths.is_whole();
         let Some(below) = (if whole { Some(paths) } else { paths.below(&name) }) else { continue };
+        let Some(field) = fields.get(name.as_ref()) else {
+            // What is named is looked for under its name; what is taken as a whole is what the schema offers of it.
+            if whole || member.get() == "null" {
+                continue;
+            }
+            walk.at.push(name.into_owned());
+            return Err(ProjectionError::NotOffered(walk.here()));
+        };
         // An optional member that is null is a member that is not there.
         if member.get() == "null" && !field.required {
             continue;

@@ -79,6 +79,18 @@ impl One {
     }
 }
 
+impl One {
+    /// Whether an entity of one of the kinds can match; such entities are in those that are `above`.
+    fn may_be(&self, kinds: &[&str], above: &[&str]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(kind) | Self::Within(Some(kind), _) => kinds.contains(&kind.basename()),
+            Self::Exactly(uid) => kinds.contains(&uid.type_name().basename()),
+            Self::Within(None, uid) => above.contains(&uid.type_name().basename()),
+        }
+    }
+}
+
 impl Scope {
     pub(crate) fn of(policy: &Policy) -> Self {
         let principal = match policy.principal_constraint() {
@@ -108,6 +120,14 @@ impl Scope {
         self.action.as_deref()
     }
 
+    /// Whether an operator's command can match.
+    pub(crate) fn may_be_a_command(&self) -> bool {
+        let named = |(uid, _): &(EntityUid, bool)| matches!(uid.id().unescaped(), "run_command" | "operator_command");
+        self.actions().is_none_or(|actions| actions.iter().any(named))
+            && self.principal.may_be(&["Operator"], &["Operator", "Role", "Tenant", "Plane"])
+            && self.resource.may_be(&["Agent", "Tenant", "Plane"], &["Agent", "Tenant", "Plane"])
+    }
+
     pub(crate) fn matches(&self, principal: &Place, action: &Place, resource: &Place) -> bool {
         let action = self.action.as_ref().is_none_or(|wanted| {
             wanted.iter().any(|(uid, exactly)| if *exactly { action.uid == *uid } else { action.within(uid) })
@@ -119,5 +139,11 @@ impl Scope {
 impl Rule {
     pub(crate) fn permits(policy: &Policy) -> bool {
         policy.effect() == Effect::Permit
+    }
+
+    /// Whether it holds something back where it matches: a forbid, or a permit that asks, obliges or wants a label. Were
+    /// it to say nothing where it fails, another permit would let through what it was written to hold back.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.forbids || self.escalation.is_some() || !self.obligations.is_empty() || !self.require_labels.is_empty()
     }
 }

@@ -18,6 +18,8 @@ use crate::{
     version::Version,
 };
 
+mod changed;
+
 /// Cedar's own words could hold values of the call.
 const UNASKABLE: &str = "the facts cannot be put as a question";
 
@@ -188,7 +190,7 @@ impl Slice {
         for (number, what) in evaluated.failed {
             let rule = dependent.get(number);
             let id = rule.map(|rule| rule.id.clone()).unwrap_or_default();
-            if rule.is_none_or(|rule| rule.forbids) {
+            if rule.is_none_or(|rule| rule.holds_back()) {
                 failed.push(id.clone());
             }
             answer.errors.push(RuleError { rule: id, what });

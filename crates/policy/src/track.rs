@@ -170,10 +170,13 @@ impl Tracker {
     #[must_use]
     pub fn counts(&self, deed: &Deed) -> bool {
         match (&self.of, deed) {
+            // A call of a memory is one of a tool, too.
+            (Pattern::Action("tool_call"), deed) => deed.tool().is_some(),
             (Pattern::Action(action), deed) => deed.action() == *action,
-            (Pattern::Server(wanted), Deed::ToolCall { server, .. }) => wanted == server,
-            (Pattern::Tool(wanted, name), Deed::ToolCall { server, tool, .. }) => wanted == server && name == tool,
-            _ => false,
+            (Pattern::Server(wanted), deed) => deed.tool().is_some_and(|(server, _)| wanted == server),
+            (Pattern::Tool(wanted, name), deed) => {
+                deed.tool().is_some_and(|(server, tool)| wanted == server && name == tool)
+            }
         }
     }
 
@@ -230,7 +233,7 @@ impl Pattern {
     }
 
     fn is_tool(&self) -> bool {
-        !matches!(self, Self::Action(action) if *action != "tool_call")
+        !matches!(self, Self::Action(action) if !matches!(*action, "tool_call" | "memory"))
     }
 }
 

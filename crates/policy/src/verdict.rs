@@ -45,7 +45,7 @@ pub enum Cause {
     Forbidden,
     /// Nothing matched.
     NothingMatched,
-    /// A forbid could not be evaluated, so it is taken to match.
+    /// A forbid could not be evaluated, or a permit that asks, obliges or wants a label: it blocks.
     RuleFailed,
     /// The resource does not carry the label that a matching permit requires.
     LabelMissing,

@@ -344,7 +344,7 @@ impl Compiler<'_> {
 fn only_tools(scope: &Scope) -> bool {
     let of_tools = |(uid, _): &(EntityUid, bool)| {
         let id = uid.id().unescaped();
-        id == "tool_call" || id.starts_with("tool:")
+        id == "tool_call" || id == "memory" || id.starts_with("tool:")
     };
     scope.actions().is_some_and(|actions| !actions.is_empty() && actions.iter().all(of_tools))
 }

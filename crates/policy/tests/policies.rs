@@ -58,7 +58,12 @@ fn deed(does: &str) -> Deed {
         }
         "resource" => Deed::ResourceRead { server: two().0.parse().unwrap(), uri: two().1.into() },
         "sampling" => Deed::Sampling { server: object.parse().unwrap() },
-        "memory" => Deed::Memory { store: object.into(), operation: MemoryOperation::Write },
+        "memory" => Deed::Memory {
+            server: two().0.parse().unwrap(),
+            tool: two().1.parse().unwrap(),
+            operation: MemoryOperation::of_tool(two().1),
+            pinned: true,
+        },
         "command" => Deed::OperatorCommand { tenant: None, command: object.into() },
         other => panic!("`{other}` is no deed"),
     }
@@ -117,6 +122,18 @@ fn every_template_answers_as_its_table_says() {
         let without: Vec<&str> =
             version.rules().iter().map(|rule| rule.id.as_str()).filter(|id| !seen.contains(*id)).collect();
         assert!(without.is_empty(), "{name}: no row is decided by {without:?}");
+    }
+}
+
+/// What the tables cannot say: who approves.
+#[test]
+fn who_started_a_change_does_not_approve_it_where_the_templates_say_so() {
+    for (name, rule, four_eyes) in
+        [("soc2", "soc2-cc8.1-change", true), ("dora", "dora-9-critical", true), ("least-privilege", "lp-write", false)]
+    {
+        let version = taken(name, &docs(&format!("policies/{name}.cedar")), &Schema::new());
+        let rule = version.rules().iter().find(|one| one.id == rule).unwrap_or_else(|| panic!("{name}: no {rule}"));
+        assert_eq!(rule.escalation.as_ref().unwrap().four_eyes, four_eyes, "{name}");
     }
 }
 

@@ -32,6 +32,8 @@ pub const SOLVER_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub const FORMULA_TIME_MAX: Duration = Duration::from_secs(20);
 /// The time for a solver to say what it is.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
+/// What is said of questions that were not come to.
+const NO_TIME: &str = "there was no time left";
 /// The longest example that is shown, in characters.
 const EXAMPLE_CHARS_MAX: usize = 4_000;
 
@@ -178,20 +180,27 @@ struct Session<'a> {
 impl Session<'_> {
     async fn claim(&mut self, claim: &Claim, schema: &CedarSchema) -> Answer {
         for kind in schema.request_envs() {
+            // What is done before a solver is asked takes its time too, of many rules more than the solver.
+            if self.is_over() {
+                return unknown(&kind, NO_TIME);
+            }
             if relevant(&claim.first, &kind, schema) == relevant(&claim.second, &kind, schema) {
                 continue;
             }
             self.kinds.insert(shown(&kind));
-            let (first, second) = (
-                CompiledPolicySet::compile(&claim.first, &kind, schema),
-                CompiledPolicySet::compile(&claim.second, &kind, schema),
-            );
-            let (first, second) = match (first, second) {
-                (Ok(first), Ok(second)) => (first, second),
-                (Err(error), _) | (_, Err(error)) => return unknown(&kind, &error.to_string()),
-            };
+            let mut compiled = Vec::new();
+            for set in [&claim.first, &claim.second] {
+                if self.is_over() {
+                    return unknown(&kind, NO_TIME);
+                }
+                match CompiledPolicySet::compile(set, &kind, schema) {
+                    Ok(set) => compiled.push(set),
+                    Err(error) => return unknown(&kind, &error.to_string()),
+                }
+            }
+            let [first, second] = compiled.as_slice() else { return unknown(&kind, NO_TIME) };
             let found =
-                self.ask(async |compiler| compiler.check_implies_with_counterexample_opt(&first, &second).await).await;
+                self.ask(async |compiler| compiler.check_implies_with_counterexample_opt(first, second).await).await;
             match found {
                 Ok(None) => {}
                 Ok(Some(example)) => {
@@ -209,6 +218,10 @@ impl Session<'_> {
         let mut can_fail = BTreeSet::new();
         for (rule, _, policy) in versions.into_iter().flatten().flat_map(sets::rules) {
             for kind in schema.request_envs() {
+                if self.is_over() {
+                    can_fail.insert(rule.to_owned());
+                    break;
+                }
                 if !can_fail.contains(rule) && concerns(policy, &kind, schema) {
                     let never = match CompiledPolicy::compile(policy, &kind, schema) {
                         Ok(compiled) => {
@@ -225,6 +238,10 @@ impl Session<'_> {
         can_fail
     }
 
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
     /// One formula, to a solver of its own: whatever becomes of one says nothing of the next.
     async fn ask<T>(
         &self,
@@ -232,7 +249,7 @@ impl Session<'_> {
     ) -> Result<T, String> {
         let left = self.until.saturating_duration_since(Instant::now()).min(FORMULA_TIME_MAX);
         if left.is_zero() {
-            return Err("there was no time left".to_owned());
+            return Err(NO_TIME.to_owned());
         }
         let started = self.start(left).map_err(|error| error.to_string())?;
         let mut compiler = CedarSymCompiler::new(started).map_err(|error| error.to_string())?;

@@ -41,6 +41,7 @@ use crate::{
     budgets, cosigning,
     data_dir::{DataDir, DataDirError},
     described::described,
+    erasure,
     events::by_plane,
     handlers::{credentials, providers, tool_servers},
     http, log_door,
@@ -109,6 +110,9 @@ pub enum ServeError {
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
+    /// An erasure of an earlier plane could not be finished.
+    #[error("an erasure that was begun cannot be finished: {0}")]
+    Erasure(String),
     /// The ledger is older than the state, or another one.
     #[error(
         "the evidence was rolled back or replaced: the state refers to leaf {leaf} of tenant {tenant}, and the \
@@ -203,11 +207,19 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         return Err(ServeError::StateGone(state));
     }
     let store = Store::open(&state).await?;
-    let evidence = tokio::task::spawn_blocking(move || Evidence::open(EvidenceOptions::new(dir))).await??;
+    // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
+    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..EvidenceOptions::new(dir) };
+    let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
+    // Before anything is read or sealed: what was erased stays so, whatever came back with older files.
+    let told = evidence.replay_erasures().await.map(|replayed| replayed.executed);
+    let told = told.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
     let drained = evidence.drain_outbox(&store).await;
     drained.map_err(|e| ServeError::Record(cogward_engine::ports::PortError::from_error(&e).0))?;
     witness::check(&store, &evidence).await?;
+    let finished = erasure::finish(&store, &evidence, &told).await;
+    finished.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
+    evidence.declare_schema().await.map_err(|e| ServeError::Record(e.to_string()))?;
     let journal = Journal::open(&data.join("journal.db"), JournalOptions::default(), clock.clone()).await?;
     let secrets = Secrets::open(&data.join("keys"), store.clone(), &*entropy).await?;
     let operators = Operators::new(store.clone(), clock.clone(), entropy.clone());
@@ -303,6 +315,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
 
     let app = Arc::new(Plane {
         started: clock.now(),
+        erasures: tokio::sync::Mutex::default(),
         credential_changes: tokio::sync::Mutex::default(),
         accepting: AtomicBool::new(true),
         closing: CancellationToken::new(),
@@ -340,6 +353,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(purge_answers(app.clone()));
     tokio::spawn(sweep_approvals(app.clone()));
+    tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }
 

@@ -1,8 +1,8 @@
 //! What policies can name of the tools that this plane knows.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use cogward_model::{PolicyScope, TenantName};
+use cogward_model::{PolicyScope, TenantName, UpstreamName, upstream::ToolTransport};
 use cogward_policy::{Finding, Schema, Shape};
 use cogward_store::PageRequest;
 
@@ -23,14 +23,34 @@ pub(crate) async fn schema(plane: &Plane, level: &PolicyScope) -> Result<(Schema
     };
     let mut schema = Schema::new();
     for tenant in tenants {
+        let memories = memories(plane, &tenant).await?;
         for tool in plane.store.approved_tools(&tenant).await? {
             let definition: serde_json::Value = serde_json::from_str(&tool.definition)
                 .map_err(|error| Failure::internal("the definition of a tool cannot be read", &error))?;
             let input = definition.get("inputSchema").unwrap_or(&serde_json::Value::Null);
-            schema.tool(tool.server.as_str(), tool.tool.as_str(), Arc::new(Shape::of(input)));
+            let (name, shape) = (tool.tool.as_str(), Arc::new(Shape::of(input)));
+            if memories.contains(&tool.server) {
+                schema.memory_tool(tool.server.as_str(), name, shape);
+            } else {
+                schema.tool(tool.server.as_str(), name, shape);
+            }
         }
     }
     Ok((schema, Vec::new()))
+}
+
+/// The tool servers of a tenant that are memories.
+async fn memories(plane: &Plane, tenant: &TenantName) -> Result<BTreeSet<UpstreamName>, Failure> {
+    let (mut all, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = plane.store.tool_servers(tenant, &PageRequest { after, limit: PAGE }).await?;
+        let kept = page.items.into_iter().filter(|row| matches!(row.config.transport, ToolTransport::Memory { .. }));
+        all.extend(kept.map(|row| row.config.name));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
 }
 
 async fn tenants(plane: &Plane) -> Result<Vec<TenantName>, Failure> {

@@ -51,6 +51,25 @@ async fn allowed(decided: &Decided, request: Request) -> Result<Request, Failure
     }
 }
 
+/// What policies call reading the hidden values of evidence. Reading is no command but for this.
+const DISCLOSE: &str = "evidence.disclose";
+
+/// Whether the caller may see the hidden values of a tenant's evidence. Where they only come along, nothing is refused:
+/// they stay hidden.
+pub(crate) fn may_disclose(app: &Plane, caller: &Caller, tenant: &TenantName) -> bool {
+    let command = Command { name: DISCLOSE, tenant: Some(tenant.clone()), agent: None };
+    app.policies.active().decide(&caller.0, &command, app.clock.now()).is_ok()
+}
+
+/// The same where they were asked for: a refusal is recorded.
+pub(crate) async fn disclose(app: &Plane, caller: &Caller, tenant: &TenantName) -> Result<(), Failure> {
+    let command = Command { name: DISCLOSE, tenant: Some(tenant.clone()), agent: None };
+    match app.policies.active().decide(&caller.0, &command, app.clock.now()) {
+        Ok(()) => Ok(()),
+        Err(blocked) => Err(refused(app, caller, &command, *blocked).await?),
+    }
+}
+
 /// A part of the path by its name in the route.
 fn part<T: std::str::FromStr>(route: &Route, path: &str, name: &str) -> Option<T> {
     let wanted = format!("{{{name}}}");

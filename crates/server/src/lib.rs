@@ -16,6 +16,7 @@ mod commands;
 mod cosigning;
 mod data_dir;
 mod described;
+mod erasure;
 mod events;
 mod extract;
 mod failure;

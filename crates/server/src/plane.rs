@@ -68,6 +68,8 @@ pub(crate) struct Plane {
     pub(crate) log_readers: Readers,
     /// What was refused at the door.
     pub(crate) refusals: Arc<Refusals>,
+    /// Held while values of the evidence are erased, and while a legal hold is asked for.
+    pub(crate) erasures: tokio::sync::Mutex<()>,
     /// Held while a credential for a host, or an issuer, is changed, so that the memory has what the store has.
     pub(crate) credential_changes: tokio::sync::Mutex<()>,
     /// Whether the plane takes requests.

@@ -13,7 +13,7 @@ use cogward_gateway::{Gateway, policy::PolicySet};
 use cogward_identity::Operator;
 use cogward_model::{AgentName, Digest, PolicyScope, TenantName, Timestamp, manifest::Tier};
 use cogward_policy::{
-    Ask, Deed, Facts, Findings, Head, Hierarchy, LevelDecision, Principal, Verdict, Version,
+    Ask, Decided, Deed, Facts, Findings, Head, Hierarchy, LevelDecision, Principal, Verdict, Version,
     ask::Operator as Commanding, verdict::Cause,
 };
 use cogward_store::{PolicyVersionRow, Store, StoreError};
@@ -173,6 +173,19 @@ impl Command {
         }
     }
 
+    /// The question whether an operator may give it.
+    fn head(&self, operator: &Operator) -> Head {
+        Head {
+            principal: Principal::Operator(Commanding {
+                name: operator.name.clone(),
+                tenant: None,
+                roles: operator.roles.iter().map(ToString::to_string).collect(),
+            }),
+            deed: self.deed(),
+            labels: BTreeSet::new(),
+        }
+    }
+
     /// The levels that judge it, from the widest.
     fn levels(&self) -> Vec<PolicyScope> {
         let mut levels = vec![PolicyScope::Plane];
@@ -195,16 +208,7 @@ impl ActiveSet {
     pub(crate) fn decide(&self, operator: &Operator, command: &Command, now: Timestamp) -> Result<(), Box<Blocked>> {
         let levels = command.levels();
         let policy = self.named(&levels);
-        let head = Head {
-            principal: Principal::Operator(Commanding {
-                name: operator.name.clone(),
-                tenant: None,
-                roles: operator.roles.iter().map(ToString::to_string).collect(),
-            }),
-            deed: command.deed(),
-            labels: BTreeSet::new(),
-        };
-        let ask = Ask::new(Arc::new(head), Facts::at(now));
+        let ask = Ask::new(Arc::new(command.head(operator)), Facts::at(now));
         for level in &levels {
             if let Some((_, why)) = self.unusable.get(level) {
                 if command.is_way_out() || (*level != PolicyScope::Plane && command.run_word().is_none()) {
@@ -221,10 +225,7 @@ impl ActiveSet {
             }
             let Some(version) = self.versions.get(level) else { continue };
             let decided = Hierarchy::new([Arc::clone(version)]).decide(&ask);
-            let silent = decided.decider().is_some_and(|one: &LevelDecision| one.cause == Cause::NothingMatched);
-            // A level below the plane is about what agents do. It can forbid commands, and its silence is no refusal:
-            // else each list of tools that an agent may call would keep operators from their own work.
-            if decided.verdict == Verdict::Permit || (silent && *level != PolicyScope::Plane) {
+            if lets_through(level, &decided) {
                 continue;
             }
             let role = decided.escalations.first().map(|escalation| escalation.role.clone());
@@ -246,6 +247,48 @@ impl ActiveSet {
         }
         Ok(())
     }
+}
+
+/// When a command is not let through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Closed {
+    /// Hours of the week that begins now.
+    pub(crate) hours: u64,
+    /// Whether there is a week in which it never is, this one or one in ten years.
+    pub(crate) for_ever: bool,
+}
+
+const HOURS_OF_A_WEEK: u64 = 7 * 24;
+const HOUR_MICROS: u64 = 3_600_000_000;
+const TEN_YEARS_HOURS: u64 = 10 * 365 * 24;
+
+impl ActiveSet {
+    /// When an operator may not give a command that they may give now, because a rule asks what time it is.
+    pub(crate) fn closed(&self, operator: &Operator, command: &Command, now: Timestamp) -> Closed {
+        let head = Arc::new(command.head(operator));
+        let levels = command.levels();
+        let versions = levels.iter().filter_map(|level| Some((level, self.versions.get(level)?)));
+        let slices = versions.map(|(level, version)| (level, Hierarchy::new([Arc::clone(version)]).slice(&head)));
+        let timed: Vec<_> = slices.filter(|(_, slice)| slice.needs().time).collect();
+        let closed = |hours: u64| {
+            let micros = now.unix_micros().saturating_add(hours.saturating_mul(HOUR_MICROS));
+            let facts = Facts::at(Timestamp::from_unix_micros(micros));
+            timed.iter().any(|(level, slice)| !lets_through(level, &slice.decide(&facts)))
+        };
+        if timed.is_empty() {
+            return Closed::default();
+        }
+        let week = |from: u64| (from..from + HOURS_OF_A_WEEK).filter(|hours| closed(*hours)).count() as u64;
+        let (this, later) = (week(0), week(TEN_YEARS_HOURS));
+        Closed { hours: this, for_ever: [this, later].contains(&HOURS_OF_A_WEEK) }
+    }
+}
+
+/// A level below the plane is about what agents do. It can forbid commands, and its silence is no refusal: else each list
+/// of tools that an agent may call would keep operators from their own work.
+fn lets_through(level: &PolicyScope, decided: &Decided) -> bool {
+    let silent = decided.decider().is_some_and(|one: &LevelDecision| one.cause == Cause::NothingMatched);
+    decided.verdict == Verdict::Permit || (silent && *level != PolicyScope::Plane)
 }
 
 impl PlanePolicies {
@@ -327,6 +370,30 @@ mod tests {
         }
         let plane = set(&[("plane", FORBID_RUNS)]);
         assert!(plane.decide(&operator(&[]), &of_run("run.kill"), now()).is_err());
+    }
+
+    #[test]
+    fn a_way_back_that_closes_with_time_is_seen_before() {
+        let way_back = command("policy.activate");
+        let permit =
+            |when: &str| format!("permit(principal is Cogward::Operator, action, resource) when {{ {when} }};");
+        for (when, hours, for_ever) in [
+            ("true", 0, false),
+            ("context.time.hour < 24", 0, false),
+            // It is 22:13 on a Tuesday.
+            ("context.time.hour >= 22", 22 * 7, false),
+            ("context.time.weekday < 6", 48, false),
+            ("context.time.epoch_ms < 1700000000001", HOURS_OF_A_WEEK - 1, true),
+            ("context.time.epoch_ms < 1800000000000", 0, true),
+            ("context.time.epoch_ms < 1700003600001", HOURS_OF_A_WEEK - 2, true),
+        ] {
+            let set = set(&[("plane", &permit(when))]);
+            assert!(set.decide(&operator(&[]), &way_back, now()).is_ok(), "{when}");
+            assert_eq!(set.closed(&operator(&[]), &way_back, now()), Closed { hours, for_ever }, "{when}");
+        }
+        let below = "forbid(principal is Cogward::Operator, action, resource) when { context.time.hour < 6 };";
+        let set = set(&[("tenant:retail", below)]);
+        assert_eq!(set.closed(&operator(&[]), &way_back, now()), Closed { hours: 6 * 7, for_ever: false });
     }
 
     #[test]

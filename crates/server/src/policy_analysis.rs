@@ -109,7 +109,8 @@ impl Change {
         let mut obliging = rules.filter(|rule| !rule.obligations.is_empty() || !rule.require_labels.is_empty());
         let roles = |version: &Option<Arc<Version>>| {
             let rules = version.iter().flat_map(|version| version.rules().iter());
-            rules.filter_map(|rule| rule.escalation.as_ref().map(|one| one.role.clone())).collect::<Vec<_>>()
+            let asked = rules.filter_map(|rule| rule.escalation.as_ref());
+            asked.map(|one| (one.role.clone(), one.four_eyes)).collect::<Vec<_>>()
         };
         // One approver instead of another one is a difference that no verdict shows.
         obliging.next().is_some() || roles(&self.before) != roles(&self.after)

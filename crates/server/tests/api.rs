@@ -25,6 +25,8 @@ fn example(path: &str) -> String {
         .replace("{policy_level}", "tenant:default")
         .replace("{policy_version}", &format!("sha256:{}", "0".repeat(64)))
         .replace("{approval}", "apr_01K00000000000000000000000")
+        .replace("{redaction}", "red_01K00000000000000000000000")
+        .replace("{hold}", "hld_01K00000000000000000000000")
         .replace("{input}", "claims.csv")
         .replace("{artifact}", "report.pdf")
         .replace("{*file}", "checkpoint")

@@ -92,6 +92,8 @@ pub struct ApprovalRow {
     pub policy: Vec<String>,
     /// Who may answer; anybody when empty.
     pub role: String,
+    /// Whoever started the run, or for whom it acts, may not approve.
+    pub four_eyes: bool,
     /// Why it is asked, as the rule says.
     pub reason: Option<String>,
     /// Where it is.
@@ -117,9 +119,12 @@ pub struct ApprovalFilter {
     pub state: Option<ApprovalState>,
 }
 
-/// What only one row has as long as it is the answer: a call may be asked of several roles.
-fn slot(run: RunId, request: Digest, role: &str) -> String {
-    format!("{run}/{request}/{role}")
+/// What only one row has as long as it is the answer: a call may be asked of several roles. What was asked without four
+/// eyes is no answer to a question with them.
+fn slot(run: RunId, request: Digest, role: &str, four_eyes: bool) -> String {
+    // No role has a `/`.
+    let eyes = if four_eyes { "/four-eyes" } else { "" };
+    format!("{run}/{request}/{role}{eyes}")
 }
 
 fn row(row: &SqliteRow) -> Result<ApprovalRow, StoreError> {
@@ -147,6 +152,7 @@ fn row(row: &SqliteRow) -> Result<ApprovalRow, StoreError> {
         rules: rows::json(row, "rules")?,
         policy: rows::json(row, "policy")?,
         role: row.try_get("role")?,
+        four_eyes: row.try_get::<i64, _>("four_eyes")? != 0,
         reason: row.try_get("reason")?,
         state: rows::typed(row, "state")?,
         requested: rows::time(row, "requested")?,
@@ -264,9 +270,10 @@ impl Tx {
         run: RunId,
         request: Digest,
         role: &str,
+        four_eyes: bool,
     ) -> Result<Option<ApprovalRow>, StoreError> {
         let found = sqlx::query("SELECT * FROM approvals WHERE slot = $1")
-            .bind(slot(run, request, role))
+            .bind(slot(run, request, role, four_eyes))
             .fetch_optional(self.connection())
             .await?;
         found.as_ref().map(row).transpose()
@@ -307,11 +314,11 @@ impl Tx {
     pub async fn approval_insert(&mut self, new: &ApprovalRow) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO approvals (id, slot, tenant, run, agent, version, subject, request, action, object,
-                 arguments_bytes, level, rules, policy, role, reason, state, requested, expires)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+                 arguments_bytes, level, rules, policy, role, reason, state, requested, expires, four_eyes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         )
         .bind(new.id.to_string())
-        .bind(slot(new.run, new.request, &new.role))
+        .bind(slot(new.run, new.request, &new.role, new.four_eyes))
         .bind(new.tenant.as_str())
         .bind(new.run.to_string())
         .bind(new.agent.as_str())
@@ -329,6 +336,7 @@ impl Tx {
         .bind(new.state.as_str())
         .bind(rows::micros(new.requested))
         .bind(rows::micros(new.expires))
+        .bind(i64::from(new.four_eyes))
         .execute(self.connection())
         .await
         .map_err(|e| StoreError::on_write(e, Noun::Approval, new.id))?;
@@ -381,7 +389,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`] when the database failed.
     pub async fn approval_give_back(&mut self, approval: &ApprovalRow) -> Result<bool, StoreError> {
-        let slot = slot(approval.run, approval.request, &approval.role);
+        let slot = slot(approval.run, approval.request, &approval.role, approval.four_eyes);
         let done = sqlx::query(
             "UPDATE approvals SET state = 'approved', consumed = NULL, slot = $1 WHERE id = $2 AND state = 'consumed'
                  AND NOT EXISTS (SELECT 1 FROM approvals WHERE slot = $1)",

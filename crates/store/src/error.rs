@@ -36,6 +36,10 @@ pub enum Noun {
     Policy,
     /// A call that waits for a person.
     Approval,
+    /// An erasure of values of the evidence.
+    Redaction,
+    /// A legal hold.
+    Hold,
     /// The stored answer to a command.
     IdempotencyKey,
 }
@@ -58,6 +62,8 @@ impl fmt::Display for Noun {
             Self::Operation => "operation",
             Self::Policy => "policy version",
             Self::Approval => "approval",
+            Self::Redaction => "redaction",
+            Self::Hold => "hold",
             Self::IdempotencyKey => "idempotency key",
         })
     }

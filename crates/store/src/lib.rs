@@ -15,6 +15,7 @@ mod approvals;
 mod credentials;
 mod error;
 mod floors;
+mod holds;
 mod idempotency;
 mod issuers;
 mod migrations;
@@ -24,6 +25,7 @@ mod outbox;
 mod page;
 mod policies;
 mod providers;
+mod redactions;
 mod rows;
 mod runs;
 mod secrets;
@@ -49,6 +51,7 @@ pub use approvals::{ApprovalFilter, ApprovalRow, ApprovalState};
 pub use credentials::CredentialRow;
 pub use error::{Noun, OpenError, StoreError};
 pub use floors::{FloorRow, FloorRows};
+pub use holds::HoldRow;
 pub use idempotency::IdempotencyRow;
 pub use issuers::IssuerRow;
 pub use operations::{OperationRow, OperationState};
@@ -57,6 +60,7 @@ pub use outbox::{Committed, OutboxRow};
 pub use page::{Page, PageRequest};
 pub use policies::{Answerable, NewPolicyVersion, PolicyPointerRow, PolicyVersionRow};
 pub use providers::ProviderRow;
+pub use redactions::RedactionRow;
 pub use runs::{OutsideRuns, RunFilter, RunRow};
 pub use secrets::SecretRow;
 pub use tenants::TenantRow;
@@ -113,6 +117,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is deleted is overwritten: the outbox holds values that may be erased later.
+            .pragma("secure_delete", "on")
             .busy_timeout(BUSY_WAIT)
             .disable_statement_logging();
         let mut connection = options.connect().await?;

@@ -17,6 +17,8 @@ const STEPS: &[(&str, &str)] = &[
     ("0008_tool_pins", include_str!("../migrations/0008_tool_pins.sql")),
     ("0009_outside", include_str!("../migrations/0009_outside.sql")),
     ("0010_issuer_names", include_str!("../migrations/0010_issuer_names.sql")),
+    ("0011_four_eyes", include_str!("../migrations/0011_four_eyes.sql")),
+    ("0012_redaction", include_str!("../migrations/0012_redaction.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

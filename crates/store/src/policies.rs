@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use crate::{Noun, Page, PageRequest, Store, StoreError, Tx, rows};
 
 /// Somebody who answers for something, when and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Answerable {
     /// The operator's name at that time.
     pub name: String,

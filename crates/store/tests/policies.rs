@@ -160,6 +160,7 @@ fn asked(run: RunId, request: u8, expires: u64) -> ApprovalRow {
         rules: vec!["policy0".into()],
         policy: vec!["plane:sha256:00".into()],
         role: "finance".into(),
+        four_eyes: false,
         reason: Some("writes".into()),
         state: ApprovalState::Pending,
         requested: at(1),
@@ -179,17 +180,19 @@ async fn an_approval_is_used_once_and_a_call_has_one_answer_at_a_time() {
     let second = tx.approval_insert(&asked(run, 9, 100)).await;
     assert!(matches!(second, Err(StoreError::Conflict { noun: Noun::Approval, .. })), "{second:?}");
     assert_eq!(tx.approvals_waiting(&tenant, run).await.unwrap(), (1, 1));
-    assert_eq!(tx.approval_for(run, digest(9), "legal").await.unwrap(), None, "another role has its own answer");
+    assert_eq!(tx.approval_for(run, digest(9), "legal", false).await.unwrap(), None, "another role has its own answer");
+    let four_eyes = tx.approval_for(run, digest(9), "finance", true).await.unwrap();
+    assert_eq!(four_eyes, None, "what was asked of anybody is no answer for four eyes");
     assert!(!tx.approval_consume(first.id, at(5)).await.unwrap(), "not before it is approved");
     assert!(tx.approval_decide(first.id, true, &ada(4)).await.unwrap());
     assert!(!tx.approval_decide(first.id, false, &ada(4)).await.unwrap(), "answered once");
     assert!(tx.approval_consume(first.id, at(5)).await.unwrap());
     assert!(!tx.approval_consume(first.id, at(5)).await.unwrap(), "used once");
-    assert_eq!(tx.approval_for(run, digest(9), "finance").await.unwrap(), None);
+    assert_eq!(tx.approval_for(run, digest(9), "finance", false).await.unwrap(), None);
     // Not used after all: approved again, unless the call was asked anew in the meantime.
     assert!(tx.approval_give_back(&first).await.unwrap());
     assert_eq!(
-        tx.approval_for(run, digest(9), "finance").await.unwrap().map(|a| a.state),
+        tx.approval_for(run, digest(9), "finance", false).await.unwrap().map(|a| a.state),
         Some(ApprovalState::Approved)
     );
     assert!(tx.approval_consume(first.id, at(6)).await.unwrap());
@@ -224,11 +227,11 @@ async fn what_is_over_expires_is_told_and_makes_room() {
     assert!(!tx.approval_expire(short.id).await.unwrap());
     assert!(!tx.approval_decide(short.id, true, &ada(4)).await.unwrap(), "too late");
     assert_eq!(
-        tx.approval_for(run, digest(1), "finance").await.unwrap().map(|a| a.state),
+        tx.approval_for(run, digest(1), "finance", false).await.unwrap().map(|a| a.state),
         Some(ApprovalState::Expired)
     );
     tx.approval_told(short.id).await.unwrap();
-    assert_eq!(tx.approval_for(run, digest(1), "finance").await.unwrap(), None);
+    assert_eq!(tx.approval_for(run, digest(1), "finance", false).await.unwrap(), None);
     tx.approval_insert(&asked(run, 1, 50)).await.unwrap();
     let _ = tx.commit(Vec::new()).await.unwrap();
 }

@@ -19,4 +19,4 @@ mod segment;
 pub use frame::{FRAME_BYTES_MAX, Frame, Position};
 pub use log::{Options, Wal, WalError};
 pub use reader::{ReadError, WalReader};
-pub use recovery::{OpenError, Torn};
+pub use recovery::{OpenError, Start, Torn};

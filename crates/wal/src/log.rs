@@ -11,7 +11,7 @@ use std::{
 use crate::{
     frame::{self, FRAME_BYTES_MAX, HEADER_BYTES, Position},
     reader::WalReader,
-    recovery::Torn,
+    recovery::{Start, Torn},
     segment::{self, SEGMENT_HEADER_BYTES},
 };
 
@@ -116,6 +116,13 @@ impl Wal {
     #[must_use]
     pub fn end(&self) -> Position {
         Position { segment: self.segment, offset: self.offset + self.buffer.len() as u64 }
+    }
+
+    /// The place behind what is committed, for [`Wal::open_from`]; `None` while something is not.
+    #[must_use]
+    pub fn start(&self) -> Option<Start> {
+        (self.buffer.is_empty() && !self.stopped && self.torn.is_none())
+            .then(|| Start { at: self.end(), batch: self.batch - 1 })
     }
 
     /// The torn tail that [`Wal::open`] found and nobody has cut yet.

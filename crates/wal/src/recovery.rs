@@ -30,6 +30,15 @@ pub enum OpenError {
     Damaged(Position),
 }
 
+/// A place in the log from which on it can be read by itself: everything before it was read and checked once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Where the frames of the next batch begin.
+    pub at: Position,
+    /// The number of the batch before it.
+    pub batch: u64,
+}
+
 /// An unfinished batch at the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Torn {
@@ -47,6 +56,19 @@ impl Wal {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(dir: &Path, options: Options, visit: &mut dyn FnMut(Frame<'_>)) -> Result<Self, OpenError> {
+        Self::open_from(dir, options, None, visit)
+    }
+
+    /// The same, but reads only what is behind `start`. What is before it is taken as it was when that place was noted.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a start that this log does not have is damage.
+    pub fn open_from(
+        dir: &Path,
+        options: Options,
+        start: Option<Start>,
+        visit: &mut dyn FnMut(Frame<'_>),
+    ) -> Result<Self, OpenError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
@@ -56,19 +78,35 @@ impl Wal {
         segment::remove_prepared(dir)?;
         let segments = segment::list(dir)?;
         let (Some(first), Some(last)) = (segments.first().copied(), segments.last().copied()) else {
-            return create(dir, options, lock);
+            // Nothing is made over a log that is gone.
+            return match start {
+                Some(start) => Err(OpenError::Damaged(start.at)),
+                None => create(dir, options, lock),
+            };
         };
         for (index, expected) in segments.iter().zip(first..) {
             if *index != expected {
                 return Err(OpenError::MissingSegment(expected));
             }
         }
-        let mut state = Scan { batch: 0, last_in_batch: true };
+        let mut state = Scan { batch: start.map_or(0, |start| start.batch), last_in_batch: true };
+        if let Some(start) = start
+            && !(first..=last).contains(&start.at.segment)
+        {
+            return Err(OpenError::Damaged(start.at));
+        }
+        let first = start.map_or(first, |start| start.at.segment);
         let mut end = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
         let mut torn = None;
         for index in first..=last {
             let mut reader =
                 SegmentReader::open(dir, index)?.ok_or(OpenError::Damaged(Position { segment: index, offset: 0 }))?;
+            if let Some(start) = start.filter(|start| start.at.segment == index) {
+                if start.at.offset < SEGMENT_HEADER_BYTES || start.at.offset > reader.size {
+                    return Err(OpenError::Damaged(start.at));
+                }
+                reader.seek(start.at.offset)?;
+            }
             torn = state.segment(&mut reader, index, visit)?;
             if let (Some(torn), true) = (torn, index < last) {
                 return Err(OpenError::Damaged(torn.at));

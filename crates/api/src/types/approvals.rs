@@ -78,6 +78,9 @@ pub struct Approval {
     pub rules: Vec<String>,
     /// Who may answer: operators with this role. Any operator when it is empty.
     pub role: String,
+    /// Whoever started the run, or is the user for whom it acts, cannot approve it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub four_eyes: bool,
     /// Why it is asked, as the rule says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cogward_model::{TenantName, Timestamp, id::EventId};
+use cogward_model::{
+    TenantName, Timestamp,
+    id::{EventId, RedactionId},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,9 @@ pub struct EvidenceLeaf {
     /// The values behind commitments that the reader may see, by field.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disclosed: BTreeMap<String, serde_json::Value>,
+    /// The fields whose values were erased, with the redaction that did it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub erased: BTreeMap<String, RedactionId>,
 }
 
 /// How far the plane log, which holds the checkpoints of all tenants, is witnessed.

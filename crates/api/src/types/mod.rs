@@ -5,6 +5,7 @@ pub mod agents;
 pub mod approvals;
 pub mod events;
 pub mod evidence;
+pub mod evidence_query;
 pub mod floors;
 pub mod inputs;
 pub mod issuers;
@@ -15,6 +16,7 @@ pub mod page;
 pub mod plane;
 pub mod policies;
 pub mod policy_diff;
+pub mod redactions;
 pub mod runs;
 pub mod tenants;
 pub mod tools;
@@ -24,6 +26,9 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, WitnessRequestQuery, WitnessedCheckpoint};
+pub use evidence_query::{
+    ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
+};
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};
@@ -42,6 +47,10 @@ pub use policies::{
 pub use policy_diff::{
     AnalysisMethod, Grants, IdleRule, PolicyAnalysis, PolicyClaim, PolicyDiff, PolicyDiffQuery, PolicyExample,
     PolicyProof,
+};
+pub use redactions::{
+    ErasureReceipt, Hold, HoldRequest, ReceiptLeaf, Redaction, RedactionQuery, RedactionRequest, Retained, Retention,
+    RetentionRequest,
 };
 pub use runs::{LogQuery, LogStream, Reason, Run, RunLimits, RunQuery, RunStart, RunUsage};
 pub use tenants::{Tenant, TenantCreate};

@@ -173,7 +173,7 @@ pub enum Policy {
 }
 
 /// A time in UTC, as people write it: a day, or to the second, or as the plane does.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let whole = match (text.len(), text.strip_suffix('Z')) {
         (10, None) => format!("{text}T00:00:00.000000Z"),
         (20, Some(second)) => format!("{second}.000000Z"),

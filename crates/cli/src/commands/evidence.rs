@@ -2,15 +2,18 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Component, Path, PathBuf},
 };
 
-use cogward_api::{Cosignatures, EvidenceLeaf, EvidenceStatus, PageQuery, TAR, WitnessRequestQuery, paths};
+use cogward_api::{
+    ConsistencyQuery, Cosignatures, EvidenceFound, EvidenceIndex, EvidenceLeaf, EvidenceQuery, EvidenceStatus,
+    ExportQuery, PageQuery, Reason, SampleCommitted, SampleQuery, TAR, WitnessRequestQuery, paths,
+};
 use cogward_ledger::note::NOTE_BYTES_MAX;
 
-use super::Session;
+use super::{Session, redactions};
 use crate::{
     args,
     exit::{Exit, Failure},
@@ -18,6 +21,10 @@ use crate::{
 
 /// Largest signed checkpoint, in bytes: a note has a few lines per witness.
 const CHECKPOINT_BYTES_MAX: u64 = 1024 * 1024;
+/// Largest proof, in bytes: a long run with a proof for each leaf.
+const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Leaves that a search shows when nobody says how many.
+const FOUND_DEFAULT: usize = 1_000;
 
 pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, Failure> {
     match command {
@@ -26,23 +33,39 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
             let leaves: Vec<EvidenceLeaf> = session.client()?.list(&path, &PageQuery::default(), limit.count())?;
             session.output.list(&leaves)?;
         }
-        args::Evidence::Export { directory, tenant } => {
-            // Refused before anything is asked: the request itself goes into the evidence.
-            if directory.symlink_metadata().is_ok() {
-                return Err(Failure::new(Exit::Conflict, format!("{} exists already", directory.display()))
-                    .next("name a directory that does not exist yet"));
+        args::Evidence::Search(search) => return found(*search, session),
+        args::Evidence::Prove(prove) => return proof(prove, session),
+        args::Evidence::Sample(args::Sample::Commit { commitment, tenant }) => {
+            let path = with_query(&paths::evidence_sample(&tenant.tenant), &SampleQuery { commitment })?;
+            let committed: SampleCommitted = session.client()?.get(&path)?;
+            session.output.say(&format!("Committed in leaf {}. Keep this checkpoint; draw with:", committed.leaf));
+            session.output.say(&format!(
+                "  cogward evidence sample draw DIRECTORY --nonce NONCE --count N --size {}",
+                committed.size
+            ));
+            session.output.data(committed.checkpoint.as_bytes())?;
+        }
+        args::Evidence::Sample(args::Sample::Draw { directory, nonce, count, size, disclose, reason, tenant }) => {
+            let (nonce, count, size) = (Some(nonce), Some(count), Some(size));
+            let (disclose, reason) = (disclose.then_some(true), reason.reason);
+            let query = ExportQuery { nonce, count, size, disclose, reason, ..ExportQuery::default() };
+            exported(&directory, &with_query(&paths::evidence_export(&tenant.tenant), &query)?, session)?;
+        }
+        args::Evidence::Reindex { reason } => {
+            let asked: EvidenceIndex =
+                session.client()?.post(paths::EVIDENCE_REINDEX, &Reason { reason: reason.reason })?;
+            if asked.rebuilding {
+                session.output.say("The index is being made anew. `cogward evidence search` says how far it is.");
             }
-            let pack = session.client()?.read(&paths::evidence_export(&tenant.tenant), TAR)?;
-            let files = unpack_whole(pack, &directory).map_err(|error| {
-                Failure::local(format!("cannot export into {}", directory.display()), error)
-                    .next("nothing was left behind; repeat the command")
-            })?;
-            session.output.say(&format!("{files} files. Verify them, offline, with:"));
-            session.output.say(&format!("  cogward-verify {}", directory.display()));
-            // Said of the plane, not proven by it: the proof is in the pack.
-            let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
-            session.output.say(&crate::show::witnessed(&status));
-            session.output.line(&directory.display().to_string())?;
+        }
+        args::Evidence::Export { directory, part, tenant } => {
+            let query = part_query(*part);
+            exported(&directory, &with_query(&paths::evidence_export(&tenant.tenant), &query)?, session)?;
+        }
+        args::Evidence::Redact(command) => return redactions::redact(command, session),
+        args::Evidence::Hold(command) => return redactions::hold(command, session),
+        args::Evidence::Retain { dry_run, tenant, reason } => {
+            return redactions::retain(dry_run, &tenant, reason.reason, session);
         }
         args::Evidence::Status => {
             let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
@@ -73,6 +96,138 @@ fn whole(answer: impl Read) -> Result<Vec<u8>, Failure> {
     let read = answer.take(CHECKPOINT_BYTES_MAX).read_to_end(&mut text);
     read.map_err(|error| Failure::new(Exit::Unreachable, format!("the plane broke off: {error}")))?;
     Ok(text)
+}
+
+/// Asks for a pack and unpacks it.
+fn exported(directory: &Path, path: &str, session: &mut Session<'_>) -> Result<(), Failure> {
+    // Refused before anything is asked: the request itself goes into the evidence.
+    not_there(directory)?;
+    let pack = session.client()?.read(path, TAR)?;
+    let files = unpack_whole(pack, directory).map_err(|error| {
+        Failure::local(format!("cannot export into {}", directory.display()), error)
+            .next("nothing was left behind; repeat the command")
+    })?;
+    session.output.say(&format!("{files} files. Verify them, offline, with:"));
+    session.output.say(&format!("  cogward-verify {}", directory.display()));
+    // Said of the plane, not proven by it: the proof is in the pack.
+    let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
+    session.output.say(&crate::show::witnessed(&status));
+    session.output.line(&directory.display().to_string())
+}
+
+fn not_there(path: &Path) -> Result<(), Failure> {
+    if path.symlink_metadata().is_ok() {
+        return Err(Failure::new(Exit::Conflict, format!("{} exists already", path.display()))
+            .next("name one that does not exist yet"));
+    }
+    Ok(())
+}
+
+fn part_query(part: args::EvidencePart) -> ExportQuery {
+    let args::EvidencePart {
+        run,
+        agent,
+        tool,
+        tool_server,
+        approval,
+        kind,
+        user,
+        pseudonym,
+        from,
+        to,
+        disclose,
+        reason,
+    } = part;
+    let (since, until) = (from, to);
+    let (disclose, reason) = (disclose.then_some(true), reason.reason);
+    ExportQuery {
+        run,
+        since,
+        until,
+        agent,
+        tool,
+        tool_server,
+        approval,
+        kind,
+        user,
+        pseudonym,
+        disclose,
+        reason,
+        ..ExportQuery::default()
+    }
+}
+
+/// Searches to the end, or to the limit. Where it stopped goes to standard error, so that it can be gone on with.
+fn found(search: args::EvidenceSearch, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    let (wanted, tenant) = (search.limit.count().unwrap_or(FOUND_DEFAULT), search.tenant.tenant);
+    let mut query = EvidenceQuery {
+        agent: search.agent,
+        version: search.version,
+        user: search.user,
+        pseudonym: search.pseudonym,
+        run: search.run,
+        tool: search.tool,
+        tool_server: search.tool_server,
+        kind: search.kind,
+        decision: search.decision,
+        policy: search.policy,
+        approval: search.approval,
+        since: search.from,
+        until: search.to,
+        limit: None,
+        cursor: search.cursor,
+    };
+    let mut leaves: Vec<EvidenceLeaf> = Vec::new();
+    let current = loop {
+        let left = wanted.saturating_sub(leaves.len()).min(cogward_api::PAGE_ITEMS_MAX as usize);
+        query.limit = u32::try_from(left).ok();
+        let path = with_query(&paths::evidence_search(&tenant), &query)?;
+        let page: EvidenceFound = session.client()?.get(&path)?;
+        leaves.extend(page.items);
+        // A cursor that does not move would be followed for ever.
+        let moves = page.next_cursor.is_some() && page.next_cursor != query.cursor;
+        query.cursor = page.next_cursor;
+        if leaves.len() >= wanted || !moves {
+            break page.current;
+        }
+    };
+    session.output.list(&leaves)?;
+    let more = query.cursor.map(|cursor| format!("; there may be more: --cursor {cursor}")).unwrap_or_default();
+    session.output.say(&format!("{} found; the index is current up to {current} leaves{more}", leaves.len()));
+    Ok(Exit::Done)
+}
+
+fn proof(prove: args::Prove, session: &mut Session<'_>) -> Result<Exit, Failure> {
+    let (path, to) = match prove {
+        args::Prove::Inclusion { leaf, to, tenant } => (paths::leaf_proof(&tenant.tenant, leaf), to.file),
+        args::Prove::Consistency { old, new, to, tenant } => {
+            (with_query(&paths::consistency_proof(&tenant.tenant), &ConsistencyQuery { old, new })?, to.file)
+        }
+        args::Prove::Run { run, to } => (paths::run_proof(run), to.file),
+    };
+    if let Some(file) = &to {
+        not_there(file)?;
+    }
+    let mut text = Vec::new();
+    let read = session.client()?.read(&path, "text/plain")?.take(PROOF_BYTES_MAX).read_to_end(&mut text);
+    read.map_err(|error| Failure::new(Exit::Unreachable, format!("the plane broke off: {error}")))?;
+    let Some(file) = to else {
+        session.output.data(&text)?;
+        return Ok(Exit::Done);
+    };
+    let write = || {
+        let mut made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+        made.write_all(&text)?;
+        made.sync_all()
+    };
+    write().map_err(|error| Failure::local(format!("cannot write {}", file.display()), error))?;
+    session.output.say(&format!("Verify it, offline, with: cogward-verify proof {} --key KEY", file.display()));
+    session.output.line(&file.display().to_string())?;
+    Ok(Exit::Done)
+}
+
+fn with_query(path: &str, query: &impl serde::Serialize) -> Result<String, Failure> {
+    paths::with_query(path, query).map_err(|error| Failure::local("cannot make the request", error))
 }
 
 /// Unpacks into a directory beside `directory` and renames it at the end, so that a pack that broke

@@ -295,6 +295,9 @@ impl Show for Approval {
         all.push(("FOR", maybe(&self.subject)));
         all.push(("ASKED BY", format!("{}: {}", self.level, self.rules.join(", ")).into()));
         all.push(("WHY", maybe(&self.reason)));
+        if self.four_eyes {
+            all.push(("FOUR EYES", "not by whoever started the run or is its user".into()));
+        }
         all.push(("REQUEST", self.request.into()));
         if let Some(arguments) = &self.arguments {
             all.push(("ARGUMENTS", arguments.into()));

@@ -23,6 +23,7 @@ mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use cogward_model::{
     action::{Action, Outcome},
     decision::{Refusal, RefusalCode},
@@ -40,6 +41,8 @@ use crate::{
     Inner, approvals,
     body::{self, AgentBody},
     gate::{self, Admitted, Call, Governed},
+    mcp::sha256,
+    policy::Content,
     run::RunContext,
 };
 
@@ -49,6 +52,9 @@ pub use resolve::EgressOptions;
 const DIAL_MAX: Duration = Duration::from_secs(10);
 /// How long one of several addresses is tried.
 const DIAL_ONE_MAX: Duration = Duration::from_secs(5);
+
+/// How much of a query is kept sealed in the vault, in bytes; of a longer one there is the digest.
+const QUERY_KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// What the egress of a plane needs beside the gate.
 #[derive(Debug)]
@@ -77,6 +83,8 @@ struct Connect {
 struct Line {
     method: String,
     path: String,
+    /// What follows the path, without the `?`.
+    query: Option<Bytes>,
 }
 
 impl Connect {
@@ -90,8 +98,21 @@ impl Governed for Connect {
         let (host, port) = (self.target.host.as_str().to_owned(), self.target.port);
         match self.request.clone() {
             None => Action::Egress { host, port },
-            Some(Line { method, path }) => Action::Request { host, port, method, path },
+            Some(Line { method, path, .. }) => Action::Request { host, port, method, path },
         }
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content { beside: self.request.as_ref().and_then(|line| line.query.as_ref()), ..Content::default() }
+    }
+
+    fn fields(&self, run: &RunContext) -> Vec<Field> {
+        let query = self.request.as_ref().and_then(|line| line.query.as_ref());
+        let shown = |query: &Bytes| match std::str::from_utf8(query) {
+            Ok(text) if run.grant.evidence.keep_arguments && text.len() <= QUERY_KEPT_BYTES_MAX => text.to_owned(),
+            _ => sha256(query).to_string(),
+        };
+        query.map(|query| gate::confidential("query", shown(query))).into_iter().collect()
     }
 }
 

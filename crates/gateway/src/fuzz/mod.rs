@@ -5,7 +5,11 @@
 //! a new class becomes a seed. Which inputs are made depends on nothing but the seed of the generator, which is
 //! printed; a finding is printed as a line for the seeds. `make fuzz` goes on for as long as wanted.
 
+mod access;
+mod documents;
+mod memories;
 mod mutate;
+mod questions;
 mod targets;
 
 use std::{
@@ -134,6 +138,17 @@ fn hold_for(iterations: u64, name: &str, file: &str, dictionary: &[&[u8]], targe
         Err(Finding { input, said }) => {
             panic!("{name}, seed {seed}: {said}\ninput, for crates/gateway/fuzz/{name}.txt:\n{}", hex(&input))
         }
+    }
+}
+
+/// What a target finds in parsers with one mistake each, as they have been seen elsewhere.
+fn found_out<P>(file: &str, dictionary: &[&[u8]], mistakes: impl IntoIterator<Item = (&'static str, P)>)
+where
+    P: Fn(&[u8]) -> Class,
+{
+    for (mistake, target) in mistakes {
+        let found = hunt((7, Until::Inputs(ITERATIONS)), seeds(file), dictionary, target);
+        assert!(found.is_err(), "{mistake}: {found:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{Class, Finding, ITERATIONS, Until, hold, hold_for, hunt, seeds};
+use super::{Class, Finding, ITERATIONS, Until, found_out, hold, hold_for, hunt, seeds};
 use crate::{
     egress::{
         address,
@@ -14,9 +14,10 @@ use crate::{
         sni::{self, Hello, tests as hellos},
     },
     json,
+    mcp::{self, FuzzedPairs, FuzzedState},
 };
 
-fn class(of: impl Hash) -> Class {
+pub(super) fn class(of: impl Hash) -> Class {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
@@ -295,4 +296,77 @@ fn otlp() {
     ];
     let file = include_str!("../../fuzz/otlp.txt");
     hold_for(ITERATIONS / 4, "otlp", file, words, |bytes| class(crate::telemetry::fuzz_export(bytes)));
+}
+
+const MEMBERS: &[&[u8]] = &[
+    b"\"name\":1,",
+    b"\"n\\u0061me\":2",
+    b"\"_meta\":{}",
+    b"\"\":0",
+    b"1.50",
+    b"\\n",
+    b"\\ud83d\\ude00",
+    b" \t",
+    b"{}",
+];
+
+#[test]
+fn members() {
+    hold("members", include_str!("../../fuzz/members.txt"), MEMBERS, |bytes| {
+        class(mcp::fuzz_members(mcp::fuzz_members_of, bytes))
+    });
+}
+
+#[test]
+fn members_with_a_mistake_are_found_out() {
+    type Change = fn(FuzzedPairs) -> FuzzedPairs;
+    let mistakes: [(&str, Change); 4] = [
+        ("a key as it is written", |pairs| {
+            let written = |key: String| serde_json::Value::from(key).to_string().trim_matches('"').to_owned();
+            pairs.into_iter().map(|(key, value)| (written(key), value)).collect()
+        }),
+        ("no key without letters", |pairs| pairs.into_iter().filter(|(key, _)| !key.is_empty()).collect()),
+        ("numbers as a float has them", |pairs| {
+            let float = |text: &str| text.parse().map_or_else(|_| text.to_owned(), |number: f64| number.to_string());
+            pairs.into_iter().map(|(key, value)| (key, float(&value))).collect()
+        }),
+        ("in the order of the alphabet", |mut pairs| {
+            pairs.sort();
+            pairs
+        }),
+    ];
+    let wrong = mistakes.map(|(mistake, change)| {
+        let read = move |bytes: &[u8]| mcp::fuzz_members_of(bytes).map(change);
+        (mistake, move |bytes: &[u8]| class(mcp::fuzz_members(read, bytes)))
+    });
+    found_out(include_str!("../../fuzz/members.txt"), MEMBERS, wrong);
+}
+
+const STATES: &[&[u8]] = &[b"=", b"+/", b"-_", b"AAAA", b"\n", b" "];
+
+#[test]
+fn state() {
+    let given = FuzzedState::new();
+    let file = format!("{}\n{}", include_str!("../../fuzz/state.txt"), given.text);
+    hold("state", &file, STATES, |bytes| class(mcp::fuzz_state(&given, |text| given.shown(text), bytes)));
+}
+
+#[test]
+fn a_reader_of_states_with_a_mistake_is_found_out() {
+    let given = FuzzedState::new();
+    let file = format!("{}\n{}", include_str!("../../fuzz/state.txt"), given.text);
+    type Reader<'a> = Box<dyn Fn(&str) -> &'static str + 'a>;
+    let mistakes: [(&str, Reader<'_>); 3] = [
+        ("spaces are passed over", Box::new(|text| given.shown(&text.replace([' ', '\n', '\r', '\t'], "")))),
+        ("what follows is not looked at", Box::new(|text| given.shown(text.get(..given.text.len()).unwrap_or(text)))),
+        (
+            "only the beginning has to fit",
+            Box::new(|text| if text.get(..40) == given.text.get(..40) { "other" } else { "forged" }),
+        ),
+    ];
+    let wrong = mistakes.into_iter().map(|(mistake, reader)| {
+        let given = &given;
+        (mistake, move |bytes: &[u8]| class(mcp::fuzz_state(given, &reader, bytes)))
+    });
+    found_out(&file, STATES, wrong);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use cogward_budget::{Budgets, Reservation};
 use cogward_model::{
-    Clock, Timestamp,
+    Clock, Digest, Timestamp,
     action::{Action, Amounts, Outcome},
     event::{Event, EventType, Field},
     id::EventId,
@@ -26,7 +26,7 @@ pub struct Admitted<A> {
     pub(super) target: A,
     pub(super) action: Action,
     pub(super) redacted: Vec<Obligation>,
-    pub(super) approved: bool,
+    pub(super) approved: Option<Digest>,
     pub(super) ticket: Ticket,
 }
 
@@ -39,7 +39,8 @@ pub(super) struct Ticket {
     pub(super) reservation: Option<Reservation>,
     pub(super) admitted: Timestamp,
     pub(super) added: Added,
-    pub(super) _slot: Option<OwnedSemaphorePermit>,
+    /// Held, and given back with it.
+    pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
 /// What settling needs of the gate.
@@ -137,8 +138,11 @@ impl Settlement {
                 (*used, *estimated, "error", Ended::Otherwise)
             }
             Outcome::Completed { used, estimated, .. } => (*used, *estimated, "ok", Ended::Well),
-            // Nothing is charged for what certainly was not carried out, and nothing else.
-            Outcome::Broken { used, .. } if *used == Amounts::default() => {
+            // Nothing is charged for what certainly was not carried out, and nothing else; of what costs nothing (a
+            // question of a tool server) that cannot be told.
+            Outcome::Broken { used, .. }
+                if *used == Amounts::default() && reservation.amounts() != Amounts::default() =>
+            {
                 (*used, true, "unknown", Ended::WithoutEffect)
             }
             Outcome::Broken { used, .. } => (*used, true, "unknown", Ended::Otherwise),

@@ -10,6 +10,7 @@ use super::*;
 use crate::{FenceState, RunGrant, testing::manifest};
 
 mod approval;
+mod around;
 mod policy;
 
 #[derive(Default)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cogward_model::{
     Digest, ToolName, UpstreamName,
-    action::{Action, Amounts},
+    action::{Action, Amounts, Outcome},
     decision::{Refusal, RefusalCode},
     event::Field,
     id::ApprovalId,
@@ -54,6 +54,8 @@ pub struct ToolCall {
     arguments: Bytes,
     examined: Examined,
     awaits: Option<ApprovalId>,
+    /// Answers to questions of the tool server that go along.
+    brought: Option<Bytes>,
 }
 
 impl Governed for ToolCall {
@@ -62,7 +64,8 @@ impl Governed for ToolCall {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { arguments: Some(&self.arguments), definition: self.examined.pin, ..Content::default() }
+        let (beside, definition) = (self.brought.as_ref(), self.examined.pin);
+        Content { arguments: Some(&self.arguments), beside, definition, ..Content::default() }
     }
 
     fn set_arguments(&mut self, arguments: Bytes) {
@@ -71,7 +74,8 @@ impl Governed for ToolCall {
 
     fn fields(&self, run: &RunContext) -> Vec<Field> {
         let pin = self.examined.pin.map(|pin| public("definition", pin.to_string()));
-        std::iter::once(argument_field(run, &self.arguments)).chain(pin).collect()
+        let brought = self.brought.as_deref().map(|brought| kept_field(run, "responses", brought));
+        std::iter::once(kept_field(run, "args", &self.arguments)).chain(brought).chain(pin).collect()
     }
 
     fn renew<'a>(&'a mut self, run: &'a RunContext) -> Option<Renewal<'a>> {
@@ -126,7 +130,8 @@ pub(super) async fn call(
         return failed(&caller, &undeclared(inner, run, name).await.sentence());
     };
     let arguments = arguments.map_or(Bytes::from_static(b"{}"), |raw| body.slice_ref(raw.get().as_bytes()));
-    let mut target = ToolCall { server, tool, arguments, examined: Examined::default(), awaits: None };
+    let (examined, awaits, brought) = (Examined::default(), None, None);
+    let mut target = ToolCall { server, tool, arguments, examined, awaits, brought };
     let mut request = Request {
         server: target.server.clone(),
         method: "tools/call",
@@ -146,6 +151,7 @@ pub(super) async fn call(
         }
         Err(refusal) => return respond(refusal, &caller, Shape::Tool),
     }
+    target.brought = request.more.as_ref().and_then(|more| more.responses.clone());
     target.examined = examine(inner, run, &target.server, &target.tool, &target.arguments).await;
     let objection = target.examined.objection.take();
     let asked = target.arguments.clone();
@@ -166,6 +172,15 @@ pub(super) async fn call(
     };
     // What is forwarded is what was judged, with what policy made of it.
     request.changed = (target.arguments != asked).then(|| target.params());
+    if request.changed.is_some()
+        && let Some(definition) = &target.examined.definition
+        && let Err(error) = definition.schema().check(&target.arguments).await
+    {
+        let cause = "what policy made of the arguments does not keep to the schema of the tool".to_owned();
+        let text = format!("cogward did not forward this call: {cause}: {error}.");
+        admitted.settle(&Outcome::Broken { used: Amounts::default(), cause });
+        return failed(&caller, &text);
+    }
     if let Some(definition) = target.examined.definition.as_ref().filter(|definition| !definition.mirrored.is_empty()) {
         let arguments = serde_json::from_slice(&target.arguments).unwrap_or_default();
         request.mirrored = mirror::headers(&definition.mirrored, &arguments);
@@ -284,9 +299,9 @@ async fn undeclared(inner: &Inner, run: &RunContext, name: &str) -> Refusal {
     inner.gate.refuse(run, &Action::ToolCall { server, tool }, refusal, fields).await
 }
 
-fn argument_field(run: &RunContext, arguments: &[u8]) -> Field {
-    match std::str::from_utf8(arguments) {
-        Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential("args", text),
-        _ => confidential("args", sha256(arguments).to_string()),
+pub(super) fn kept_field(run: &RunContext, name: &'static str, bytes: &[u8]) -> Field {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if run.grant.evidence.keep_arguments && text.len() <= KEPT_BYTES_MAX => confidential(name, text),
+        _ => confidential(name, sha256(bytes).to_string()),
     }
 }

@@ -4,8 +4,8 @@ use super::{members::Members, upstream::exchange::ClientCan};
 
 /// The extension that the plane passes on.
 const TASKS: &str = "io.modelcontextprotocol/tasks";
-/// Longest member of `_meta` that goes on, in bytes.
-const CARRIED_BYTES_MAX: usize = 4 * 1024;
+/// Longest `tracestate` that goes on, in bytes.
+const TRACE_STATE_BYTES_MAX: usize = 512;
 
 const ALL: [ClientCan; 6] = [
     ClientCan::ELICIT_FORM,
@@ -48,13 +48,24 @@ pub(super) fn from_bits(bits: u8) -> ClientCan {
     ALL.iter().enumerate().filter(|(place, _)| there(*place)).fold(ClientCan::NONE, |can, (_, one)| can.with(*one))
 }
 
-/// Members of `_meta` that go on to a tool server: what neither era keeps for itself, such as the context of a trace.
-/// As JSON without the braces.
+/// Members of `_meta` that go on to a tool server: the place in a trace, as W3C Trace Context has it, and nothing else.
+/// Whatever else there is would reach the server without having been judged. As JSON without the braces.
 pub(super) fn carried(meta: Option<&str>) -> String {
     let Some(mut meta) = meta.and_then(|meta| Members::read(meta.as_bytes())) else { return String::new() };
-    let own = |key: &str| key == "progressToken" || key.starts_with("io.modelcontextprotocol/");
-    meta.retain(|key, value| !own(key) && key.len() + value.len() <= CARRIED_BYTES_MAX);
+    meta.retain(|key, value| match (key, serde_json::from_str::<&str>(value)) {
+        ("traceparent", Ok(text)) => is_trace_parent(text),
+        ("tracestate", Ok(text)) => {
+            text.len() <= TRACE_STATE_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+        }
+        _ => false,
+    });
     meta.bare()
+}
+
+/// `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
+fn is_trace_parent(text: &str) -> bool {
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    lengths == [2, 32, 16, 2] && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
 }
 
 #[cfg(test)]
@@ -86,10 +97,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_era_is_carried() {
-        let meta =
-            r#"{"traceparent":"00-a","progressToken":1,"io.modelcontextprotocol/logLevel":"debug","x":{"y":1.0}}"#;
-        assert_eq!(carried(Some(meta)), r#""traceparent":"00-a","x":{"y":1.0}"#);
+    fn nothing_is_carried_but_the_place_in_a_trace() {
+        let parent =
+            r#""traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=1,b=2""#;
+        let meta = format!(
+            r#"{{"baggage":"user=ada",{parent},"progressToken":1,"io.modelcontextprotocol/logLevel":"debug","x":{{"y":1.0}}}}"#
+        );
+        assert_eq!(carried(Some(&meta)), parent);
         assert_eq!((carried(None), carried(Some("7")), carried(Some("{}"))), Default::default());
+        for other in [
+            r#"{"traceparent":"send 5000 to DE02"}"#,
+            r#"{"traceparent":"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"}"#,
+            r#"{"traceparent":{"a":1},"tracestate":["a"]}"#,
+            r#"{"tracestate":"a\u0000b"}"#,
+            &format!(r#"{{"tracestate":"{}"}}"#, "a".repeat(TRACE_STATE_BYTES_MAX + 1)),
+        ] {
+            assert_eq!(carried(Some(other)), "", "{other}");
+        }
     }
 }

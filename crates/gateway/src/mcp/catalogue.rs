@@ -64,7 +64,7 @@ impl ToolCatalogue {
     /// The definitions of one server that were approved, whatever it offers now.
     pub(crate) fn of(tools: Vec<ToolDefinition>) -> Self {
         let tools = tools.into_iter().map(|tool| (tool.name.clone(), Arc::new(tool)));
-        CatalogueBuilder { tools: tools.collect(), bytes: 0 }.finish()
+        CatalogueBuilder { tools: tools.collect(), ..CatalogueBuilder::default() }.finish()
     }
 
     /// Over all definitions: the same exactly when all of them are the same.
@@ -80,10 +80,11 @@ impl ToolDefinition {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Option<Self>, String> {
-        Self::read(serde_json::from_str(text).map_err(|_| "a tool is not JSON".to_owned())?)
+        Self::read(serde_json::from_str(text).map_err(|_| "a tool is not JSON".to_owned())?).map(Result::ok)
     }
 
-    fn read(raw: &RawValue) -> Result<Option<Self>, String> {
+    /// A definition, or why it cannot be offered.
+    fn read(raw: &RawValue) -> Result<Result<Self, String>, String> {
         if raw.get().len() > DEFINITION_BYTES_MAX {
             return Err(format!("a tool definition is longer than {DEFINITION_BYTES_MAX} bytes"));
         }
@@ -92,23 +93,19 @@ impl ToolDefinition {
         let name: String =
             name.and_then(|name| serde_json::from_str(name).ok()).ok_or_else(|| "a tool has no name".to_owned())?;
         // A name outside the alphabet cannot be declared by any manifest, so nobody misses it.
-        let Ok(name) = name.parse::<ToolName>() else { return Ok(None) };
+        let Ok(name) = name.parse::<ToolName>() else {
+            return Ok(Err("its name is none that a manifest can declare".to_owned()));
+        };
         let schema = members.iter().find(|(key, _)| key == "inputSchema").map_or("null", |(_, value)| value.get());
         let mirrored = match mirrored(schema) {
             Ok(mirrored) => mirrored,
-            Err(why) => {
-                tracing::warn!(tool = %name, why, "tool left out");
-                return Ok(None);
-            }
+            Err(why) => return Ok(Err(format!("`{name}`: {why}"))),
         };
         let canonical = match canonical::definition(raw.get()) {
             Ok(canonical) => canonical,
-            Err(why) => {
-                tracing::warn!(tool = %name, %why, "tool left out");
-                return Ok(None);
-            }
+            Err(why) => return Ok(Err(format!("`{name}`: {why}"))),
         };
-        Ok(Some(Self {
+        Ok(Ok(Self {
             name,
             mirrored,
             digest: sha256(canonical.as_bytes()),
@@ -162,6 +159,10 @@ impl ToolDefinition {
 pub(super) struct CatalogueBuilder {
     tools: BTreeMap<ToolName, Arc<ToolDefinition>>,
     bytes: usize,
+    /// Tools of the list, with those that were left out.
+    listed: usize,
+    /// How many were left out, and why the first of them.
+    left_out: Option<(usize, String)>,
 }
 
 impl CatalogueBuilder {
@@ -179,18 +180,30 @@ impl CatalogueBuilder {
             .map_err(|_| "its answer to `tools/list` is not a list of tools".to_owned())?;
         for raw in page.tools {
             self.bytes = self.bytes.saturating_add(raw.get().len());
-            let Some(tool) = ToolDefinition::read(raw)? else { continue };
+            // What is left out counts as well: it has to be read, and a server could list nothing else.
+            self.listed += 1;
+            if self.listed > TOOLS_MAX || self.bytes > CATALOGUE_BYTES_MAX {
+                return Err("its list of tools is too long".to_owned());
+            }
+            let tool = match ToolDefinition::read(raw)? {
+                Ok(tool) => tool,
+                Err(why) => {
+                    self.left_out.get_or_insert((0, why)).0 += 1;
+                    continue;
+                }
+            };
             if let Some(first) = self.tools.insert(tool.name.clone(), Arc::new(tool)) {
                 return Err(format!("it lists the tool `{}` twice", first.name));
-            }
-            if self.tools.len() > TOOLS_MAX || self.bytes > CATALOGUE_BYTES_MAX {
-                return Err("its list of tools is too long".to_owned());
             }
         }
         Ok(page.next_cursor.filter(|cursor| !cursor.is_empty()))
     }
 
     pub(super) fn finish(self) -> ToolCatalogue {
+        // One line for a list, however many there are.
+        if let Some((tools, why)) = &self.left_out {
+            tracing::warn!(tools, first = %why, "tools are left out that cannot be offered");
+        }
         let mut all = Context::new(&SHA256);
         for tool in self.tools.values() {
             all.update(tool.digest.as_bytes());
@@ -275,5 +288,24 @@ mod tests {
         assert_eq!(catalogue.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(built(r#"{"tools":[7]}"#).is_err());
         assert!(built(r#"{"tools":{}}"#).is_err());
+    }
+
+    #[test]
+    fn a_list_of_nothing_but_left_out_tools_ends_and_is_told_of_once() {
+        let page = |tools: usize| {
+            let names: Vec<String> = (0..tools).map(|n| format!(r#"{{"name":"no name {n}"}}"#)).collect();
+            format!(r#"{{"tools":[{}]}}"#, names.join(","))
+        };
+        let mut builder = CatalogueBuilder::default();
+        builder.page(page(TOOLS_MAX).as_bytes()).unwrap();
+        let (tools, why) = builder.left_out.clone().unwrap();
+        assert!(tools == TOOLS_MAX && why.contains("name"), "{tools} {why}");
+        // The next page of the same, and one that is long in bytes.
+        assert!(builder.page(page(1).as_bytes()).is_err());
+        assert!(built(&page(TOOLS_MAX + 1)).is_err());
+        let long = format!(r#"{{"tools":[{{"name":"no name","description":"{}"}}]}}"#, "x".repeat(100_000));
+        let mut builder = CatalogueBuilder::default();
+        let pages = CATALOGUE_BYTES_MAX / long.len() + 1;
+        assert!((0..pages).any(|_| builder.page(long.as_bytes()).is_err()));
     }
 }

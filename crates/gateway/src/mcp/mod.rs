@@ -19,7 +19,9 @@ mod mirror;
 mod modern;
 mod offers;
 mod question;
+mod quiet;
 mod reading;
+mod rejection;
 mod relay;
 mod rests;
 mod rounds;
@@ -93,4 +95,7 @@ mod fuzzed;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use fuzzed::{events as fuzz_events, message as fuzz_message};
+pub(crate) use fuzzed::{
+    Given as FuzzedState, Pairs as FuzzedPairs, events as fuzz_events, members as fuzz_members,
+    members_of as fuzz_members_of, message as fuzz_message, state as fuzz_state,
+};

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use super::{
     answer::{Answer, Shape},
+    call::kept_field,
     caller::Caller,
     catalogue::sha256,
     endpoint::{Params, refused, respond},
@@ -53,6 +54,8 @@ pub(super) struct Reading {
     params: Bytes,
     examined: Examined,
     awaits: Option<ApprovalId>,
+    /// Answers to questions of the tool server that go along.
+    brought: Option<Bytes>,
 }
 
 /// The definition that it is read under.
@@ -66,7 +69,7 @@ struct Examined {
 
 impl Reading {
     pub(super) fn new(action: Action, params: Bytes) -> Self {
-        Self { action, params, examined: Examined::default(), awaits: None }
+        Self { action, params, examined: Examined::default(), awaits: None, brought: None }
     }
 
     /// Looks at its definition, where it may be asked for at all. The gate says why not.
@@ -145,11 +148,13 @@ impl Governed for Reading {
     }
 
     fn content(&self) -> Content<'_> {
-        Content { body: Some(&self.params), definition: self.examined.pin, ..Content::default() }
+        let (beside, definition) = (self.brought.as_ref(), self.examined.pin);
+        Content { body: Some(&self.params), beside, definition, ..Content::default() }
     }
 
-    fn fields(&self, _run: &RunContext) -> Vec<Field> {
-        self.examined.pin.map(|pin| public("definition", pin.to_string())).into_iter().collect()
+    fn fields(&self, run: &RunContext) -> Vec<Field> {
+        let pin = self.examined.pin.map(|pin| public("definition", pin.to_string()));
+        pin.into_iter().chain(self.brought.as_deref().map(|brought| kept_field(run, "responses", brought))).collect()
     }
 
     fn renew<'a>(&'a mut self, run: &'a RunContext) -> Option<Renewal<'a>> {
@@ -264,7 +269,8 @@ pub(super) async fn answer(
         }
     }
     let client = inner.server_of(run, &server);
-    let mut target = Reading { awaits, ..Reading::new(action, request.params.clone()) };
+    let brought = request.more.as_ref().and_then(|more| more.responses.clone());
+    let mut target = Reading { awaits, brought, ..Reading::new(action, request.params.clone()) };
     target.examine(inner, run, &server, there).await;
     let objection = target.examined.objection.take().or_else(|| client.is_none().then(|| not_connected(&server)));
     let kept = run.grant.evidence.keep_arguments && request.params.len() <= 16 * 1024;

@@ -23,12 +23,13 @@ pub(super) use line::Resume;
 use line::{Line, Parted};
 
 use super::{
-    answer::{Answer, MISSING_CAPABILITY, Shape, URL_NEEDED},
+    answer::{Answer, Shape},
     caller::{Caller, Era},
     catalogue::sha256,
     listing,
     members::{Members, quoted},
     question::Question,
+    rejection::Rejection,
     rpc,
     session::TaskOwner,
     state::request_digest,
@@ -137,8 +138,10 @@ struct Relay {
 impl Relay {
     async fn run<A: Governed + Sync>(mut self, admitted: Admitted<A>, mut line: Line) {
         let more = self.request.more.take();
+        let hush = admitted.redacts().then(|| line.run.mcp.quiet.hush(&self.request.server));
         let ended = self.converse(&admitted, &mut line, more).await.unwrap_or_else(Ended::from);
         let answer = self.settle(admitted, &line, ended).await;
+        drop(hush);
         line.deliver(answer).await;
     }
 
@@ -216,8 +219,10 @@ impl Relay {
         let mut asked = JoinSet::new();
         loop {
             match line.wait(exchange.next()).await? {
-                // Where policy takes parts out of the answer, nothing around it is shown and nothing asked back.
-                Ok(Step::Progress(_) | Step::Log(_) | Step::Ask(_)) if admitted.redacts() => {}
+                // Where policy takes parts out of the answer, nothing around it is shown and nothing asked back. What is
+                // logged or asked may be about another call than the one that it is put down to.
+                Ok(Step::Progress(_)) if admitted.redacts() => {}
+                Ok(Step::Log(_) | Step::Ask(_)) if line.run.mcp.quiet.is_hushed(&self.request.server) => {}
                 Ok(Step::InputRequired(_)) if admitted.redacts() => {
                     return Ok(Ended::Stopped("the tool server asks back, and policy withholds what it says".into()));
                 }
@@ -353,22 +358,29 @@ impl Relay {
                 answer
             }
             Ended::Failed(UpstreamError::Rejected { code, message, data, .. }) => {
+                let rejection = if admitted.redacts() {
+                    Rejection::withheld(code)
+                } else {
+                    let rejection = Rejection { code, message, data };
+                    rejection
+                        .allowed(&self.inner, &line.run, &self.request.server, admitted.first(), line.caller.can)
+                        .await
+                };
                 let result = None;
                 admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: true, result });
-                let told = shape != Shape::Tool || matches!(code, MISSING_CAPABILITY | URL_NEEDED);
-                if told {
-                    return Answer::Error { code, message, data };
-                }
-                Answer::failed(&format!("The tool server answered with error {code}: {message}"))
+                rejection.answer(shape)
             }
             Ended::Failed(error) => {
                 let (used, effect) = match error.effect_possible() {
                     true => (used, "It may have had its effect: look before you repeat it"),
                     false => (Amounts::default(), "It had no effect and can be tried again later"),
                 };
+                let quotes = admitted.redacts() && error.effect_possible();
                 admitted.settle(&Outcome::Broken { used, cause: error.to_string() });
                 let code = RefusalCode::UpstreamUnavailable.as_str();
-                let text = format!("cogward permitted this call, but it failed [{code}]: {error}. {effect}.");
+                // Why an answer cannot be read may quote it.
+                let why = if quotes { "its answer is not to be shown".to_owned() } else { error.to_string() };
+                let text = format!("cogward permitted this call, but it failed [{code}]: {why}. {effect}.");
                 Answer::refused(shape, rpc::INTERNAL_ERROR, &text)
             }
             Ended::Stopped(why) => {
@@ -456,13 +468,10 @@ impl Relay {
             }
         }
         let Some(mut members) = Members::read(&reply.result) else { return wrong("its answer is not a result") };
-        if let Some(state) = &needs.state {
-            let run = line.run.grant.run;
-            let Some(sealed) = line.run.mcp.states.seal(run, &self.request.digest(), Some(state)) else {
-                return wrong("the tool server's request state is too long");
-            };
-            members.set("requestState", quoted(&sealed));
-        }
+        // Answers are taken with a state only, so there is one whether the server has one or not.
+        let sealed = line.run.mcp.states.seal(line.run.grant.run, &self.request.digest(), needs.state.as_deref());
+        let Some(sealed) = sealed else { return wrong("the tool server's request state is too long") };
+        members.set("requestState", quoted(&sealed));
         Answer::Result { bytes: members.json(), typed: true, room: None }
     }
 }

@@ -53,6 +53,8 @@ pub(super) async fn answers(
         return Err(Answer::Error { code: rpc::INVALID_PARAMS, message: text.to_owned(), data: None });
     }
     let responses = responses.map(|responses| Bytes::copy_from_slice(responses.get().as_bytes()));
+    // A server that has no state of its own takes answers without one (SEP-2322). They are judged, recorded and approved
+    // with the call.
     let Some(state) = state else {
         return Ok(Going::Fresh(responses.map(|responses| More { responses: Some(responses), state: None })));
     };

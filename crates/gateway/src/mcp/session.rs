@@ -18,6 +18,7 @@ use super::{
     can,
     endpoint::WITH_SESSIONS,
     listing::{Names, Served},
+    quiet::Quiet,
     state::States,
     stream::EventLog,
     upstream::exchange::{ClientCan, LogLevel},
@@ -50,6 +51,7 @@ pub(crate) struct RunMcp {
     tasks: Mutex<VecDeque<(String, TaskOwner)>>,
     streams: Arc<Semaphore>,
     pub(super) states: States,
+    pub(super) quiet: Quiet,
     pub(super) serving: tokio::sync::Mutex<()>,
 }
 
@@ -64,6 +66,7 @@ impl Default for RunMcp {
             tasks: Mutex::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             states: States::default(),
+            quiet: Quiet::default(),
             serving: tokio::sync::Mutex::default(),
         }
     }
@@ -445,7 +448,7 @@ mod tests {
     #[test]
     fn a_task_belongs_to_the_server_that_named_it_first() {
         let plane = RunMcp::default();
-        let call = First { decision: Id::new(&SystemClock, &SystemEntropy), approved: false };
+        let call = First { decision: Id::new(&SystemClock, &SystemEntropy), approved: None };
         let of = |server: &str| TaskOwner { server: server.parse().unwrap(), tool: "slow".to_owned(), call };
         assert!(plane.own_task("t", of("one")) && plane.own_task("t", of("one")) && !plane.own_task("t", of("two")));
         assert_eq!((plane.task_owner("t"), plane.task_owner("x")), (Some(of("one")), None));

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Inner,
     body::AgentBody,
-    gate::{Call, public},
+    gate::{Call, First, public},
     run::RunContext,
 };
 
@@ -61,7 +61,9 @@ pub(super) async fn answer(
         objection: None,
         fields: vec![public("method", method)],
     };
-    let admitted = match inner.gate.admit_more(run, owner.call, call).await {
+    // Who approved the call did not approve what it is told later.
+    let first = if method == "tasks/update" { First { approved: None, ..owner.call } } else { owner.call };
+    let admitted = match inner.gate.admit_later(run, first, call).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
             let answer = Answer::refused(Shape::Plain, rpc::INTERNAL_ERROR, &refusal.sentence());

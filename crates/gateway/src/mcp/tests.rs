@@ -1,5 +1,6 @@
 //! The MCP endpoint of a run over real sockets, in front of fake tool servers over both transports.
 
+mod around;
 mod calls;
 mod desk;
 mod eras;

@@ -155,7 +155,7 @@ fn told(
         UpEvent::ResourceUpdated(uri) if wants.uris.get(server).is_some_and(|uris| uris.contains(&uri)) => {
             Some(("notifications/resources/updated", rpc::to_json(&serde_json::json!({ "uri": uri }))))
         }
-        UpEvent::Log(params) if wants.rest => {
+        UpEvent::Log(params) if wants.rest && !run.mcp.quiet.is_hushed(server) => {
             let said = Members::read(&params)?.text("level").and_then(|text| level(&text).ok())?;
             ear.level().is_none_or(|wanted| said >= wanted).then_some(("notifications/message", params))
         }

@@ -102,6 +102,10 @@ pub struct ServerPins {
     marks: HashMap<ToolName, ToolMarks>,
     /// The labels as policies read them, ready to be asked for at each call.
     labels: HashMap<ToolName, Arc<BTreeSet<String>>>,
+    /// Whether the server is a memory.
+    memory: bool,
+    /// Those of all its tools together.
+    all_labels: Arc<BTreeSet<String>>,
 }
 
 impl ServerPins {
@@ -115,7 +119,22 @@ impl ServerPins {
     ) -> Self {
         let texts = |marks: &ToolMarks| Arc::new(marks.labels.iter().map(ToString::to_string).collect());
         let labels = marks.iter().map(|(tool, marks)| (tool.clone(), texts(marks))).collect();
-        Self { seen, served: Arc::new(ToolCatalogue::of(served)), held, marks, labels }
+        let all_labels = marks.values().flat_map(|marks| marks.labels.iter().map(ToString::to_string)).collect();
+        Self {
+            seen,
+            served: Arc::new(ToolCatalogue::of(served)),
+            held,
+            marks,
+            labels,
+            memory: false,
+            all_labels: Arc::new(all_labels),
+        }
+    }
+
+    /// The same of a server that is a memory: policies are asked about its tools as such.
+    #[must_use]
+    pub fn of_memory(self) -> Self {
+        Self { memory: true, ..self }
     }
 
     /// The digest of the catalogue that they hold for.
@@ -198,7 +217,12 @@ impl ToolFacts for PinTable {
         policy::ToolMarks {
             labels: pins.labels.get(tool).cloned().unwrap_or_default(),
             shape: pins.served.get(tool).map(|definition| Arc::clone(definition.shape())),
+            memory: pins.memory.then(|| cogward_policy::ask::MemoryOperation::of_tool(tool.as_str())),
         }
+    }
+
+    fn of_server(&self, tenant: &TenantName, server: &UpstreamName) -> Arc<BTreeSet<String>> {
+        self.get(tenant, server).map(|pins| Arc::clone(&pins.all_labels)).unwrap_or_default()
     }
 }
 

@@ -7,7 +7,7 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
 };
 use cogward_policy::{
-    BudgetLeft, Deed, Facts, Head, Needs, Principal, Tracker as Declared, Value,
+    BudgetLeft, Deed, Facts, Head, Needs, Principal, Shape, Tracker as Declared, Value,
     ask::{AgentVersion, HttpRequest, ModelFacts},
     track::Measure,
 };
@@ -17,7 +17,7 @@ use crate::grant::RunGrant;
 
 /// The head of a question: constant for a run and what it does.
 pub(super) fn head(question: &Question<'_>, marks: &ToolMarks) -> Arc<Head> {
-    let deed = Deed::of(question.action, marks.shape.is_some());
+    let deed = Deed::of(question.action, marks.shape.is_some(), marks.memory);
     let grant = &question.run.grant;
     question.run.policies.head(
         deed,
@@ -59,6 +59,17 @@ pub(super) fn facts(question: &Question<'_>, needs: &Needs, marks: &ToolMarks) -
     Ok(facts)
 }
 
+/// A tool that is not pinned has arguments without types: what a rule reads of them must not be there, else a forbid would
+/// pass over what it names.
+pub(super) fn untyped(question: &Question<'_>, needs: &Needs, marks: &ToolMarks) -> Result<(), Refusal> {
+    if let (false, None, Some(bytes)) = (needs.arguments.is_empty(), &marks.shape, question.content.arguments) {
+        let text = std::str::from_utf8(bytes).map_err(|_| unreadable("the arguments are not UTF-8"))?;
+        let read = Shape::default().project(text, &needs.arguments);
+        read.map_err(|error| unreadable(&error.to_string()))?;
+    }
+    Ok(())
+}
+
 fn unreadable(detail: &str) -> Refusal {
     Refusal::new(RefusalCode::InvalidRequest, "policy.arguments", detail, "Mend the arguments and call again")
 }
@@ -78,8 +89,9 @@ pub(super) fn adds(
     deed: &Deed,
     facts: &Facts,
 ) -> Result<Vec<(Tracker, i64)>, Refusal> {
-    // More for a call that goes on is the same call.
-    if question.first.is_some() {
+    // More for a call that goes on is the same call; what a tool server asks back within one is not.
+    let asked_back = matches!(question.action, Action::Sampling { .. } | Action::Elicitation { .. });
+    if question.first.is_some() && !asked_back {
         return Ok(Vec::new());
     }
     let mut adds = Vec::new();

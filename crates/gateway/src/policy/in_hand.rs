@@ -21,7 +21,8 @@ pub(crate) struct InHand(Option<Given>);
 struct Given {
     by: Arc<dyn Approvals>,
     request: Digest,
-    roles: Vec<String>,
+    /// Each role, and whether four eyes were asked for.
+    roles: Vec<(String, bool)>,
     approvals: Vec<ApprovalRef>,
 }
 
@@ -29,7 +30,9 @@ impl InHand {
     /// Whether what is asked for was approved: the same bytes, by every role.
     pub(super) fn covers(&self, asks: &[ApprovalAsk]) -> bool {
         let Some(given) = &self.0 else { return false };
-        asks.iter().all(|ask| ask.request == given.request && given.roles.contains(&ask.role))
+        let answers =
+            |(role, four_eyes): &(String, bool), ask: &ApprovalAsk| *role == ask.role && (*four_eyes || !ask.four_eyes);
+        asks.iter().all(|ask| ask.request == given.request && given.roles.iter().any(|role| answers(role, ask)))
     }
 
     /// For the record.
@@ -39,9 +42,9 @@ impl InHand {
         Some(public("approval", ids))
     }
 
-    /// The call is recorded with them: they are not given back any more. Whether there were any.
-    pub(crate) fn used(mut self) -> bool {
-        self.0.take().is_some()
+    /// The call is recorded with them: they are not given back any more.
+    pub(crate) fn used(mut self) {
+        self.0 = None;
     }
 }
 
@@ -62,7 +65,7 @@ impl Policies {
         let (Some(by), Some(first)) = (self.approvals.get(), asks.first()) else {
             return Err(down(&ApprovalsDown("nobody can be asked here".to_owned())));
         };
-        let roles: Vec<String> = asks.iter().map(|ask| ask.role.clone()).collect();
+        let roles = asks.iter().map(|ask| (ask.role.clone(), ask.four_eyes)).collect();
         match by.ask(asks).await.map_err(|error| down(&error))? {
             ApprovalState::Approved(approvals) if approvals.len() == asks.len() => {
                 Ok(InHand(Some(Given { by: Arc::clone(by), request: first.request, roles, approvals })))

@@ -13,15 +13,17 @@ use cogward_model::{
 use cogward_policy::{Ask, AskError, Decided, Facts, Head, Obligation, Slice, Verdict};
 
 use super::{
-    Adds, InHand, Policies, Question, ToolMarks,
+    Adds, Content, InHand, Policies, Question, ToolMarks,
     active::Resolved,
     ask,
+    changed::Changed,
     history::{Added, HistoryError, Step, Tracker, Who},
     obligation,
 };
 use crate::{
     approvals::ApprovalAsk,
     gate::{confidential, public},
+    mcp::sha256,
     policy::History,
     run::RunContext,
 };
@@ -52,6 +54,8 @@ pub(crate) struct Cleared {
     pub(crate) fields: Vec<Field>,
     /// What the arguments become.
     pub(crate) arguments: Option<Bytes>,
+    /// What was approved: the action, and who had to say yes to it.
+    pub(crate) approved: Option<Digest>,
     redacted: Vec<Obligation>,
     counted: Counted,
     reads: ToolMarks,
@@ -85,13 +89,15 @@ impl Cleared {
 }
 
 /// What is constant while one question is decided.
-struct Judging<'a> {
-    question: &'a Question<'a>,
+pub(super) struct Judging<'a> {
+    pub(super) question: &'a Question<'a>,
     resolved: &'a Resolved,
-    slice: &'a Slice,
+    pub(super) slice: &'a Slice,
     head: &'a Arc<Head>,
     marks: &'a ToolMarks,
     adds: Vec<(Tracker, i64)>,
+    /// What policy made of the arguments, where that is something else.
+    changed: Option<Changed>,
 }
 
 /// What one step of the history gave.
@@ -99,6 +105,8 @@ struct Stepped {
     decided: Decided,
     facts: Facts,
     added: Added,
+    /// A level does not stand by it: `decided` is what it says to what policy made of the call, and `facts` what it saw.
+    fallen: bool,
 }
 
 impl Policies {
@@ -121,15 +129,24 @@ impl Policies {
             Ok(adds) => adds,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(&resolved) },
         };
-        let judging = Judging { question, resolved: &resolved, slice: &slice, head: &head, marks: &marks, adds };
-        self.conclude(&judging, facts, in_hand)
+        if let Err(refusal) = ask::untyped(question, slice.needs(), &marks) {
+            return Judgement::Block { refusal, fields: versions(&resolved) };
+        }
+        let (resolved, slice) = (&*resolved, &*slice);
+        let mut judging = Judging { question, resolved, slice, head: &head, marks: &marks, adds, changed: None };
+        self.conclude(&mut judging, facts, in_hand)
     }
 
-    fn conclude(&self, judging: &Judging<'_>, facts: Facts, in_hand: &InHand) -> Judgement {
+    fn conclude(&self, judging: &mut Judging<'_>, facts: Facts, in_hand: &InHand) -> Judgement {
         let stepped = match self.step(judging, facts, None) {
             Ok(stepped) => stepped,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(judging.resolved) },
         };
+        let (stepped, arguments) = match self.oblige(judging, stepped) {
+            Ok(obliged) => obliged,
+            Err(refused) => return *refused,
+        };
+        let judging = &*judging;
         let fields = match judging.fields(&stepped) {
             Ok(fields) => fields,
             Err(refusal) => {
@@ -142,21 +159,24 @@ impl Policies {
             who: Arc::clone(&judging.question.run.who),
             added: stepped.added,
         };
+        if stepped.fallen {
+            return Judgement::Block { refusal: fallen(&stepped.decided), fields };
+        }
         if stepped.decided.verdict == Verdict::Block {
             return Judgement::Block { refusal: judging.refusal(&stepped.decided), fields };
         }
-        let arguments = match judging.obliged(&stepped.decided) {
-            Ok(arguments) => arguments,
-            Err(refusal) => return Judgement::Block { refusal, fields },
-        };
+        let approved =
+            (stepped.decided.verdict == Verdict::Escalate).then(|| approval(judging.question.action, &stepped.decided));
         let mut cleared = Cleared {
             fields,
             arguments,
+            approved,
             redacted: obligation::of_result(&stepped.decided.obligations),
             counted,
             reads: judging.marks.clone(),
         };
-        let approved_before = judging.question.first.is_some_and(|first| first.approved);
+        let approved_before =
+            approved.is_some() && judging.question.first.is_some_and(|first| first.approved == approved);
         if stepped.decided.verdict == Verdict::Escalate && !approved_before {
             let asks = judging.asks(&stepped.decided, cleared.arguments.as_ref());
             if !in_hand.covers(&asks) {
@@ -165,7 +185,7 @@ impl Policies {
             // Approved: it is decided once more, now with what it adds. Anything else than the same answer is
             // another question.
             match self.step(judging, stepped.facts, Some(&stepped.decided)) {
-                Ok(again) if again.decided == stepped.decided => cleared.counted.added = again.added,
+                Ok(again) if !again.fallen && again.decided == stepped.decided => cleared.counted.added = again.added,
                 Ok(again) => {
                     self.give_up(judging, again.added);
                     return Judgement::Escalate { asks, fields: cleared.fields };
@@ -174,6 +194,28 @@ impl Policies {
             }
         }
         Judgement::Permit(Box::new(cleared))
+    }
+
+    /// Where policy changes the arguments: decides again what it makes of them, and counts that instead.
+    fn oblige(&self, judging: &mut Judging<'_>, stepped: Stepped) -> Result<(Stepped, Option<Bytes>), Box<Judgement>> {
+        if stepped.decided.verdict == Verdict::Block {
+            return Ok((stepped, None));
+        }
+        let arguments = match judging.obliged(&stepped.decided) {
+            Ok(None) => return Ok((stepped, None)),
+            Ok(Some(arguments)) => arguments,
+            Err(refusal) => {
+                let fields = judging.fields(&stepped).unwrap_or_else(|_| versions(judging.resolved));
+                self.give_up(judging, stepped.added);
+                return Err(Box::new(Judgement::Block { refusal, fields }));
+            }
+        };
+        self.give_up(judging, stepped.added);
+        let stepped = judging
+            .change(stepped.decided, &stepped.facts, &arguments)
+            .and_then(|()| self.step(judging, stepped.facts, None))
+            .map_err(|refusal| Box::new(Judgement::Block { refusal, fields: versions(judging.resolved) }))?;
+        Ok((stepped, Some(arguments)))
     }
 
     fn give_up(&self, judging: &Judging<'_>, added: Added) {
@@ -185,22 +227,55 @@ impl Policies {
         let needs = judging.slice.needs();
         let lasting = !judging.adds.is_empty() || !judging.marks.labels.is_empty();
         if needs.history.is_empty() && !needs.labels && !lasting {
-            let decided = judging.slice.decide(&facts);
-            return Ok(Stepped { decided, facts, added: Added::default() });
+            return Ok(judging.decide(facts));
         }
         let stepped = self.history.step(&judging.question.run.who, judging.question.now, |step| {
             judging.look_back(step, &mut facts);
-            let decided = judging.slice.decide(&facts);
-            let permitted = decided.verdict == Verdict::Permit || approved.is_some_and(|before| *before == decided);
-            let adds = permitted && judging.question.adds == Adds::WhenPermitted;
-            let added = if adds { judging.add(step)? } else { Added::default() };
-            Ok(Stepped { decided, facts, added })
+            let mut stepped = judging.decide(facts);
+            let decided = &stepped.decided;
+            let permitted = decided.verdict == Verdict::Permit || approved.is_some_and(|before| before == decided);
+            if permitted && !stepped.fallen && judging.question.adds == Adds::WhenPermitted {
+                stepped.added = judging.add(step)?;
+            }
+            Ok(stepped)
         });
         stepped.and_then(|stepped| stepped).map_err(history_unusable)
     }
 }
 
 impl Judging<'_> {
+    fn decide(&self, facts: Facts) -> Stepped {
+        let added = Added::default();
+        let Some(changed) = &self.changed else {
+            return Stepped { decided: self.slice.decide(&facts), facts, added, fallen: false };
+        };
+        match changed.decide(self.slice, &facts) {
+            None => Stepped { decided: changed.first.clone(), facts, added, fallen: false },
+            Some((decided, facts)) => Stepped { decided, facts, added, fallen: true },
+        }
+    }
+
+    /// From here on it is decided about what policy made of the arguments.
+    fn change(&mut self, first: Decided, facts: &Facts, arguments: &Bytes) -> Result<(), Refusal> {
+        let seen = Changed::views(&first, facts, self)?;
+        let changed = self.with(arguments);
+        let read = ask::facts(&changed, self.slice.needs(), self.marks)?;
+        let adds = ask::adds(&changed, self.resolved, &self.head.deed, &read)?;
+        (self.adds, self.changed) = (adds, Some(Changed { first, seen }));
+        Ok(())
+    }
+
+    /// What policies read of other arguments.
+    pub(super) fn read(&self, arguments: &Bytes) -> Result<Option<cogward_policy::Record>, Refusal> {
+        ask::facts(&self.with(arguments), self.slice.needs(), self.marks).map(|facts| facts.arguments)
+    }
+
+    /// The same question with other arguments.
+    fn with<'b>(&'b self, arguments: &'b Bytes) -> Question<'b> {
+        let content = Content { arguments: Some(arguments), ..self.question.content };
+        Question { content, ..*self.question }
+    }
+
     /// What was done before, as far as it is read.
     fn look_back(&self, step: &mut Step<'_>, facts: &mut Facts) {
         let needs = self.slice.needs();
@@ -242,7 +317,12 @@ impl Judging<'_> {
         let grant = &self.question.run.grant;
         let arguments = arguments.or(self.question.content.arguments);
         let content = self.question.content;
-        let request = request(self.question.action, arguments.or(content.body), content.definition);
+        let request = request(self.question.action, arguments.or(content.body), content.beside, content.definition);
+        // Of what is no tool the body says what is asked for.
+        let shown = match (arguments.or(content.body), content.beside) {
+            (Some(first), Some(beside)) => Some(Bytes::from([first.as_ref(), b"\n", beside.as_ref()].concat())),
+            (first, beside) => first.or(beside).cloned(),
+        };
         let (level, rules) =
             decided.decider().map(|decider| (decider.level.to_string(), decider.rules.clone())).unwrap_or_default();
         let ask = |escalation: &cogward_policy::Escalation| ApprovalAsk {
@@ -253,8 +333,9 @@ impl Judging<'_> {
             subject: grant.subject.clone(),
             action: self.question.action.clone(),
             request,
-            arguments: arguments.cloned(),
+            arguments: shown.clone(),
             role: escalation.role.clone(),
+            four_eyes: escalation.four_eyes,
             reason: escalation.reason.clone(),
             expires: Duration::from_secs(escalation.expires_s),
             awaits: self.question.awaits,
@@ -264,9 +345,13 @@ impl Judging<'_> {
             at: self.question.now,
         };
         let mut asks: Vec<ApprovalAsk> = decided.escalations.iter().map(ask).collect();
-        // Of one role that two rules name, the one that gives less time.
+        // Of one role that two rules name, the one that gives less time; four eyes where any of them wants them.
         asks.sort_by(|a, b| (&a.role, a.expires).cmp(&(&b.role, b.expires)));
-        asks.dedup_by(|later, kept| later.role == kept.role);
+        asks.dedup_by(|later, kept| {
+            let same = later.role == kept.role;
+            kept.four_eyes |= same && later.four_eyes;
+            same
+        });
         asks
     }
 
@@ -283,7 +368,7 @@ impl Judging<'_> {
 
     /// What the record says of the decision.
     fn fields(&self, stepped: &Stepped) -> Result<Vec<Field>, Refusal> {
-        let Stepped { decided, facts, added: _ } = stepped;
+        let Stepped { decided, facts, .. } = stepped;
         let input = Ask::new(Arc::clone(self.head), facts.clone()).to_json().map_err(|error| too_much(&error))?;
         let mut fields = versions(self.resolved);
         fields.push(public("policy_verdict", decided.verdict.as_str()));
@@ -329,7 +414,7 @@ fn versions(resolved: &Resolved) -> Vec<Field> {
 }
 
 /// The digest of exactly what is asked for.
-fn request(action: &Action, content: Option<&Bytes>, definition: Option<Digest>) -> Digest {
+fn request(action: &Action, content: Option<&Bytes>, beside: Option<&Bytes>, definition: Option<Digest>) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut part = |bytes: &[u8]| {
         context.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -353,8 +438,30 @@ fn request(action: &Action, content: Option<&Bytes>, definition: Option<Digest>)
     }
     part(content.map_or(&[][..], |bytes| bytes));
     if let Some(definition) = definition {
+        part(b"definition");
         part(definition.as_bytes());
     }
+    if let Some(beside) = beside {
+        part(b"beside");
+        part(beside);
+    }
+    finished(context)
+}
+
+/// What an approval stands for while a call goes on: what is done, and everybody who had to say yes to it.
+fn approval(action: &Action, decided: &Decided) -> Digest {
+    let mut context = Context::new(&SHA256);
+    context.update(b"cogward.approval.v1");
+    context.update(request(action, None, None, None).as_bytes());
+    for escalation in &decided.escalations {
+        // Nothing in it can fail to be written; were it otherwise, it would be another approval.
+        let text = serde_json::to_vec(escalation).unwrap_or_default();
+        context.update(sha256(&text).as_bytes());
+    }
+    finished(context)
+}
+
+fn finished(context: Context) -> Digest {
     let mut digest = [0; 32];
     for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
         *to = *from;
@@ -367,6 +474,16 @@ fn rule_of(decided: &Decided) -> String {
     let rule = decided.decider().and_then(|decider| decider.rules.first());
     let level = decided.decided_by.as_str();
     rule.map_or_else(|| format!("policy.{level}"), |rule| format!("policy.{level}.{rule}"))
+}
+
+/// What policy makes of a call is not permitted.
+fn fallen(decided: &Decided) -> Refusal {
+    let detail = format!(
+        "policy changes the arguments of this call, and does not permit what it makes of them: {}",
+        decided.sentence()
+    );
+    let next = "Make the call so that policy need not change it; whoever keeps the policies can mend them";
+    Refusal::new(RefusalCode::PolicyBlocked, rule_of(decided), detail, next)
 }
 
 fn nothing_active() -> Refusal {

@@ -7,6 +7,7 @@
 
 pub mod active;
 mod ask;
+mod changed;
 pub mod history;
 mod in_hand;
 mod judge;
@@ -24,7 +25,7 @@ use cogward_model::{
     action::{Action, Amounts},
     id::ApprovalId,
 };
-use cogward_policy::Shape;
+use cogward_policy::{Shape, ask::MemoryOperation};
 
 pub(crate) use self::{
     active::RunPolicies,
@@ -48,12 +49,19 @@ pub struct ToolMarks {
     pub labels: Arc<BTreeSet<String>>,
     /// The types of its arguments, of the definition that was approved; none for a tool that is not pinned.
     pub shape: Option<Arc<Shape>>,
+    /// What it does to what is kept, where it is a tool of a memory.
+    pub memory: Option<MemoryOperation>,
 }
 
 /// Where marks of tools are kept.
 pub trait ToolFacts: Send + Sync {
     /// What is known of a tool. Asked for every call: nothing may be waited for.
     fn of(&self, tenant: &TenantName, server: &UpstreamName, tool: &ToolName) -> ToolMarks;
+
+    /// The labels of all the data of a server, as its tools are labelled: what its resources and prompts carry.
+    fn of_server(&self, _tenant: &TenantName, _server: &UpstreamName) -> Arc<BTreeSet<String>> {
+        Arc::default()
+    }
 }
 
 /// Everything that decides beside the manifest.
@@ -66,6 +74,7 @@ pub struct Policies {
 }
 
 /// One call, as the policies are asked about it.
+#[derive(Clone, Copy)]
 pub(crate) struct Question<'a> {
     pub(crate) run: &'a RunContext,
     pub(crate) action: &'a Action,
@@ -98,6 +107,9 @@ pub struct Content<'a> {
     pub body: Option<&'a bytes::Bytes>,
     /// The definition under which it is asked for, where there is one. An approval is for this one and no other.
     pub definition: Option<Digest>,
+    /// What goes on besides: the query of a request, answers to questions of a tool server. An approval is for this and
+    /// no other.
+    pub beside: Option<&'a bytes::Bytes>,
 }
 
 impl Policies {
@@ -124,9 +136,18 @@ impl Policies {
     }
 
     fn marks(&self, run: &RunContext, action: &Action) -> ToolMarks {
-        match (self.marks.get(), action) {
-            (Some(marks), Action::ToolCall { server, tool }) => marks.of(&run.grant.tenant, server, tool),
-            _ => ToolMarks::default(),
+        let (Some(marks), tenant) = (self.marks.get(), &run.grant.tenant) else { return ToolMarks::default() };
+        match action {
+            Action::ToolCall { server, tool } => marks.of(tenant, server, tool),
+            // Nobody labels each of them: they come from where the labelled data are.
+            Action::ResourceRead { server, .. } | Action::PromptGet { server, .. } => {
+                ToolMarks { memory: None, labels: marks.of_server(tenant, server), shape: None }
+            }
+            Action::ModelCall { .. }
+            | Action::Egress { .. }
+            | Action::Request { .. }
+            | Action::Sampling { .. }
+            | Action::Elicitation { .. } => ToolMarks::default(),
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Earlier<'a> {
     pub lives: bool,
     /// The agent.
     pub agent: &'a AgentName,
-    /// The user for whom it acted; none also for one whose key was destroyed: nobody can act as that user again.
+    /// The user for whom it acted; none also for one whose key was destroyed: the counts of before are nobody's.
     pub subject: Option<&'a str>,
     /// What it added to which counts; none when that cannot be read any more.
     pub added: Option<&'a BTreeMap<String, i64>>,

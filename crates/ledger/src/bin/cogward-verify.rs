@@ -1,31 +1,72 @@
 //! `cogward-verify`: says whether an exported ledger is whole. Needs no plane and no network.
 
-use std::{io::Read, path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use cogward_ledger::{note::VerifyingKey, verify};
+use cogward_ledger::{
+    extract::Scope,
+    map_check,
+    note::{NOTE_BYTES_MAX, VerifyingKey},
+    pack,
+    proof_file::{self, Proven},
+    verify::{self, Contradiction, Finding, What},
+};
 
 const HELP: &str = "\
-cogward-verify DIR [--key VKEY|FILE] [--json]
+cogward-verify [pack] DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
+cogward-verify proof FILE --key VKEY|FILE [--json]
+cogward-verify index DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
 
 Verifies an exported ledger: the signature of its checkpoint, every leaf, its place and
-predecessor, every run's chain, every tile and the root.
+predecessor, every run's chain, every tile and the root. A pack of a part (a run, a window,
+an agent) is checked leaf by leaf against the signed root, and for being all of that part.
 
-  --key    the log's public key (NAME+HASH+BASE64) or a file with it, got from somewhere
-           else than the pack. Without it the key in the pack is used, which shows that
-           the pack is whole but not whose it is.
-  --json   the verdict as one JSON object
+  proof    one proof: a leaf in the log, an older state of it, or a whole run
+  index    an exported ledger, and that its verifiable index is what its leaves give
+
+  --key      the log's public key (NAME+HASH+BASE64) or a file with it, got from somewhere
+             else than the pack. Without it the key in the pack is used, which shows that
+             the pack is whole but not whose it is.
+  --against  an older `checkpoint` of the same log that you kept. The log must contain all
+             that it covers. Without one nobody can see whether the holder of the key
+             wrote the log anew.
+  --json     the verdict as one JSON object
+  --threads  so many threads; one for each processor without it
 
 Exit code: 0 it holds, 9 it does not, 2 the command is wrong.
 ";
 
+/// What is verified.
+enum Task {
+    Pack(PathBuf),
+    Index(PathBuf),
+    Proof(PathBuf),
+}
+
+impl Task {
+    /// The directory of a whole log.
+    fn whole_log(&self) -> Option<&Path> {
+        match self {
+            Self::Pack(dir) | Self::Index(dir) if !pack::is_partial(dir) => Some(dir),
+            _ => None,
+        }
+    }
+}
+
 struct Arguments {
-    dir: PathBuf,
+    task: Task,
     key: Option<VerifyingKey>,
+    /// The older checkpoint's note.
+    against: Option<String>,
     json: bool,
+    threads: usize,
 }
 
 fn arguments() -> Result<Option<Arguments>, String> {
-    let (mut dir, mut key, mut json) = (None, None, false);
+    let (mut words, mut key, mut against, mut json, mut threads) = (Vec::new(), None, None, false, 0);
     let mut given = std::env::args_os().skip(1);
     while let Some(argument) = given.next() {
         match argument.to_str() {
@@ -35,16 +76,42 @@ fn arguments() -> Result<Option<Arguments>, String> {
                 let value = given.next().ok_or("--key needs a key or a file")?;
                 key = Some(read_key(&value)?);
             }
+            Some("--against") => {
+                let path = PathBuf::from(given.next().ok_or("--against needs a file")?);
+                against = Some(read_note(&path)?);
+            }
+            Some("--threads") => {
+                let number = given.next().and_then(|n| n.to_str()?.parse().ok()).filter(|n| (1..=1_024).contains(n));
+                threads = number.ok_or("--threads needs a number up to 1024")?;
+            }
             Some(option) if option.starts_with('-') => return Err(format!("there is no option {option}")),
-            _ if dir.is_some() => return Err("one directory, please".to_owned()),
-            _ => dir = Some(PathBuf::from(argument)),
+            _ => words.push(argument),
         }
     }
-    let dir = dir.ok_or("which directory?")?;
-    if !dir.is_dir() {
-        return Err(format!("{} is not a directory", dir.display()));
+    let task = match words.as_slice() {
+        [] => return Err("which directory?".to_owned()),
+        [dir] => Task::Pack(dir.into()),
+        [word, path] => match word.to_str() {
+            Some("pack") => Task::Pack(path.into()),
+            Some("index") => Task::Index(path.into()),
+            Some("proof") => Task::Proof(path.into()),
+            _ => return Err("one directory, please".to_owned()),
+        },
+        _ => return Err("one directory, please".to_owned()),
+    };
+    match &task {
+        Task::Pack(path) | Task::Index(path) if !path.is_dir() => {
+            return Err(format!("{} is not a directory", path.display()));
+        }
+        Task::Proof(path) if !path.is_file() => return Err(format!("{} is not a file", path.display())),
+        // A proof has no key beside it that could be shown instead.
+        Task::Proof(_) if key.is_none() => return Err("a proof needs the log's key: --key".to_owned()),
+        _ => {}
     }
-    Ok(Some(Arguments { dir, key, json }))
+    if against.is_some() && task.whole_log().is_none() {
+        return Err("--against compares whole logs; of a part ask for `evidence prove --consistency`".to_owned());
+    }
+    Ok(Some(Arguments { task, key, against, json, threads }))
 }
 
 /// A key is a line or two.
@@ -62,6 +129,29 @@ fn read_key(value: &std::ffi::OsStr) -> Result<VerifyingKey, String> {
     text.trim_end().parse().map_err(|error| format!("{}: {error}", path.display()))
 }
 
+fn read_note(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(NOTE_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text)
+}
+
+/// Two signed notes that cannot both be true are the proof, whoever reads them: all of both is shown.
+fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
+    let older = arguments.against.clone()?;
+    let dir = arguments.task.whole_log()?;
+    let now = read_note(&dir.join(verify::CHECKPOINT_FILE)).ok()?;
+    let key = arguments.key.clone().or_else(|| verify::key_of(dir).ok())?;
+    let meaning = match verify::contradiction(&older, &now, &key)? {
+        Contradiction::Shorter => {
+            "The key signed a longer log before: this one is older than the checkpoint, or its end was cut off."
+        }
+        Contradiction::Rewritten => "The key signed two histories. These two notes are the proof of it:",
+    };
+    Some((meaning, older, now))
+}
+
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what this program is for")]
 fn main() -> ExitCode {
     let arguments = match arguments() {
@@ -75,35 +165,152 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let verdict = verify::verify_dir(&arguments.dir, arguments.key.as_ref());
+    let Arguments { task, key, .. } = &arguments;
+    let verdict = match task {
+        Task::Proof(path) => proof(path, key.as_ref()),
+        Task::Pack(dir) if pack::is_partial(dir) => partial(dir, key.as_ref()),
+        Task::Pack(dir) => whole(dir, &arguments, false),
+        Task::Index(dir) => whole(dir, &arguments, true),
+    };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };
-    if arguments.json {
-        let json = match &verdict {
-            Ok(verified) => serde_json::json!({"verdict": "ok", "log": verified}),
-            Err(finding) => serde_json::json!({"verdict": "failed", "finding": finding}),
-        };
-        println!("{json}");
-        return code;
-    }
-    match verdict {
-        Ok(log) => {
-            println!("OK  {} leaves, {} runs ({} closed)", log.leaves, log.runs, log.closed_runs);
-            println!("    log   {}", log.origin);
-            println!("    root  {}", log.root);
-            if let (Some(first), Some(last)) = (&log.first_time, &log.last_time) {
-                println!("    time  {first} to {last}");
+    match (verdict, arguments.json) {
+        (Ok(said), true) => println!("{}", said.json),
+        (Ok(said), false) => said.lines.iter().for_each(|line| println!("{line}")),
+        (Err(finding), as_json) => {
+            let notes = if finding.what == What::Against { both_notes(&arguments) } else { None };
+            if as_json {
+                let notes = notes.map(|(_, older, now)| serde_json::json!({"older": older, "now": now}));
+                println!("{}", serde_json::json!({"verdict": "failed", "finding": finding, "notes": notes}));
+                return code;
             }
-            if let Some(plane) = &log.anchored {
-                println!("    plane {}: among {} checkpoints since {}", plane.origin, plane.size, plane.time);
-            }
-            println!("    key   {}", log.key);
-            if !log.key_pinned {
+            println!("FAILED  {finding}");
+            if let Some((meaning, older, now)) = notes {
                 println!(
-                    "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key."
+                    "{meaning}\n\n--- the checkpoint that was kept\n{older}\n--- the checkpoint of this log\n{now}"
                 );
             }
         }
-        Err(finding) => println!("FAILED  {finding}"),
     }
     code
+}
+
+/// A good verdict in both forms.
+struct Said {
+    json: serde_json::Value,
+    lines: Vec<String>,
+}
+
+const UNPINNED: &str =
+    "WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.";
+
+const UNCOMPARED: &str = "NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.";
+
+fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Finding> {
+    let Arguments { key, against, threads, .. } = arguments;
+    let key = key.as_ref();
+    let options = verify::Options { key, against: against.as_deref(), threads: *threads, ..Default::default() };
+    let log = verify::verify(dir, &options)?;
+    let mut lines = vec![
+        format!("OK  {} leaves, {} runs ({} closed)", log.leaves, log.runs, log.closed_runs),
+        format!("    log   {}", log.origin),
+        format!("    root  {}", log.root),
+    ];
+    if let (Some(first), Some(last)) = (&log.first_time, &log.last_time) {
+        lines.push(format!("    time  {first} to {last}"));
+    }
+    let mut json = serde_json::json!({"verdict": "ok", "log": log});
+    if with_index {
+        let checkpoint = match key {
+            Some(key) => map_check::checkpoint_of(dir, key),
+            None => map_check::checkpoint_of(dir, &verify::key_of(dir)?),
+        };
+        let index = map_check::check(dir, &checkpoint?)?;
+        lines.push(format!("    index {} roots made anew and the same, leaves 0 to {}", index.claims, index.covered));
+        if let Some(all) = json.as_object_mut() {
+            all.insert("index".to_owned(), serde_json::to_value(index).unwrap_or_default());
+        }
+    }
+    if let Some(plane) = &log.anchored {
+        lines.push(format!("    plane {}: among {} checkpoints since {}", plane.origin, plane.size, plane.time));
+    }
+    lines.push(format!("    key   {}", log.key));
+    lines.push(match log.against {
+        Some(size) => format!("    contains the {size} leaves of the older checkpoint"),
+        None => UNCOMPARED.to_owned(),
+    });
+    if !log.key_pinned {
+        lines.push(UNPINNED.to_owned());
+    }
+    Ok(Said { json, lines })
+}
+
+fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
+    let pack = pack::verify_pack(dir, key)?;
+    let of = match &pack.scope {
+        Scope::Run { run } => format!("run {run}"),
+        Scope::Window { since, until } => {
+            let end = |time: &Option<String>, open: &str| time.clone().unwrap_or_else(|| open.to_owned());
+            format!("all from {} to {}", end(since, "the beginning"), end(until, "the end"))
+        }
+        Scope::Key { of, value, from, to, since, until } => {
+            let end = |word: &str, time: &Option<String>| {
+                time.iter().map(|time| format!(" {word} {time}")).collect::<String>()
+            };
+            let window = end("from", since) + &end("to", until);
+            format!("all with {} {value}{window} among leaves {from} to {to}", of.as_str())
+        }
+        Scope::Sample { nonce, count, .. } => format!("{count} drawn with {nonce}"),
+    };
+    let mut lines = vec![format!("OK  {} leaves: {of}", pack.extracted.leaves)];
+    if !pack.extracted.complete {
+        lines.push(match &pack.scope {
+            Scope::Run { .. } => "    the run has no run.closed in this checkpoint: it may have gone on".to_owned(),
+            _ => "    the window goes on behind what the index of this checkpoint covers".to_owned(),
+        });
+    }
+    lines.push(format!("    log   {}, {} leaves", pack.origin, pack.size));
+    lines.push(format!("    root  {}", pack.root));
+    if let (Some(first), Some(last)) = (&pack.extracted.first_time, &pack.extracted.last_time) {
+        lines.push(format!("    time  {first} to {last}"));
+    }
+    lines.push(format!("    disclosures  {}", pack.disclosures));
+    lines.push(format!("    key   {}", pack.key));
+    if !pack.key_pinned {
+        lines.push(UNPINNED.to_owned());
+    }
+    Ok(Said { json: serde_json::json!({"verdict": "ok", "pack": pack}), lines })
+}
+
+/// Largest proof: a long run with its proofs.
+const PROOF_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+fn proof(path: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
+    let missing = |detail: String| Finding { leaf: None, what: What::Missing, detail };
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(PROOF_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| missing(format!("{}: {error}", path.display())))?;
+    let key = key.ok_or_else(|| missing("no key".to_owned()))?;
+    let proven = proof_file::verify(&text, key)?;
+    let lines = match &proven {
+        Proven::Inclusion { origin, size, index, event, time, .. } => {
+            vec![
+                format!("OK  leaf {index} is in the log: {event} of {time}"),
+                format!("    log   {origin}, {size} leaves"),
+            ]
+        }
+        Proven::Consistency { origin, size, old, new } => vec![
+            format!("OK  the log of {} leaves is a beginning of the one of {}", old.size, new.size),
+            format!("    roots {} and {}: compare them with the checkpoints that you kept", old.root, new.root),
+            format!("    log   {origin}, {size} leaves"),
+        ],
+        Proven::Run { origin, size, run, extracted } => vec![
+            format!("OK  {} leaves of run {run}", extracted.leaves),
+            match extracted.complete {
+                true => "    its chain is complete up to run.closed".to_owned(),
+                false => "    the run has no run.closed in this checkpoint: it may have gone on".to_owned(),
+            },
+            format!("    log   {origin}, {size} leaves"),
+        ],
+    };
+    Ok(Said { json: serde_json::json!({"verdict": "ok", "proven": proven}), lines })
 }

@@ -10,8 +10,12 @@ use std::{
 
 use cedar_policy::pst::{self, BinaryOp, Clause, Expr, Literal, PatternElem, UnaryOp, Var};
 
+use super::domain;
 use crate::{
+    path::Paths,
     rule::Rule,
+    schema::Schema,
+    track::Pattern,
     value::{Decimal, Value},
 };
 
@@ -48,6 +52,10 @@ pub(super) struct Constants {
     pub places: BTreeMap<Place, Compared>,
     /// Entities that are named anywhere, heads included, as kind and id.
     pub entities: BTreeSet<(String, String)>,
+    /// What is read of the arguments of tools.
+    pub arguments: Paths,
+    /// A word that no rule and no tool has in a name: it stands for everybody and everything that is not named.
+    pub other: String,
     /// Why a value for each side of each constant does not stand for all values.
     pub beyond: BTreeSet<&'static str>,
 }
@@ -56,12 +64,24 @@ const CALCULATES: &str = "a rule calculates with values of the call";
 const TWO_PLACES: &str = "a rule compares two values of the call with one another";
 const SEARCHES: &str = "a rule searches in a text, with `*` before its end";
 const OTHER: &str = "a rule uses addresses, times or a kind of expression that cannot be enumerated";
+const ALL_NAMED: &str = "the rules have every word in them that could stand for what they do not name";
+const NOT_OFFERED: &str = "a rule reads arguments that no approved tool has";
 
 impl Constants {
-    /// Of these rules.
-    pub fn of<'a>(rules: impl IntoIterator<Item = &'a Arc<Rule>>) -> Self {
+    /// Of these rules, over the tools of this schema.
+    pub fn of<'a>(rules: impl IntoIterator<Item = &'a Arc<Rule>>, schema: &Schema) -> Self {
         let mut constants = Self::default();
         for rule in rules {
+            constants.arguments.merge(&rule.reads.needs.arguments);
+            // Of two tools one may be counted and the other not.
+            for tracker in &rule.trackers {
+                let named = match &tracker.of {
+                    Pattern::Action(_) => continue,
+                    Pattern::Server(server) => ("ToolServer".to_owned(), server.to_string()),
+                    Pattern::Tool(server, tool) => ("Tool".to_owned(), format!("{server}/{tool}")),
+                };
+                constants.entities.insert(named);
+            }
             let Ok(pst::Policy::Static(tree)) = rule.policy.to_pst() else {
                 constants.beyond.insert(OTHER);
                 continue;
@@ -77,12 +97,45 @@ impl Constants {
                 constants.places.entry(place).or_default().members.insert(Value::Text(label.clone()));
             }
         }
+        if !schema.offers(&constants.arguments) {
+            constants.beyond.insert(NOT_OFFERED);
+        }
+        constants.other = constants.not_named(schema);
         constants
+    }
+
+    /// The first of some words that is part of no name or text in the rules, and of no tool's name, and that no rule's
+    /// beginning is the beginning of, alone or behind another one.
+    fn not_named(&mut self, schema: &Schema) -> String {
+        let mut all: BTreeSet<&str> = self.entities.iter().map(|(_, id)| id.as_str()).collect();
+        for compared in self.places.values() {
+            all.extend(compared.texts.iter().chain(&compared.prefixes).map(String::as_str));
+            compared.members.iter().for_each(|member| texts_in(member, &mut all));
+        }
+        all.extend(schema.tools().flat_map(|(server, tool, _)| [server, tool]));
+        let begins: BTreeSet<&str> =
+            self.places.values().flat_map(|compared| &compared.prefixes).map(String::as_str).collect();
+        let reached = |begin: &str, word: &str| {
+            let split = begin.char_indices().filter_map(|(at, _)| begin.split_at_checked(at));
+            let mut split = split.filter(|(_, rest)| word.starts_with(rest));
+            split.any(|(before, _)| before.is_empty() || begins.contains(before))
+        };
+        let free = |word: &String| {
+            !all.iter().any(|text| text.contains(word.as_str())) && !begins.iter().any(|begin| reached(begin, word))
+        };
+        match domain::words().find(free) {
+            Some(word) => word,
+            None => {
+                self.beyond.insert(ALL_NAMED);
+                domain::words().next().unwrap_or_default()
+            }
+        }
     }
 
     /// What a place is compared with, if it is read.
     pub fn at(&self, root: Root, steps: &[&str]) -> Option<&Compared> {
-        self.places.iter().find(|(place, _)| place.root == root && place.steps == steps).map(|(_, compared)| compared)
+        let place = Place { root, steps: steps.iter().map(|step| (*step).to_owned()).collect() };
+        self.places.get(&place)
     }
 
     /// The ids of the named entities of a kind.
@@ -157,15 +210,17 @@ impl Constants {
         let sides = [(place_of(left), right, true), (place_of(right), left, false)];
         for (place, other, is_left) in sides {
             let Some(place) = place else { continue };
-            if let Some(constants) = literals(other) {
+            if let Some(constants) = literals(other)
+                && is_told(op, other, is_left)
+            {
                 for uid in entities_of(other) {
                     self.entity(uid);
                 }
                 let compared = self.places.entry(place).or_default();
+                // What a set is compared with says what may be in it; a list that has to contain a value, what it may be.
                 let of_sets = match op {
                     BinaryOp::Contains => is_left,
-                    BinaryOp::ContainsAll | BinaryOp::ContainsAny => true,
-                    _ => false,
+                    _ => matches!(other, Expr::Set(_)),
                 };
                 for constant in constants {
                     compared.add(constant, of_sets);
@@ -173,15 +228,20 @@ impl Constants {
                 return;
             }
         }
-        let about_entities = |expr: &Expr| matches!(expr, Expr::Var(_)) || !entities_of(expr).is_empty();
-        if matches!(op, BinaryOp::In | BinaryOp::Eq | BinaryOp::NotEq) && about_entities(left) && about_entities(right)
+        let about_entities = |expr: &Expr| matches!(expr, Expr::Var(_)) || is_entities(expr);
+        let of_two = matches!((left, right), (Expr::Var(_), Expr::Var(_)));
+        if matches!(op, BinaryOp::In | BinaryOp::Eq | BinaryOp::NotEq)
+            && about_entities(left)
+            && about_entities(right)
+            && !of_two
         {
             for uid in entities_of(left).into_iter().chain(entities_of(right)) {
                 self.entity(uid);
             }
             return;
         }
-        let why = if place_of(left).is_some() && place_of(right).is_some() { TWO_PLACES } else { CALCULATES };
+        let of_two = of_two || (place_of(left).is_some() && place_of(right).is_some());
+        let why = if of_two { TWO_PLACES } else { CALCULATES };
         let both = Expr::BinaryOp { op, left: Arc::new(left.clone()), right: Arc::new(right.clone()) };
         self.calculation(&both, why);
     }
@@ -262,8 +322,7 @@ impl Compared {
             Value::Long(value) => _ = self.longs.insert(value),
             Value::Decimal(value) => _ = self.decimals.insert(value),
             Value::Text(value) => _ = self.texts.insert(value),
-            Value::Set(values) => self.members.extend(values),
-            Value::Bool(_) | Value::Record(_) => {}
+            Value::Bool(_) | Value::Set(_) | Value::Record(_) => {}
         }
     }
 
@@ -309,10 +368,50 @@ fn literals(expr: &Expr) -> Option<Vec<Value>> {
             _ => None,
         },
         Expr::Set(parts) => {
-            let parts: Option<Vec<_>> = parts.iter().map(|part| literals(part)).collect();
+            // Sets of sets are not taken apart: their members are no values of a place.
+            let part = |part: &Arc<Expr>| if matches!(**part, Expr::Set(_)) { None } else { literals(part) };
+            let parts: Option<Vec<_>> = parts.iter().map(part).collect();
             Some(parts?.into_iter().flatten().collect())
         }
         _ => None,
+    }
+}
+
+/// Whether a comparison of a place with constants is told by the value on each side of each of them, or by which of
+/// them a set holds.
+fn is_told(op: BinaryOp, other: &Expr, place_is_left: bool) -> bool {
+    let of_set = matches!(other, Expr::Set(_));
+    match op {
+        BinaryOp::Eq | BinaryOp::NotEq => true,
+        BinaryOp::Less
+        | BinaryOp::LessEq
+        | BinaryOp::Greater
+        | BinaryOp::GreaterEq
+        | BinaryOp::DecimalLessThan
+        | BinaryOp::DecimalLessEq
+        | BinaryOp::DecimalGreater
+        | BinaryOp::DecimalGreaterEq => !of_set,
+        BinaryOp::Contains => of_set != place_is_left,
+        BinaryOp::ContainsAll | BinaryOp::ContainsAny => of_set,
+        _ => false,
+    }
+}
+
+/// Whether an expression is entities and nothing else.
+fn is_entities(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(Literal::EntityUID(_)) => true,
+        Expr::Set(parts) => parts.iter().all(|part| matches!(**part, Expr::Literal(Literal::EntityUID(_)))),
+        _ => false,
+    }
+}
+
+fn texts_in<'a>(value: &'a Value, all: &mut BTreeSet<&'a str>) {
+    match value {
+        Value::Text(text) => _ = all.insert(text),
+        Value::Set(values) => values.iter().for_each(|value| texts_in(value, all)),
+        Value::Record(record) => record.values().for_each(|value| texts_in(value, all)),
+        Value::Bool(_) | Value::Long(_) | Value::Decimal(_) => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! Values that stand for all values: one for each side of each constant.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, str::FromStr};
 
 use super::constants::Compared;
 use crate::{
@@ -8,8 +8,6 @@ use crate::{
     value::{Decimal, Record, Value},
 };
 
-/// A text that no rule names.
-pub(super) const ELSE: &str = "something-else";
 /// Members of a set whose every combination is looked at; of more, each alone, none and all.
 const MEMBERS_MAX: usize = 6;
 
@@ -24,15 +22,43 @@ pub(super) fn longs(compared: &Compared, least: i64, most: i64) -> Vec<i64> {
     all.into_iter().collect()
 }
 
-/// Texts that are each named one, begin as named ones do, and one that does neither.
-pub(super) fn texts(compared: &Compared) -> Vec<String> {
+/// Words for what no rule names. Which one it is depends on the rules, so that none of them can name it.
+pub(super) fn words() -> impl Iterator<Item = String> {
+    // Each begins with another letter, for rules that say how a name begins.
+    let more = ('a'..='z').map(|first| format!("{first}-something-else"));
+    ["something-else".to_owned()].into_iter().chain(more)
+}
+
+/// Texts that are each named one, begin as named ones do, and one that does neither. `other` is chosen so that a
+/// beginning with it behind is no other constant, and begins as no longer one does.
+pub(super) fn texts(compared: &Compared, other: &str) -> Vec<String> {
     let mut all = compared.texts.clone();
     for prefix in &compared.prefixes {
         all.insert(prefix.clone());
-        all.insert(format!("{prefix}{ELSE}"));
+        all.insert(format!("{prefix}{other}"));
     }
-    all.insert(ELSE.to_owned());
+    all.insert(other.to_owned());
     all.into_iter().collect()
+}
+
+/// The same for names of a kind, which not every text is. False beside them when a beginning may be that of a name and
+/// none was found.
+pub(super) fn names<T: FromStr + Ord>(
+    compared: &Compared,
+    more: impl IntoIterator<Item = String>,
+    other: &str,
+) -> (BTreeSet<T>, bool) {
+    let is = |text: &str| text.parse::<T>().is_ok();
+    let mut all: BTreeSet<T> = texts(compared, other).into_iter().chain(more).filter_map(|t| t.parse().ok()).collect();
+    let begins_none = |prefix: &str| {
+        // Alphabets: a character is allowed within a name or it is not, and so is the first one.
+        let first = prefix.chars().next().is_some_and(|first| !is(&format!("{first}a")));
+        first || prefix.chars().any(|within| !is(&format!("a{within}a")))
+    };
+    let known = |prefix: &String| is(&format!("{prefix}{other}")) || begins_none(prefix);
+    let exact = is(other) && compared.prefixes.iter().all(known);
+    all.extend(other.parse().ok());
+    (all, exact)
 }
 
 /// Subsets of the members that are named, with and without one that is not. False beside them when not all of them.
@@ -52,7 +78,7 @@ pub(super) fn subsets<T: Ord + Clone>(members: impl IntoIterator<Item = T>) -> (
 }
 
 /// Values of one kind of argument.
-pub(super) fn values(kind: &Kind, compared: &Compared) -> (Vec<Value>, bool) {
+pub(super) fn values(kind: &Kind, compared: &Compared, other: &str) -> (Vec<Value>, bool) {
     match kind {
         Kind::Bool => (vec![Value::Bool(false), Value::Bool(true)], true),
         Kind::Long => (longs(compared, i64::MIN, i64::MAX).into_iter().map(Value::Long).collect(), true),
@@ -67,25 +93,33 @@ pub(super) fn values(kind: &Kind, compared: &Compared) -> (Vec<Value>, bool) {
             }
             (all.into_iter().map(Value::Decimal).collect(), true)
         }
-        Kind::Text => (texts(compared).into_iter().map(Value::Text).collect(), true),
+        Kind::Text => (texts(compared, other).into_iter().map(Value::Text).collect(), true),
         Kind::Set(element) => {
             let mut members: BTreeSet<Value> =
                 compared.members.iter().filter(|one| is_a(one, element)).cloned().collect();
-            members.extend(fresh(element, &members));
+            let more = fresh(element, &members, other);
+            let some = !more.is_empty();
+            members.extend(more);
             let (sets, all) = subsets(members);
-            (sets.into_iter().map(|set| Value::Set(set.into_iter().collect())).collect(), all)
+            (sets.into_iter().map(|set| Value::Set(set.into_iter().collect())).collect(), all && some)
         }
         // Read as a whole, which nothing can be compared with.
-        Kind::Record(fields) => (vec![Value::Record(least(fields))], false),
+        Kind::Record(fields) => (vec![Value::Record(least(fields, other))], false),
     }
 }
 
-/// A member that is not named.
-fn fresh(kind: &Kind, named: &BTreeSet<Value>) -> Option<Value> {
+/// Members that are not named: one stands for all of them. Of truth values there are no others.
+fn fresh(kind: &Kind, named: &BTreeSet<Value>, other: &str) -> Vec<Value> {
+    let free = |value: &Value| !named.contains(value);
     match kind {
-        Kind::Text => Some(Value::Text(ELSE.to_owned())),
-        Kind::Long => (0..=i64::MAX).map(Value::Long).find(|value| !named.contains(value)),
-        _ => None,
+        Kind::Bool => vec![Value::Bool(false), Value::Bool(true)],
+        Kind::Long => (0..=i64::MAX).map(Value::Long).find(free).into_iter().collect(),
+        Kind::Decimal => {
+            let decimals = (0..=i64::MAX).map(|units| Value::Decimal(Decimal::from_ten_thousandths(units)));
+            decimals.into_iter().find(free).into_iter().collect()
+        }
+        // Rules can name texts and numbers in sets, and nothing that is made of them.
+        Kind::Text | Kind::Set(_) | Kind::Record(_) => vec![smallest(kind, other)],
     }
 }
 
@@ -100,22 +134,22 @@ fn is_a(value: &Value, kind: &Kind) -> bool {
 }
 
 /// The smallest record with these fields.
-pub(super) fn least(fields: &std::collections::BTreeMap<String, Field>) -> Record {
+pub(super) fn least(fields: &std::collections::BTreeMap<String, Field>, other: &str) -> Record {
     fields
         .iter()
         .filter(|(_, field)| field.required)
-        .map(|(name, field)| (name.clone(), smallest(&field.kind)))
+        .map(|(name, field)| (name.clone(), smallest(&field.kind, other)))
         .collect()
 }
 
-fn smallest(kind: &Kind) -> Value {
+fn smallest(kind: &Kind, other: &str) -> Value {
     match kind {
         Kind::Bool => Value::Bool(false),
         Kind::Long => Value::Long(0),
         Kind::Decimal => Value::Decimal(Decimal::from_ten_thousandths(0)),
-        Kind::Text => Value::Text(ELSE.to_owned()),
+        Kind::Text => Value::Text(other.to_owned()),
         Kind::Set(_) => Value::Set(Vec::new()),
-        Kind::Record(fields) => Value::Record(least(fields)),
+        Kind::Record(fields) => Value::Record(least(fields, other)),
     }
 }
 
@@ -134,7 +168,30 @@ mod tests {
         assert_eq!(longs(&compared, 0, i64::MAX), [4, 5, 6, i64::MAX - 1, i64::MAX]);
         assert_eq!(longs(&compared, 0, 5), [4, 5]);
         assert_eq!(longs(&Compared::default(), 3, 9), [3]);
-        assert_eq!(texts(&compared), ["a", "b/", "b/something-else", ELSE]);
+        assert_eq!(texts(&compared, "else"), ["a", "b/", "b/else", "else"]);
+    }
+
+    #[test]
+    fn names_begin_as_rules_say_or_it_is_known_that_none_does() {
+        let of = |prefixes: &[&str]| Compared {
+            prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+            ..Compared::default()
+        };
+        let names = |prefixes: &[&str]| names::<cogward_model::UpstreamName>(&of(prefixes), [], "else");
+        let (all, exact) = names(&["ba", "-x", "api."]);
+        assert!(exact, "no server's name begins with `-` or has a dot in it");
+        assert_eq!(all.iter().map(cogward_model::UpstreamName::as_str).collect::<Vec<_>>(), ["ba", "baelse", "else"]);
+        assert!(!names(&[&"a".repeat(60)]).1, "there is a name that begins so, and the one that was tried is too long");
+    }
+
+    #[test]
+    fn a_set_has_a_member_that_is_not_named_whatever_it_holds() {
+        let named = Compared { members: BTreeSet::from([Value::Long(0)]), ..Compared::default() };
+        for (kind, sets) in [(Kind::Bool, 4), (Kind::Long, 4), (Kind::Record(std::collections::BTreeMap::new()), 2)] {
+            let (values, all) = values(&Kind::Set(Box::new(kind.clone())), &named, "else");
+            assert!(all && values.len() == sets, "{kind:?}: {values:?}");
+            assert!(values.contains(&Value::Set(Vec::new())));
+        }
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! Facts that stand for all facts of one head: the product of what each place that is read can hold.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use cogward_model::Timestamp;
+use cogward_model::{RunId, Timestamp};
 
 use super::{
     constants::{Compared, Constants, Root},
-    domain::{self, ELSE},
+    domain,
 };
 use crate::{
-    ask::{BudgetLeft, Deed, Facts, Head, HttpRequest, ModelFacts},
+    ask::{BudgetLeft, Deed, Facts, Head, HttpRequest, ModelFacts, Principal},
     needs::Needs,
     path::Paths,
-    schema::Schema,
-    shape::{Field, Kind},
+    shape::{Field, Kind, Shape},
     value::{Record, Value},
 };
 
@@ -32,18 +34,31 @@ pub(super) struct Facets {
 }
 
 impl Facets {
-    /// Of the places that `needs` names, for one head.
-    pub fn of(head: &Head, needs: &Needs, constants: &Constants, schema: &Schema) -> Self {
+    /// Of the places that `needs` names, for one head. A pinned tool has the arguments of `shape`.
+    pub fn of(head: &Head, needs: &Needs, constants: &Constants, shape: Option<&Shape>) -> Self {
+        let other = constants.other.as_str();
         let mut facets = Self { facets: Vec::new(), all: true };
         let at = |steps: &[&str]| constants.at(Root::Context, steps).cloned().unwrap_or_default();
+        facets.time(needs, &at(&["time", "epoch_ms"]), &at(&["time", "hour"]), &at(&["time", "weekday"]));
+        // Of an operator nothing else is known, and rules can ask whether it is.
+        if matches!(head.principal, Principal::Operator(_)) {
+            return facets;
+        }
         if needs.subject {
-            let known = domain::texts(&at(&["subject"])).into_iter().map(Some);
+            let known = domain::texts(&at(&["subject"]), other).into_iter().map(Some);
             facets.add([None].into_iter().chain(known), |facts, subject| facts.subject.clone_from(subject));
         }
         if needs.run {
+            let compared = at(&["run"]);
+            let mut runs: Vec<Option<RunId>> =
+                compared.texts.iter().filter_map(|text| text.parse().ok()).map(Some).collect();
             // A rule that names a run is about one run; another one stands for the rest.
-            let named = at(&["run"]).texts.into_iter().filter_map(|text| text.parse().ok()).map(Some);
-            facets.add([None].into_iter().chain(named), |facts, run| facts.run = *run);
+            let others = (0..=compared.texts.len()).filter_map(|number| format!("run_{number:026}").parse().ok());
+            let one = others.map(Some).find(|run| !runs.contains(run));
+            // How runs are called says nothing, so what their names begin with is not told apart.
+            facets.all &= one.is_some() && compared.prefixes.is_empty();
+            runs.extend([None].into_iter().chain(one));
+            facets.add(runs, |facts, run| facts.run = *run);
         }
         if needs.budget {
             for (place, field) in ["usd_nanos", "tokens", "calls"].into_iter().enumerate() {
@@ -60,9 +75,8 @@ impl Facets {
                 });
             }
         }
-        facets.time(needs, &at(&["time", "epoch_ms"]), &at(&["time", "hour"]), &at(&["time", "weekday"]));
         if needs.labels {
-            facets.labels(&at(&["labels"]));
+            facets.labels(&at(&["labels"]), other);
         }
         for tracker in &needs.history {
             // The call that is decided is counted, unless only ended ones are.
@@ -73,19 +87,20 @@ impl Facets {
                 facts.history.insert(key.clone(), *value);
             });
         }
-        if needs.model {
-            facets.model(&at(&["model", "wire"]), &at(&["model", "tokens_max"]));
+        if needs.model && matches!(head.deed, Deed::ModelCall { .. }) {
+            facets.model(&at(&["model", "wire"]), &at(&["model", "tokens_max"]), other);
         }
-        if needs.request {
-            facets.request(&at(&["request", "method"]), &at(&["request", "path"]));
+        if needs.request && matches!(head.deed, Deed::Egress { .. }) {
+            facets.request(&at(&["request", "method"]), &at(&["request", "path"]), other);
         }
-        if let Deed::ToolCall { server, tool, .. } = &head.deed
+        if matches!(head.deed, Deed::ToolCall { pinned: true, .. } | Deed::Memory { pinned: true, .. })
             && !needs.arguments.is_empty()
-            && let Some(shape) = schema.shape(server.as_str(), tool.as_str())
         {
-            let least = domain::least(shape.fields());
-            facets.add([least], |facts, record| facts.arguments = Some(record.clone()));
-            facets.arguments(&mut vec!["arguments".to_owned()], shape.fields(), &needs.arguments, constants);
+            // A tool that may be approved later, with no argument that is read.
+            let none = BTreeMap::new();
+            let fields = shape.map_or(&none, Shape::fields);
+            facets.add([domain::least(fields, other)], |facts, record| facts.arguments = Some(record.clone()));
+            facets.arguments(&mut vec!["arguments".to_owned()], fields, &needs.arguments, constants);
         }
         facets
     }
@@ -115,18 +130,18 @@ impl Facets {
         self.add(moments, |facts, ms| facts.at_ms = *ms);
     }
 
-    fn labels(&mut self, compared: &Compared) {
+    fn labels(&mut self, compared: &Compared, other: &str) {
         let named = compared.members.iter().filter_map(|member| match member {
             Value::Text(text) => Some(text.clone()),
             _ => None,
         });
-        let (sets, all) = domain::subsets(named.chain([ELSE.to_owned()]));
+        let (sets, all) = domain::subsets(named.chain([other.to_owned()]));
         self.all &= all;
         self.add(sets, |facts, labels| facts.labels = Some(labels.clone()));
     }
 
-    fn model(&mut self, wire: &Compared, tokens: &Compared) {
-        let (wires, tokens) = (domain::texts(wire), domain::longs(tokens, 0, i64::MAX));
+    fn model(&mut self, wire: &Compared, tokens: &Compared, other: &str) {
+        let (wires, tokens) = (domain::texts(wire, other), domain::longs(tokens, 0, i64::MAX));
         let mut all = Vec::new();
         for wire in &wires {
             for (tokens_max, streaming) in tokens.iter().flat_map(|tokens| [(*tokens, false), (*tokens, true)]) {
@@ -136,8 +151,8 @@ impl Facets {
         self.add(all, |facts, model| facts.model = Some(model.clone()));
     }
 
-    fn request(&mut self, method: &Compared, path: &Compared) {
-        let (methods, paths) = (domain::texts(method), domain::texts(path));
+    fn request(&mut self, method: &Compared, path: &Compared, other: &str) {
+        let (methods, paths) = (domain::texts(method, other), domain::texts(path, other));
         let mut all = vec![None];
         for method in &methods {
             all.extend(paths.iter().map(|path| Some(HttpRequest { method: method.clone(), path: path.clone() })));
@@ -148,7 +163,7 @@ impl Facets {
     fn arguments(
         &mut self,
         above: &mut Vec<String>,
-        fields: &std::collections::BTreeMap<String, Field>,
+        fields: &BTreeMap<String, Field>,
         read: &Paths,
         constants: &Constants,
     ) {
@@ -160,8 +175,10 @@ impl Facets {
             let steps: Vec<&str> = above.iter().map(String::as_str).collect();
             let compared = constants.at(Root::Context, &steps).cloned().unwrap_or_default();
             let (mut values, all) = match &field.kind {
-                Kind::Record(inner) if !below.is_whole() => (vec![Value::Record(domain::least(inner))], true),
-                kind => domain::values(kind, &compared),
+                Kind::Record(inner) if !below.is_whole() => {
+                    (vec![Value::Record(domain::least(inner, &constants.other))], true)
+                }
+                kind => domain::values(kind, &compared, &constants.other),
             };
             self.all &= all;
             let path: Vec<String> = above.iter().skip(1).cloned().collect();

@@ -18,11 +18,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ask::{Ask, Head},
+    ask::{Ask, Deed, Head},
+    escalation::Escalation,
     hierarchy::Hierarchy,
     level::{LevelKind, PolicyScope},
     schema::Schema,
+    shape::Shape,
     slice::Slice,
+    track::Measure,
     verdict::{Decided, Verdict},
     version::Version,
 };
@@ -134,17 +137,24 @@ pub fn compare(
     bounds: Bounds,
 ) -> Comparison {
     let rules = before.into_iter().chain(after).flat_map(|version| version.rules());
-    let constants = Constants::of(rules);
+    let constants = Constants::of(rules, schema);
     let mut questions = Questions::new(level, &constants, schema, bounds);
+    let fewer_sums = before.is_some_and(|before| sums(Some(before)).any(|sum| !sums(after).any(|kept| kept == sum)));
     let (before, after) = (before.map(stack), after.map(stack));
     let (mut grants, mut takes) = (Vec::new(), Vec::new());
+    let mut reads_less = false;
     let heads = questions.heads();
     for head in heads {
+        if questions.is_over() {
+            break;
+        }
         let slices = [&before, &after].map(|stack| stack.as_ref().map(|stack| stack.slice(&head)));
         let [old, new] = &slices;
         if old.as_ref().map(|slice| texts(slice)) == new.as_ref().map(|slice| texts(slice)) {
             continue;
         }
+        let read = |slice: &Option<Arc<Slice>>| slice.as_ref().map(|s| s.needs().arguments.clone()).unwrap_or_default();
+        reads_less |= !read(new).covers(&read(old));
         let (mut granted, mut taken) = (false, false);
         let both: Vec<&Arc<Slice>> = slices.iter().flatten().collect();
         questions.each(&head, &both, |facts| {
@@ -162,31 +172,54 @@ pub fn compare(
             }
         });
     }
+    // Such calls have no facts to ask with, so none of the questions was about them.
+    if grants.is_empty() && reads_less {
+        questions.because.insert(READS_LESS.to_owned());
+    }
+    if grants.is_empty() && fewer_sums {
+        questions.because.insert(FEWER_SUMS.to_owned());
+    }
     Comparison { extent: questions.extent(), questions: questions.asked, grants, takes }
+}
+
+const READS_LESS: &str =
+    "arguments are not read any more, and a call is blocked whose arguments policy reads and cannot";
+const FEWER_SUMS: &str = "a sum is not kept any more, and a call is blocked whose amount cannot be added to one";
+
+/// The sums that a version keeps.
+fn sums(version: Option<&Arc<Version>>) -> impl Iterator<Item = String> {
+    let trackers = version.into_iter().flat_map(|version| version.trackers());
+    trackers.filter(|tracker| matches!(tracker.measure, Measure::Sum(_))).map(|tracker| tracker.key())
 }
 
 /// Whether the second answer allows anything that the first does not.
 fn grants_more(first: Option<&Decided>, second: Option<&Decided>) -> bool {
     let verdict = |decided: Option<&Decided>| decided.map_or(Verdict::Permit, |decided| decided.verdict);
     let (before, after) = (verdict(first), verdict(second));
-    if after != before {
-        return after < before;
-    }
     if after == Verdict::Block {
         return false;
     }
+    if after < before {
+        return true;
+    }
+    // Even where more is asked than before, what is done to the call and its answer may be less.
     let Some(first) = first else { return false };
     let lacks = |second: &Decided| {
         first.obligations.iter().any(|one| !second.obligations.contains(one))
-            || first.escalations.iter().any(|one| !second.escalations.iter().any(|other| other.role == one.role))
+            || first.escalations.iter().any(|one| !second.escalations.iter().any(|other| as_strict(other, one)))
     };
     second.is_none_or(lacks) && (second.is_some() || !first.obligations.is_empty() || !first.escalations.is_empty())
+}
+
+/// Whether an escalation asks for all that another one asks for.
+fn as_strict(this: &Escalation, other: &Escalation) -> bool {
+    this.role == other.role && (this.four_eyes || !other.four_eyes)
 }
 
 /// The rules of a version that do nothing.
 #[must_use]
 pub fn lint(version: &Arc<Version>, schema: &Schema, bounds: Bounds) -> Lint {
-    let constants = Constants::of(version.rules());
+    let constants = Constants::of(version.rules(), schema);
     let mut questions = Questions::new(version.level(), &constants, schema, bounds);
     let idle = rules::idle(version, &mut questions);
     Lint { extent: questions.extent(), questions: questions.asked, idle }
@@ -196,9 +229,11 @@ fn stack(version: &Arc<Version>) -> Hierarchy {
     Hierarchy::new([Arc::clone(version)])
 }
 
-/// What the rules of a slice say, whatever version they stand in.
+/// What the rules of a slice say, whatever version they stand in. The names of counts say nothing by themselves: what
+/// they count stands on any rule of the version.
 fn texts(slice: &Slice) -> BTreeSet<String> {
-    slice.rules().map(|(_, rule)| rule.policy.to_string()).collect()
+    let counted = slice.needs().history.iter().map(|tracker| format!("@{} = {}", tracker.name, tracker.key()));
+    slice.rules().map(|(_, rule)| rule.policy.to_string()).chain(counted).collect()
 }
 
 /// The questions of one analysis: bounded, and counted.
@@ -226,13 +261,46 @@ impl<'a> Questions<'a> {
         all
     }
 
-    /// Asks about every combination of facts, or about an even choice of them where there are too many.
+    /// Whether there is no time left.
+    fn is_over(&mut self) -> bool {
+        let over = self.bounds.until.is_some_and(|until| Instant::now() >= until);
+        if over {
+            self.because.insert("there was no time left".to_owned());
+        }
+        over
+    }
+
+    /// Asks about every combination of facts, or about an even choice of them where there are too many: for each shape
+    /// that the arguments of the head's tool can have.
     fn each(&mut self, head: &Arc<Head>, slices: &[&Arc<Slice>], mut ask: impl FnMut(&crate::Facts)) {
         let mut needs = crate::Needs::default();
         for slice in slices {
             needs.merge(slice.needs());
         }
-        let facets = Facets::of(head, &needs, self.constants, self.schema);
+        let shapes = match &head.deed {
+            Deed::ToolCall { server, tool, pinned: true } | Deed::Memory { server, tool, pinned: true, .. }
+                if !needs.arguments.is_empty() =>
+            {
+                self.schema.shapes(server.as_str(), tool.as_str()).0
+            }
+            _ => &[],
+        };
+        if shapes.is_empty() {
+            self.each_of(head, &needs, None, &mut ask);
+        }
+        for shape in shapes {
+            self.each_of(head, &needs, Some(shape), &mut ask);
+        }
+    }
+
+    fn each_of(
+        &mut self,
+        head: &Arc<Head>,
+        needs: &crate::Needs,
+        shape: Option<&Shape>,
+        ask: &mut impl FnMut(&crate::Facts),
+    ) {
+        let facets = Facets::of(head, needs, self.constants, shape);
         if !facets.all {
             self.because.insert("sets have more members than every combination is looked at of".to_owned());
         }
@@ -244,8 +312,7 @@ impl<'a> Questions<'a> {
             self.because.insert(format!("there are more than {} combinations of values", self.bounds.questions));
         }
         for place in 0..all.min(left) {
-            if self.bounds.until.is_some_and(|until| Instant::now() >= until) {
-                self.because.insert("there was no time left".to_owned());
+            if self.is_over() {
                 return;
             }
             ask(&facets.facts(place.saturating_mul(step)));

@@ -50,6 +50,9 @@ pub(super) fn idle(version: &Arc<Version>, questions: &mut Questions<'_>) -> Vec
     let mut seen: BTreeMap<&str, Seen> =
         version.rules().iter().map(|rule| (rule.id.as_str(), Seen::default())).collect();
     for head in questions.heads() {
+        if questions.is_over() {
+            break;
+        }
         let slice = whole.slice(&head);
         let inside: BTreeSet<&str> = slice.rules().map(|(_, rule)| rule.id.as_str()).collect();
         if inside.is_empty() {
@@ -109,8 +112,9 @@ fn answer<'a>(said: impl Iterator<Item = (&'a Arc<Rule>, Says)>) -> BTreeSet<Eff
     let mut effects = BTreeSet::new();
     for (rule, says) in said {
         match (rule.forbids, says) {
-            (_, Says::Nothing) | (false, Says::Fails) => {}
-            (true, _) => return BTreeSet::from([Effect::Forbids]),
+            (_, Says::Nothing) => {}
+            (false, Says::Fails) if !rule.holds_back() => {}
+            (true, _) | (false, Says::Fails) => return BTreeSet::from([Effect::Forbids]),
             (false, Says::Matches) => {
                 effects.insert(Effect::Permits);
                 effects.extend(rule.escalation.as_ref().map(Effect::Asks));

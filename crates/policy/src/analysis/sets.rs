@@ -57,13 +57,24 @@ pub fn grants_nothing(before: Option<&Version>, after: Option<&Version>) -> Resu
 /// The Cedar schema of both versions.
 ///
 /// # Errors
-/// When Cedar does not read it.
+/// When Cedar does not read it, or when it would not be what the gate asks about: the versions call two counts by one
+/// name, or a rule reads arguments and tenants' tools of one name differ in theirs.
 pub fn schema_of(schema: &Schema, versions: [Option<&Version>; 2]) -> Result<cedar_policy::Schema, SetError> {
     let mut trackers: Vec<Arc<Tracker>> = Vec::new();
     for tracker in versions.into_iter().flatten().flat_map(|version| version.trackers()) {
-        if !trackers.iter().any(|known| known.name == tracker.name) {
-            trackers.push(Arc::clone(tracker));
+        match trackers.iter().find(|known| known.name == tracker.name) {
+            Some(known) if known.key() != tracker.key() => {
+                let name = &tracker.name;
+                return Err(SetError(format!("the tracker `{name}` counts something else in the other version")));
+            }
+            Some(_) => {}
+            None => trackers.push(Arc::clone(tracker)),
         }
+    }
+    let mut rules = versions.into_iter().flatten().flat_map(|version| version.rules());
+    if schema.is_shared_ground() && rules.any(|rule| !rule.reads.needs.arguments.is_empty()) {
+        let why = "a rule reads arguments, and tenants have tools of one name whose arguments differ";
+        return Err(SetError(why.to_owned()));
     }
     let (schema, _) = cedar_policy::Schema::from_cedarschema_str(&schema.text(&trackers)).map_err(SetError::of)?;
     Ok(schema)

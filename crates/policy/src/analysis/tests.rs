@@ -98,16 +98,36 @@ fn an_approval_or_an_obligation_that_goes_is_a_grant() {
     let plain = "permit(principal, action in Cogward::Action::\"tool_call\", resource);";
     let asks = format!("@escalate(\"treasurer\") {plain}");
     let asks_two = format!("{asks}\n@id(\"two\") @escalate(\"officer\") {plain}");
+    let four_eyes = format!("@escalate(\"treasurer\") @four_eyes {plain}");
     let redacts = format!("@redact(\"result.iban\") {plain}");
     for (before, after, grants, takes) in [
         (asks.as_str(), plain, true, false),
         (plain, asks.as_str(), false, true),
         (asks_two.as_str(), asks.as_str(), true, false),
+        (four_eyes.as_str(), asks.as_str(), true, false),
+        (asks.as_str(), four_eyes.as_str(), false, true),
         (redacts.as_str(), plain, true, false),
         (plain, redacts.as_str(), false, true),
     ] {
         let compared = compared(&version(before), &version(after));
         assert_eq!((!compared.grants.is_empty(), !compared.takes.is_empty()), (grants, takes), "{before}\n{after}");
+    }
+}
+
+#[test]
+fn calls_of_memories_are_told_apart() {
+    let all = "permit(principal, action, resource);";
+    let no_write =
+        "forbid(principal, action in Cogward::Action::\"memory\", resource) when { context.operation == \"write\" };";
+    let none = "forbid(principal, action in Cogward::Action::\"memory\", resource);";
+    let (all, no_write, none) =
+        (version(all), version(&format!("{all} {no_write}")), version(&format!("{all} {none}")));
+    for (before, after, grants, takes) in
+        [(&all, &no_write, false, true), (&none, &no_write, true, false), (&no_write, &no_write, false, false)]
+    {
+        let compared = compared(before, after);
+        assert_eq!((!compared.grants.is_empty(), !compared.takes.is_empty()), (grants, takes), "{}", after.text());
+        assert_eq!(compared.extent, Extent::Exact);
     }
 }
 
@@ -192,7 +212,9 @@ proptest! {
     fn an_exact_answer_is_right(
         a in condition(), b in condition(), amount in -3_i64..15, to in prop::sample::select(vec!["a", "b", "zz"]),
     ) {
-        let (before, after) = (pay(&a), pay(&b));
+        // Both read both arguments: not to read one any more is a change that no question of these shows.
+        let of = |text: &str| pay(&format!("({text}) && context.arguments.amount < 999 && context.arguments.to != \"\""));
+        let (before, after) = (of(&a), of(&b));
         let compared = compared(&before, &after);
         prop_assert_eq!(&compared.extent, &Extent::Exact);
         let server: UpstreamName = "bank".parse().unwrap();

@@ -2,24 +2,20 @@
 
 use std::ops::Range;
 
-use super::Obligation;
+use super::{Obligation, number::exceeds};
 use crate::{
     path::Path,
     projection::{elements, members},
-    value::{NumberError, whole},
 };
 
 /// What stands for a text that was taken out.
 pub const REDACTED: &str = "[redacted]";
 
-/// What stands for a text whose parts cannot be told apart.
-pub const WITHHELD: &str = "[withheld: a policy redacts fields of this answer, and this part is not JSON]";
-
 /// The most lists in lists that are followed.
-const NESTING_MAX: usize = 64;
+pub(super) const NESTING_MAX: usize = 64;
 
 /// What JSON allows between its parts.
-const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+pub(super) const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// Why an obligation cannot be met. The call is blocked, or its answer withheld.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,9 +32,9 @@ pub enum ApplyError {
 }
 
 /// One replacement of bytes.
-struct Edit {
-    at: Range<usize>,
-    with: String,
+pub(super) struct Edit {
+    pub(super) at: Range<usize>,
+    pub(super) with: String,
 }
 
 /// Meets the obligations on the arguments of a call. Nothing is answered when nothing changes.
@@ -79,97 +75,6 @@ pub fn apply_arguments(obligations: &[Obligation], raw: &str) -> Result<Option<S
     Ok(changed)
 }
 
-/// Meets the obligations on the `result` of a tool call: `structuredContent`, and every text that is JSON. A part that
-/// is not JSON is withheld, because the fields in it cannot be told apart. Nothing is answered when nothing changes.
-///
-/// # Errors
-/// When one cannot be met; the answer must then be withheld whole.
-pub fn apply_result(obligations: &[Obligation], raw: &str) -> Result<Option<String>, ApplyError> {
-    let paths: Vec<&Path> = obligations
-        .iter()
-        .filter_map(|obligation| match obligation {
-            Obligation::RedactResult(path) => Some(path),
-            _ => None,
-        })
-        .collect();
-    if paths.is_empty() {
-        return Ok(None);
-    }
-    let mut edits = Vec::new();
-    for (name, value) in members(raw).map_err(|_| ApplyError::Malformed)? {
-        match name.as_ref() {
-            "structuredContent" => {
-                for path in &paths {
-                    redact(raw, value.get(), path.steps(), 0, &mut edits)?;
-                }
-            }
-            "content" => {
-                for block in elements(value.get()).map_err(|_| ApplyError::Malformed)? {
-                    redact_block(raw, block.get(), &paths, &mut edits)?;
-                }
-            }
-            _ => {}
-        }
-    }
-    spliced(raw, edits)
-}
-
-/// One block of content: text, an embedded resource, or something that cannot be looked into.
-fn redact_block(raw: &str, block: &str, paths: &[&Path], edits: &mut Vec<Edit>) -> Result<(), ApplyError> {
-    let all = members(block).map_err(|_| ApplyError::Malformed)?;
-    let kind = all.iter().find(|(name, _)| name == "type").map_or("", |(_, value)| value.get());
-    match kind {
-        "\"text\"" => redact_text(raw, &all, paths, edits),
-        "\"resource\"" => {
-            for (_, resource) in all.iter().filter(|(name, _)| name == "resource") {
-                let inner = members(resource.get()).map_err(|_| ApplyError::Malformed)?;
-                redact_text(raw, &inner, paths, edits)?;
-                for (_, blob) in inner.iter().filter(|(name, _)| name == "blob") {
-                    edits.push(Edit { at: span(raw, blob.get()), with: "\"\"".to_owned() });
-                }
-            }
-            Ok(())
-        }
-        "\"resource_link\"" => Ok(()),
-        // Images, sounds and what is not known may show anything.
-        _ => {
-            let with = format!("{{\"type\":\"text\",\"text\":{}}}", quoted(WITHHELD));
-            edits.push(Edit { at: span(raw, block), with });
-            Ok(())
-        }
-    }
-}
-
-fn redact_text(
-    raw: &str,
-    members_of: &[(std::borrow::Cow<'_, str>, &serde_json::value::RawValue)],
-    paths: &[&Path],
-    edits: &mut Vec<Edit>,
-) -> Result<(), ApplyError> {
-    for (_, text) in members_of.iter().filter(|(name, _)| name == "text") {
-        let inner: String = serde_json::from_str(text.get()).map_err(|_| ApplyError::Malformed)?;
-        let at = span(raw, text.get());
-        let is_json =
-            inner.trim_start().starts_with(['{', '[']) && serde_json::from_str::<serde::de::IgnoredAny>(&inner).is_ok();
-        if !is_json {
-            edits.push(Edit { at, with: quoted(WITHHELD) });
-            continue;
-        }
-        let mut inside = Vec::new();
-        for path in paths {
-            // A text that says a thing twice is withheld like one that is not JSON.
-            if redact(&inner, inner.trim_matches(WHITESPACE), path.steps(), 0, &mut inside).is_err() {
-                inside = vec![Edit { at: 0..inner.len(), with: WITHHELD.to_owned() }];
-                break;
-            }
-        }
-        if let Some(changed) = spliced(&inner, inside)? {
-            edits.push(Edit { at, with: quoted(&changed) });
-        }
-    }
-    Ok(())
-}
-
 /// Replaces what is at the path by a mark, or by null where it is no text.
 fn redact(
     whole_text: &str,
@@ -179,8 +84,7 @@ fn redact(
     edits: &mut Vec<Edit>,
 ) -> Result<(), ApplyError> {
     let Some((step, rest)) = steps.split_first() else {
-        let with = if part.starts_with('"') { quoted(REDACTED) } else { "null".to_owned() };
-        edits.push(Edit { at: span(whole_text, part), with });
+        edits.push(Edit { at: span(whole_text, part), with: stand_in(part) });
         return Ok(());
     };
     if depth > NESTING_MAX {
@@ -204,6 +108,11 @@ fn redact(
     Ok(())
 }
 
+/// What stands in the place of a value that was taken out.
+pub(super) fn stand_in(part: &str) -> String {
+    if part.starts_with('"') { quoted(REDACTED) } else { "null".to_owned() }
+}
+
 /// Holds a number at a maximum. One that is not there is put in, because the server's own default may be more.
 fn cap(
     raw: &str,
@@ -219,17 +128,7 @@ fn cap(
         return Err(ApplyError::TooDeep);
     }
     let Some((step, rest)) = steps.split_first() else {
-        let too_much = match whole(part) {
-            Ok(number) => number > most,
-            Err(NumberError::OutOfRange) => !part.starts_with('-'),
-            // Not a whole number: what is at least as much as the cap becomes the cap.
-            Err(NumberError::TooFine) => {
-                let units: Result<crate::value::Decimal, _> = part.parse();
-                units.map_or(true, |units| i128::from(units.ten_thousandths()) >= i128::from(most) * 10_000)
-            }
-            Err(NumberError::NotANumber) if part == "null" => true,
-            Err(NumberError::NotANumber) => return Err(no_number()),
-        };
+        let too_much = part == "null" || exceeds(part, most).ok_or_else(no_number)?;
         if too_much {
             edits.push(Edit { at: span(raw, part), with: most.to_string() });
         }
@@ -264,17 +163,17 @@ fn nested(steps: &[String], most: i64) -> String {
 }
 
 /// Where a part, borrowed from a text, is in it.
-fn span(text: &str, part: &str) -> Range<usize> {
+pub(super) fn span(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
     start..start + part.len()
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 /// The text with the edits made; of edits that overlap, the wider one is made.
-fn spliced(text: &str, mut edits: Vec<Edit>) -> Result<Option<String>, ApplyError> {
+pub(super) fn spliced(text: &str, mut edits: Vec<Edit>) -> Result<Option<String>, ApplyError> {
     if edits.is_empty() {
         return Ok(None);
     }

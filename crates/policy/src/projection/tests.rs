@@ -35,11 +35,26 @@ fn only_what_is_read_is_taken() {
     let raw = r#" {"amount": 5, "memo":"x", "to" : {"iban":"DE1","bic":"X"}, "loose": [1,{"a":2}], "more": 1} "#;
     assert_eq!(project(raw, &["amount"]), Ok(json!({ "amount": 5 })));
     assert_eq!(project(raw, &["to.iban"]), Ok(json!({ "to": { "iban": "DE1" } })));
-    assert_eq!(project(raw, &["to", "loose", "more"]), Ok(json!({ "to": { "iban": "DE1", "bic": "X" } })));
+    assert_eq!(project(raw, &["to"]), Ok(json!({ "to": { "iban": "DE1", "bic": "X" } })));
     assert_eq!(project(raw, &[]), Ok(json!({})));
     let mut asked = Paths::default();
     asked.ask();
     assert!(!asked.is_empty() && shape().project(raw, &asked).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_rule_reads_and_no_type_is_known_of_is_not_passed_over() {
+    for (raw, read, wrong) in [
+        (r#"{"loose": "/etc/passwd"}"#, "loose", "loose"),
+        (r#"{"more": 1}"#, "more", "more"),
+        (r#"{"mor\u0065": 1}"#, "more.inner", "more"),
+        (r#"{"to": {"iban": "DE1", "name": "x"}}"#, "to.name", "to.name"),
+    ] {
+        assert_eq!(project(raw, &[read]), Err(ProjectionError::NotOffered(wrong.to_owned())), "{raw}");
+    }
+    // What is not there, or null, is not there; of what is read as a whole there is what the schema offers.
+    assert_eq!(project(r#"{"more": null}"#, &["more", "loose"]), Ok(json!({})));
+    assert_eq!(project(r#"{"to": {"iban": "DE1", "name": "x"}}"#, &["to"]), Ok(json!({ "to": { "iban": "DE1" } })));
 }
 
 #[test]

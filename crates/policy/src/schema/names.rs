@@ -5,16 +5,35 @@ use std::sync::Arc;
 use super::{Schema, validate::nearest_argument};
 use crate::{
     finding::{Finding, Severity},
+    level::PolicyScope,
     obligation::Obligation,
     path::Path,
     rule::Rule,
     shape::{Kind, Shape},
-    track::{Measure, Pattern, Tracker},
+    track::{Measure, Pattern, Per, Tracker},
     version::Version,
 };
 
-fn finding(rule: &Rule, severity: Severity, what: String, next_step: String) -> Finding {
+pub(super) fn finding(rule: &Rule, severity: Severity, what: String, next_step: String) -> Finding {
     Finding { severity, line: rule.line, column: rule.column, rule: Some(rule.id.clone()), what, next_step }
+}
+
+/// A count goes on with the calls of the runs that its level is over. One that is said to be over more would leave out the
+/// calls of all others, and a limit on it would be no limit.
+fn counts_in_part(level: &PolicyScope, rule: &Rule, tracker: &Tracker) -> Option<Finding> {
+    let whole = match (level, tracker.per) {
+        (_, Per::Run) | (PolicyScope::Plane | PolicyScope::Tenant(_), _) | (PolicyScope::Agent(..), Per::Agent) => true,
+        (PolicyScope::Tier(..) | PolicyScope::Agent(..), _) => false,
+    };
+    let what = || {
+        let (name, per, level) = (&tracker.name, tracker.per.as_str(), level.level());
+        format!(
+            "the tracker `{name}` counts per {per}, and a policy of the level {level} sees only a part of those calls"
+        )
+    };
+    let next_step =
+        "Declare it in the policy of the tenant, and name the tier or the agent in the condition; or count per run";
+    (!whole).then(|| finding(rule, Severity::Error, what(), next_step.into()))
 }
 
 impl Schema {
@@ -25,6 +44,7 @@ impl Schema {
             }
             for tracker in &rule.trackers {
                 self.tracker(rule, tracker, findings);
+                findings.extend(counts_in_part(version.level(), rule, tracker));
             }
             self.entities(rule, findings);
         }
@@ -69,6 +89,7 @@ impl Schema {
     /// A sum over an argument that no call has would always be nought.
     fn tracker(&self, rule: &Rule, tracker: &Tracker, findings: &mut Vec<Finding>) {
         let of = |server: &str, tool: &str| match &tracker.of {
+            Pattern::Action("memory") => self.memories.contains(&(server.to_owned(), tool.to_owned())),
             Pattern::Action(action) => *action == "tool_call",
             Pattern::Server(wanted) => wanted.as_str() == server,
             Pattern::Tool(wanted, name) => wanted.as_str() == server && name.as_str() == tool,

@@ -146,6 +146,28 @@ fn an_argument_of_some_tools_can_be_read_where_it_is_there() {
 }
 
 #[test]
+fn a_count_is_declared_where_all_of_its_calls_are_seen() {
+    let refused = |level: &str, per: &str| {
+        let text =
+            format!("@track(\"n = count of tool_call per {per} within 1h\") permit(principal, action, resource);");
+        match Version::check(level.parse().unwrap(), &text, &schema()) {
+            Ok(_) => false,
+            Err(Findings(found)) => found.iter().any(|one| one.what.contains("sees only a part")),
+        }
+    };
+    for (level, whole) in [
+        ("plane", ["run", "agent", "user", "tenant"].as_slice()),
+        ("tenant:acme", &["run", "agent", "user", "tenant"]),
+        ("tier:acme/production", &["run"]),
+        ("agent:acme/clerk", &["run", "agent"]),
+    ] {
+        for per in ["run", "agent", "user", "tenant"] {
+            assert_eq!(refused(level, per), !whole.contains(&per), "{level} per {per}");
+        }
+    }
+}
+
+#[test]
 fn every_finding_comes_at_once_in_the_order_of_the_text() {
     let text = format!(
         "forbid(principal, {PAY}, resource) when {{ context.arguments.a == 1 }};\n\
@@ -163,4 +185,89 @@ fn two_tenants_tools_of_one_name_offer_what_they_share() {
     let text = format!("forbid(principal, {PAY}, resource) when {{ context.arguments.amount == 1 }};");
     let Err(Findings(found)) = Version::check(PolicyScope::Plane, &text, &both) else { panic!("taken") };
     assert!(found.iter().any(|one| one.what.contains("tenants have tools of this name")), "{found:?}");
+}
+
+#[test]
+fn a_rule_about_memories_reads_the_operation_and_the_arguments_of_one_tool() {
+    let mut schema = schema();
+    let remember = json!({ "properties": { "text": { "type": "string" } }, "required": ["text"] });
+    schema.memory_tool("notes", "remember", Arc::new(Shape::of(&remember)));
+    let check =
+        |text: &str| Version::check(PolicyScope::Plane, text, &schema).map(|version| version.warnings().to_vec());
+    for fine in [
+        "forbid(principal, action in Cogward::Action::\"memory\", resource) when { context.operation == \"write\" };",
+        "forbid(principal, action == Cogward::Action::\"tool:notes/remember\", resource) when { context.arguments.text like \"*x*\" && context.operation != \"read\" };",
+        "forbid(principal, action in Cogward::Action::\"memory\", resource in Cogward::ToolServer::\"notes\");",
+        "@track(\"kept = count of memory per run\") forbid(principal, action in Cogward::Action::\"memory\", resource) when { context.history.kept > 5 };",
+    ] {
+        assert_eq!(check(fine), Ok(vec![]), "{fine}");
+    }
+    for (wrong, part) in [
+        ("forbid(principal, action == Cogward::Action::\"memory\", resource);", "matches no call"),
+        (
+            "forbid(principal, action in Cogward::Action::\"tool_call\", resource) when { context.operation == \"write\" };",
+            "operation",
+        ),
+        ("forbid(principal, action in Cogward::Action::\"memory\", resource is Cogward::Store);", "Store"),
+        (
+            "@track(\"t = count of token per run\") permit(principal, action == Cogward::Action::\"model_call\", resource);",
+            "token",
+        ),
+        ("forbid(principal, action == Cogward::Action::\"token\", resource);", "nothing asks for `token` yet"),
+        (
+            "forbid(principal, action in [Cogward::Action::\"egress\", Cogward::Action::\"token\"], resource);",
+            "`token`",
+        ),
+    ] {
+        let Err(Findings(found)) = check(wrong) else { panic!("taken: {wrong}") };
+        assert!(found.iter().any(|one| one.what.contains(part)), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
+fn an_escalation_of_commands_is_refused_because_nobody_is_waited_for() {
+    for head in [
+        "principal, action, resource",
+        "principal is Cogward::Operator, action, resource",
+        "principal in Cogward::Role::\"release\", action, resource",
+        "principal in Cogward::Tenant::\"acme\", action, resource",
+        "principal, action == Cogward::Action::\"operator_command\", resource",
+        "principal, action in [Cogward::Action::\"egress\", Cogward::Action::\"run_command\"], resource",
+        "principal, action, resource in Cogward::Plane::\"plane\"",
+        "principal, action, resource is Cogward::Tenant",
+    ] {
+        let found = only(&format!("@escalate(\"boss\") permit({head});"));
+        assert!(
+            found.severity == Severity::Error && found.what.contains("a command waits for nobody"),
+            "{head}: {found}"
+        );
+        assert!(found.next_step.contains("principal is Cogward::AgentVersion"), "{found}");
+        // The same without an escalation is a rule like any other, and one that was stored earlier is still read.
+        assert_eq!(findings(&format!("permit({head});")), [], "{head}");
+        let stored = Version::load(PolicyScope::Plane, &format!("@escalate(\"boss\") permit({head});"));
+        assert!(stored.is_ok(), "{head}");
+    }
+    for head in [
+        "principal is Cogward::AgentVersion, action, resource",
+        "principal is Cogward::AgentVersion in Cogward::Tenant::\"acme\", action, resource",
+        "principal in Cogward::Tier::\"production\", action, resource",
+        "principal in Cogward::Agent::\"acme/clerk\", action, resource",
+        "principal, action in Cogward::Action::\"tool_call\", resource",
+        "principal, action, resource is Cogward::Tool",
+        "principal, action, resource in Cogward::ToolServer::\"bank\"",
+    ] {
+        assert_eq!(findings(&format!("@escalate(\"boss\") permit({head});")), [], "{head}");
+    }
+}
+
+#[test]
+fn four_eyes_are_a_mark_on_an_escalation() {
+    let check = |text: &str| Version::check(PolicyScope::Plane, text, &schema());
+    let version = check(&format!("@escalate(\"boss\") @four_eyes permit(principal, {PAY}, resource);")).unwrap();
+    assert!(version.rules()[0].escalation.as_ref().unwrap().four_eyes);
+    let version = check(&format!("@escalate(\"boss\") permit(principal, {PAY}, resource);")).unwrap();
+    assert!(!version.rules()[0].escalation.as_ref().unwrap().four_eyes);
+    for wrong in ["@four_eyes", "@escalate(\"boss\") @four_eyes(\"off\")", "@escalate(\"boss\") @foureyes"] {
+        assert!(check(&format!("{wrong} permit(principal, {PAY}, resource);")).is_err(), "{wrong}");
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use cedar_policy::{PolicySet, ValidationMode, Validator};
 
-use super::{Schema, text_of};
+use super::Schema;
 use crate::{
     finding::{FINDINGS_MAX, Finding, Severity},
     rule::Rule,
@@ -48,6 +48,7 @@ impl Schema {
             self.types(version, &source, &general, None, &mut findings);
         }
         self.names(version, &mut findings);
+        super::asked::asked(version, &mut findings);
         findings.sort_by(|a, b| {
             (b.severity, a.line, a.column, &a.rule, &a.what).cmp(&(a.severity, b.line, b.column, &b.rule, &b.what))
         });
@@ -87,7 +88,7 @@ impl Schema {
         let wanted = |(server, tool, _): &(&str, &str, &Arc<Shape>)| {
             tools.is_none_or(|tools| tools.contains(&((*server).to_owned(), (*tool).to_owned())))
         };
-        let text = text_of(self.tools().filter(wanted), version.trackers());
+        let text = self.text_of(self.tools().filter(wanted), version.trackers());
         let whole = |what: String| Finding {
             severity: Severity::Error,
             line: 0,

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Ask, BudgetLeft, Deed, Hierarchy, PolicyScope, Principal, Record, Value, ask::AgentVersion, explain,
+    Ask, BudgetLeft, Deed, Hierarchy, PolicyScope, Principal, Record, Value,
+    ask::{AgentVersion, MemoryOperation},
+    explain,
     obligation::Obligation,
 };
 
@@ -130,6 +132,39 @@ fn a_required_label_that_is_not_there_blocks() {
     assert_eq!(decided.rule(), "policy.plane.inside");
 }
 
+fn memory(tool: &str, pinned: bool) -> Deed {
+    let operation = MemoryOperation::of_tool(tool);
+    Deed::Memory { server: "notes".parse().unwrap(), tool: tool.parse().unwrap(), operation, pinned }
+}
+
+#[test]
+fn a_memory_is_told_by_its_action_and_its_operation() {
+    let rule = "permit(principal, action, resource);
+        @id(\"no-write\") forbid(principal, action in Cogward::Action::\"memory\", resource)
+          when { context.operation == \"write\" && context.labels.contains(\"personal\") };";
+    for (deed, verdict) in [
+        (memory("remember", true), Verdict::Block),
+        (memory("recall", true), Verdict::Permit),
+        (memory("forget", true), Verdict::Permit),
+        (tool("bank", "remember", true), Verdict::Permit),
+    ] {
+        assert_eq!(decide(&[("plane", rule)], deed.clone(), &[]).verdict, verdict, "{deed:?}");
+    }
+    // Calls of memories count as calls of tools, as calls of their tool, and as calls of memories.
+    for (of, counts) in [
+        ("tool_call", true),
+        ("memory", true),
+        ("tool:notes/*", true),
+        ("tool:notes/remember", true),
+        ("tool:notes/recall", false),
+        ("model_call", false),
+    ] {
+        let tracker = crate::Tracker::parse(&format!("n = count of {of} per run")).unwrap();
+        assert_eq!(tracker.counts(&memory("remember", true)), counts, "{of}");
+    }
+    assert!(!crate::Tracker::parse("n = count of memory per run").unwrap().counts(&tool("bank", "pay", true)));
+}
+
 #[test]
 fn every_deed_reaches_the_rules_that_are_about_it() {
     let server = || "bank".parse().unwrap();
@@ -152,9 +187,13 @@ fn every_deed_reaches_the_rules_that_are_about_it() {
             "action == Cogward::Action::\"egress\", resource in Cogward::Domain::\"example.com\"",
         ),
         (
-            Deed::Memory { store: "notes".into(), operation: crate::ask::MemoryOperation::Write },
-            "action == Cogward::Action::\"memory\", resource == Cogward::Store::\"notes\"",
+            memory("remember", true),
+            "action in Cogward::Action::\"memory\", resource == Cogward::Tool::\"notes/remember\"",
         ),
+        (memory("recall", false), "action in Cogward::Action::\"memory\", resource in Cogward::ToolServer::\"notes\""),
+        // It is a call of a tool, and of this one.
+        (memory("forget", true), "action in Cogward::Action::\"tool_call\", resource"),
+        (memory("forget", true), "action == Cogward::Action::\"tool:notes/forget\", resource"),
         (
             Deed::Token { audience: "crm".into() },
             "action == Cogward::Action::\"token\", resource == Cogward::Audience::\"crm\"",
@@ -304,7 +343,8 @@ fn reference(version: &Version, head: &Arc<Head>, facts: &Facts) -> (Verdict, BT
         .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| error.policy_id());
     let failed: BTreeSet<String> = ids.map(ToString::to_string).collect();
     let forbids = |ids: &BTreeSet<String>| ids.iter().any(|id| rule(&PolicyId::new(id)).forbids);
-    let verdict = if matched.is_empty() || forbids(&matched) || forbids(&failed) {
+    let asks = |ids: &BTreeSet<String>| ids.iter().any(|id| rule(&PolicyId::new(id)).escalation.is_some());
+    let verdict = if matched.is_empty() || forbids(&matched) || forbids(&failed) || asks(&failed) {
         Verdict::Block
     } else if matched.iter().any(|id| rule(&PolicyId::new(id)).escalation.is_some()) {
         Verdict::Escalate
@@ -412,6 +452,27 @@ proptest! {
             strictest = strictest.max(verdict);
         }
         prop_assert_eq!(decided.verdict, strictest);
+    }
+}
+
+#[test]
+fn a_permit_that_holds_something_back_blocks_where_it_fails() {
+    let tools = "permit(principal, action in Cogward::Action::\"tool_call\", resource)";
+    let overflows = "when { 9223372036854775807 * context.arguments.amount > 10 }";
+    for (held, cause) in [
+        ("@escalate(\"boss\")", Cause::RuleFailed),
+        ("@redact(\"result.iban\")", Cause::RuleFailed),
+        ("@cap(\"arguments.amount=1\")", Cause::RuleFailed),
+        ("@require_label(\"open\")", Cause::RuleFailed),
+        // Nothing is lost with it that another permit would not give.
+        ("@doc(\"plain\")", Cause::Permitted),
+    ] {
+        let text =
+            format!("@id(\"all\") permit(principal, action, resource); @id(\"held\") {held} {tools} {overflows};");
+        let decided = decide(&[("plane", &text)], tool("bank", "pay", true), &["open"]);
+        assert_eq!(decided.levels[0].cause, cause, "{text}");
+        assert_eq!(decided.verdict == Verdict::Permit, cause == Cause::Permitted, "{text}");
+        assert_eq!(decided.levels[0].errors[0].rule, "held");
     }
 }
 

@@ -70,18 +70,24 @@ pub(crate) fn event(kind: EventType, row: &ApprovalRow, by: Attribution) -> Even
         .public("policy_level", row.level.clone())
         .public("role", row.role.clone())
         .confidential("request", row.request.to_string());
-    // What a request is on may have a path in it, which names persons and business.
-    if row.object.contains(' ') {
-        event.confidential("object", row.object.clone())
-    } else {
-        event.public("object", row.object.clone())
+    match names_business(&row.object) {
+        true => event.confidential("object", row.object.clone()),
+        false => event.public("object", row.object.clone()),
     }
+}
+
+/// Whether what an action is on says more than which tool, model or host: the path of a request and the address of a
+/// resource name persons and business.
+fn names_business(object: &str) -> bool {
+    object.contains(' ') || object.contains("://")
 }
 
 /// Whoever watches the plane.
 pub(crate) fn told(kind: &'static str, row: &ApprovalRow) -> JournalEvent {
+    // The journal is kept in clear, and read by whoever watches the plane.
+    let object = Some(&row.object).filter(|object| !names_business(object));
     let detail = serde_json::json!({
-        "approval": row.id, "agent": row.agent, "action": row.action, "object": row.object, "role": row.role,
+        "approval": row.id, "agent": row.agent, "action": row.action, "object": object, "role": row.role,
         "expires": row.expires,
     });
     JournalEvent::run(kind, row.tenant.clone(), row.run).detail(detail)
@@ -162,6 +168,7 @@ impl StoredApprovals {
             rules: ask.rules.clone(),
             policy: ask.policy.clone(),
             role: ask.role.clone(),
+            four_eyes: ask.four_eyes,
             reason: ask.reason.clone(),
             state: Stored::Pending,
             requested: at,
@@ -177,6 +184,7 @@ impl StoredApprovals {
             .public("basis", vec!["gateway"])
             .public("policy", row.policy.clone())
             .public("policy_rules", row.rules.clone())
+            .public("four_eyes", row.four_eyes)
             .public("expires", row.expires.to_string());
         to.events.push(event);
         to.notices.push(told("approval.requested", &row).severity(Severity::Warning));
@@ -188,7 +196,7 @@ impl StoredApprovals {
         let (now, mut changes) = (tx.now(), Changes::default());
         let mut found = Vec::with_capacity(asks.len());
         for ask in asks {
-            let mut row = tx.approval_for(ask.run, ask.request, &ask.role).await?;
+            let mut row = tx.approval_for(ask.run, ask.request, &ask.role, ask.four_eyes).await?;
             if let Some(open) = row.as_mut()
                 && matches!(open.state, Stored::Pending | Stored::Approved)
                 && open.expires <= now
@@ -355,5 +363,54 @@ impl Approvals for StoredApprovals {
                 tracing::warn!(%error, "an approval that was not used stays used");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_model::action::Action;
+
+    use super::*;
+
+    fn row(action: &Action) -> ApprovalRow {
+        ApprovalRow {
+            four_eyes: false,
+            id: Id::new(&SystemClock, &SystemEntropy),
+            tenant: cogward_model::TenantName::default_tenant(),
+            run: Id::new(&SystemClock, &SystemEntropy),
+            agent: "clerk".parse().unwrap(),
+            version: "1".parse().unwrap(),
+            subject: None,
+            request: cogward_model::Digest::from_bytes([7; 32]),
+            action: action.noun().to_owned(),
+            object: action.object(),
+            arguments_bytes: None,
+            level: "plane".to_owned(),
+            rules: vec![],
+            policy: vec![],
+            role: "boss".to_owned(),
+            reason: None,
+            state: Stored::Pending,
+            requested: Timestamp::from_unix_micros(1),
+            expires: Timestamp::from_unix_micros(2),
+            decided: None,
+            consumed: None,
+        }
+    }
+
+    #[test]
+    fn the_journal_says_nothing_of_the_business_that_an_approval_is_about() {
+        let host = || "api.example.com".to_owned();
+        for action in [
+            Action::Request { host: host(), port: 443, method: "GET".into(), path: "/customers/ADA".into() },
+            Action::ResourceRead { server: "files".parse().unwrap(), uri: "file:///customers/ADA".into() },
+        ] {
+            let told = told("approval.requested", &row(&action));
+            assert!(!format!("{told:?}").contains("ADA"), "{told:?}");
+        }
+        let tool = Action::ToolCall { server: "bank".parse().unwrap(), tool: "transfer".parse().unwrap() };
+        assert!(format!("{:?}", told("approval.requested", &row(&tool))).contains("bank/transfer"));
+        let connection = Action::Egress { host: host(), port: 443 };
+        assert!(format!("{:?}", told("approval.requested", &row(&connection))).contains("api.example.com:443"));
     }
 }

@@ -62,6 +62,7 @@ fn view(plane: &Plane, row: ApprovalRow) -> Approval {
         level: row.level,
         rules: row.rules,
         role: row.role,
+        four_eyes: row.four_eyes,
         reason: row.reason,
         requested: row.requested,
         expires: row.expires,
@@ -142,6 +143,23 @@ async fn answer(
         return Err(Failure::new(ProblemCode::Forbidden, why)
             .rule("approval.role")
             .next_step("have somebody with the role answer; `cogward operator list` shows who has it"));
+    }
+    // A no from whoever asked narrows; only a yes needs somebody else.
+    if approved && row.four_eyes {
+        let run = app.store.run(row.run).await?.ok_or_else(|| Failure::missing("run", row.run))?;
+        let why = if run.created_by == operator.name {
+            Some("started the run")
+        } else if run.subject.as_deref() == Some(operator.name.as_str()) {
+            Some("is the user for whom the run acts")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            let why = format!("the rule asks for four eyes, and `{}` {why}", operator.name);
+            return Err(Failure::new(ProblemCode::Forbidden, why)
+                .rule("approval.four_eyes")
+                .next_step("have another operator with the role approve; a no can be said by anybody with the role"));
+        }
     }
     let now = tx.now();
     if row.state == Stored::Pending && row.expires <= now {

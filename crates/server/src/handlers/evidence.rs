@@ -17,19 +17,22 @@ use http::header;
 
 use super::{archive, known_tenant, runs};
 use crate::{
+    commands,
     events::by_operator,
     extract::{Asked, Caller, Params},
     failure::Failure,
-    plane::App,
+    plane::{App, Plane},
 };
 
-fn view(leaf: LeafView) -> EvidenceLeaf {
+/// A leaf on the wire, with its hidden values or without.
+pub(super) fn view(leaf: LeafView, disclosed: bool) -> EvidenceLeaf {
     let body = match leaf.body {
         serde_json::Value::Object(body) => body,
         _ => serde_json::Map::new(),
     };
     let kind = body.get("type").and_then(|t| t.as_str()).unwrap_or_default().to_owned();
-    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed: leaf.disclosed }
+    let disclosed = if disclosed { leaf.disclosed } else { Default::default() };
+    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed, erased: leaf.erased }
 }
 
 pub(crate) async fn of_run(
@@ -48,6 +51,7 @@ pub(crate) async fn of_run(
         .public("read_run", run.to_string())
         .public("after", after);
     app.record(event).await?;
+    let disclosed = commands::may_disclose(&app, &caller, &row.tenant);
     let limit = query.limit() as usize;
     let mut leaves = app
         .evidence
@@ -57,7 +61,7 @@ pub(crate) async fn of_run(
     let more = leaves.len() > limit;
     leaves.truncate(limit);
     let next_cursor = leaves.last().filter(|_| more).map(|leaf| leaf.run_seq.to_string());
-    Ok(Answer(Page { items: leaves.into_iter().map(view).collect(), next_cursor }))
+    Ok(Answer(Page { items: leaves.into_iter().map(|leaf| view(leaf, disclosed)).collect(), next_cursor }))
 }
 
 pub(crate) async fn checkpoint(
@@ -70,20 +74,25 @@ pub(crate) async fn checkpoint(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], signed.note).into_response())
 }
 
-pub(crate) async fn export(
-    State(app): State<App>,
-    caller: Caller,
-    Params(tenant): Params<TenantName>,
-) -> Result<Response, Failure> {
-    known_tenant(&app, &tenant).await?;
+/// A tenant's whole log, as it is being made and sent.
+pub(super) async fn whole(app: &Plane, caller: &Caller, tenant: TenantName) -> Result<Response, Failure> {
     app.record(by_operator(EventType::EvidenceExported, tenant.clone(), &caller.0, None)).await?;
-    let id: EventId = Id::new(&*app.clock, &*app.entropy);
-    let staging = archive::Staging::new(app.data.join("exports").join(id.to_string()));
+    let staging = staged(app);
     app.evidence
         .export(&tenant, staging.path())
         .await
         .map_err(|e| Failure::internal("the evidence cannot be exported", &e))?;
+    Ok(sent(staging, &tenant))
+}
+
+/// A directory for a pack, which goes away when it was sent.
+pub(super) fn staged(app: &Plane) -> archive::Staging {
+    let id: EventId = Id::new(&*app.clock, &*app.entropy);
+    archive::Staging::new(app.data.join("exports").join(id.to_string()))
+}
+
+pub(super) fn sent(staging: archive::Staging, tenant: &TenantName) -> Response {
     let body = Body::from_stream(archive::stream(staging));
     let name = format!("attachment; filename=\"cogward-evidence-{tenant}.tar\"");
-    Ok(([(header::CONTENT_TYPE, TAR.to_owned()), (header::CONTENT_DISPOSITION, name)], body).into_response())
+    ([(header::CONTENT_TYPE, TAR.to_owned()), (header::CONTENT_DISPOSITION, name)], body).into_response()
 }

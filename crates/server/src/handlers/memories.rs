@@ -78,10 +78,15 @@ pub(crate) async fn forget(
     // In a task of its own: a client that goes away must not leave forgotten what is not recorded.
     let task = tokio::spawn(async move {
         let event = |kind| {
-            by_operator(kind, tenant.clone(), &caller.0, Some(&reason))
+            let event = by_operator(kind, tenant.clone(), &caller.0, Some(&reason))
                 .public("tool_server", server.as_str())
                 .public("whose", if everybody { "everybody" } else { "user" })
-                .personal("user", user.clone())
+                .personal("user", user.clone());
+            // The name goes when the evidence of that user is erased, and not with the operator's.
+            match &user {
+                Some(user) => event.about(user.as_str()),
+                None => event,
+            }
         };
         // The intent is durable before anything is gone.
         app.record(event(EventType::MemoryForgetRequested)).await?;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{
-    AppliedPolicy, Finding, GatewayPolicies, Grants, Page, PageQuery, PolicyActivate, PolicyAnalysis, PolicyCheck,
-    PolicyChecked, PolicyLevel, PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode,
-    types::policies::POLICY_BYTES_MAX,
+    AppliedPolicy, Finding, GatewayPolicies, Page, PageQuery, PolicyActivate, PolicyCheck, PolicyChecked, PolicyLevel,
+    PolicyState, PolicyStatus, PolicyVersion, PolicyWrite, ProblemCode, types::policies::POLICY_BYTES_MAX,
 };
 use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
@@ -18,7 +17,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     approvals::answered,
-    etag, on_the_wire, page_of, policy_diff, precondition,
+    etag, on_the_wire, page_of, policy_change, precondition,
     runs::{MaybeReason, given_reason},
 };
 use crate::{
@@ -28,7 +27,6 @@ use crate::{
     failure::Failure,
     plane::{App, Plane},
     policies::{self, Command},
-    policy_analysis,
 };
 
 /// Longest name of a file in findings.
@@ -309,13 +307,12 @@ struct Change {
 
 impl Change {
     async fn make(self, app: App) -> Result<PolicyLevel, Failure> {
-        let Self { level, version, narrow, reason, operator, headers } = self;
-        let _one = app.policies.changes.lock().await;
-        let compiled = match version {
-            Some(digest) => Some(Arc::new(usable(&app, &level, digest).await?)),
+        let compiled = match self.version {
+            Some(digest) => Some(Arc::new(usable(&app, &self.level, digest).await?)),
             None => None,
         };
-        let analysis = weighed(&app, &level, compiled.clone(), narrow).await?;
+        let (_one, analysis) = policy_change::compared(&app, &self.level, compiled.as_ref(), self.narrow).await?;
+        let Self { level, version, narrow: _, reason, operator, headers } = self;
         let next = app.policies.active().with(&level, compiled);
         let next = next.map_err(|findings| Failure::internal("the policies cannot be read", &findings))?;
         let way_back = Command { name: "policy.activate", tenant: level.tenant().cloned(), agent: None };
@@ -325,8 +322,27 @@ impl Change {
                 "add a rule that permits `operator_command` to whoever may activate policies, and write it again",
             ));
         }
+        let closed = next.closed(&operator, &way_back, app.clock.now());
+        if closed.for_ever {
+            let why = format!(
+                "with it, there would come a time from which `{}` could activate no other version",
+                operator.name
+            );
+            return Err(Failure::new(ProblemCode::PolicyLocksOut, why)
+                .rule("policy.time")
+                .next_step("permit `operator_command` to whoever may activate policies at some hour of every week"));
+        }
+        if closed.hours > 0 {
+            tracing::warn!(%level, hours = closed.hours, "no other version can be activated at some hours of the week");
+        }
         let mut tx = app.store.begin().await?;
         let before = tx.policy_pointer(&level).await?;
+        if app.four_eyes && version.is_none() && before.as_ref().is_some_and(|pointer| pointer.digest.is_some()) {
+            let why = "this plane wants two operators for what decides, and without a version nobody else was asked";
+            return Err(Failure::new(ProblemCode::PolicyFourEyes, why).rule("policy.four_eyes").next_step(
+                "write a version that permits what is wanted, have another operator approve it, and activate that",
+            ));
+        }
         // A level that nothing was activated at is its revision 0.
         precondition(&headers, Some(before.as_ref().map_or(0, |pointer| pointer.revision)))?;
         let by = answerable(&tx, &operator, &reason);
@@ -351,7 +367,10 @@ impl Change {
         }
         published?;
         let word = if version.is_some() { "policy.activated" } else { "policy.deactivated" };
-        let detail = serde_json::json!({ "level": level, "digest": version, "before": was });
+        let mut detail = serde_json::json!({ "level": level, "digest": version, "before": was });
+        if closed.hours > 0 {
+            detail["closed_hours"] = closed.hours.into();
+        }
         app.journal.publish(journal_event(word, &level, detail).severity(Severity::Warning));
         let looked = app.clone();
         tokio::spawn(async move {
@@ -360,43 +379,6 @@ impl Change {
         });
         read_level(&app, level).await
     }
-}
-
-/// What a change grants, as far as that can be told in a moment; when it may grant nothing, for certain or not at all.
-async fn weighed(
-    app: &App,
-    level: &PolicyScope,
-    next: Option<Arc<Version>>,
-    narrow: bool,
-) -> Result<PolicyAnalysis, Failure> {
-    let after = match next {
-        Some(next) => Some(next),
-        None => policy_diff::without(level)?,
-    };
-    let (analysis, example) = match app.policies.active().at(level) {
-        Ok(before) => {
-            let (schema, _) = catalogue::schema(app, level).await?;
-            let change = policy_analysis::Change { level: level.clone(), before, after, schema };
-            let (_, known, _) = policy_diff::analysed(app, change, None, !narrow).await?;
-            let example = known.comparison.grants.first().map(|example| format!(": {}", example.sentence()));
-            (known.analysis, example)
-        }
-        // A version that cannot be used must be replaceable, and says nothing that another could be compared with.
-        Err(why) => (PolicyAnalysis::uncompared(format!("the active version cannot be used: {why}")), None),
-    };
-    if !narrow || analysis.grants == Grants::Nothing {
-        return Ok(analysis);
-    }
-    let why = match analysis.grants {
-        Grants::Something => format!("it grants what {level} does not grant now{}", example.unwrap_or_default()),
-        _ => {
-            let because = analysis.because.iter().cloned().chain(analysis.unproved.clone()).collect::<Vec<_>>();
-            format!("nothing that it grants was found, but that is not certain: {}", because.join("; "))
-        }
-    };
-    Err(Failure::new(ProblemCode::PolicyGrants, why)
-        .rule("policy.grants_nothing")
-        .next_step("see `cogward policy diff`, or activate it without `--if-grants-nothing`"))
 }
 
 /// A version that may be activated, as it is applied.

@@ -31,7 +31,7 @@ use cogward_model::{
     DataLabel, Digest, TenantName, UpstreamName,
     event::EventType,
     pin_name::{OtherKind, PinKind, PinName},
-    upstream::ToolServer,
+    upstream::{ToolServer, ToolTransport},
 };
 use cogward_store::{Committed, Store, ToolPinRow};
 use tokio::sync::MutexGuard;
@@ -82,7 +82,7 @@ impl PinBook {
     pub(crate) async fn load(&self, server: &ToolServer) -> Result<(), cogward_store::StoreError> {
         let _changes = self.changes().await;
         let rows = self.store.tool_pins(&server.tenant, &server.name).await?;
-        self.table.put(&server.tenant, &server.name, pins_of(None, identity(server), &rows));
+        self.table.put(&server.tenant, &server.name, pins(None, server, &rows));
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl PinBook {
     pub(crate) fn put(&self, server: &ToolServer, kind: PinKind, seen: Option<Digest>, rows: &[ToolPinRow]) {
         let (tenant, name, upstream) = (&server.tenant, &server.name, identity(server));
         match OtherKind::ALL.into_iter().find(|other| other.kind() == kind) {
-            None => self.table.put(tenant, name, pins_of(seen, upstream, rows)),
+            None => self.table.put(tenant, name, pins(seen, server, rows)),
             Some(other) => self.table.put_entries(tenant, name, other, entries_of(other, seen, upstream, rows)),
         }
     }
@@ -263,6 +263,12 @@ impl PinKeeper for PinBook {
     ) -> Pin<Box<dyn Future<Output = Result<usize, Unwritten>> + Send + '_>> {
         self.examine_in_task(tenant, server, Offered::entries(kind, &listed))
     }
+}
+
+/// The rows of a server as the gateway wants them.
+fn pins(seen: Option<Digest>, server: &ToolServer, rows: &[ToolPinRow]) -> ServerPins {
+    let pins = pins_of(seen, identity(server), rows);
+    if matches!(server.transport, ToolTransport::Memory { .. }) { pins.of_memory() } else { pins }
 }
 
 /// The rows as the gateway wants them. A stored text that is not what its digest says is not served.

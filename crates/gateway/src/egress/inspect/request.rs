@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use cogward_model::{
     action::Outcome,
     decision::{Refusal, RefusalCode},
@@ -80,7 +81,8 @@ impl Tunnel {
     /// Decides on a request and carries it out.
     pub(super) async fn serve(&self, request: Request<Incoming>) -> Result<Response<AgentBody>, Refusal> {
         let path = request.uri().path();
-        let line = Line { method: request.method().as_str().to_owned(), path: path.to_owned() };
+        let query = request.uri().query().map(|query| Bytes::copy_from_slice(query.as_bytes()));
+        let line = Line { method: request.method().as_str().to_owned(), path: path.to_owned(), query };
         let mut asked = Connect { target: self.target.clone(), reachable: Reachable::default(), request: Some(line) };
         if path.len() > PATH_BYTES_MAX {
             let refusal = form("the path is too long", "Ask for a path of at most 8192 characters");

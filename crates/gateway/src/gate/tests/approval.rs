@@ -12,9 +12,9 @@ use crate::approvals::{ApprovalAsk, ApprovalState, Approvals, ApprovalsDown, Ask
 
 /// Approvals that say what the test wants, and remember what was asked and given back.
 #[derive(Default)]
-struct People {
+pub(super) struct People {
     answers: Mutex<Vec<Result<ApprovalState, ApprovalsDown>>>,
-    asked: Mutex<Vec<ApprovalAsk>>,
+    pub(super) asked: Mutex<Vec<ApprovalAsk>>,
     given_back: Mutex<Vec<ApprovalRef>>,
     hold: Option<Arc<Notify>>,
 }
@@ -34,7 +34,7 @@ impl Approvals for People {
     }
 }
 
-fn reference() -> ApprovalRef {
+pub(super) fn reference() -> ApprovalRef {
     let id: ApprovalId = Id::new(&SystemClock, &SystemEntropy);
     ApprovalRef { id, role: "treasurer".into(), expires: Timestamp::from_unix_micros(u64::MAX) }
 }
@@ -43,7 +43,7 @@ const ESCALATE: &str =
     "@id(\"large\") @escalate(\"treasurer\") @reason(\"money\") @expires(\"15m\") @cap(\"arguments.amount=500\")
     permit(principal, action in Cogward::Action::\"tool_call\", resource);";
 
-fn people(gate: &Gate, answers: Vec<Result<ApprovalState, ApprovalsDown>>) -> Arc<People> {
+pub(super) fn people(gate: &Gate, answers: Vec<Result<ApprovalState, ApprovalsDown>>) -> Arc<People> {
     let people = Arc::new(People { answers: Mutex::new(answers), ..People::default() });
     gate.policies().approvals_by(Arc::clone(&people) as Arc<dyn Approvals>);
     people

@@ -52,6 +52,7 @@ impl ToolFacts for Marks {
         ToolMarks {
             labels: Arc::new(BTreeSet::from(["personal".to_owned()])),
             shape: Some(Arc::new(Shape::of(&schema))),
+            memory: None,
         }
     }
 }
@@ -169,6 +170,39 @@ async fn arguments_decide_and_no_spelling_gets_around_them() {
     ] {
         assert_eq!(refused(&gate, &run, pay(arguments)).await.rule, rule, "{arguments}");
     }
+}
+
+#[tokio::test]
+async fn an_argument_that_a_rule_names_and_no_schema_types_is_not_passed_over() {
+    let ledger = Arc::new(Ledger::default());
+    let text = "permit(principal, action, resource);
+        @id(\"etc\") forbid(principal, action in Cogward::Action::\"tool_call\", resource) when {
+            context has arguments && context.arguments has path && context.arguments.path like \"/etc/*\" };";
+    let (gate, run, _) = governed(&ledger, &[("tenant:default", text)]);
+    // The schema of this tool has no `path`, and lets others be sent.
+    for arguments in [r#"{"amount":1,"path":"/etc/passwd"}"#, r#"{"amount":1,"p\u0061th":{"a":1}}"#] {
+        assert_eq!(refused(&gate, &run, pay(arguments)).await.rule, "policy.arguments", "{arguments}");
+    }
+    assert!(gate.admit(&run, pay(r#"{"amount":1,"other":"/etc/passwd"}"#)).await.is_ok());
+    assert!(gate.admit(&run, pay(r#"{"amount":1,"path":null}"#)).await.is_ok());
+    // A tool that is not pinned has no types at all.
+    struct List(Bytes);
+    impl Governed for List {
+        fn action(&self) -> Action {
+            Action::ToolCall { server: "files".parse().unwrap(), tool: "list_directory".parse().unwrap() }
+        }
+        fn content(&self) -> Content<'_> {
+            Content { arguments: Some(&self.0), ..Content::default() }
+        }
+    }
+    let list = |arguments: &'static str| Call {
+        target: List(Bytes::from_static(arguments.as_bytes())),
+        worst: Amounts::default(),
+        objection: None,
+        fields: vec![],
+    };
+    assert_eq!(refused(&gate, &run, list(r#"{"path":"/etc"}"#)).await.rule, "policy.arguments");
+    assert!(gate.admit(&run, list(r#"{"other":"/etc"}"#)).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! Leaves as they stand in the write-ahead log: with what is sealed for them, and where.
+
+use std::path::{Path, PathBuf};
+
+use cogward_wal::{Position, Wal, WalReader};
+
+use crate::{frames, read::ReadError};
+
+/// Frames that are read over rather than sought past, in bytes.
+const READ_OVER: u64 = 256 * 1024;
+
+/// One leaf in the log.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) tenant: String,
+    /// Where its first frame stands.
+    pub(crate) at: Position,
+    /// Where the next leaf may begin.
+    pub(crate) end: Position,
+    pub(crate) leaf: Vec<u8>,
+    /// The disclosures that were sealed for it.
+    pub(crate) sealed: Vec<Vec<u8>>,
+}
+
+/// Reads leaves from a place on.
+pub(crate) struct Leaves {
+    dir: PathBuf,
+    to: Position,
+    reader: WalReader,
+    at: Position,
+}
+
+impl Leaves {
+    /// The leaves from `from`, where one begins, to `to`.
+    pub(crate) fn new(dir: &Path, from: Position, to: Position) -> Self {
+        let dir = dir.join("wal");
+        Self { reader: Wal::reader(&dir, from, to), dir, to, at: from }
+    }
+
+    /// The next one, into `found`; whether there was one.
+    pub(crate) fn next(&mut self, found: &mut Found) -> Result<bool, ReadError> {
+        found.sealed.clear();
+        let mut begins = None;
+        while let Some(frame) = self.reader.next_frame()? {
+            let begin = *begins.get_or_insert(frame.position);
+            let damaged = || ReadError::Damaged(frame.position);
+            match frame.kind {
+                frames::SEALED => {
+                    let (_, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
+                    found.sealed.push(rest.to_vec());
+                }
+                frames::LEAF => {
+                    let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
+                    (found.at, found.end) = (begin, frame.end);
+                    found.tenant.clear();
+                    found.tenant.push_str(tenant);
+                    found.leaf.clear();
+                    found.leaf.extend_from_slice(rest);
+                    self.at = frame.end;
+                    return Ok(true);
+                }
+                // Frames of later versions are not the ledger's.
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// The leaf that begins at `at`, into `found`; whether it is there.
+    pub(crate) fn find(&mut self, at: Position, found: &mut Found) -> Result<bool, ReadError> {
+        let near =
+            at.segment == self.at.segment && at.offset >= self.at.offset && at.offset - self.at.offset < READ_OVER;
+        if !near {
+            *self = Self {
+                reader: Wal::reader(&self.dir, at, self.to),
+                dir: std::mem::take(&mut self.dir),
+                to: self.to,
+                at,
+            };
+        }
+        while self.next(found)? {
+            if found.at >= at {
+                return Ok(found.at == at);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,275 @@
+//! The receipt of an erasure: what a data subject can keep, and check without the plane.
+//!
+//! A text that the log's key signs says what was erased, when and on which ground, and names nobody. Beside it
+//! are the leaves that say the same, with the proofs that they are in the log, and the signed checkpoint.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use cogward_ledger::{
+    Hash,
+    leaf::{Parsed, hash_text, leaf_hash},
+    tree::Frontier,
+};
+use cogward_model::{TenantName, event::EventType, id::RedactionId, redaction::LegalGround};
+use cogward_wal::Position;
+use serde::Serialize;
+
+use crate::{
+    keys::KeyringError,
+    read::{ReadError, on_a_thread, walk},
+    record::{Evidence, RecordError},
+};
+
+/// The first line of the text, and the form of the whole.
+const FORM: &str = "cogward erasure receipt v1";
+/// Leaves that one receipt proves.
+const LEAVES_MAX: usize = 4_096;
+
+/// Why there is no receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiptError {
+    /// The log does not say that it was carried out.
+    #[error("the log does not say that {0} was carried out")]
+    NotExecuted(RedactionId),
+    /// The log could not be signed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The keys are not usable.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+}
+
+/// A leaf with the proof that it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProvenLeaf {
+    /// Its number.
+    pub index: u64,
+    /// Its bytes, in base64.
+    pub leaf: String,
+    /// The path to the root of the checkpoint, from the leaf up, in base64.
+    pub proof: Vec<String>,
+}
+
+/// A receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// The form.
+    pub form: &'static str,
+    /// The erasure.
+    pub redaction: RedactionId,
+    /// The signed text: a C2SP note.
+    pub text: String,
+    /// The leaves that the text is about.
+    pub leaves: Vec<ProvenLeaf>,
+    /// The signed checkpoint that the proofs lead to.
+    pub checkpoint: String,
+    /// The log's public key.
+    pub key: String,
+}
+
+/// A leaf that was found.
+struct FoundLeaf {
+    seq: u64,
+    time: String,
+    bytes: Vec<u8>,
+    body: serde_json::Value,
+}
+
+impl FoundLeaf {
+    fn is(&self, kind: EventType) -> bool {
+        self.body.get("type").and_then(|kind| kind.as_str()) == Some(kind.as_str())
+    }
+
+    fn texts(&self, field: &str) -> Vec<String> {
+        let list = self.body.get(field).and_then(|list| list.as_array());
+        list.into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+    }
+
+    fn text(&self, field: &str) -> Option<String> {
+        self.body.get(field)?.as_str().map(str::to_owned)
+    }
+}
+
+impl Evidence {
+    /// The receipt of an erasure that was carried out.
+    ///
+    /// # Errors
+    /// See [`ReceiptError`].
+    pub async fn erasure_receipt(&self, tenant: &TenantName, redaction: RedactionId) -> Result<Receipt, ReceiptError> {
+        let signed = self.checkpoint(tenant).await?;
+        let (evidence, tenant) = (self.clone(), tenant.clone());
+        on_a_thread(move || {
+            let all = (Position::default(), signed.end);
+            let found = evidence.leaves_about(&tenant, redaction, all)?;
+            let executed: Vec<&FoundLeaf> = found
+                .iter()
+                .filter(|leaf| leaf.is(EventType::RedactionExecuted) || leaf.is(EventType::RetentionExecuted))
+                .collect();
+            let Some(first) = executed.first() else { return Err(ReceiptError::NotExecuted(redaction)) };
+            let keys = evidence.shared.keyring.tenant(&tenant)?;
+            let text = text_of(keys.signing.verifying().origin(), redaction, first, &executed, &found);
+            let text = keys.signing.note(&text).ok_or(ReceiptError::NotExecuted(redaction))?;
+            let indexes: Vec<u64> = found.iter().map(|leaf| leaf.seq).collect();
+            let proofs = evidence.inclusions(&tenant, &indexes, signed.size, all)?;
+            let leaves = found.iter().zip(proofs).map(|(leaf, proof)| ProvenLeaf {
+                index: leaf.seq,
+                leaf: STANDARD.encode(&leaf.bytes),
+                proof: proof.iter().map(|hash| STANDARD.encode(hash)).collect(),
+            });
+            Ok(Receipt {
+                form: FORM,
+                redaction,
+                text,
+                leaves: leaves.collect(),
+                checkpoint: signed.note,
+                key: keys.signing.verifying().to_string(),
+            })
+        })
+        .await
+    }
+
+    fn leaves_about(
+        &self,
+        tenant: &TenantName,
+        redaction: RedactionId,
+        span: (Position, Position),
+    ) -> Result<Vec<FoundLeaf>, ReceiptError> {
+        let (mut found, name) = (Vec::new(), redaction.to_string());
+        let kinds = [
+            EventType::RedactionRequested,
+            EventType::RedactionApproved,
+            EventType::RedactionExecuted,
+            EventType::RetentionExecuted,
+        ];
+        walk(&self.shared.dir, span, |at, of, leaf, _| {
+            let damaged = |_| ReadError::Damaged(at);
+            if of != tenant.as_str() || !leaf.windows(name.len()).any(|part| part == name.as_bytes()) {
+                return Ok(true);
+            }
+            let parsed = Parsed::from_bytes(leaf).map_err(damaged)?;
+            let whole: serde_json::Value = serde_json::from_slice(leaf).map_err(damaged)?;
+            let body = whole.get("body").cloned().unwrap_or_default();
+            let about = body.get("redaction").and_then(|id| id.as_str()) == Some(name.as_str());
+            if about && kinds.iter().any(|kind| kind.as_str() == parsed.body.kind) {
+                let (seq, time) = (parsed.chain.seq, parsed.chain.time.to_owned());
+                found.push(FoundLeaf { seq, time, bytes: leaf.to_vec(), body });
+            }
+            Ok::<_, ReceiptError>(found.len() < LEAVES_MAX)
+        })?;
+        Ok(found)
+    }
+
+    /// The paths of some leaves to the root over the first `size`, in one reading and little memory.
+    fn inclusions(
+        &self,
+        tenant: &TenantName,
+        indexes: &[u64],
+        size: u64,
+        span: (Position, Position),
+    ) -> Result<Vec<Vec<Hash>>, ReceiptError> {
+        let mut paths: Vec<Vec<Sibling>> = indexes.iter().map(|index| siblings(*index, size)).collect();
+        let mut seq = 0;
+        walk(&self.shared.dir, span, |_, of, leaf, _| {
+            if of == tenant.as_str() {
+                let hash = leaf_hash(leaf);
+                for sibling in paths.iter_mut().flatten().filter(|sibling| sibling.from <= seq && seq < sibling.to) {
+                    sibling.tree.push(hash);
+                }
+                seq += 1;
+            }
+            Ok::<_, ReceiptError>(seq < size)
+        })?;
+        Ok(paths.iter().map(|path| path.iter().map(|sibling| sibling.tree.root()).collect()).collect())
+    }
+}
+
+/// A subtree beside the path from a leaf to the root.
+struct Sibling {
+    from: u64,
+    to: u64,
+    tree: Frontier,
+}
+
+/// The subtrees beside the path, from the leaf up (RFC 6962, 2.1.1).
+fn siblings(index: u64, size: u64) -> Vec<Sibling> {
+    let (mut found, mut from, mut to) = (Vec::new(), 0, size);
+    while index < to && to - from > 1 {
+        // The left half is the largest power of two that is smaller than the whole.
+        let middle = from + (1_u64 << (63 - (to - from - 1).leading_zeros()));
+        let beside = if index < middle { (middle, to) } else { (from, middle) };
+        found.push(Sibling { from: beside.0, to: beside.1, tree: Frontier::default() });
+        if index < middle { to = middle } else { from = middle }
+    }
+    found.reverse();
+    found
+}
+
+/// What the receipt says, a line for each matter. Nothing in it is about a person.
+fn text_of(
+    origin: &str,
+    redaction: RedactionId,
+    first: &FoundLeaf,
+    executed: &[&FoundLeaf],
+    all: &[FoundLeaf],
+) -> String {
+    let ground = first.text("ground").unwrap_or_default();
+    let meaning = ground.parse::<LegalGround>().ok().and_then(|ground| ground.meaning());
+    let joined = |field: &str| {
+        let mut texts: Vec<String> = Vec::new();
+        for text in executed.iter().flat_map(|leaf| leaf.texts(field)) {
+            if texts.last() != Some(&text) && (field == "leaves" || !texts.contains(&text)) {
+                texts.push(text);
+            }
+        }
+        texts.join(" ")
+    };
+    let at = |kind: EventType| all.iter().find(|leaf| leaf.is(kind)).map(|leaf| leaf.time.clone());
+    let values = first.body.get("values").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let keys: usize = executed.iter().map(|leaf| leaf.texts("keys").len()).sum();
+    let mut lines = vec![FORM.to_owned(), format!("redaction: {redaction}"), format!("log: {origin}")];
+    lines.push(match meaning {
+        Some(meaning) => format!("ground: {ground}: {meaning}"),
+        None => format!("ground: {ground}"),
+    });
+    for (what, kind) in [("requested", EventType::RedactionRequested), ("approved", EventType::RedactionApproved)] {
+        lines.extend(at(kind).map(|time| format!("{what}: {time}")));
+    }
+    lines.push(format!("executed: {}", first.time));
+    lines.push(format!("values erased: {values}"));
+    lines.push(format!("of leaves: {}", joined("leaves")));
+    lines.push(format!("of fields: {}", joined("erased_fields")));
+    lines.push(format!("keys destroyed: {keys}"));
+    for leaf in executed {
+        lines.push(format!("recorded in leaf {}: {}", leaf.seq, hash_text(&leaf_hash(&leaf.bytes))));
+    }
+    lines
+        .push("The records stay, with a commitment in the place of each value that nothing opens any more.".to_owned());
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_ledger::{proof::verify_inclusion, tree::Frontier};
+
+    use super::*;
+
+    #[test]
+    fn paths_are_those_that_a_verifier_expects() {
+        let hashes: Vec<Hash> = (0..40_u8).map(|n| leaf_hash(&[n])).collect();
+        for size in 1..=hashes.len() {
+            let mut tree = Frontier::default();
+            hashes[..size].iter().for_each(|hash| tree.push(*hash));
+            for index in 0..size {
+                let mut path = siblings(index as u64, size as u64);
+                for sibling in &mut path {
+                    let range = usize::try_from(sibling.from).unwrap()..usize::try_from(sibling.to).unwrap();
+                    hashes[range].iter().for_each(|hash| sibling.tree.push(*hash));
+                }
+                let path: Vec<Hash> = path.iter().map(|sibling| sibling.tree.root()).collect();
+                assert!(verify_inclusion(&hashes[index], index as u64, size as u64, &path, &tree.root()));
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The snapshot: what a start would otherwise have to read the whole log for.
+//!
+//! Beside the log, written again each time that it has grown enough: the right edge of each tenant's
+//! tree, the ends of its runs, where the last leaf lies. It is believed only when it bears the mark of
+//! a key of this plane, when every log in it is signed at least as far, when the last leaf of every log
+//! is where it says, and when all that was signed since follows from it. In every other case the whole
+//! log is read, and what that finds is the verdict: a snapshot can save time, it can excuse nothing.
+//!
+//! What is before the snapshot is read again in the background: damage there stops the ledger, too.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use cogward_ledger::{Hash, leaf::leaf_hash, plane::PlaneLeaf, tree::Frontier};
+use cogward_model::{Entropy, TenantName, Timestamp};
+use cogward_wal::{Position, Start, Wal};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    durable, frames,
+    open::{Recovery, SignedStates},
+    plane::{LogName, Place, PlaneLog},
+    read::{Progress, SpansImage},
+    record::Shared,
+    tenant_log::{LogImage, TenantLog},
+};
+
+const FORM: u64 = 2;
+/// A snapshot of the greatest number of runs of many tenants is a part of this.
+const BYTES_MAX: u64 = 512 * 1024 * 1024;
+const KEY_BYTES: usize = 32;
+const MARK_BYTES: usize = 32;
+/// Frames that are read in the background before the thread pauses for a moment.
+const SCRUB_FRAMES: u64 = 4_096;
+const SCRUB_PAUSE: Duration = Duration::from_millis(20);
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("snapshot")
+}
+
+/// The key whose mark a snapshot bears: made once, of no use to anybody but this plane.
+fn key(dir: &Path, entropy: &dyn Entropy) -> io::Result<hmac::Key> {
+    let keys = dir.join("keys");
+    durable::directory(&keys)?;
+    let file = keys.join("snapshot.key");
+    let bytes = match durable::read(&file, KEY_BYTES as u64)? {
+        Some(bytes) if bytes.len() == KEY_BYTES => bytes,
+        // A key that is damaged marks nothing any more; the snapshots that it marked are not believed.
+        _ => {
+            let mut bytes = vec![0; KEY_BYTES];
+            entropy.fill(&mut bytes);
+            durable::replace(&file, &bytes)?;
+            bytes
+        }
+    };
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+}
+
+/// What is kept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Image {
+    form: u64,
+    /// Segment, offset and batch behind which the log must be read.
+    start: (u64, u64, u64),
+    last_time_us: u64,
+    schema: Option<String>,
+    tenants: Vec<(TenantName, LogImage)>,
+    plane: PlaneImage,
+    spans: SpansImage,
+}
+
+/// What a snapshot keeps of the plane log.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlaneImage {
+    size: u64,
+    subtrees: Vec<Hash>,
+    /// The leaf with each tenant's newest checkpoint.
+    newest: Vec<(TenantName, String)>,
+}
+
+impl PlaneImage {
+    pub(crate) fn new(tree: &Frontier, newest: Vec<(TenantName, Place)>) -> Self {
+        let text = |place: Place| String::from_utf8(place.leaf.to_bytes()).unwrap_or_default();
+        let newest = newest.into_iter().map(|(tenant, place)| (tenant, text(place))).collect();
+        Self { size: tree.size(), subtrees: tree.subtrees().to_vec(), newest }
+    }
+}
+
+impl Image {
+    pub(crate) fn new(
+        start: Start,
+        last_time: Timestamp,
+        schema: Option<String>,
+        tenants: Vec<(TenantName, LogImage)>,
+        plane: PlaneImage,
+        spans: SpansImage,
+    ) -> Self {
+        let start = (start.at.segment, start.at.offset, start.batch);
+        Self { form: FORM, start, last_time_us: last_time.unix_micros(), schema, tenants, plane, spans }
+    }
+
+    /// The kept image, when it bears the mark and is of this form.
+    fn read(dir: &Path, key: &hmac::Key) -> Option<Self> {
+        let bytes = durable::read(&path(dir), BYTES_MAX).ok()??;
+        let (mark, text) = bytes.split_at_checked(MARK_BYTES)?;
+        hmac::verify(key, text, mark).ok()?;
+        serde_json::from_slice(text).ok().filter(|image: &Self| image.form == FORM)
+    }
+}
+
+/// What is known of the log up to a place, and believed.
+pub(crate) struct Known {
+    pub(crate) start: Start,
+    pub(crate) recovery: Recovery,
+}
+
+/// The snapshot of this directory, when all that can be checked without reading the log holds.
+pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates) -> Option<Known> {
+    let Image { start: (segment, offset, batch), last_time_us, schema, tenants, plane, spans, .. } =
+        Image::read(dir, key)?;
+    let start = Start { at: Position { segment, offset }, batch };
+    let mut recovery = Recovery {
+        signed: signed.clone(),
+        last_time: Timestamp::from_unix_micros(last_time_us),
+        schema,
+        progress: Progress::from_image(spans),
+        ..Recovery::default()
+    };
+    for (tenant, image) in tenants {
+        let log = TenantLog::from_image(image)?;
+        // Signed at least as far: what is signed later must follow from here, which only the true edge lets it.
+        let signed = signed.tenant(&tenant).filter(|signed| signed.size >= log.tree.size())?;
+        if signed.size == log.tree.size() {
+            if signed.root != log.tree.root() {
+                return None;
+            }
+            recovery.first.push(signed.published(LogName::Tenant(tenant.clone()), start.at));
+        }
+        if !tail_is_there(dir, start.at, &tenant, &log) {
+            return None;
+        }
+        recovery.logs.insert(tenant, log);
+    }
+    recovery.plane = PlaneLog { tree: Frontier::from_parts(plane.size, plane.subtrees)?, checkpointed: plane.size };
+    if plane.size > 0 {
+        let signed = signed.plane().filter(|signed| signed.size >= plane.size)?;
+        if signed.size == plane.size {
+            if signed.root != recovery.plane.tree.root() {
+                return None;
+            }
+            recovery.first.push(signed.published(LogName::Plane, start.at));
+        }
+    }
+    for (tenant, text) in plane.newest {
+        let leaf = PlaneLeaf::from_bytes(text.as_bytes())?;
+        // That of an older checkpoint is of no use any more.
+        if signed.anchored(&leaf).ok()?.is_some_and(|of| *of == tenant) {
+            recovery.anchors.placed(&tenant, Place { index: leaf.seq, leaf });
+        }
+    }
+    Some(Known { start, recovery })
+}
+
+/// Whether the last leaf of a log lies where the snapshot says, and is the one that the edge ends with.
+fn tail_is_there(dir: &Path, end: Position, tenant: &TenantName, log: &TenantLog) -> bool {
+    let mut reader = Wal::reader(&dir.join("wal"), log.last_at, end);
+    while let Ok(Some(frame)) = reader.next_frame() {
+        if frame.kind == frames::LEAF {
+            let leaf = frames::split_text(frame.payload).filter(|(name, _)| *name == tenant.as_str());
+            return leaf.is_some_and(|(_, leaf)| log.last() == Some(leaf_hash(leaf)));
+        }
+    }
+    false
+}
+
+/// Writes snapshots, each on a thread of its own, one at a time.
+pub(crate) struct Snapshots {
+    dir: PathBuf,
+    key: hmac::Key,
+    /// Bytes of the log between two.
+    every: u64,
+    /// What was written when the last one was taken.
+    taken: u64,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(dir: &Path, entropy: &dyn Entropy, every: u64) -> io::Result<Self> {
+        Ok(Self { dir: dir.to_path_buf(), key: key(dir, entropy)?, every: every.max(1), taken: 0, writing: None })
+    }
+
+    pub(crate) fn key(&self) -> &hmac::Key {
+        &self.key
+    }
+
+    /// Counts what was read at the start as grown: a log that was read in full is worth a snapshot.
+    pub(crate) fn read_at_start(&mut self, bytes: u64) {
+        self.taken = 0_u64.wrapping_sub(bytes);
+    }
+
+    pub(crate) fn are_due(&self, written: u64) -> bool {
+        let grown = written.wrapping_sub(self.taken);
+        grown >= self.every && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    pub(crate) fn write(&mut self, image: Image, written: u64) {
+        self.taken = written;
+        let (file, key) = (path(&self.dir), self.key.clone());
+        let work = move || {
+            let text = match serde_json::to_vec(&image) {
+                Ok(text) => text,
+                Err(error) => return tracing::error!(%error, "a snapshot could not be written"),
+            };
+            let bytes = [hmac::sign(&key, &text).as_ref(), &text].concat();
+            // The one before stays in place: the next start reads more, and that is all.
+            if let Err(error) = durable::replace(&file, &bytes) {
+                tracing::warn!(%error, "a snapshot could not be written");
+            }
+        };
+        self.writing = std::thread::Builder::new().name("ledger-snapshot".into()).spawn(work).ok();
+    }
+}
+
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            let _ended = writing.join();
+        }
+    }
+}
+
+/// Reads what a start passed over, in the background and with pauses, and stops the ledger when it is damaged.
+pub(crate) fn scrub(shared: &Arc<Shared>, until: Position, roots: HashMap<LogName, (u64, Hash)>) {
+    let (dir, shared) = (shared.dir.join("wal"), Arc::downgrade(shared));
+    let work = move || {
+        if let Err(error) = read_again(&dir, until, &roots, &shared)
+            && let Some(shared) = shared.upgrade()
+        {
+            tracing::error!(%error, "the log before the snapshot is damaged");
+            let _failed = shared.fail(&io::Error::other(error));
+        }
+    };
+    // Without the thread the same is found when it is read or exported.
+    if let Err(error) = std::thread::Builder::new().name("ledger-scrub".into()).spawn(work) {
+        tracing::warn!(%error, "the log before the snapshot is not read again");
+    }
+}
+
+fn read_again(
+    dir: &Path,
+    until: Position,
+    roots: &HashMap<LogName, (u64, Hash)>,
+    shared: &Weak<Shared>,
+) -> Result<(), String> {
+    let mut reader = Wal::reader(dir, Position::default(), until);
+    let mut recovery = Recovery::default();
+    for n in 1_u64.. {
+        match reader.next_frame().map_err(|error| error.to_string())? {
+            Some(frame) => recovery.frame(frame),
+            None => break,
+        }
+        if n.is_multiple_of(SCRUB_FRAMES) {
+            std::thread::sleep(SCRUB_PAUSE);
+            if shared.strong_count() == 0 {
+                return Ok(());
+            }
+        }
+    }
+    recovery.check().map_err(|error| error.to_string())?;
+    let found = recovery.edges();
+    match roots.iter().find(|(log, edge)| found.get(log) != Some(edge)) {
+        Some((log, _)) => Err(format!("{log} is not the one that was signed")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,239 @@
+//! Three verifiers, written apart (one of them by others), one corpus of good and damaged logs, one verdict.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/corpus.rs"]
+mod corpus;
+#[path = "support/others.rs"]
+mod others;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use cogward_ledger::verify::{Options, verify};
+use serde_json::{Value, json};
+
+/// Says, a line each, what verify.py finds in the logs that are named on its input.
+const DRIVER: &str = r#"
+import json, sys
+sys.path.insert(0, sys.argv[1])
+sys.dont_write_bytecode = True
+import verify
+def verdict(root, key, against):
+    try:
+        return ["ok", verify.verify(root, key, against)["leaves"]]
+    except verify.Finding as finding:
+        return [finding.what, finding.leaf]
+for line in sys.stdin:
+    case = json.loads(line)
+    if "path" not in case:
+        print(json.dumps(verdict(case["dir"], case["key"], case["against"])))
+        continue
+    whole = open(case["path"], "rb").read()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << (at % 8)
+        open(case["path"], "wb").write(damaged)
+        print(json.dumps(verdict(case["dir"], None, None)))
+    open(case["path"], "wb").write(whole)
+"#;
+
+/// What verify.py says of each line. Without a Python half of the verdicts would be missing: that is a failure.
+fn verify_py(lines: &[Value]) -> Vec<Value> {
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
+    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts");
+    let mut command = Command::new(python);
+    command.args(["-c", DRIVER, scripts.to_str().unwrap()]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn ours(dir: &Path, key: Option<&str>, against: Option<&str>) -> Value {
+    let key = key.map(|key| key.parse().unwrap());
+    // One thread: what the threads change is tested beside the verifier.
+    match verify(dir, &Options { key: key.as_ref(), against, threads: 1, ..Options::default() }) {
+        Ok(log) => json!(["ok", log.leaves]),
+        Err(finding) => json!([finding.what, finding.leaf]),
+    }
+}
+
+/// What a leaf says is nothing that a tool for any log could know.
+const SEEN_BY_US_ONLY: [&str; 6] = ["form", "seq", "prev", "time", "tenant", "run_chain"];
+
+#[test]
+fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
+    let root = tempfile::tempdir().unwrap();
+    let cases = corpus::cases();
+    assert_eq!(cases.iter().map(|case| &case.name).collect::<BTreeSet<_>>().len(), cases.len(), "a name stands twice");
+    let mut lines = Vec::new();
+    for case in &cases {
+        let dir = root.path().join(&case.name);
+        corpus::write(&case.files, &dir);
+        lines.push(json!({"dir": dir, "key": case.key, "against": case.against}));
+    }
+    let theirs = verify_py(&lines);
+    assert_eq!(theirs.len(), cases.len());
+    let (mut wrong, mut words) = (Vec::new(), BTreeSet::new());
+    for (case, python) in cases.iter().zip(theirs) {
+        let dir = root.path().join(&case.name);
+        let (key, against) = (case.key.as_deref(), case.against.as_deref());
+        let expected = json!([case.verdict.0, case.verdict.1]);
+        words.insert(case.verdict.0);
+        let rust = ours(&dir, key, against);
+        if rust != expected || python != expected {
+            wrong.push(format!("{}: must be {expected}, cogward-verify {rust}, verify.py {python}", case.name));
+        }
+        // A full hash tile that is too long is `form` for us; for others it is no tile.
+        let unseen = SEEN_BY_US_ONLY.contains(&case.verdict.0) && case.verdict.1.is_some();
+        let holds = case.verdict.0 == "ok" || unseen && case.name != "damaged-and-contradicted";
+        if others::holds(&dir, key, against) != holds {
+            wrong.push(format!("{}: must be {expected}, public tooling says {}", case.name, !holds));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Every word that a verdict can have is in the corpus.
+    let all = [
+        "against",
+        "bytes",
+        "form",
+        "key",
+        "missing",
+        "ok",
+        "prev",
+        "root",
+        "run_chain",
+        "seq",
+        "signature",
+        "tenant",
+        "tile",
+        "time",
+    ];
+    assert_eq!(words.into_iter().collect::<Vec<_>>(), all);
+    assert!(cases.len() > 190, "{}", cases.len());
+}
+
+/// The part that `scripts/mutate-verifier.py` runs against verifiers that leave something out.
+#[test]
+fn our_own_verdict_is_the_one_that_each_log_must_have() {
+    let root = tempfile::tempdir().unwrap();
+    for case in corpus::cases() {
+        let dir = root.path().join(&case.name);
+        corpus::write(&case.files, &dir);
+        let found = ours(&dir, case.key.as_deref(), case.against.as_deref());
+        assert_eq!(found, json!([case.verdict.0, case.verdict.1]), "{}", case.name);
+        if case.name == "good-700" {
+            let log = verify(&dir, &Options::default()).unwrap();
+            assert_eq!((log.runs, log.closed_runs), (2, 1), "good-700 counts its runs");
+        }
+    }
+}
+
+#[test]
+fn all_verifiers_see_every_flipped_byte_of_a_small_log() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = corpus::small();
+    corpus::write(&files, one.path());
+    corpus::write(&files, two.path());
+    let lines: Vec<Value> =
+        files.keys().map(|path| json!({"dir": two.path(), "path": two.path().join(path)})).collect();
+    let theirs = std::thread::spawn(move || verify_py(&lines));
+    let mut found = Vec::new();
+    for (path, whole) in &files {
+        let path = one.path().join(path);
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&path, damaged).unwrap();
+            let verdict = ours(one.path(), None, None);
+            assert_ne!(verdict[0], "ok", "{} byte {at}", path.display());
+            // Their signatures are slow in a build for tests: each of their bytes costs as much as many of ours.
+            assert!(at % 16 != 0 || !others::holds(one.path(), None, None), "{} byte {at}", path.display());
+            found.push((format!("{} byte {at}", path.display()), verdict));
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(ours(one.path(), None, None), json!(["ok", 4]));
+    let theirs = theirs.join().unwrap();
+    assert_eq!(found.len(), theirs.len());
+    for ((place, ours), theirs) in found.iter().zip(&theirs) {
+        assert_eq!(ours, theirs, "{place}");
+    }
+    assert!(found.len() > 2_000, "{}", found.len());
+}
+
+/// The corpus is the same on every machine: a digest of it, so that others can name what they ran.
+#[test]
+fn the_corpus_is_always_the_same() {
+    let digest = |cases: &[corpus::Case]| {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for case in cases {
+            for (path, bytes) in &case.files {
+                context.update(format!("{} {path} {}\n", case.name, bytes.len()).as_bytes());
+                context.update(bytes);
+            }
+        }
+        context.finish()
+    };
+    assert_eq!(digest(&corpus::cases()).as_ref(), digest(&corpus::cases()).as_ref());
+}
+
+/// What was kept outside is the only thing that shows a log written anew by who holds its key: the report says so.
+#[test]
+fn the_report_says_what_only_a_kept_checkpoint_can_show() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = corpus::cases();
+    let case = |name: &str| cases.iter().find(|case| case.name == name).unwrap();
+    let alone = case("rewritten-by-the-keys-holder-alone");
+    corpus::write(&alone.files, &dir.path().join("pack"));
+    let kept = case("rewritten-before-a-kept-checkpoint-of-599").against.clone().unwrap();
+    let longer = corpus::checkpoint(&corpus::leaves(700));
+    fs::write(dir.path().join("kept"), &kept).unwrap();
+    fs::write(dir.path().join("longer"), &longer).unwrap();
+    fs::write(dir.path().join("beginning"), corpus::checkpoint(&corpus::leaves(600)[..5])).unwrap();
+    let now = String::from_utf8(alone.files["checkpoint"].clone()).unwrap();
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/verify.py");
+    for program in [vec![env!("CARGO_BIN_EXE_cogward-verify")], vec![&*python, "-B", script.to_str().unwrap()]] {
+        let run = |against: Option<&str>| {
+            let mut command = Command::new(program[0]);
+            command.args(&program[1..]).arg(dir.path().join("pack"));
+            if let Some(against) = against {
+                command.arg("--against").arg(dir.path().join(against));
+            }
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (code, text) = run(None);
+        assert!(code == Some(0) && text.contains("wrote the log anew, this cannot show it"), "{text}");
+        let (code, text) = run(Some("beginning"));
+        assert!(code == Some(0) && text.contains("contains the 5 leaves of the older checkpoint"), "{text}");
+        assert!(!text.contains("cannot show it"), "{text}");
+        for (name, older) in [("kept", &kept), ("longer", &longer)] {
+            let (code, text) = run(Some(name));
+            assert!(code == Some(9) && text.starts_with("FAILED  against: "), "{text}");
+            assert!(text.contains(older.as_str()) && text.contains(&now), "both notes are shown: {text}");
+        }
+        assert_eq!(run(Some("nowhere")).0, Some(2));
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_cogward-verify"))
+        .args(["--json", "--against"])
+        .args([dir.path().join("kept"), dir.path().join("pack")])
+        .output()
+        .unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["notes"]["older"], &json["notes"]["now"]), (&json!(kept), &json!(now)));
+}
