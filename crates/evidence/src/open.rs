@@ -27,7 +27,7 @@ use crate::{
     pool::Pool,
     publish::{self, Publish, Published},
     queue::{Item, Queue},
-    read::{Progress, SpansImage},
+    read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
@@ -351,18 +351,18 @@ fn named_schema(leaf: &[u8]) -> Option<String> {
 /// What the log tells while it is read.
 #[derive(Default)]
 pub(crate) struct Recovery {
-    pub(crate) signed: SignedStates,
+    signed: SignedStates,
     pub(crate) plane: PlaneLog,
     pub(crate) anchors: Anchors,
     /// The signed states, in the order of the log: what is published first.
     pub(crate) first: Vec<Publish>,
     plane_wrong: Option<OpenError>,
     pub(crate) logs: HashMap<TenantName, TenantLog>,
-    pub(crate) last_time: Timestamp,
+    last_time: Timestamp,
     last_time_text: String,
-    pub(crate) progress: Progress,
+    progress: Progress,
     /// The digest of the schema that was named last.
-    pub(crate) schema: Option<String>,
+    schema: Option<String>,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
@@ -371,6 +371,16 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
+    /// What a snapshot tells, but for the logs.
+    pub(crate) fn known(
+        signed: SignedStates,
+        last_time: Timestamp,
+        schema: Option<String>,
+        progress: Progress,
+    ) -> Self {
+        Self { signed, last_time, schema, progress, ..Self::default() }
+    }
+
     /// What every log is now, so far as it was read.
     pub(crate) fn edges(&self) -> HashMap<LogName, (u64, Hash)> {
         let tenants = self.logs.iter().map(|(tenant, log)| (LogName::Tenant(tenant.clone()), &log.tree));

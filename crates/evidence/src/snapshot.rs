@@ -128,13 +128,8 @@ pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates) -> Optio
     let Image { start: (segment, offset, batch), last_time_us, schema, tenants, plane, spans, .. } =
         Image::read(dir, key)?;
     let start = Start { at: Position { segment, offset }, batch };
-    let mut recovery = Recovery {
-        signed: signed.clone(),
-        last_time: Timestamp::from_unix_micros(last_time_us),
-        schema,
-        progress: Progress::from_image(spans),
-        ..Recovery::default()
-    };
+    let last_time = Timestamp::from_unix_micros(last_time_us);
+    let mut recovery = Recovery::known(signed.clone(), last_time, schema, Progress::from_image(spans));
     for (tenant, image) in tenants {
         let log = TenantLog::from_image(image)?;
         // Signed at least as far: what is signed later must follow from here, which only the true edge lets it.
