@@ -43,8 +43,8 @@ pub(crate) use self::{
     table::{LogRow, Table},
 };
 use table::Added;
-use terms::Person;
 pub use table::IndexError;
+use terms::Person;
 
 /// How often the log is looked at while nobody asks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -16,7 +16,10 @@ use tokio::runtime::Handle;
 
 use crate::{
     checkpoint::SignedCheckpoint,
-    index::{Found, IndexError, Leaves, Table, terms::{self, Term}},
+    index::{
+        Found, IndexError, Leaves, Table,
+        terms::{self, Term},
+    },
     read::{ReadError, on_a_thread},
     record::Evidence,
     search::{SearchError, View},

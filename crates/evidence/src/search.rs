@@ -277,8 +277,7 @@ impl Evidence {
         limit: usize,
     ) -> Result<(Vec<LeafView>, Option<u64>, u64), SearchError> {
         let keys = self.shared.keyring.tenant(tenant)?;
-        let tags: Vec<_> =
-            terms.iter().map(|(term, value)| terms::tag(&keys, *term, value)).collect();
+        let tags: Vec<_> = terms.iter().map(|(term, value)| terms::tag(&keys, *term, value)).collect();
         let end = view.first_from(query.until).await?;
         let mut at = from.max(view.first_from_start(query.since).await?);
         let mut reader = Leaves::new(&self.shared.dir, Position::default(), self.shared.progress.end());

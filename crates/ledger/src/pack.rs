@@ -159,7 +159,8 @@ pub fn file_digest(mut file: impl Read) -> io::Result<String> {
 
 /// The files of a pack that its manifest must name.
 fn listed(dir: &Path) -> io::Result<Vec<String>> {
-    let not_named = [MANIFEST_FILE, SIGNATURE_FILE, KEY_FILE, CHECKPOINT_FILE, "verify.py", "verify_part.py", "README.txt"];
+    let not_named =
+        [MANIFEST_FILE, SIGNATURE_FILE, KEY_FILE, CHECKPOINT_FILE, "verify.py", "verify_part.py", "README.txt"];
     let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.filter(|name| !name.as_ref().is_ok_and(|name| not_named.contains(&&**name))).collect()
 }

@@ -19,7 +19,9 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, logs, memories, operations, operators, plane as planes, policies, policy_diff, policy_replay, providers, redactions, runs, tenants, tool_servers, tools,
+        agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, logs,
+        memories, operations, operators, plane as planes, policies, policy_diff, policy_replay, providers, redactions,
+        runs, tenants, tool_servers, tools,
     },
     plane::App,
 };

@@ -9,7 +9,8 @@ use super::{Finding, What, log_finding};
 
 /// Reads the older note; it must be signed by the log's key, or it says nothing about this log.
 pub(super) fn open(note: &str, key: &VerifyingKey) -> Result<Checkpoint, Finding> {
-    Checkpoint::open_older(note, key).map_err(|error| log_finding(What::Against, format!("the older checkpoint: {error}")))
+    Checkpoint::open_older(note, key)
+        .map_err(|error| log_finding(What::Against, format!("the older checkpoint: {error}")))
 }
 
 /// Whether the log has the older checkpoint's tree as its beginning; `root` is its own root at that size.

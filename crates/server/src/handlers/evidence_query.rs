@@ -41,9 +41,11 @@ impl From<SearchError> for Failure {
                     .next_step("look at the plane's log; `cogward evidence reindex` makes it anew")
             }
             SearchError::Record(record) => Self::new(ProblemCode::EvidenceUnavailable, record.to_string()),
-            SearchError::Cursor | SearchError::Value | SearchError::Pseudonym | SearchError::TooMany(..) => {
-                Self::invalid(error.to_string())
-            }
+            SearchError::Cursor
+            | SearchError::Value
+            | SearchError::Pseudonym
+            | SearchError::Erased(..)
+            | SearchError::TooMany(..) => Self::invalid(error.to_string()),
             SearchError::Missing(_) => Self::new(ProblemCode::NotFound, error.to_string()),
             SearchError::Read(_) | SearchError::Io(_) => Self::internal("the evidence cannot be read", &error),
         }
