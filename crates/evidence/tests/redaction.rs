@@ -94,7 +94,8 @@ fn opens(key: &[u8], nonce: &[u8], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>>
 /// for a data key as it is wrapped, with every wrapping key; and for a key as it is. With these, every sealed value of the
 /// log and of what was sealed again is tried. Gives the opened disclosures.
 fn stolen(dir: &Path, ids: &[String]) -> Vec<String> {
-    let contents: Vec<Vec<u8>> = files(dir).iter().map(|path| fs::read(path).unwrap()).collect();
+    // Tiles and the index come and go meanwhile.
+    let contents: Vec<Vec<u8>> = files(dir).iter().filter_map(|path| fs::read(path).ok()).collect();
     let keks: Vec<Vec<u8>> = files(&dir.join("keys"))
         .iter()
         .filter(|path| path.extension().is_some_and(|e| e == "kek"))
@@ -111,6 +112,8 @@ fn stolen(dir: &Path, ids: &[String]) -> Vec<String> {
     let mut waiting: Vec<Vec<u8>> = Vec::new();
     drop(Wal::open(&dir.join("wal"), options(dir).wal, &mut |frame| match frame.kind {
         2 => waiting.push(frame.payload[5..].to_vec()),
+        // A leaf of the plane log.
+        16 => {}
         _ => {
             let text = String::from_utf8_lossy(frame.payload).into_owned();
             let id = text.split("\"id\":\"").nth(1).unwrap()[..30].to_owned();

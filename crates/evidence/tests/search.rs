@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, path::Path};
 
-use cogward_evidence::{Draft, Evidence, IndexError, LeafView, Part, PartSummary, Query, SearchError, User};
+use cogward_evidence::{Draft, Evidence, IndexError, LeafView, LogName, Part, PartSummary, Query, SearchError, User};
 use cogward_ledger::{
     map::Kind,
     note::VerifyingKey,
@@ -301,7 +301,9 @@ async fn all(evidence: &Evidence, until: u64) -> usize {
 }
 
 fn key(evidence: &Evidence) -> VerifyingKey {
-    evidence.verifying_key(&tenant("acme")).unwrap().parse().unwrap()
+    // Both keys: with one of them alone the other's signature says nothing.
+    let keys = evidence.verifying_keys(&LogName::Tenant(tenant("acme"))).unwrap();
+    keys.trim_end().parse().unwrap()
 }
 
 #[tokio::test]

@@ -42,26 +42,24 @@ impl Leaves {
         found.sealed.clear();
         let mut begins = None;
         while let Some(frame) = self.reader.next_frame()? {
+            // Frames of later versions, and those of the plane log, are not a tenant's.
+            if frame.kind != frames::SEALED && frame.kind != frames::LEAF {
+                continue;
+            }
             let begin = *begins.get_or_insert(frame.position);
             let damaged = || ReadError::Damaged(frame.position);
-            match frame.kind {
-                frames::SEALED => {
-                    let (_, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
-                    found.sealed.push(rest.to_vec());
-                }
-                frames::LEAF => {
-                    let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
-                    (found.at, found.end) = (begin, frame.end);
-                    found.tenant.clear();
-                    found.tenant.push_str(tenant);
-                    found.leaf.clear();
-                    found.leaf.extend_from_slice(rest);
-                    self.at = frame.end;
-                    return Ok(true);
-                }
-                // Frames of later versions are not the ledger's.
-                _ => {}
+            let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
+            if frame.kind == frames::SEALED {
+                found.sealed.push(rest.to_vec());
+                continue;
             }
+            (found.at, found.end) = (begin, frame.end);
+            found.tenant.clear();
+            found.tenant.push_str(tenant);
+            found.leaf.clear();
+            found.leaf.extend_from_slice(rest);
+            self.at = frame.end;
+            return Ok(true);
         }
         Ok(false)
     }
