@@ -23,6 +23,10 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// Listeners of a run. Each holds a place for the connection that it waits for; those of two wait beside the one that
+/// an agent uses up, and must not be missing there.
+pub(crate) const LISTENERS: usize = 3;
+
 /// What a cut broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CutReport {
@@ -132,7 +136,7 @@ impl RunContext {
             }),
             grant,
             fence: Fence::closed("run"),
-            connections: Arc::new(Semaphore::new(RUN_CONNECTIONS_MAX)),
+            connections: Arc::new(Semaphore::new(RUN_CONNECTIONS_MAX + LISTENERS - 1)),
             calls: Arc::new(Semaphore::new(RUN_CALLS_IN_FLIGHT_MAX)),
             calls_in_flight: AtomicUsize::new(0),
             counters: Counters::default(),

@@ -8,16 +8,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// Largest schema, in bytes: the largest of published servers are about 60 KiB.
 const SCHEMA_BYTES_MAX: usize = 512 * 1024;
@@ -36,6 +33,9 @@ const INLINE_VISITS_MAX: u64 = 100_000;
 const PATTERN_VISITS: u64 = 1_000;
 /// Time for a check off the request path.
 const CHECK_MS_MAX: u64 = 2_000;
+/// How long no slow check of a schema begins after one ran out of time. One agent's arguments must not take a tool from
+/// the others for good, and not two of the places below again and again.
+const REST: Duration = Duration::from_secs(60);
 /// Slow checks at once in the whole process. One that never ends keeps its place, so they cannot pile up.
 static SLOW: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
 
@@ -68,8 +68,8 @@ struct Checked {
     shape: Shape,
     /// Whether texts are compared with patterns.
     patterns: bool,
-    /// A check ran out of time once; it is not tried again.
-    exhausted: AtomicBool,
+    /// A check ran out of time: until then it rests.
+    rests: Mutex<Option<Instant>>,
 }
 
 /// What a schema can cost.
@@ -130,7 +130,7 @@ impl Checked {
     }
 
     async fn run_aside(self: &Arc<Self>, value: Value) -> Result<(), SchemaError> {
-        if self.exhausted.load(Ordering::Acquire) {
+        if self.resting().is_some_and(|until| Instant::now() < until) {
             return Err(SchemaError::TooCostly);
         }
         let limit = Duration::from_millis(CHECK_MS_MAX);
@@ -146,10 +146,15 @@ impl Checked {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(SchemaError::TooCostly),
             Err(_) => {
-                self.exhausted.store(true, Ordering::Release);
+                *self.resting() = Some(Instant::now() + REST);
                 Err(SchemaError::TooCostly)
             }
         }
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Only assignments happen under this lock.
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,7 +182,7 @@ fn compile(raw: &str) -> Result<Checked, String> {
         .map_err(|error| short(&format!("at `{}`: {}", error.instance_path(), error.masked()), 512))?;
     // Also where it is only the name of a property: then a check is made aside that need not be.
     let patterns = raw.contains("pattern") || raw.contains('\\');
-    Ok(Checked { validator, shape, patterns, exhausted: AtomicBool::new(false) })
+    Ok(Checked { validator, shape, patterns, rests: Mutex::default() })
 }
 
 /// Count of values in a value, and its depth.

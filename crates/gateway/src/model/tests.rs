@@ -327,7 +327,7 @@ async fn a_suspended_run_waits_and_an_agent_that_leaves_meanwhile_costs_nothing(
     let run = plane.gateway.context(plane.run).unwrap();
     // Each connection holds a slot, and so does the one that each of the three listeners waits for.
     let connected = async |count: usize| {
-        while run.connections.available_permits() != cogward_model::limits::RUN_CONNECTIONS_MAX - 3 - count {
+        while run.connections.available_permits() != cogward_model::limits::RUN_CONNECTIONS_MAX - 1 - count {
             tokio::task::yield_now().await;
         }
     };

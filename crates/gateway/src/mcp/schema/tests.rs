@@ -79,3 +79,15 @@ async fn a_wide_value_under_a_plain_schema_is_checked() {
     let schema = json!({"type": "object", "properties": {"rows": {"type": "array", "items": {"type": "integer"}}}});
     assert_eq!(check(&schema, &json!({"rows": vec![1; 200_000]})).await, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_ran_out_of_time_takes_the_tool_from_nobody_for_good() {
+    let schema = ToolSchema::compile(r#"{"type":"object","properties":{"a":{"type":"string","pattern":"^a*$"}}}"#);
+    let arguments = format!(r#"{{"a":"{}"}}"#, "a".repeat(200));
+    let slow = schema.0.as_ref().unwrap();
+    assert_eq!(schema.check(arguments.as_bytes()).await, Ok(()));
+    *slow.resting() = Some(Instant::now() + REST);
+    assert_eq!(schema.check(arguments.as_bytes()).await, Err(SchemaError::TooCostly));
+    tokio::time::advance(REST).await;
+    assert_eq!(schema.check(arguments.as_bytes()).await, Ok(()));
+}
