@@ -33,6 +33,7 @@ use crate::{
 const MARK_FILE: &str = "tiles.mark";
 /// How often the mark is moved.
 const MARK_EVERY: Duration = Duration::from_secs(60);
+/// Largest mark: a line for each of some hundred thousand tenants.
 const MARK_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Logs whose unfinished tiles are kept in memory; others are read again when they grow.
 const WRITERS_MAX: usize = 64;

@@ -49,19 +49,13 @@ use crate::{
     pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
-    routes, witness,
+    routes, upkeep, witness,
 };
 
 /// A run of a client outside in which nothing is asked for so long is over, where nobody said otherwise.
 const OUTSIDE_IDLE: Duration = Duration::from_secs(900);
 /// Runs that may be live at once; each has a host identity of its own.
 const RUN_SLOTS: u32 = 1_024;
-/// How long an answer to an idempotent command is kept.
-const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// How often older ones are removed.
-const PURGE_EVERY: Duration = Duration::from_secs(3_600);
-/// How often approvals whose time is over are ended.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How long calls in flight may take when the plane drains.
 const CALLS_DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -351,8 +345,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
     });
     tokio::spawn(outside::tell_refusals(app.clone()));
-    tokio::spawn(purge_answers(app.clone()));
-    tokio::spawn(sweep_approvals(app.clone()));
+    tokio::spawn(upkeep::purge_answers(app.clone()));
+    tokio::spawn(upkeep::sweep_approvals(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }
@@ -576,36 +570,4 @@ async fn probe(exe: &Path, data: &Path, config: &SandboxConfig) -> Result<Probed
         (profile, missing.collect())
     });
     Ok((described(report.clone()), missing.into(), Some(report)))
-}
-
-/// Ends approvals that nobody asks about any more.
-async fn sweep_approvals(app: App) {
-    loop {
-        app.approvals.sweep(app.clock.now()).await;
-        tokio::select! {
-            () = app.closing.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
-        }
-    }
-}
-
-/// Forgets answers that nobody will ask for again.
-async fn purge_answers(app: App) {
-    loop {
-        let kept = u64::try_from(IDEMPOTENCY_KEPT.as_micros()).unwrap_or(u64::MAX);
-        let oldest = Timestamp::from_unix_micros(app.clock.now().unix_micros().saturating_sub(kept));
-        let purge = async {
-            let mut tx = app.store.begin().await?;
-            tx.idempotency_purge(oldest).await?;
-            // What was answered is evidence of nothing: the commands themselves are recorded.
-            tx.commit(Vec::new()).await.map(drop)
-        };
-        if let Err(error) = purge.await {
-            tracing::warn!(%error, "old answers are not forgotten yet");
-        }
-        tokio::select! {
-            () = app.closing.cancelled() => return,
-            () = tokio::time::sleep(PURGE_EVERY) => {}
-        }
-    }
 }

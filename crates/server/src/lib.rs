@@ -31,6 +31,7 @@ mod plane;
 mod policies;
 mod policy_analysis;
 mod routes;
+mod upkeep;
 mod witness;
 mod witnessing;
 

@@ -1,0 +1,46 @@
+//! What a plane does from time to time by itself: approvals that are too old end, and kept answers are forgotten.
+
+use std::time::Duration;
+
+use cogward_model::Timestamp;
+
+use crate::plane::App;
+
+/// How often approvals whose time is over are ended.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// How often older ones are removed.
+const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// How long an answer to an idempotent command is kept.
+const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Ends approvals that nobody asks about any more.
+pub(crate) async fn sweep_approvals(app: App) {
+    loop {
+        app.approvals.sweep(app.clock.now()).await;
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+    }
+}
+
+/// Forgets answers that nobody will ask for again.
+pub(crate) async fn purge_answers(app: App) {
+    loop {
+        let kept = u64::try_from(IDEMPOTENCY_KEPT.as_micros()).unwrap_or(u64::MAX);
+        let oldest = Timestamp::from_unix_micros(app.clock.now().unix_micros().saturating_sub(kept));
+        let purge = async {
+            let mut tx = app.store.begin().await?;
+            tx.idempotency_purge(oldest).await?;
+            // What was answered is evidence of nothing: the commands themselves are recorded.
+            tx.commit(Vec::new()).await.map(drop)
+        };
+        if let Err(error) = purge.await {
+            tracing::warn!(%error, "old answers are not forgotten yet");
+        }
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(PURGE_EVERY) => {}
+        }
+    }
+}
