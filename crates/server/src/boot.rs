@@ -21,7 +21,7 @@ use cogward_gateway::{
 use cogward_identity::{Credential, Operators, Role, Secrets};
 use cogward_journal::{Journal, JournalEvent, JournalOptions};
 use cogward_model::{
-    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
+    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName,
     event::{Attribution, EventType},
     manifest::Profile,
 };
