@@ -7,9 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use cogward_api::{EvidenceStatus, TimestampAnswer, TimestampRequest, paths};
-use cogward_ledger::timestamp::TIMESTAMP_BYTES_MAX;
+use cogward_ledger::{
+    text::{base64_bytes, bytes_from_base64},
+    timestamp::TIMESTAMP_BYTES_MAX,
+};
 
 use super::Session;
 use crate::{
@@ -41,7 +43,8 @@ fn request(file: &Path, session: &mut Session<'_>) -> Result<Exit, Failure> {
         }
     }
     let made: TimestampRequest = session.client()?.post(paths::TIMESTAMP_REQUESTS, &serde_json::json!({}))?;
-    let request = STANDARD.decode(&made.request).map_err(|error| Failure::local("the plane sent no request", error))?;
+    let request = bytes_from_base64(&made.request);
+    let request = request.ok_or_else(|| Failure::new(Exit::Failed, "the plane sent no request"))?;
     let write = |path: &Path, bytes: &[u8]| {
         let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
@@ -63,5 +66,5 @@ fn answer_in(file: &Path) -> Result<TimestampAnswer, Failure> {
     if bytes.len() > TIMESTAMP_BYTES_MAX {
         return Err(Failure::usage(format!("{} is longer than any time stamp", file.display())));
     }
-    Ok(TimestampAnswer { answer: STANDARD.encode(bytes) })
+    Ok(TimestampAnswer { answer: base64_bytes(&bytes) })
 }
