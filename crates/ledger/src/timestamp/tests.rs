@@ -1,12 +1,18 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
 
 /// An answer of `openssl ts -reply` to the request below (tests/fixtures/tsa).
-const GRANTED: &[u8] = include_bytes!("granted.tsr");
+static GRANTED: LazyLock<Vec<u8>> = LazyLock::new(|| from_lines(include_str!("granted.tsr.base64")));
 /// One that it refused.
-const REFUSED: &[u8] = include_bytes!("refused.tsr");
+static REFUSED: LazyLock<Vec<u8>> = LazyLock::new(|| from_lines(include_str!("refused.tsr.base64")));
 const DATA: &[u8] = b"what is stamped\n";
+
+fn from_lines(text: &str) -> Vec<u8> {
+    crate::text::bytes_from_base64(&text.replace('\n', "")).unwrap()
+}
 
 fn request() -> TimestampRequest {
     let mut nonce = [0; NONCE_BYTES];
@@ -23,7 +29,7 @@ fn the_request_is_the_one_that_was_answered() {
     let der = request().to_der();
     assert!(hex(&der).starts_with(wanted), "{}", hex(&der));
     assert!(hex(&der).ends_with("0210400102030405060708090a0b0c0d0e0f0101ff"));
-    let stamped = request().answered(GRANTED).unwrap();
+    let stamped = request().answered(&GRANTED).unwrap();
     assert_eq!(stamped.time.to_string(), "2026-11-23T18:25:42.000000Z");
     assert_eq!((stamped.policy.as_str(), stamped.serial.as_str()), ("1.3.6.1.4.1.99999.1", "01"));
     assert_eq!(stamped.within, (500_000, 1_000_000));
@@ -33,17 +39,17 @@ fn the_request_is_the_one_that_was_answered() {
 #[test]
 fn an_answer_to_another_request_is_refused() {
     let other = TimestampRequest { imprint: imprint(b"what is stampee\n"), ..request() };
-    assert_eq!(other.answered(GRANTED), Err(TimestampError::Imprint));
+    assert_eq!(other.answered(&GRANTED), Err(TimestampError::Imprint));
     let mut other = request();
     other.nonce[7] ^= 1;
-    assert_eq!(other.answered(GRANTED), Err(TimestampError::Nonce));
+    assert_eq!(other.answered(&GRANTED), Err(TimestampError::Nonce));
     let why = Some("the algorithm is not supported");
-    assert_eq!(request().answered(REFUSED), Err(TimestampError::Refused { status: 2, why }));
+    assert_eq!(request().answered(&REFUSED), Err(TimestampError::Refused { status: 2, why }));
     assert_eq!(request().answered(&vec![0x30; TIMESTAMP_BYTES_MAX + 1]), Err(TimestampError::TooLong));
     for cut in 0..GRANTED.len() {
         assert!(request().answered(&GRANTED[..cut]).is_err(), "{cut}");
     }
-    let more = [GRANTED, &[0]].concat();
+    let more = [&GRANTED[..], &[0]].concat();
     assert!(request().answered(&more).is_err());
 }
 
@@ -85,7 +91,7 @@ fn a_time_is_read_as_der_writes_it() {
 /// Every bit of what is checked: the way to the stamped bytes, and these.
 #[test]
 fn no_changed_bit_of_what_is_checked_goes_unseen() {
-    let good = request().answered(GRANTED).unwrap();
+    let good = request().answered(&GRANTED).unwrap();
     let end = GRANTED.windows(16).position(|bytes| bytes == request().nonce).unwrap() + 16;
     // These say what they say, and only the authority's signature holds them: policy, number, time, accuracy.
     let free: Vec<usize> = [
