@@ -10,6 +10,7 @@
 pub mod canonical;
 pub mod commitment;
 pub mod cosign;
+mod der;
 pub mod extract;
 pub mod leaf;
 pub mod map;
@@ -27,6 +28,7 @@ pub mod stored;
 pub mod text;
 pub mod tile_proof;
 pub mod tiles;
+pub mod timestamp;
 pub mod tree;
 pub mod verify;
 mod vkey;

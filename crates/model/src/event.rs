@@ -275,6 +275,8 @@ event_types! {
     LedgerIndexed = "ledger.index";
     /// Witnesses' signatures on a checkpoint of the plane log were brought in by an operator.
     CheckpointCosigned = "checkpoint.cosigned";
+    /// A time stamp (RFC 3161) of a checkpoint of the plane log was taken in.
+    TimeAnchored = "time.anchor";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.

@@ -31,6 +31,7 @@ mod plane;
 mod policies;
 mod policy_analysis;
 mod routes;
+mod stamping;
 mod upkeep;
 mod witness;
 mod witnessing;
@@ -47,6 +48,7 @@ pub use cosigning::WitnessUrlError;
 pub use data_dir::DataDirError;
 pub use described::described;
 pub use outside::OutsideOptions;
+pub use stamping::{TimestampUrlError, Timestamping};
 pub use witnessing::{WitnessOptions, WitnessServer};
 
 /// Where and how a plane is served.
@@ -74,6 +76,8 @@ pub struct ServeOptions {
     pub log_listen: Option<SocketAddr>,
     /// Who is asked to witness the plane log, and how many are enough.
     pub witnesses: Policy,
+    /// Who is asked for time stamps of the plane log.
+    pub timestamps: Timestamping,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

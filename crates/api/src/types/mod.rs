@@ -25,7 +25,10 @@ pub mod upstreams;
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
-pub use evidence::{Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, WitnessRequestQuery, WitnessedCheckpoint};
+pub use evidence::{
+    Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest, TimestampStatus,
+    WitnessRequestQuery, WitnessedCheckpoint,
+};
 pub use evidence_query::{
     ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
 };
