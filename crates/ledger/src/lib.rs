@@ -11,6 +11,7 @@ pub mod canonical;
 pub mod commitment;
 pub mod cosign;
 pub mod extract;
+pub mod key_chain;
 pub mod leaf;
 pub mod map;
 pub mod map_check;

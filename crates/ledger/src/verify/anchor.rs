@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use super::{Anchored, Finding, KEY_FILE, What, key_in, log_finding, read, read_text};
+use super::{Anchored, Finding, KEY_FILE, What, chain::keys_of_plane, key_in, log_finding, read, read_text};
 use crate::{
     note::{Checkpoint, NOTE_BYTES_MAX},
     plane::{Anchor, AnchorError, PLANE_LEAF_BYTES_MAX},
@@ -25,6 +25,7 @@ pub(super) fn check(dir: &Path, checkpoint: &Checkpoint, note: &str) -> Result<O
         return Ok(None);
     }
     let key = key_in(&plane, KEY_FILE)?;
+    let _led_to_it = keys_of_plane(&plane, &key)?;
     let of = |what| move |error: AnchorError| log_finding(what, format!("{PLANE_DIR}: {error}"));
     let leaf = read(&plane, PLANE_LEAF_FILE, PLANE_LEAF_BYTES_MAX)?;
     let disclosure = read_text(&plane, PLANE_DISCLOSURE_FILE, PLANE_LEAF_BYTES_MAX, What::Anchor)?;
