@@ -86,6 +86,7 @@ impl Exit {
             | ProblemCode::PolicyLocksOut
             | ProblemCode::ApprovalClosed
             | ProblemCode::RedactionClosed
+            | ProblemCode::KeyChangeRefused
             | ProblemCode::EvidenceHeld
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,

@@ -98,6 +98,9 @@ pub enum KeyChangeError {
         /// The most that is possible.
         most: u64,
     },
+    /// It is not what was asked for, or not any more.
+    #[error("this change does not wait to be confirmed")]
+    Asked,
     /// The overlap is too long.
     #[error("the key before signs along for at most {OVERLAP_DAYS_MAX} days")]
     Days,
@@ -262,10 +265,15 @@ impl Evidence {
     pub async fn change_keys(
         &self,
         log: &LogName,
-        change: KeyChange,
+        (request, change): (EventId, KeyChange),
         event: Event,
     ) -> Result<KeyState, KeyChangeError> {
-        let _one = self.shared.key_changes.lock().await;
+        let one = self.shared.key_changes.lock().await;
+        // Looked at again under the lock: what two people agreed on happens once, and nothing else happens.
+        let waiting = self.shared.keys_of(log)?.record().request;
+        if waiting.is_none_or(|waiting| waiting.id != request || waiting.change != change) {
+            return Err(KeyChangeError::Asked);
+        }
         let change = self.possible(log, change)?;
         let now = self.shared.clock.now();
         let (evidence, of) = (self.clone(), log.clone());
@@ -292,7 +300,7 @@ impl Evidence {
         let leaf = answer.await.unwrap_or_else(|_| Err(self.shared.failure()))?;
         self.settle(log, turned.statement, leaf.seq).await?;
         self.sign(log).await?;
-        drop(_one);
+        drop(one);
         self.retire_keys().await?;
         Ok(self.key_state(log)?)
     }

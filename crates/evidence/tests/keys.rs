@@ -24,7 +24,11 @@ use cogward_ledger::{
     note::{Checkpoint, Note, SigningKey, VerifyingKey},
     verify::{CHECKPOINT_FILE, Finding, KEY_FILE, Options, Verified, What, verify},
 };
-use cogward_model::event::{Attribution, Event, EventType};
+use cogward_model::{
+    Id, SystemClock, SystemEntropy,
+    event::{Attribution, Event, EventType},
+    id::{EventId, OperatorId},
+};
 use support::{SetClock, event, options, tenant};
 
 const DAY: u64 = 86_400_000_000;
@@ -112,13 +116,25 @@ fn told(kind: EventType, log: &LogName) -> Event {
     Event::new(kind, of, Attribution::plane())
 }
 
+async fn changed(
+    evidence: &Evidence,
+    log: &LogName,
+    change: KeyChange,
+    kind: EventType,
+) -> Result<KeyState, KeyChangeError> {
+    let by: OperatorId = Id::new(&SystemClock, &SystemEntropy);
+    let asked = (change, by, "anna".to_owned());
+    let request = evidence.ask_key_change(log, asked, told(EventType::LedgerKeyRequested, log)).await?;
+    evidence.change_keys(log, (request.id, request.change), told(kind, log)).await
+}
+
 async fn rotate(evidence: &Evidence, log: &LogName, overlap_days: u32) -> Result<KeyState, KeyChangeError> {
-    evidence.change_keys(log, KeyChange::Rotate { overlap_days }, told(EventType::LedgerKeyRotated, log)).await
+    changed(evidence, log, KeyChange::Rotate { overlap_days }, EventType::LedgerKeyRotated).await
 }
 
 async fn revoke(evidence: &Evidence, generation: u64, size: Option<u64>) -> Result<KeyState, KeyChangeError> {
     let change = KeyChange::Revoke { generation, size, why: Why::Compromised };
-    evidence.change_keys(&acme(), change, told(EventType::LedgerKeyRevoked, &acme())).await
+    changed(evidence, &acme(), change, EventType::LedgerKeyRevoked).await
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -251,7 +267,8 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
     plane.leaves(3).await;
     let (first, stolen) = (plane.key(), plane.signing("acme"));
     let before = plane.pack(&dir.path().join("before")).await;
-    plane.rotate(0).await;
+    let state = plane.rotate(0).await;
+    let (leaf, alone) = (state.statements[0].leaf, state.chain.counts_up_to(0).unwrap());
     plane.leaves(2).await;
     let second = plane.key();
     let good = plane.pack(&dir.path().join("good")).await;
@@ -268,7 +285,7 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
     assert_eq!(failed(&forged, Some(&first), None), What::Key, "no whole chain and the key that is in it");
     fs::remove_file(forged.join(KEYS_FILE)).unwrap();
     let finding = verdict(&forged, Some(&first), None).unwrap_err();
-    assert_eq!((finding.what, finding.leaf), (What::Key, Some(3)));
+    assert_eq!((finding.what, finding.leaf), (What::Key, Some(leaf)));
     assert_eq!(failed(&forged, Some(&second), None), What::Signature);
     // With the statement: the note lacks the present key.
     copy(&good, &forged);
@@ -278,7 +295,7 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
         assert_eq!(failed(&forged, Some(key), None), What::Signature);
     }
     // What a thief says that it kept from after the time of the key is no checkpoint of the log.
-    for size in [4, of.size] {
+    for size in [alone + 1, of.size] {
         assert_eq!(failed(&good, Some(&second), Some(&stolen.checkpoint(size, &of.root))), What::Against);
     }
     assert!(verdict(&good, Some(&second), Some(&note(&before))).is_ok());
@@ -291,10 +308,10 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
             generation: 1,
             old: first.clone(),
             new: own.verifying().clone(),
-            size: 3,
+            size: alone,
             time: "2026-11-23T10:11:12.123456Z".to_owned(),
         };
-        serde_json::to_string(&Entry { leaf: 3, statement: statement.signed(by).unwrap() }).unwrap() + "\n"
+        serde_json::to_string(&Entry { leaf, statement: statement.signed(by).unwrap() }).unwrap() + "\n"
     };
     let make = |statements: &str| {
         copy(&good, &forged);
@@ -306,7 +323,7 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
     for (by, wanted) in [
         (vec![&stolen], (What::Key, None)),
         (vec![&own], (What::Key, None)),
-        (vec![&stolen, &own], (What::Key, Some(3))),
+        (vec![&stolen, &own], (What::Key, Some(leaf))),
     ] {
         make(&fork(&by));
         let finding = verdict(&forged, Some(&first), None).unwrap_err();
@@ -319,19 +336,20 @@ async fn a_stolen_key_makes_no_log_that_who_knows_the_chain_believes() {
         make(&both);
         assert_eq!(failed(&forged, Some(&first), None), What::Key);
     }
+    let at = format!("\"leaf\":{leaf}");
     // A line that is none, the statement in another leaf, and one that is not there.
     for wrong in [
         String::new(),
         "\n".to_owned(),
         statements.trim_end().to_owned(),
-        statements.replace("\"leaf\":3", "\"leaf\":4"),
-        statements.replace("\"leaf\":3", "\"leaf\":9999"),
-        statements.replace("\"leaf\":3", "\"leaf\":-3"),
-        statements.replace("\"leaf\":3", "\"leaf\":3.0"),
-        statements.replace("\"leaf\":3", "\"leaf\":3,\"leaf\":3"),
-        statements.replace("\"leaf\":3", "\"more\":1,\"leaf\":3"),
+        statements.replace(&at, &format!("\"leaf\":{}", leaf + 1)),
+        statements.replace(&at, "\"leaf\":9999"),
+        statements.replace(&at, "\"leaf\":-1"),
+        statements.replace(&at, &format!("{at}.0")),
+        statements.replace(&at, &format!("{at},{at}")),
+        statements.replace(&at, &format!("\"more\":1,{at}")),
         statements.replace("generation 1", "generation 2"),
-        statements.replace("size 3", "size 2"),
+        statements.replace(&format!("size {alone}"), "size 0"),
         statements.replace("/acme", "/else"),
     ] {
         assert_ne!(wrong, statements);
@@ -361,6 +379,30 @@ async fn both_verifiers_find_every_damaged_byte_of_the_statements() {
 }
 
 #[tokio::test]
+async fn what_was_asked_for_happens_once_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plane = Plane::new(&dir.path().join("evidence"));
+    plane.leaves(1).await;
+    let by: OperatorId = Id::new(&SystemClock, &SystemEntropy);
+    let ask = KeyChange::Rotate { overlap_days: 30 };
+    let asked = (ask.clone(), by, "anna".to_owned());
+    let told_of = || told(EventType::LedgerKeyRotated, &acme());
+    let request =
+        plane.evidence().ask_key_change(&acme(), asked, told(EventType::LedgerKeyRequested, &acme())).await.unwrap();
+    plane.start().await;
+    assert_eq!(plane.evidence().key_state(&acme()).unwrap().request, Some(request.clone()), "it outlives a start");
+    let other: EventId = Id::new(&SystemClock, &SystemEntropy);
+    for (id, change) in [(other, ask.clone()), (request.id, KeyChange::Rotate { overlap_days: 0 })] {
+        let refused = plane.evidence().change_keys(&acme(), (id, change), told_of()).await;
+        assert!(matches!(refused, Err(KeyChangeError::Asked)));
+    }
+    plane.evidence().change_keys(&acme(), (request.id, ask.clone()), told_of()).await.unwrap();
+    let again = plane.evidence().change_keys(&acme(), (request.id, ask), told_of()).await;
+    assert!(matches!(again, Err(KeyChangeError::Asked)));
+    assert_eq!(plane.evidence().key_state(&acme()).unwrap().chain.generation(), 1);
+}
+
+#[tokio::test]
 async fn a_revoked_key_counts_no_further_than_was_said() {
     let dir = tempfile::tempdir().unwrap();
     let mut plane = Plane::new(&dir.path().join("evidence"));
@@ -370,10 +412,11 @@ async fn a_revoked_key_counts_no_further_than_was_said() {
     plane.leaves(10).await;
     let late = plane.pack(&dir.path().join("late")).await;
     assert!(matches!(revoke(plane.evidence(), 0, None).await, Err(KeyChangeError::NotPast(0))));
-    plane.rotate(90).await;
+    let most = plane.rotate(90).await.chain.counts_up_to(0).unwrap();
     assert!(matches!(rotate(plane.evidence(), &acme(), 0).await, Err(KeyChangeError::Overlap(_))));
     assert!(matches!(revoke(plane.evidence(), 1, None).await, Err(KeyChangeError::NotPast(1))));
-    assert!(matches!(revoke(plane.evidence(), 0, Some(21)).await, Err(KeyChangeError::Size { size: 21, most: 20 })));
+    let beyond = revoke(plane.evidence(), 0, Some(most + 1)).await;
+    assert!(matches!(beyond, Err(KeyChangeError::Size { most: of, .. }) if of == most));
     let state = revoke(plane.evidence(), 0, Some(15)).await.unwrap();
     // It does not sign along any more, whatever the overlap was.
     assert!(state.retiring.is_none() && !plane.file("acme.sign").exists());
@@ -397,7 +440,7 @@ async fn a_revoked_key_counts_no_further_than_was_said() {
     else {
         panic!("{lines}")
     };
-    let counter = Statement::Revocation { generation: 0, key, size: 20, why, time };
+    let counter = Statement::Revocation { generation: 0, key, size: most, why, time };
     let line = Entry { leaf: entries[1].leaf, statement: counter.signed(&[&stolen]).unwrap() };
     let first_line = lines.lines().next().unwrap();
     for wrong in [format!("{first_line}\n"), format!("{first_line}\n{}\n", serde_json::to_string(&line).unwrap())] {
@@ -431,7 +474,7 @@ async fn a_start_makes_good_what_a_killed_plane_had_begun() {
     let unrecorded = |keys: &Path| {
         let file = keys.join("acme.chain");
         let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        assert_eq!(record["statements"][0]["leaf"], 3);
+        assert!(record["statements"][0]["leaf"].is_u64());
         record["statements"][0]["leaf"] = serde_json::Value::Null;
         fs::write(file, record.to_string()).unwrap();
     };
@@ -442,7 +485,8 @@ async fn a_start_makes_good_what_a_killed_plane_had_begun() {
         ("half destroyed", 1),
         ("destroyed", 1),
     ] {
-        let here = dir.path().join(step.replace(' ', "-"));
+        let named = |what: &str| dir.path().join(format!("{what} {step}"));
+        let here = named("plane");
         let clock = Arc::new(SetClock(AtomicU64::new(START)));
         match step {
             "new seeds only" => {
@@ -476,7 +520,7 @@ async fn a_start_makes_good_what_a_killed_plane_had_begun() {
         let mut killed = Plane { dir: here, clock, evidence: None };
         killed.start().await;
         killed.leaves(1).await;
-        let pack = killed.pack(&dir.path().join(format!("pack-{generation}-{}", step.len()))).await;
+        let pack = killed.pack(&named("pack")).await;
         let log = verdict(&pack, Some(&first), None).unwrap();
         assert_eq!(log.generation, generation, "{step}");
         let statements = fs::read_to_string(pack.join(KEYS_FILE)).unwrap_or_default();
@@ -489,7 +533,7 @@ async fn a_start_makes_good_what_a_killed_plane_had_begun() {
         killed.later(31);
         killed.evidence().retire_keys().await.unwrap();
         killed.rotate(0).await;
-        let last = killed.pack(&dir.path().join(format!("last-{}", step.len()))).await;
+        let last = killed.pack(&named("last")).await;
         assert_eq!(verdict(&last, Some(&first), Some(&note(&pack))).unwrap().generation, generation + 1, "{step}");
     }
 }
