@@ -163,7 +163,7 @@ impl Evidence {
             files.write(&plane(PLANE_DISCLOSURE_FILE), 0o644, anchor.disclosure.as_bytes())?;
             files.write(&plane(PLANE_PROOF_FILE), 0o644, anchor.tlog_proof().as_bytes())?;
             files.write(&plane(KEY_FILE), 0o644, self.verifying_keys(&LogName::Plane)?.as_bytes())?;
-            if let Some(statements) = self.statements(&LogName::Plane)? {
+            if let Some(statements) = self.key_statements(&LogName::Plane, 0)? {
                 files.write(&plane(KEYS_FILE), 0o644, statements.as_bytes())?;
             }
         }

@@ -377,9 +377,16 @@ impl Evidence {
         Ok(())
     }
 
-    /// What lies beside `log.vkey` in a pack: the statements that led to the key, if there are any.
-    pub(crate) fn statements(&self, log: &LogName) -> Result<Option<String>, KeyringError> {
-        Ok(lines(&self.shared.keys_of(log)?.entries()))
+    /// What lies beside `log.vkey` as `keys.jsonl`: the statements that led to the key, as far as they are among the
+    /// first `size` leaves of the log. `None` when there are none.
+    ///
+    /// # Errors
+    /// The keys are not usable.
+    pub fn key_statements(&self, log: &LogName, size: u64) -> Result<Option<String>, KeyringError> {
+        let entries = self.shared.keys_of(log)?.entries().into_iter();
+        // Those about the plane log are leaves of another one.
+        let told: Vec<Entry> = entries.filter(|entry| *log == LogName::Plane || entry.leaf < size).collect();
+        Ok(lines(&told))
     }
 }
 

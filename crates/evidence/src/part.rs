@@ -31,8 +31,8 @@ use serde::Serialize;
 use crate::{
     export::VERIFIER,
     index::{self, Found, IndexError, SealError},
-    key_change,
     keys::TenantKeys,
+    plane::LogName,
     prove::{PART_LEAVES_MAX, Signed},
     read::ReadError,
     record::Evidence,
@@ -196,8 +196,8 @@ impl Evidence {
         }
         write(&dir, CHECKPOINT_FILE, 0o644, signed.note.as_bytes())?;
         write(&dir, KEY_FILE, 0o644, keys.log.key().verifying().lines().as_bytes())?;
-        let told: Vec<_> = keys.log.entries().into_iter().filter(|entry| entry.leaf < signed.checkpoint.size).collect();
-        if let Some(statements) = key_change::lines(&told) {
+        let log = LogName::Tenant(tenant.clone());
+        if let Some(statements) = self.key_statements(&log, signed.checkpoint.size)? {
             write(&dir, KEYS_FILE, 0o644, statements.as_bytes())?;
             files.insert(KEYS_FILE.to_owned(), file_digest(statements.as_bytes())?);
         }

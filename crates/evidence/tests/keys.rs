@@ -539,6 +539,28 @@ async fn a_start_makes_good_what_a_killed_plane_had_begun() {
 }
 
 #[tokio::test]
+async fn a_statement_that_a_crash_said_twice_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plane = Plane::new(&dir.path().join("evidence"));
+    plane.leaves(2).await;
+    let first = plane.key();
+    let state = plane.rotate(0).await;
+    // As a start does it that cannot see the leaf any more, because it reads the log from a snapshot on.
+    let statement = state.statements[0].statement.clone();
+    let again = told(EventType::LedgerKeyRotated, &acme()).public("log", state.origin).public("statement", statement);
+    plane.evidence().record(again).await.unwrap();
+    let twice = plane.pack(&dir.path().join("twice")).await;
+    assert_eq!(fs::read_to_string(twice.join(KEYS_FILE)).unwrap().lines().count(), 2);
+    plane.start().await;
+    let served = plane.evidence().key_statements(&acme(), u64::MAX).unwrap().unwrap();
+    assert_eq!(served.lines().count(), 1);
+    for statements in [fs::read_to_string(twice.join(KEYS_FILE)).unwrap(), served] {
+        fs::write(twice.join(KEYS_FILE), statements).unwrap();
+        assert_eq!(verdict(&twice, Some(&first), None).unwrap().generation, 1);
+    }
+}
+
+#[tokio::test]
 async fn key_files_older_than_the_log_are_noticed_at_start() {
     let dir = tempfile::tempdir().unwrap();
     let mut plane = Plane::new(&dir.path().join("evidence"));
