@@ -176,6 +176,7 @@ fn key_files_from_a_backup_of_before_are_refused_at_start() -> Result<()> {
     copy(&old, &keys)?;
     let refused = office.plane.up().err().context("it must not start")?;
     ensure!(format!("{refused:#}").contains("were replaced since these key files were written"), "{refused:#}");
+    office.plane.kill_9()?;
     fs::remove_dir_all(&keys)?;
     fs::rename(&new, &keys)?;
     office.plane.up()?;
@@ -187,7 +188,7 @@ fn a_witness_goes_on_over_a_new_key_of_the_plane_log_once_it_is_told() -> Result
     let office = Office::open()?;
     let plane = &office.plane;
     let memory = plane.scratch().join("w").to_string_lossy().into_owned();
-    let first = office.keep(&["--plane"], "first.vkey")?.to_string_lossy().into_owned();
+    let first = office.keep(&["--plane-log"], "first.vkey")?.to_string_lossy().into_owned();
     plane.ok(["witness", "key", "--dir", &memory, "--name", "auditor.example/w1"])?;
     let mut seen = 0_u64;
     let mut sign = |log: &str| -> Result<i32> {
@@ -201,12 +202,12 @@ fn a_witness_goes_on_over_a_new_key_of_the_plane_log_once_it_is_told() -> Result
         Ok(signed.code())
     };
     assert_eq!(sign(&first)?, 0);
-    office.change(&["rotate"], &["--plane"])?;
-    let second = office.keep(&["--plane"], "second.vkey")?.to_string_lossy().into_owned();
+    office.change(&["rotate"], &["--plane-log"])?;
+    let second = office.keep(&["--plane-log"], "second.vkey")?.to_string_lossy().into_owned();
     // While both sign, the witness needs to know nothing; then it has to be told.
     assert_eq!(sign(&first)?, 0);
     assert_eq!(sign(&second)?, 0);
-    office.change(&["revoke", "--generation", "0", "--why", "superseded"], &["--plane"])?;
+    office.change(&["revoke", "--generation", "0", "--why", "superseded"], &["--plane-log"])?;
     ensure!(sign(&first)? != 0);
     assert_eq!(sign(&second)?, 0);
     // Nobody but the plane's own tenant speaks of the plane log.

@@ -72,7 +72,7 @@ pub enum Keys {
 #[derive(Debug, clap::Args)]
 pub struct LogFlags {
     /// The plane log, which witnesses see, instead of a tenant's
-    #[arg(long, conflicts_with = "tenant")]
+    #[arg(long = "plane-log", conflicts_with = "tenant")]
     pub plane: bool,
     #[command(flatten)]
     tenant: TenantFlag,
