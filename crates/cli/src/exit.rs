@@ -287,6 +287,7 @@ mod tests {
              policy_grants            4\n\
              approval_closed          5\n\
              redaction_closed         5\n\
+             key_change_refused       5\n\
              evidence_held            5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\

@@ -28,6 +28,7 @@ use crate::{
 };
 
 const FORM: u64 = 1;
+/// Largest file of statements: what a reader takes of them, and their marks.
 const RECORD_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The text of a seed.
 const SEED_BYTES: u64 = 44;
@@ -289,7 +290,7 @@ impl LogKeys {
             durable::replace(&path, &text).map_err(|source| KeyringError::Io { path, source })?;
         }
         let [path, _] = self.files.seed_paths(generation);
-        let new = self.files.existing(generation)?.ok_or_else(|| KeyringError::Gone(path))?;
+        let new = self.files.existing(generation)?.ok_or(KeyringError::Gone(path))?;
         let size = signed_alone().map_err(|source| KeyringError::Io { path: self.files.record_path(), source })?;
         let statement = Statement::Rotation {
             generation,
