@@ -3,6 +3,7 @@
 mod evidence;
 mod floors;
 mod issuers;
+mod keys;
 mod policies;
 mod redactions;
 mod runs;
@@ -21,6 +22,7 @@ pub use self::{
     evidence::{EvidencePart, EvidenceSearch, Prove, Sample},
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
+    keys::{Keys, LogFlags, WhyWord},
     policies::{Approval, ApprovalWord, Policy},
     redactions::{Hold, Redact, RedactionWord},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
@@ -510,6 +512,9 @@ pub enum Evidence {
     /// Erase values of the evidence: asked for, approved by another operator, carried out
     #[command(subcommand)]
     Redact(Redact),
+    /// The keys that sign a log: list, replace, revoke
+    #[command(subcommand)]
+    Keys(Keys),
     /// Keep values from being erased: legal holds
     #[command(subcommand)]
     Hold(Hold),

@@ -10,6 +10,7 @@ mod evidence;
 mod files;
 mod floors;
 mod issuers;
+mod keys;
 mod login;
 mod memory;
 mod operators;

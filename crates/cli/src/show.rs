@@ -17,6 +17,7 @@ use crate::output::{Cell, Show, Tone};
 
 mod files;
 mod issuers;
+mod keys;
 mod policies;
 mod redactions;
 

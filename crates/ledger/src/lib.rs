@@ -12,6 +12,7 @@ pub mod commitment;
 pub mod cosign;
 mod der;
 pub mod extract;
+pub mod key_chain;
 pub mod leaf;
 pub mod map;
 pub mod map_check;

@@ -209,6 +209,8 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let held = EvidenceOptions { strict: cfg!(debug_assertions), ..EvidenceOptions::new(dir) };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
+    // A change of keys that a plane was killed in is carried on before anything is signed for anybody.
+    evidence.settle_keys().await.map_err(|e| ServeError::Record(e.to_string()))?;
     // Before anything is read or sealed: what was erased stays so, whatever came back with older files.
     let told = evidence.replay_erasures().await.map(|replayed| replayed.executed);
     let told = told.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
@@ -352,6 +354,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(upkeep::purge_answers(app.clone()));
     tokio::spawn(upkeep::sweep_approvals(app.clone()));
+    tokio::spawn(upkeep::retire_keys(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }

@@ -9,6 +9,7 @@ pub mod evidence_query;
 pub mod floors;
 pub mod inputs;
 pub mod issuers;
+pub mod keys;
 pub mod memory;
 pub mod operations;
 pub mod operators;
@@ -35,6 +36,9 @@ pub use evidence_query::{
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};
+pub use keys::{
+    KeyChangeRequest, KeyRevocation, KeyRole, KeyRotation, KeyStatement, KeyWhy, KeysQuery, LogKey, LogKeys,
+};
 pub use memory::{MemoryForget, MemoryForgotten, MemoryUsage};
 pub use operations::{Operation, OperationState, Receipt};
 pub use operators::{NewOperator, Operator, OperatorAdd, OperatorRoles, OperatorRotate, RotatedOperator};

@@ -8,6 +8,7 @@ use std::{
 
 use cogward_ledger::{
     extract::Scope,
+    key_chain::KeyChain,
     map_check,
     note::{NOTE_BYTES_MAX, VerifyingKey},
     pack,
@@ -142,8 +143,14 @@ fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
     let older = arguments.against.clone()?;
     let dir = arguments.task.whole_log()?;
     let now = read_note(&dir.join(verify::CHECKPOINT_FILE)).ok()?;
-    let key = arguments.key.clone().or_else(|| verify::key_of(dir).ok())?;
-    let meaning = match verify::contradiction(&older, &now, &key)? {
+    let own = verify::key_of(dir).ok()?;
+    let keys = verify::keys_in(dir, &own).ok()?;
+    // Who gave a key that is none of the pack's compares by that one alone.
+    let keys = match &arguments.key {
+        Some(key) if keys.chain.generation_of(key).is_none() => KeyChain::new(key.clone()),
+        _ => keys.chain,
+    };
+    let meaning = match verify::contradiction(&older, &now, &keys)? {
         Contradiction::Shorter => {
             "The key signed a longer log before: this one is older than the checkpoint, or its end was cut off."
         }
@@ -207,6 +214,10 @@ const UNCOMPARED: &str = "NOTE: no older checkpoint was given (--against). If th
 
 const STAMPED: &str = "NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem";
 
+const FOLLOWED: &str = "each was replaced by a statement that it signed itself. Keep the present one.";
+
+const REVOKED: &str = "WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one with the one that the operator published.";
+
 fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Finding> {
     let Arguments { key, against, threads, .. } = arguments;
     let key = key.as_ref();
@@ -222,7 +233,7 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
     }
     let mut json = serde_json::json!({"verdict": "ok", "log": log});
     if with_index {
-        let checkpoint = match key {
+        let checkpoint = match key.filter(|_| log.pinned_generation.is_none()) {
             Some(key) => map_check::checkpoint_of(dir, key),
             None => map_check::checkpoint_of(dir, &verify::key_of(dir)?),
         };
@@ -240,6 +251,15 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
         lines.push(STAMPED.to_owned());
     }
     lines.push(format!("    key   {}", log.key));
+    if let Some(generation) = log.pinned_generation {
+        lines.push(format!(
+            "    the key that you gave is number {generation}, this is number {}: {FOLLOWED}",
+            log.generation
+        ));
+        if log.pinned_revoked {
+            lines.push(REVOKED.to_owned());
+        }
+    }
     lines.push(match log.against {
         Some(size) => format!("    contains the {size} leaves of the older checkpoint"),
         None => UNCOMPARED.to_owned(),
@@ -281,6 +301,9 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     }
     lines.push(format!("    disclosures  {}", pack.disclosures));
     lines.push(format!("    key   {}", pack.key));
+    if let Some(generation) = pack.pinned_generation {
+        lines.push(format!("    the key that you gave is number {generation}: {FOLLOWED}"));
+    }
     if !pack.key_pinned {
         lines.push(UNPINNED.to_owned());
     }
