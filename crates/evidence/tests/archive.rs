@@ -292,7 +292,9 @@ async fn the_archive_of_another_plane_is_not_mixed_in() {
     all(&mut Archive::open(&other, place(other_store)).unwrap());
     let key = key(&evidence);
     let (mine, theirs) = (of_kind(store, "manifests"), of_kind(other_store, "manifests"));
-    let both = damaged(store, |dir| drop(fs::copy(other_store.join(&theirs[1]), dir.join(&theirs[1])).unwrap()));
+    let both = damaged(store, |dir| {
+        let _bytes = fs::copy(other_store.join(&theirs[1]), dir.join(&theirs[1])).unwrap();
+    });
     let finding = check(both.path(), &key, None).unwrap_err();
     assert!(finding.what == What::Manifest && finding.detail.contains("two manifests"), "{finding}");
     let instead = damaged(store, |dir| {

@@ -38,7 +38,7 @@ use crate::{
         HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways,
         approvals::StoredApprovals,
     },
-    budgets, cosigning,
+    archiving, budgets, cosigning,
     data_dir::{DataDir, DataDirError},
     described::described,
     erasure,
@@ -101,6 +101,12 @@ pub enum ServeError {
     /// The address of a witness.
     #[error(transparent)]
     WitnessUrl(#[from] cosigning::WitnessUrlError),
+    /// The place of the archive.
+    #[error("the archive cannot be used")]
+    ArchivePlace(#[from] archiving::S3Error),
+    /// What is known of the archive.
+    #[error("the archive cannot be used")]
+    Archive(#[from] cogward_evidence::archive::ArchiveError),
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
@@ -202,7 +208,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
-    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..EvidenceOptions::new(dir) };
+    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..options.archive.evidence(dir) };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
     // Before anything is read or sealed: what was erased stays so, whatever came back with older files.
@@ -307,12 +313,15 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     data.write_address(address, door.as_ref().map(|(_, address, _)| *address))?;
     journal.publish(JournalEvent::plane("plane.started"));
 
+    let closing = CancellationToken::new();
+    let archived = archiving::start(&evidence, &journal, &clock, &options.archive, &closing)?;
     let app = Arc::new(Plane {
         started: clock.now(),
         erasures: tokio::sync::Mutex::default(),
         credential_changes: tokio::sync::Mutex::default(),
         accepting: AtomicBool::new(true),
-        closing: CancellationToken::new(),
+        closing,
+        archived,
         store,
         evidence,
         journal,

@@ -25,7 +25,9 @@ pub mod upstreams;
 pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, VersionSummary, Warm, WarmPut};
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
-pub use evidence::{Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, WitnessRequestQuery, WitnessedCheckpoint};
+pub use evidence::{
+    ArchiveStatus, Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, WitnessRequestQuery, WitnessedCheckpoint,
+};
 pub use evidence_query::{
     ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
 };

@@ -214,6 +214,7 @@ mod tests {
             policy_solver: None,
             log_listen: None,
             witnesses: Default::default(),
+            archive: Default::default(),
         };
         crate::start(options).await.unwrap()
     }

@@ -95,6 +95,7 @@ fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         witnessed: quorum,
         seen,
         below_quorum,
+        archive: app.archived.status(),
     })
 }
 

@@ -61,6 +61,7 @@ impl Plane {
             policy_solver: None,
             log_listen: None,
             witnesses: Default::default(),
+            archive: Default::default(),
         };
         start(options).await.unwrap()
     }
@@ -94,6 +95,7 @@ impl Plane {
                     policy_solver: None,
                     log_listen: None,
                     witnesses: Default::default(),
+                    archive: Default::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,
