@@ -139,6 +139,7 @@ fn a_directory_has_the_sealed_segments_and_gives_them_back() -> Result<()> {
     fs::remove_file(wal.join(first))?;
     let refused = plane.up().err().context("it must not start")?;
     ensure!(format!("{refused:#}").contains("archive restore"), "{refused:#}");
+    plane.kill_9()?;
     fs::copy(&restored[0], wal.join(first))?;
     plane.up()?;
     plane.stop()?;

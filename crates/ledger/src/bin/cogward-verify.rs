@@ -189,6 +189,7 @@ fn main() -> ExitCode {
         Task::Proof(path) => proof(path, key.as_ref()),
         Task::Pack(dir) if pack::is_partial(dir) => partial(dir, key.as_ref()),
         Task::Pack(dir) => whole(dir, &arguments, false),
+        // Answered above.
         Task::Index(dir) | Task::Archive(dir) => whole(dir, &arguments, true),
     };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };

@@ -372,6 +372,7 @@ impl Bucket {
             // Two planes, or two attempts at once: the first one counts.
             ("if-none-match", "*".to_owned()),
             ("x-amz-checksum-sha256", STANDARD.encode(digest)),
+            ("x-amz-sdk-checksum-algorithm", "SHA256".to_owned()),
         ];
         if let Some(lock) = self.options.lock {
             let until = SystemClock.now().unix_micros().saturating_add(u64::from(lock.days).saturating_mul(DAY_US));
