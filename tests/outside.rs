@@ -602,7 +602,9 @@ fn a_kill_ends_what_a_client_does_and_it_does_not_come_back_by_itself() -> Resul
     let _cut = waiting.read_to_end(&mut rest);
     let took = ordered.elapsed();
     assert!(took < KILL_MAX, "{took:?}");
-    assert!(!String::from_utf8_lossy(&rest).contains("\"result\""));
+    let rest = String::from_utf8_lossy(&rest);
+    // Cut off, or told by the plane that it is over where that was faster; never an answer of the tool.
+    assert!(!rest.contains("\"result\"") || rest.contains("cogward refused this call"), "{rest}");
     let ended = world.plane.run_until(&run, |run| run["ended"].is_string())?;
     assert_eq!(ended["state"], "killed");
 

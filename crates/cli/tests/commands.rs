@@ -56,10 +56,14 @@ fn every_problem_ends_with_its_exit_code_cause_rule_and_next_step() {
             {
                 4
             }
+            409 if *code == ProblemCode::SplitView => 9,
             409 | 412 => 5,
             422 if matches!(
                 code,
-                ProblemCode::ManifestInvalid | ProblemCode::PackageInvalid | ProblemCode::PolicyInvalid
+                ProblemCode::ManifestInvalid
+                    | ProblemCode::PackageInvalid
+                    | ProblemCode::PolicyInvalid
+                    | ProblemCode::NotRedactable
             ) =>
             {
                 4

@@ -142,7 +142,9 @@ impl Shared {
     pub(crate) fn prepare(&self, event: &Event, id: EventId) -> Result<Append, RecordError> {
         self.check()?;
         if self.strict {
-            cogward_ledger::schema::schema().check(event).map_err(EncodeError::from)?;
+            let checked = cogward_ledger::schema::schema().check(event);
+            let told = checked.inspect_err(|error| tracing::error!(%error, "an event is not what the schema says"));
+            told.map_err(EncodeError::from)?;
         }
         let body = leaf::encode(event, &id, &*self.entropy)?;
         let keys = self.keyring.tenant(&event.tenant).map_err(|error: KeyringError| {

@@ -110,9 +110,10 @@ fn exported(directory: &Path, path: &str, session: &mut Session<'_>) -> Result<(
     })?;
     session.output.say(&format!("{files} files. Verify them, offline, with:"));
     session.output.say(&format!("  cogward-verify {}", directory.display()));
-    // Said of the plane, not proven by it: the proof is in the pack.
-    let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
-    session.output.say(&crate::show::witnessed(&status));
+    // Said of the plane, not proven by it: the proof is in the pack, which is here by now.
+    if let Ok(status) = session.client()?.get::<EvidenceStatus>(paths::EVIDENCE_STATUS) {
+        session.output.say(&crate::show::witnessed(&status));
+    }
     session.output.line(&directory.display().to_string())
 }
 
