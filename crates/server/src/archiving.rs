@@ -120,8 +120,8 @@ pub(crate) fn start(
     let watched = Watched::default();
     let Some(place) = &options.place else { return Ok(watched) };
     let place = place.place(closing)?;
-    let archive = Archive::open(evidence, place)?;
-    let task = Task {
+    let shown = place.shown();
+    let mut task = Task {
         evidence: evidence.clone(),
         journal: journal.clone(),
         clock: Arc::clone(clock),
@@ -129,8 +129,17 @@ pub(crate) fn start(
         watched: watched.clone(),
         failing: None,
     };
-    task.show(&archive);
-    tokio::spawn(task.until(archive, closing.clone()));
+    match Archive::open(evidence, place) {
+        Ok(archive) => {
+            task.show(&archive);
+            tokio::spawn(task.until(archive, closing.clone()));
+        }
+        // The plane goes on without its archive, and says so.
+        Err(error) => {
+            task.fails(&error);
+            task.watched.set(task.status(shown, 0, 0, None));
+        }
+    }
     Ok(watched)
 }
 
@@ -268,14 +277,18 @@ impl Task {
     }
 
     fn show(&self, archive: &Archive) {
-        self.watched.set(ArchiveStatus {
-            archive: archive.place(),
-            segments: archive.stored(),
-            waiting: archive.waiting(),
-            newest_manifest: archive.newest(),
+        self.watched.set(self.status(archive.place(), archive.stored(), archive.waiting(), archive.newest()));
+    }
+
+    fn status(&self, archive: String, segments: u64, waiting: u64, newest_manifest: Option<String>) -> ArchiveStatus {
+        ArchiveStatus {
+            archive,
+            segments,
+            waiting,
+            newest_manifest,
             failing_since: self.failing.as_ref().map(|failing| failing.at),
             failure: self.failing.as_ref().map(|failing| failing.why.clone()),
             alarm: self.failing.as_ref().is_some_and(|failing| failing.alarmed),
-        });
+        }
     }
 }

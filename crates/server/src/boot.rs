@@ -104,9 +104,6 @@ pub enum ServeError {
     /// The place of the archive.
     #[error("the archive cannot be used")]
     ArchivePlace(#[from] archiving::S3Error),
-    /// What is known of the archive.
-    #[error("the archive cannot be used")]
-    Archive(#[from] cogward_evidence::archive::ArchiveError),
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),

@@ -1,11 +1,13 @@
 //! Bringing segments back: all of an archive is verified on the way, or nothing is left.
 
 use std::{
+    cell::Cell,
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use cogward_ledger::archive::{self, Finding, Name, Objects, Options, Verified};
@@ -30,6 +32,8 @@ pub enum RestoreError {
 struct Keeping<'a> {
     from: &'a dyn Objects,
     wal: PathBuf,
+    /// Why nothing more can be written: a full disk here is no damage there.
+    failed: Rc<Cell<Option<io::Error>>>,
 }
 
 impl Objects for Keeping<'_> {
@@ -42,7 +46,7 @@ impl Objects for Keeping<'_> {
         let Some(Name::Segment { index, .. }) = Name::parse(name) else { return Ok(object) };
         let path = self.wal.join(format!("{index:016x}.seg"));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Box::new(Both { object, file }))
+        Ok(Box::new(Both { object, file, failed: Rc::clone(&self.failed) }))
     }
 }
 
@@ -50,12 +54,17 @@ impl Objects for Keeping<'_> {
 struct Both {
     object: Box<dyn Read>,
     file: File,
+    failed: Rc<Cell<Option<io::Error>>>,
 }
 
 impl Read for Both {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.object.read(buffer)?;
-        self.file.write_all(buffer.get(..read).unwrap_or_default())?;
+        self.file.write_all(buffer.get(..read).unwrap_or_default()).map_err(|error| {
+            let kind = error.kind();
+            self.failed.set(Some(error));
+            io::Error::from(kind)
+        })?;
         Ok(read)
     }
 }
@@ -94,7 +103,12 @@ pub fn restore(from: &dyn Objects, options: &Options<'_>, dir: &Path) -> Result<
 fn restore_into(from: &dyn Objects, options: &Options<'_>, dir: &Path) -> Result<Verified, RestoreError> {
     let wal = dir.join("wal");
     durable::directory(&wal)?;
-    let verified = archive::verify(&Keeping { from, wal: wal.clone() }, options)?;
+    let failed = Rc::default();
+    let keeping = Keeping { from, wal: wal.clone(), failed: Rc::clone(&failed) };
+    let verified = archive::verify(&keeping, options).map_err(|finding| match failed.take() {
+        Some(error) => RestoreError::Io(error),
+        None => RestoreError::Archive(finding),
+    })?;
     for entry in fs::read_dir(&wal)? {
         File::open(entry?.path())?.sync_all()?;
     }

@@ -96,7 +96,9 @@ fn segment(index: u64, size: usize, frames: &[(u8, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-fn read(bytes: &[u8], index: u64, size: u64) -> Result<(Vec<(u8, Vec<u8>)>, Hash), SegmentError> {
+type Frames = Vec<(u8, Vec<u8>)>;
+
+fn read(bytes: &[u8], index: u64, size: u64) -> Result<(Frames, Hash), SegmentError> {
     let mut reader = SegmentReader::open(bytes, index, size)?;
     let mut frames = Vec::new();
     while let Some(frame) = reader.frame()? {

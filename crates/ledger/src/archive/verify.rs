@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Read,
+    io::{self, Read},
 };
 
 use serde::Serialize;
@@ -237,7 +237,7 @@ fn segment(
         return Err(Finding::new(text, What::Missing, detail));
     }
     let file = objects.open(&text).map_err(|error| Finding::new(&text, What::Missing, error.to_string()))?;
-    let broken = |error: SegmentError| Finding::new(&text, What::Bytes, error.to_string());
+    let broken = |error: SegmentError| Finding::new(&text, rule_of(&error), error.to_string());
     let mut reader = SegmentReader::open(file, sealed.index, sealed.bytes).map_err(broken)?;
     walk.begin();
     let mut first = None;
@@ -254,7 +254,7 @@ fn segment(
                     SegmentError::Frame { kind, payload, .. } => {
                         Finding::of(&name, walk.damaged(kind, &payload, detail))
                     }
-                    _ => Finding::new(text, What::Bytes, detail),
+                    other => Finding::new(text, rule_of(&other), detail),
                 });
             }
         }
@@ -267,6 +267,14 @@ fn segment(
         return Err(Finding::new(text, What::Manifest, "its frames are not where the manifest says"));
     }
     walk.compare(&manifest.logs).map_err(|problem| Finding::of(&name, problem))
+}
+
+/// A place that breaks off in the middle of an object says nothing of its bytes; an object that ends too early does.
+fn rule_of(error: &SegmentError) -> What {
+    match error {
+        SegmentError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => What::Missing,
+        _ => What::Bytes,
+    }
 }
 
 /// Whether the signed checkpoint in a manifest covers the log up to the end of the segment.

@@ -99,7 +99,7 @@ impl Walk {
     /// The size of a log.
     #[must_use]
     pub fn size(&self, origin: &str) -> u64 {
-        self.tenant_of(origin).and_then(|tenant| self.logs.get(tenant)).map_or(0, |log| log.tree.size())
+        tenant_of(&self.plane, origin).and_then(|tenant| self.logs.get(tenant)).map_or(0, |log| log.tree.size())
     }
 
     /// The origins and sizes of all logs.
@@ -110,7 +110,7 @@ impl Walk {
     /// Goes on where a manifest says that a log was at the end of its segment.
     #[must_use]
     pub fn goes_on(&mut self, part: &LogPart) -> bool {
-        let Some(tenant) = self.tenant_of(&part.log).map(str::to_owned) else { return false };
+        let Some(tenant) = tenant_of(&self.plane, &part.log).map(str::to_owned) else { return false };
         let Some(tree) = Frontier::from_parts(part.end, part.edge.iter().map(|hash| hash.0).collect()) else {
             return false;
         };
@@ -120,11 +120,6 @@ impl Walk {
 
     fn origin_of(&self, tenant: &str) -> String {
         if tenant.is_empty() { self.plane.clone() } else { format!("{}/{tenant}", self.plane) }
-    }
-
-    fn tenant_of<'a>(&self, origin: &'a str) -> Option<&'a str> {
-        let rest = origin.strip_prefix(self.plane.as_str())?;
-        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/').filter(|tenant| !tenant.is_empty()) }
     }
 
     /// A new segment begins.
@@ -176,10 +171,13 @@ impl Walk {
         if tenant.is_empty() || tenant.contains('/') {
             return Err(nobodys("a leaf without a tenant"));
         }
-        let origin = self.origin_of(tenant);
-        let log = self.logs.entry(tenant.to_owned()).or_default();
+        if !self.logs.contains_key(tenant) {
+            self.logs.insert(tenant.to_owned(), Log::default());
+        }
+        let origin = || format!("{}/{tenant}", self.plane);
+        let Some(log) = self.logs.get_mut(tenant) else { return Err(nobodys("a leaf without a log")) };
         let number = log.tree.size();
-        let wrong = |what, detail: String| Problem { log: Some(origin.clone()), leaf: Some(number), what, detail };
+        let wrong = |what, detail: String| Problem { log: Some(origin()), leaf: Some(number), what, detail };
         let leaf = Parsed::from_bytes(bytes).map_err(|error| wrong(What::Form, error.to_string()))?;
         if leaf.body.v != LEAF_VERSION {
             return Err(wrong(What::Form, format!("its form is version {}", leaf.body.v)));
@@ -226,16 +224,16 @@ impl Walk {
     }
 
     fn push(&mut self, tenant: &str, hash: Hash) {
-        let origin = self.origin_of(tenant);
         let Some(log) = self.logs.get_mut(tenant) else { return };
         log.first.get_or_insert(log.tree.size());
         log.tree.push(hash);
         log.last = Some(hash);
         self.leaves += 1;
-        if let Some(sought) = self.sought.as_ref().filter(|sought| sought.origin == origin)
-            && sought.size == log.tree.size()
+        let (size, tree) = (log.tree.size(), &log.tree);
+        if let Some(sought) = self.sought.as_ref().filter(|sought| sought.size == size)
+            && tenant_of(&self.plane, &sought.origin) == Some(tenant)
         {
-            self.found = Some(sought.root == log.tree.root());
+            self.found = Some(sought.root == tree.root());
         }
     }
 
@@ -279,6 +277,12 @@ impl Walk {
             None => Ok(()),
         }
     }
+}
+
+/// The tenant in the origin of a log; the empty name for the plane log.
+fn tenant_of<'a>(plane: &str, origin: &'a str) -> Option<&'a str> {
+    let rest = origin.strip_prefix(plane)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/').filter(|tenant| !tenant.is_empty()) }
 }
 
 /// Takes a text behind its length from the front.
