@@ -1,5 +1,6 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
+mod archive;
 mod evidence;
 mod floors;
 mod issuers;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
 
 pub use self::{
+    archive::{ArchiveCommand, ArchiveFlags, LockWord, StoreFlags},
     evidence::{EvidencePart, EvidenceSearch, Prove, Sample},
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
@@ -197,6 +199,8 @@ pub struct Serve {
     pub witnesses: WitnessFlags,
     #[command(flatten)]
     pub timestamps: TimestampFlags,
+    #[command(flatten)]
+    pub archive: ArchiveFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,
@@ -509,6 +513,9 @@ pub enum Evidence {
     },
     /// Say how far the plane's log is witnessed, and with which keys it is signed
     Status,
+    /// The archive of sealed segments: how it does, and how it is brought back
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Erase values of the evidence: asked for, approved by another operator, carried out
     #[command(subcommand)]
     Redact(Redact),

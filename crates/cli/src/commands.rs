@@ -3,6 +3,7 @@
 
 mod agents;
 mod approvals;
+mod archive;
 mod credentials;
 mod doctor;
 mod events;

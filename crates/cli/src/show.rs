@@ -15,6 +15,7 @@ use cogward_model::{
 
 use crate::output::{Cell, Show, Tone};
 
+mod archive;
 mod files;
 mod issuers;
 mod keys;

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod anchoring;
+pub mod archive;
 mod checkpoint;
 mod data_keys;
 mod durable;

@@ -22,7 +22,7 @@ use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    checkpoint, durable, frames, index, key_change,
+    archive, checkpoint, durable, frames, index, key_change,
     keys::{Keyring, KeyringError},
     log_keys::LogKeys,
     plane::{self, Anchors, LogName, Place, PlaneLog},
@@ -140,6 +140,15 @@ pub enum OpenError {
         /// What does not fit.
         what: &'static str,
     },
+    /// The log does not begin at its beginning.
+    #[error(
+        "the write-ahead log begins with segment {first}: segments 0 to {} are not there. If they were archived, \
+         `cogward evidence archive restore` brings them back; move them into `evidence/wal`", first.saturating_sub(1)
+    )]
+    FirstGone {
+        /// The first segment that is there.
+        first: u64,
+    },
     /// The threads could not be started.
     #[error("the ledger's threads could not be started")]
     Threads(#[source] io::Error),
@@ -154,6 +163,7 @@ impl Evidence {
         let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
             options;
         durable::directory(&dir)?;
+        archive::begins_whole(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
         let Recovered { mut wal, recovery, torn, passed_over } =

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod archive;
 pub mod canonical;
 pub mod commitment;
 pub mod cosign;

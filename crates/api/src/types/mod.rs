@@ -27,7 +27,7 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{
-    Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest, TimestampStatus,
+    ArchiveStatus, Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest, TimestampStatus,
     WitnessRequestQuery, WitnessedCheckpoint,
 };
 pub use evidence_query::{

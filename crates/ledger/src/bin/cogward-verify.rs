@@ -7,6 +7,7 @@ use std::{
 };
 
 use cogward_ledger::{
+    archive,
     extract::Scope,
     key_chain::KeyChain,
     map_check,
@@ -20,6 +21,7 @@ const HELP: &str = "\
 cogward-verify [pack] DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
 cogward-verify proof FILE --key VKEY|FILE [--json]
 cogward-verify index DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
+cogward-verify archive DIR [--key VKEY|FILE] [--against FILE] [--json]
 
 Verifies an exported ledger: the signature of its checkpoint, every leaf, its place and
 predecessor, every run's chain, every tile and the root. A pack of a part (a run, a window,
@@ -27,6 +29,9 @@ an agent) is checked leaf by leaf against the signed root, and for being all of 
 
   proof    one proof: a leaf in the log, an older state of it, or a whole run
   index    an exported ledger, and that its verifiable index is what its leaves give
+  archive  the archive of a plane: the chain of its manifests, every segment, every leaf of all
+           logs, and that they lead to the signed checkpoints. The key is that of the plane log;
+           --against is a checkpoint of any of its logs, or a manifest, that you kept.
 
   --key      the log's public key (NAME+HASH+BASE64) or a file with it, got from somewhere
              else than the pack. Without it the key in the pack is used, which shows that
@@ -45,6 +50,7 @@ enum Task {
     Pack(PathBuf),
     Index(PathBuf),
     Proof(PathBuf),
+    Archive(PathBuf),
 }
 
 impl Task {
@@ -79,7 +85,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
             }
             Some("--against") => {
                 let path = PathBuf::from(given.next().ok_or("--against needs a file")?);
-                against = Some(read_note(&path)?);
+                against = Some(read_kept(&path)?);
             }
             Some("--threads") => {
                 let number = given.next().and_then(|n| n.to_str()?.parse().ok()).filter(|n| (1..=1_024).contains(n));
@@ -96,12 +102,13 @@ fn arguments() -> Result<Option<Arguments>, String> {
             Some("pack") => Task::Pack(path.into()),
             Some("index") => Task::Index(path.into()),
             Some("proof") => Task::Proof(path.into()),
+            Some("archive") => Task::Archive(path.into()),
             _ => return Err("one directory, please".to_owned()),
         },
         _ => return Err("one directory, please".to_owned()),
     };
     match &task {
-        Task::Pack(path) | Task::Index(path) if !path.is_dir() => {
+        Task::Pack(path) | Task::Index(path) | Task::Archive(path) if !path.is_dir() => {
             return Err(format!("{} is not a directory", path.display()));
         }
         Task::Proof(path) if !path.is_file() => return Err(format!("{} is not a file", path.display())),
@@ -109,7 +116,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
         Task::Proof(_) if key.is_none() => return Err("a proof needs the log's key: --key".to_owned()),
         _ => {}
     }
-    if against.is_some() && task.whole_log().is_none() {
+    if against.is_some() && task.whole_log().is_none() && !matches!(task, Task::Archive(_)) {
         return Err("--against compares whole logs; of a part ask for `evidence prove --consistency`".to_owned());
     }
     Ok(Some(Arguments { task, key, against, json, threads }))
@@ -128,6 +135,15 @@ fn read_key(value: &std::ffi::OsStr) -> Result<VerifyingKey, String> {
         .and_then(|file| file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text))
         .map_err(|error| format!("{} is neither a key nor a file with one: {error}", path.display()))?;
     text.trim_end().parse().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A checkpoint, or a manifest of an archive.
+fn read_kept(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(archive::MANIFEST_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text)
 }
 
 fn read_note(path: &Path) -> Result<String, String> {
@@ -173,11 +189,15 @@ fn main() -> ExitCode {
         }
     };
     let Arguments { task, key, .. } = &arguments;
+    if let Task::Archive(dir) = task {
+        return archived(dir, &arguments);
+    }
     let verdict = match task {
         Task::Proof(path) => proof(path, key.as_ref()),
         Task::Pack(dir) if pack::is_partial(dir) => partial(dir, key.as_ref()),
         Task::Pack(dir) => whole(dir, &arguments, false),
-        Task::Index(dir) => whole(dir, &arguments, true),
+        // Answered above.
+        Task::Index(dir) | Task::Archive(dir) => whole(dir, &arguments, true),
     };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };
     match (verdict, arguments.json) {
@@ -308,6 +328,55 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
         lines.push(UNPINNED.to_owned());
     }
     Ok(Said { json: serde_json::json!({"verdict": "ok", "pack": pack}), lines })
+}
+
+#[expect(clippy::print_stdout, reason = "the verdict is what this program is for")]
+fn archived(dir: &Path, arguments: &Arguments) -> ExitCode {
+    let options = archive::Options { key: arguments.key.as_ref(), against: arguments.against.as_deref() };
+    match (archive::verify(&archive::Directory::new(dir), &options), arguments.json) {
+        (Ok(found), true) => println!("{}", serde_json::json!({"verdict": "ok", "archive": found})),
+        (Ok(found), false) => archived_lines(&found).iter().for_each(|line| println!("{line}")),
+        (Err(finding), as_json) => {
+            match as_json {
+                true => println!("{}", serde_json::json!({"verdict": "failed", "finding": finding})),
+                false => println!("FAILED  {finding}"),
+            }
+            return ExitCode::from(9);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn archived_lines(found: &archive::Verified) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "OK  {} segments, {} bytes, {} leaves of {} logs",
+            found.segments,
+            found.bytes,
+            found.leaves,
+            found.logs.len()
+        ),
+        format!("    plane    {}", found.plane),
+    ];
+    lines.extend(found.logs.iter().map(|(log, leaves)| format!("    log      {log}: {leaves} leaves")));
+    lines.push(format!("    newest   manifest {}", found.newest));
+    lines.push(format!("    key      {}", found.key));
+    if !found.unnamed.is_empty() {
+        lines.push(format!(
+            "    {} objects that no manifest names, such as {}",
+            found.unnamed.len(),
+            found.unnamed.first().map_or("", String::as_str)
+        ));
+    }
+    if found.compared {
+        lines.push("    contains what was kept elsewhere".to_owned());
+    } else {
+        lines.push("NOTE: an archive cannot show by itself that its newest part is there. Keep a checkpoint or its newest manifest, and give it with --against.".to_owned());
+    }
+    if !found.key_pinned {
+        lines.push("WARNING: the key came with the archive. Compare it with the one that the operator published, or give it with --key.".to_owned());
+    }
+    lines
 }
 
 /// Largest proof: a long run with its proofs.
