@@ -208,7 +208,7 @@ impl ObjectStore {
 
     fn set(&self, fault: &str, on: bool) -> Result<()> {
         let file = self.dir.join(fault);
-        Ok(if on { fs::write(file, "")? } else { fs::remove_file(file)? })
+        if on { fs::write(file, "") } else { fs::remove_file(file) }.context("a file for the store")
     }
 }
 

@@ -36,6 +36,7 @@ const PUT_WAIT: Duration = Duration::from_secs(900);
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What is read of a file at once.
 const PART_BYTES: usize = 256 * 1024;
+/// Two lines, or three with a session token.
 const CREDENTIALS_BYTES_MAX: u64 = 16 * 1024;
 const DAY_US: u64 = 86_400_000_000;
 
