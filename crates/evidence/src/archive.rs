@@ -186,7 +186,7 @@ impl Archive {
     pub fn open(evidence: &Evidence, place: Box<dyn Place>) -> Result<Self, ArchiveError> {
         let dir = evidence.shared.dir.join("archive");
         durable::directory(&dir)?;
-        let key = evidence.shared.keyring.plane().signing.verifying().clone();
+        let key = evidence.shared.keyring.plane().log.key().verifying().clone();
         let walk = Walk::new(key.origin());
         let evidence = evidence.clone();
         let mut archive = Self { evidence, place, dir, key, made: 0, newest: None, walk, stored: 0, agreed: false };

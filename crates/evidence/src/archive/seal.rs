@@ -51,8 +51,8 @@ impl Archive {
             let Some(part) = self.part(&origin, &reached, index)? else { return Ok(None) };
             logs.push(part);
         }
-        let signing = &self.evidence.shared.keyring.plane().signing;
-        let manifest = Manifest::new(signing.verifying(), self.made, self.newest, sealed, logs).sign(signing);
+        let signing = self.evidence.shared.keyring.plane().log.key();
+        let manifest = Manifest::new(signing.verifying(), self.made, self.newest, sealed, logs).sign(&signing);
         let manifest = manifest.ok_or_else(|| damaged("its manifest would be too long".to_owned()))?;
         Ok(Some((manifest, walk)))
     }
@@ -62,13 +62,9 @@ impl Archive {
         let damaged = |detail: String| ArchiveError::Damaged { segment, detail };
         let log = self.log_name(origin).ok_or_else(|| damaged(format!("{origin} is no log of this plane")))?;
         let shared = &self.evidence.shared;
-        let tenant_keys;
         let signing = match &log {
-            LogName::Plane => &shared.keyring.plane().signing,
-            LogName::Tenant(tenant) => {
-                tenant_keys = shared.keyring.tenant(tenant)?;
-                &tenant_keys.signing
-            }
+            LogName::Plane => shared.keyring.plane().log.key(),
+            LogName::Tenant(tenant) => shared.keyring.tenant(tenant)?.log.key(),
         };
         let Some(published) = self.evidence.published(&log).filter(|published| published.size >= reached.end) else {
             return Ok(None);
