@@ -173,15 +173,11 @@ LEAF = re.compile(
     r'"size":(0|[1-9]\d*),"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","v":1\}', re.ASCII)
 
 
-def check_anchor(root, note, origin, size, log_root):
-    """Where the checkpoint is in the plane log, for a pack that has a directory `plane`."""
-    where = os.path.join(root, "plane")
-    if not os.path.lexists(where):
-        return None
-    keys_text, plane, keys = key_file(where, "log.vkey")
+def placed(where, origin, plane, keys, expected=None):
+    """The leaf of the plane log that a proof shows, the size of the plane log, and the plane's note."""
     data = read(where, "leaf.json", 1024)
-    opens = text_of(read(where, "disclosure", 1024), "anchor", "plane/disclosure")
-    proof = text_of(read(where, "checkpoint.tlog-proof", 65536 + 8192), "anchor", "plane/checkpoint.tlog-proof")
+    opens = text_of(read(where, "disclosure", 1024), "anchor", "disclosure")
+    proof = text_of(read(where, "checkpoint.tlog-proof", 65536 + 8192), "anchor", "checkpoint.tlog-proof")
     head, gap, plane_note = proof.partition("\n\n")
     lines = head.split("\n")
     if not gap or lines[0] != "c2sp.org/tlog-proof@v1" or len(lines) < 2 or len(lines) > 66:
@@ -191,7 +187,7 @@ def check_anchor(root, note, origin, size, log_root):
     leaf = LEAF.fullmatch(data.decode("latin-1"))
     if not index or not leaf or any(len(step) != 32 for step in path):
         raise Finding("anchor", "not a proof and its leaf")
-    if (leaf[1], leaf[3], int(leaf[5])) != (url64(sha(note.encode())), url64(log_root), size):
+    if expected is not None and (leaf[1], leaf[3], int(leaf[5])) != expected:
         raise Finding("anchor", "the leaf of the plane log is not one of this checkpoint")
     try:
         disclosed = json.loads(base64.urlsafe_b64decode(opens + "=" * (-len(opens) % 4)))
@@ -206,7 +202,173 @@ def check_anchor(root, note, origin, size, log_root):
     inside = int(index[1]) == int(leaf[4]) and included(sha(b"\x00" + data), int(index[1]), plane_size, path, plane_root)
     if not inside:
         raise Finding("anchor", "the leaf is not in the plane log at its place")
-    return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0]}
+    return leaf, plane_size, plane_note
+
+
+def check_anchor(root, note, origin, size, log_root):
+    """Where the checkpoint is in the plane log, and which leaves are stamped, for a pack that has a directory `plane`."""
+    where = os.path.join(root, "plane")
+    if not os.path.lexists(where):
+        return None, None
+    keys_text, plane, keys = key_file(where, "log.vkey")
+    expected = (url64(sha(note.encode())), url64(log_root), size)
+    leaf, plane_size, _ = placed(where, origin, plane, keys, expected)
+    stamped = check_stamp(os.path.join(where, "timestamp"), origin, size, plane, keys)
+    return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0]}, stamped
+
+
+def check_stamp(where, origin, size, plane, keys):
+    """Which leaves of the log a time stamp (RFC 3161) is over. The authority's signature is for `openssl ts -verify`."""
+    if not os.path.lexists(where):
+        return None
+    leaf, plane_size, plane_note = placed(where, origin, plane, keys)
+    if not 1 <= int(leaf[5]) <= size:
+        raise Finding("anchor", "what is stamped is not a beginning of this log")
+    note = read(where, "checkpoint", 65536)
+    if note != plane_note.encode():
+        raise Finding("timestamp", "the stamped checkpoint is not the one of the proof")
+    answer = read(where, "checkpoint.tsr", 65536)
+    try:
+        imprint, time, policy, serial = stamp_of(answer)
+    except ValueError as error:
+        raise Finding("timestamp", f"checkpoint.tsr: {error}")
+    if imprint != sha(note):
+        raise Finding("timestamp", "checkpoint.tsr: it is not over the checkpoint beside it")
+    said = {"leaves": int(leaf[5]), "size": plane_size, "time": time, "policy": policy, "serial": serial}
+    return said, base64.urlsafe_b64decode(leaf[3] + "=")
+
+
+class Der:
+    """A strict reader of DER: short definite lengths, tags of one byte, forward only."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def any(self):
+        data, at = self.data, 2
+        if len(data) < 2 or data[0] & 31 == 31:
+            raise ValueError("not DER")
+        length = data[1]
+        if length > 127:
+            at += length - 128
+            length = int.from_bytes(data[2:at], "big")
+            if not 3 <= at <= 5 or len(data) < at or length < 128 or data[2] == 0:
+                raise ValueError("not DER")
+        if len(data) < at + length:
+            raise ValueError("not DER")
+        self.data = data[at + length:]
+        return data[0], data[at:at + length]
+
+    def of(self, wanted):
+        tag, content = self.any()
+        if tag != wanted:
+            raise ValueError("not the form of RFC 3161")
+        return content
+
+    def maybe(self, wanted):
+        return self.of(wanted) if self.data[:1] == bytes([wanted]) else None
+
+    def within(self, wanted):
+        return Der(self.of(wanted))
+
+    def end(self):
+        if self.data:
+            raise ValueError("there is something behind it")
+
+
+def whole_number(content):
+    if not content or content[0] == 0 and content[1:] and content[1] < 128 or content[0] == 255 and content[1:] and content[1] > 127:
+        raise ValueError("not an integer")
+    return content
+
+
+def dotted(content):
+    arcs, arc, begins = [], 0, True
+    if not content or len(content) > 64 or content[-1] & 128:
+        raise ValueError("not an object identifier")
+    for byte in content:
+        if begins and byte == 128 or arc >> 57:
+            raise ValueError("not an object identifier")
+        arc, begins = arc << 7 | byte & 127, not byte & 128
+        if begins:
+            arcs += [arc] if arcs else [min(arc // 40, 2), arc - 40 * min(arc // 40, 2)]
+            arc = 0
+    return ".".join(map(str, arcs))
+
+
+def small(content, limit):
+    number = 0 if content is None else int.from_bytes(whole_number(content), "big", signed=True)
+    if content is not None and len(content) > 4 or not 0 <= number <= limit:
+        raise ValueError("not an accuracy")
+
+
+SHA256, SIGNED_DATA, TST_INFO = map(bytes.fromhex, ("608648016503040201", "2a864886f70d010702", "2a864886f70d0109100104"))
+
+
+def stamp_of(answer):
+    """Imprint, time, policy and number of a granted answer of RFC 3161."""
+    outer = Der(answer)
+    response = outer.within(0x30)
+    outer.end()
+    status = response.within(0x30)
+    number = whole_number(status.of(2))
+    status.maybe(0x30), status.maybe(3)
+    status.end()
+    if number not in (b"\0", b"\1"):
+        raise ValueError("it was refused")
+    content = response.within(0x30)
+    response.end()
+    if content.of(6) != SIGNED_DATA:
+        raise ValueError("not a signed message")
+    explicit = content.within(0xA0)
+    content.end()
+    signed = explicit.within(0x30)
+    explicit.end()
+    whole_number(signed.of(2))
+    signed.of(0x31)
+    inner = signed.within(0x30)
+    signed.maybe(0xA0), signed.maybe(0xA1)
+    signed.within(0x31).of(0x30)
+    signed.end()
+    if inner.of(6) != TST_INFO:
+        raise ValueError("not a time stamp")
+    explicit = inner.within(0xA0)
+    inner.end()
+    info = explicit.within(4)
+    explicit.end()
+    fields = info.within(0x30)
+    info.end()
+    if whole_number(fields.of(2)) != b"\1":
+        raise ValueError("another version")
+    policy = dotted(fields.of(6))
+    over = fields.within(0x30)
+    algorithm = over.within(0x30)
+    if algorithm.of(6) != SHA256 or algorithm.maybe(5):
+        raise ValueError("another algorithm")
+    algorithm.end()
+    imprint = over.of(4)
+    over.end()
+    serial = whole_number(fields.of(2))
+    time = re.fullmatch(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{0,8}[1-9]))?Z", fields.of(0x18))
+    if len(imprint) != 32 or len(serial) > 21 or not time:
+        raise ValueError("not a time stamp")
+    part = [(digits or b"").decode() for digits in time.groups()]
+    time = "{}-{}-{}T{}:{}:{}.{}Z".format(*part[:6], (part[6] + "000000")[:6])
+    if not is_time(time):
+        raise ValueError("not a time")
+    accuracy = fields.maybe(0x30)
+    if accuracy is not None:
+        accuracy = Der(accuracy)
+        small(accuracy.maybe(2), 0xFFFFFFFF), small(accuracy.maybe(0x80), 999), small(accuracy.maybe(0x81), 999)
+        accuracy.end()
+    if fields.maybe(1) not in (None, b"\0", b"\xff"):
+        raise ValueError("not a truth value")
+    nonce = fields.maybe(2)
+    if nonce is not None and len(whole_number(nonce)) > 64:
+        raise ValueError("not a nonce")
+    fields.maybe(0xA0), fields.maybe(0xA1)
+    fields.end()
+    return imprint, time, policy, serial.hex()
 
 
 def tile_path(level, index, width):
@@ -325,7 +487,7 @@ def head(root, pinned):
 
 def verify(root, pinned, against=None):
     origin, keys, key_text, note, size, signed_root = head(root, pinned)
-    anchored = check_anchor(root, note, origin, size, signed_root)
+    anchored, stamped = check_anchor(root, note, origin, size, signed_root)
     try:
         older = against is not None and open_checkpoint(against, origin, keys, older=True)
     except Finding as finding:
@@ -371,10 +533,17 @@ def verify(root, pinned, against=None):
         raise Finding("against", f"this log has {size} leaves, the older checkpoint covers {older[0]}")
     if older and (signed_root if older[0] == size else close(roots[:older[0] // WIDTH], older_edge)) != older[1]:
         raise Finding("against", f"the first {older[0]} leaves of this log are not those of the older checkpoint")
+    if stamped:
+        count, cut = stamped[0]["leaves"] // WIDTH, stamped[0]["leaves"] % WIDTH
+        tile = read(root, tile_path("0", count, min(WIDTH, size - count * WIDTH)), WIDTH * 32) if cut else b""
+        part = [merkle([tile[n * 32:n * 32 + 32] for n in range(cut)])] if cut else []
+        if close(roots[:count], part) != stamped[1]:
+            raise Finding("anchor", f"the first {stamped[0]['leaves']} leaves are not those that were stamped")
     return {
         "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
         "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
         "last_time": state["last"], "key": key_text, "key_pinned": bool(pinned), "against": older[0] if older else None, "anchored": anchored,
+        "stamped": stamped and stamped[0],
     }
 
 
@@ -442,6 +611,9 @@ def main(arguments):
     print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
     if log["anchored"]:
         print(f"    plane {log['anchored']['origin']}: among {log['anchored']['size']} checkpoints since {log['anchored']['time']}")
+    if log["stamped"]:
+        print(f"    stamp {log['stamped']['leaves']} leaves since {log['stamped']['time']}, says a time stamp authority")
+        print("NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem")
     if MLDSA44PublicKey is None:
         print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
     if log["against"] is None:

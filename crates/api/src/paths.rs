@@ -460,6 +460,10 @@ pub const EVIDENCE_STATUS: &str = "/api/v1/evidence/status";
 pub const WITNESS_REQUEST: &str = "/api/v1/evidence/witness-request";
 /// What witnesses said.
 pub const COSIGNATURES: &str = "/api/v1/evidence/cosignatures";
+/// What a time stamp authority without a network is handed.
+pub const TIMESTAMP_REQUESTS: &str = "/api/v1/evidence/timestamp-requests";
+/// What time stamp authorities answered.
+pub const TIMESTAMPS: &str = "/api/v1/evidence/timestamps";
 
 /// A path with a query made from one of the query types. Fields that are not set are left out.
 ///
@@ -578,6 +582,8 @@ mod tests {
             EVIDENCE_STATUS.to_owned(),
             WITNESS_REQUEST.to_owned(),
             COSIGNATURES.to_owned(),
+            TIMESTAMP_REQUESTS.to_owned(),
+            TIMESTAMPS.to_owned(),
             evidence_search(&tenant),
             leaf_proof(&tenant, 7),
             consistency_proof(&tenant),

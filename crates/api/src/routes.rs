@@ -18,9 +18,9 @@ use crate::{
         PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion,
         PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest,
         RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart,
-        SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, Tool,
-        ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload,
-        UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
+        SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, TimestampAnswer,
+        TimestampRequest, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer,
+        ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
     },
 };
 
@@ -270,6 +270,13 @@ routes! {
     ADD_COSIGNATURES = Route::new("add_cosignatures", "evidence", Post, "/api/v1/evidence/cosignatures",
         "Take in what witnesses said of a checkpoint of the plane log")
         .takes(of::<Cosignatures>).gives(of::<EvidenceStatus>).refuses(&[SplitView]).command("evidence.witness");
+    MAKE_TIMESTAMP_REQUEST = Route::new("make_timestamp_request", "evidence", Post, "/api/v1/evidence/timestamp-requests",
+        "Make a request for a time stamp of the plane log, to be carried to an authority")
+        .gives(of::<TimestampRequest>).refuses(&[EvidenceUnavailable]).command("evidence.timestamp");
+    ADD_TIMESTAMP = Route::new("add_timestamp", "evidence", Post, "/api/v1/evidence/timestamps",
+        "Take in what a time stamp authority answered to a request that was carried to it")
+        .takes(of::<TimestampAnswer>).gives(of::<EvidenceStatus>).refuses(&[EvidenceUnavailable])
+        .command("evidence.timestamp");
     LIST_REDACTIONS = Route::new("list_redactions", "redactions", Get, "/api/v1/tenants/{tenant}/redactions",
         "List the erasures of values of a tenant's evidence, newest first")
         .query(of::<RedactionQuery>).gives(of::<Page<Redaction>>);

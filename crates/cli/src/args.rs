@@ -32,7 +32,7 @@ pub use self::{
         OAuthFlags, OpenApiFlags, Provider, ProviderAdd, ProviderKind, ToolNetworkFlag, ToolSandboxFlag, ToolServer,
         ToolServerAdd, ToolServerLimitFlags,
     },
-    witnesses::{Exchange, Witness, WitnessFlags, WitnessMemory},
+    witnesses::{Exchange, TimestampFlags, Timestamps, Witness, WitnessFlags, WitnessMemory},
 };
 use crate::{
     output::{ColorWhen, Format},
@@ -197,6 +197,8 @@ pub struct Serve {
     pub witnesses: WitnessFlags,
     #[command(flatten)]
     pub archive: ArchiveFlags,
+    #[command(flatten)]
+    pub timestamps: TimestampFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,
@@ -542,6 +544,9 @@ pub enum Evidence {
         #[command(subcommand)]
         exchange: Option<Exchange>,
     },
+    /// Have the plane log stamped with the time by files, for a site without a network
+    #[command(subcommand)]
+    Timestamp(Timestamps),
 }
 
 /// `event`

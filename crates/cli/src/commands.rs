@@ -21,6 +21,7 @@ mod redactions;
 mod runs;
 mod serve;
 mod tenants;
+mod timestamps;
 mod tool_servers;
 mod tools;
 mod verify;

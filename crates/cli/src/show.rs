@@ -496,6 +496,14 @@ impl Show for EvidenceStatus {
     fn details(&self) -> Vec<(&'static str, Cell)> {
         let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
         // The second is longer than a screen; JSON has both.
+        let stamp = self
+            .timestamp
+            .as_ref()
+            .map(|stamp| format!("{} leaves at {}, {} s ago", stamp.size, stamp.time, stamp.age_seconds));
+        all.push(("TIME STAMP", Cell::from(&stamp.unwrap_or_else(|| "none".to_owned()))));
+        if let Some(offset) = self.timestamp.as_ref().and_then(|stamp| stamp.offset_ms) {
+            all.push(("CLOCK OFFSET", Cell::from(&format!("{offset} ms"))));
+        }
         all.extend(self.keys.first().map(|key| ("KEY", Cell::from(key))));
         all
     }

@@ -11,7 +11,10 @@ use cogward_ledger::{
     leaf::leaf_hash,
     plane::Anchor,
     tiles::{EntryBundles, HashTiles, TileSink},
-    verify::{CHECKPOINT_FILE, KEY_FILE, PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE},
+    verify::{
+        CHECKPOINT_FILE, KEY_FILE, PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE, TIMESTAMP_DIR,
+        TIMESTAMP_FILE,
+    },
 };
 use cogward_model::TenantName;
 use cogward_wal::Position;
@@ -23,6 +26,7 @@ use crate::{
     plane::{AnchorFailure, LogName},
     read::{ReadError, on_a_thread, walk},
     record::{Evidence, RecordError},
+    stamped::StampedAnchor,
 };
 
 pub(crate) const VERIFIER: &str = include_str!("../../../scripts/verify.py");
@@ -86,6 +90,12 @@ impl Files {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(bytes)
     }
+
+    fn anchor(&self, dir: &str, anchor: &Anchor) -> io::Result<()> {
+        self.write(&format!("{dir}/{PLANE_LEAF_FILE}"), 0o644, &anchor.leaf)?;
+        self.write(&format!("{dir}/{PLANE_DISCLOSURE_FILE}"), 0o644, anchor.disclosure.as_bytes())?;
+        self.write(&format!("{dir}/{PLANE_PROOF_FILE}"), 0o644, anchor.tlog_proof().as_bytes())
+    }
 }
 
 impl TileSink for Files {
@@ -110,6 +120,10 @@ impl Evidence {
     pub async fn export(&self, tenant: &TenantName, dest: &Path) -> Result<ExportSummary, ExportError> {
         let signed = self.checkpoint(tenant).await?;
         let anchor = self.anchor(tenant, &signed).await?;
+        let anchor = match anchor {
+            Some(anchor) => Some((anchor, self.stamped_anchor(tenant, signed.size).await)),
+            None => None,
+        };
         let (evidence, tenant, dest) = (self.clone(), tenant.clone(), dest.to_path_buf());
         on_a_thread(move || evidence.write_pack(&tenant, dest, signed, anchor)).await
     }
@@ -119,7 +133,7 @@ impl Evidence {
         tenant: &TenantName,
         dest: PathBuf,
         signed: SignedCheckpoint,
-        anchor: Option<Anchor>,
+        anchor: Option<(Anchor, Option<StampedAnchor>)>,
     ) -> Result<ExportSummary, ExportError> {
         make_dir(&dest)?;
         if fs::read_dir(&dest)?.next().is_some() {
@@ -143,12 +157,16 @@ impl Evidence {
         bundles.finish(&mut files)?;
         let keys = self.verifying_keys(&LogName::Tenant(tenant.clone()))?;
         files.write(KEY_FILE, 0o644, keys.as_bytes())?;
-        if let Some(anchor) = anchor {
-            let plane = |name: &str| format!("{PLANE_DIR}/{name}");
-            files.write(&plane(PLANE_LEAF_FILE), 0o644, &anchor.leaf)?;
-            files.write(&plane(PLANE_DISCLOSURE_FILE), 0o644, anchor.disclosure.as_bytes())?;
-            files.write(&plane(PLANE_PROOF_FILE), 0o644, anchor.tlog_proof().as_bytes())?;
-            files.write(&plane(KEY_FILE), 0o644, self.verifying_keys(&LogName::Plane)?.as_bytes())?;
+        if let Some((anchor, stamped)) = anchor {
+            files.anchor(PLANE_DIR, &anchor)?;
+            files.write(&format!("{PLANE_DIR}/{KEY_FILE}"), 0o644, self.verifying_keys(&LogName::Plane)?.as_bytes())?;
+            if let Some(StampedAnchor { anchor, answer }) = stamped {
+                let dir = format!("{PLANE_DIR}/{TIMESTAMP_DIR}");
+                files.anchor(&dir, &anchor)?;
+                // Once more by itself: `openssl ts -verify` wants the bytes that are stamped, and nothing else.
+                files.write(&format!("{dir}/{CHECKPOINT_FILE}"), 0o644, anchor.note.as_bytes())?;
+                files.write(&format!("{dir}/{TIMESTAMP_FILE}"), 0o644, &answer)?;
+            }
         }
         files.write("verify.py", 0o755, VERIFIER.as_bytes())?;
         files.write("README.txt", 0o644, README.as_bytes())?;

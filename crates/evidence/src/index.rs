@@ -233,7 +233,7 @@ impl Indexer {
             match self.asks.recv_timeout(LOOK_EVERY) {
                 Ok(ask) => self.waiting.push_back(ask),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
             self.take();
             let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
@@ -251,12 +251,13 @@ impl Indexer {
                 }
                 self.rests_until = Some(Instant::now() + REST);
                 self.edges.clear();
-                self.table = None;
+                self.shut();
                 self.forget_by_removing();
                 // Those who wait are told by what they then find.
                 self.waiting.clear();
             }
         }
+        self.shut();
     }
 
     /// Takes what was asked meanwhile.
@@ -300,9 +301,16 @@ impl Indexer {
         }
     }
 
+    /// Gives the file back, with what SQLite puts beside it: without that it would go on for a moment behind our back.
+    fn shut(&mut self) {
+        if let Some(table) = self.table.take() {
+            self.runtime.block_on(table.close());
+        }
+    }
+
     fn begin_anew(&mut self, why: &str) {
         tracing::info!(why, "the evidence index is made anew from the log");
-        self.table = None;
+        self.shut();
         self.edges.clear();
         self.position = Position::default();
         if let Err(error) = table::remove(&self.shared.index.path) {

@@ -189,6 +189,7 @@ impl Evidence {
             anchors: recovery.anchors,
             published: Published::default(),
             witnesses: Witnesses::default(),
+            timestamps: Default::default(),
         });
         for job in &recovery.first {
             // What was signed in the last moments of an earlier plane is not in the plane log yet.

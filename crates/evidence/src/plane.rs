@@ -157,6 +157,15 @@ impl Anchors {
         known.iter().filter_map(|(tenant, known)| Some((tenant.clone(), known.places.back()?.clone()))).collect()
     }
 
+    /// The newest leaf of a tenant among the first `size` of the plane log, about no more than `leaves` of the tenant's,
+    /// if it is remembered.
+    pub(crate) fn newest_before(&self, tenant: &TenantName, size: u64, leaves: u64) -> Option<PlaneLeaf> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place =
+            known.get(tenant)?.places.iter().rev().find(|place| place.index < size && place.leaf.size <= leaves)?;
+        Some(place.leaf.clone())
+    }
+
     fn place(&self, tenant: &TenantName, checkpoint: &Hash) -> Option<Place> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(tenant)?.places.iter().rev().find(|place| place.leaf.checkpoint == *checkpoint).cloned()

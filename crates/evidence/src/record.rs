@@ -26,6 +26,7 @@ use crate::{
     publish::Published,
     queue::{Append, Item, Queue},
     read::Progress,
+    stamped::Timestamps,
     vault,
     witnessed::Witnesses,
 };
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) anchors: Anchors,
     pub(crate) published: Published,
     pub(crate) witnesses: Witnesses,
+    pub(crate) timestamps: Timestamps,
 }
 
 impl Shared {

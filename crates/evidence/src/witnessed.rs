@@ -134,7 +134,7 @@ impl Known {
 }
 
 /// The root of the plane log at some size, out of the tiles that are published.
-fn root_at(dir: &Path, size: u64, published: u64) -> Result<Hash, CosignError> {
+pub(crate) fn root_at(dir: &Path, size: u64, published: u64) -> Result<Hash, CosignError> {
     let dir = publish::tiles_dir(dir, &LogName::Plane);
     Ok(TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, published)).whole()?)
 }

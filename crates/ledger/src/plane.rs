@@ -201,6 +201,25 @@ impl Anchor {
         if leaf.checkpoint != checkpoint_digest(note) || leaf.size != said.size || leaf.root != said.root {
             return Err(AnchorError::Leaf);
         }
+        self.placed(origin, key, leaf)
+    }
+
+    /// Whether it shows that a checkpoint of the log `origin`, whichever it was, is in the plane log of `key`. What the
+    /// log was then is in the leaf that is returned.
+    ///
+    /// # Errors
+    /// See [`AnchorError`].
+    pub fn verify_earlier(&self, origin: &str, key: &VerifyingKey) -> Result<(PlaneLeaf, Checkpoint), AnchorError> {
+        let leaf = PlaneLeaf::from_bytes(&self.leaf).ok_or(AnchorError::Leaf)?;
+        self.placed(origin, key, leaf)
+    }
+
+    fn placed(
+        &self,
+        origin: &str,
+        key: &VerifyingKey,
+        leaf: PlaneLeaf,
+    ) -> Result<(PlaneLeaf, Checkpoint), AnchorError> {
         let opens = Disclosure::from_text(self.disclosure.clone());
         if opens.commitment() != leaf.log || origin_in(&self.disclosure).as_deref() != Some(origin) {
             return Err(AnchorError::Log);

@@ -10,6 +10,7 @@ mod anchor;
 mod bundle;
 mod join;
 mod runs;
+mod stamp;
 
 use std::{
     fs::File,
@@ -26,6 +27,7 @@ use crate::{
 
 pub use against::{Contradiction, contradiction};
 pub use anchor::{PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE};
+pub use stamp::{StampedLeaves, TIMESTAMP_DIR, TIMESTAMP_FILE};
 
 /// The name of the file with the log's public key.
 pub const KEY_FILE: &str = "log.vkey";
@@ -67,6 +69,8 @@ pub enum What {
     Against,
     /// The checkpoint is not where the pack says it is in the plane log.
     Anchor,
+    /// A time stamp is none, or not over the checkpoint beside it.
+    Timestamp,
     /// The manifest of a pack is not signed, or not about what is in the pack.
     Manifest,
     /// The leaves of a pack are not all that it claims to be, or more.
@@ -96,6 +100,7 @@ impl What {
             Self::Root => "root",
             Self::Against => "against",
             Self::Anchor => "anchor",
+            Self::Timestamp => "timestamp",
             Self::Manifest => "manifest",
             Self::Scope => "scope",
             Self::Disclosure => "disclosure",
@@ -141,6 +146,8 @@ pub struct Verified {
     pub against: Option<u64>,
     /// Where the checkpoint is in the plane log, when the pack says so.
     pub anchored: Option<Anchored>,
+    /// Which of the leaves an authority says were there when, if the pack has a time stamp.
+    pub stamped: Option<StampedLeaves>,
 }
 
 /// A tenant's checkpoint in the plane log.
@@ -240,12 +247,13 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
     }
     // Every further key of the log must have signed, too.
     Checkpoint::open(&note, &own).map_err(|e| log_finding(What::Signature, e.to_string()))?;
-    let anchored = anchor::check(dir, &checkpoint, &note)?;
+    let (anchored, stamped) = anchor::check(dir, &checkpoint, &note)?.unzip();
     let older = options.against.map(|note| against::open(note, key)).transpose()?;
     let log = join::walk(dir, &checkpoint, older.as_ref(), options)?;
     if let Some(older) = &older {
         against::compare(older, &checkpoint, log.older_root.as_ref())?;
     }
+    let stamped = stamped.flatten().map(|stamped| stamped.compare(dir, checkpoint.size)).transpose()?;
     Ok(Verified {
         origin: checkpoint.origin,
         leaves: checkpoint.size,
@@ -258,6 +266,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
         key_pinned: options.key.is_some(),
         against: older.map(|older| older.size),
         anchored,
+        stamped,
     })
 }
 

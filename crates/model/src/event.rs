@@ -277,6 +277,8 @@ event_types! {
     CheckpointCosigned = "checkpoint.cosigned";
     /// A segment of the write-ahead log is in the archive: it was read back and is named by a signed manifest.
     LedgerArchived = "ledger.archived";
+    /// A time stamp (RFC 3161) of a checkpoint of the plane log was taken in.
+    TimeAnchored = "time.anchor";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.

@@ -49,7 +49,7 @@ use crate::{
     pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
-    routes, upkeep, witness,
+    routes, stamping, upkeep, witness,
 };
 
 /// A run of a client outside in which nothing is asked for so long is over, where nobody said otherwise.
@@ -104,6 +104,9 @@ pub enum ServeError {
     /// The place of the archive.
     #[error("the archive cannot be used")]
     ArchivePlace(#[from] archiving::S3Error),
+    /// The time stamp authorities.
+    #[error(transparent)]
+    Timestamps(#[from] stamping::TimestampUrlError),
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
@@ -181,6 +184,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     cosigning::check(&options.witnesses)?;
+    stamping::check(&options.timestamps)?;
     let (listener, address) = http::bind(options.listen).await?;
     let door = match &options.outside {
         Some(outside) => Some(outside::bind(outside).await?),
@@ -346,6 +350,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         log_readers: Default::default(),
     });
     cosigning::start(&app.evidence, &app.journal, &options.witnesses, &app.closing);
+    stamping::start(&app, &options.timestamps)?;
     let door = door.map(|(listener, address, base)| {
         let url = base.to_string();
         (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)

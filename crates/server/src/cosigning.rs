@@ -32,7 +32,7 @@ const ATTEMPTS: usize = 3;
 /// A witness that failed is asked again after so long, with what is newest then.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Why the address of a witness cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,21 +58,27 @@ enum AskError {
     Cosign(#[from] CosignError),
 }
 
-/// Where a witness takes checkpoints. Without TLS only on this host.
-pub(crate) fn address(url: &str) -> Result<Uri, WitnessUrlError> {
-    let wrong = |why| WitnessUrlError { url: url.chars().take(200).collect(), why };
-    let uri: Uri = url.parse().map_err(|_| wrong("it is no URL"))?;
-    let host = uri.host().ok_or_else(|| wrong("it has no host"))?;
+/// Where something of the plane's may be sent, or why not. Without TLS only on this host.
+pub(crate) fn reachable(url: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "it is no URL")?;
+    let host = uri.host().ok_or("it has no host")?;
     let here =
         host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     match uri.scheme_str() {
         Some("https") => {}
         Some("http") if here => {}
-        _ => return Err(wrong("it begins with https://, or with http:// when it is on this host")),
+        _ => return Err("it begins with https://, or with http:// when it is on this host"),
     }
     if uri.query().is_some() || uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(wrong("it has a query or a user"));
+        return Err("it has a query or a user");
     }
+    Ok(uri)
+}
+
+/// Where a witness takes checkpoints.
+pub(crate) fn address(url: &str) -> Result<Uri, WitnessUrlError> {
+    let wrong = |why| WitnessUrlError { url: url.chars().take(200).collect(), why };
+    reachable(url).map_err(wrong)?;
     let prefix = url.trim_end_matches('/');
     format!("{prefix}/add-checkpoint").parse().map_err(|_| wrong("it is no URL"))
 }

@@ -32,6 +32,7 @@ mod plane;
 mod policies;
 mod policy_analysis;
 mod routes;
+mod stamping;
 mod upkeep;
 mod witness;
 mod witnessing;
@@ -50,6 +51,7 @@ pub use cosigning::WitnessUrlError;
 pub use data_dir::DataDirError;
 pub use described::described;
 pub use outside::OutsideOptions;
+pub use stamping::{TimestampUrlError, Timestamping};
 pub use witnessing::{WitnessOptions, WitnessServer};
 
 /// Where and how a plane is served.
@@ -79,6 +81,8 @@ pub struct ServeOptions {
     pub witnesses: Policy,
     /// Where sealed segments of the ledger are archived.
     pub archive: ArchiveOptions,
+    /// Who is asked for time stamps of the plane log.
+    pub timestamps: Timestamping,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

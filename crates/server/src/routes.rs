@@ -21,7 +21,7 @@ use crate::{
     handlers::{
         agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, logs,
         memories, operations, operators, plane as planes, policies, policy_diff, policy_replay, providers, redactions,
-        runs, tenants, tool_servers, tools,
+        runs, tenants, timestamps, tool_servers, tools,
     },
     plane::App,
 };
@@ -109,6 +109,8 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::GET_EVIDENCE_STATUS, get(logs::status)),
         (&table::GET_WITNESS_REQUEST, get(logs::witness_request)),
         (&table::ADD_COSIGNATURES, post(logs::add_cosignatures)),
+        (&table::MAKE_TIMESTAMP_REQUEST, post(timestamps::request)),
+        (&table::ADD_TIMESTAMP, post(timestamps::add)),
         (&table::WATCH_EVENTS, get(events::watch)),
         (&table::LIST_OPERATORS, get(operators::list)),
         (&table::ROTATE_OPERATOR, post(operators::rotate)),

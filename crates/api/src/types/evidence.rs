@@ -69,6 +69,9 @@ pub struct EvidenceStatus {
     /// How the archive of sealed segments does, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveStatus>,
+    /// The newest time stamp of the plane log, if it ever had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<TimestampStatus>,
 }
 
 /// How the archive of a plane does.
@@ -91,6 +94,41 @@ pub struct ArchiveStatus {
     pub failure: Option<String>,
     /// Whether that is an alarm: it lasts, or somebody changed the archive or the ledger.
     pub alarm: bool,
+}
+
+/// A time stamp (RFC 3161) of a checkpoint of the plane log. The authority's signature is for `openssl ts -verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TimestampStatus {
+    /// Leaves.
+    pub size: u64,
+    /// When, as the authority says.
+    pub time: Timestamp,
+    /// How long ago that is by the plane's clock: whoever holds all keys of the plane and its witnesses' could back-date
+    /// what is in the log since, and nothing before.
+    pub age_seconds: u64,
+    /// Milliseconds by which the plane's clock was ahead of the authority's, behind when negative. Missing for one that
+    /// an earlier plane took in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset_ms: Option<i64>,
+}
+
+/// What is carried to a time stamp authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TimestampRequest {
+    /// Leaves of the plane log.
+    pub size: u64,
+    /// The note that is to be stamped.
+    pub checkpoint: String,
+    /// The request (RFC 3161, DER) in base64.
+    pub request: String,
+}
+
+/// What a time stamp authority answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimestampAnswer {
+    /// The answer (RFC 3161, DER) in base64.
+    pub answer: String,
 }
 
 /// A checkpoint of the plane log that witnesses saw.

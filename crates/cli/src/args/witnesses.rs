@@ -23,6 +23,41 @@ pub struct WitnessFlags {
     pub log_listen: Option<SocketAddr>,
 }
 
+/// Who is asked for time stamps of the plane log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct TimestampFlags {
+    /// A time stamp authority (RFC 3161) that is asked to stamp the newest checkpoint of the plane log; up to four
+    #[arg(long, value_name = "URL")]
+    pub timestamp: Vec<String>,
+    /// Seconds between two time stamps of an authority
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=604_800))]
+    pub timestamp_every: u32,
+}
+
+/// Time stamps of the plane log by file.
+#[derive(Debug, Subcommand)]
+pub enum Timestamps {
+    /// Write a request for a time stamp of the plane log into a file
+    #[command(after_help = "The request goes to any authority that speaks RFC 3161; its answer comes back with\n\
+        `cogward evidence timestamp import`. What is to be stamped is written beside it, as FILE.checkpoint.\n\n\
+        Example:\n  cogward evidence timestamp request plane.tsq\n  \
+        curl -H 'content-type: application/timestamp-query' --data-binary @plane.tsq https://tsa.example/ -o plane.tsr")]
+    Request {
+        /// The file; it must not exist
+        file: PathBuf,
+    },
+    /// Take in the answer of a time stamp authority to a request of this plane
+    #[command(
+        after_help = "The plane checks that it is over its checkpoint and answers its request. The authority's own\n\
+        signature is checked by: openssl ts -verify -in plane.tsr -data plane.tsq.checkpoint -CAfile ca.pem\n\n\
+        Example:\n  cogward evidence timestamp import plane.tsr"
+    )]
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+}
+
 fn witness(text: &str) -> Result<(String, String), String> {
     let (url, key) = text.split_once('=').ok_or("write URL=VKEY")?;
     Ok((url.to_owned(), key.to_owned()))

@@ -13,7 +13,7 @@ use cogward_api::{
 };
 use cogward_ledger::note::NOTE_BYTES_MAX;
 
-use super::{Session, archive, redactions};
+use super::{Session, archive, redactions, timestamps};
 use crate::{
     args,
     exit::{Exit, Failure},
@@ -84,6 +84,7 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
             let status: EvidenceStatus = session.client()?.post(paths::COSIGNATURES, &Cosignatures { note })?;
             session.output.one(&status)?;
         }
+        args::Evidence::Timestamp(command) => return timestamps::run(command, session),
         args::Evidence::Checkpoint { tenant, exchange: None } => {
             let text = whole(session.client()?.read(&paths::evidence_checkpoint(&tenant.tenant), "text/plain")?)?;
             session.output.data(&text)?;

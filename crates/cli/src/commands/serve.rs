@@ -67,6 +67,10 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
         log_listen: serve.witnesses.log_listen,
         witnesses,
         archive,
+        timestamps: cogward_server::Timestamping {
+            urls: serve.timestamps.timestamp,
+            every: Duration::from_secs(serve.timestamps.timestamp_every.into()),
+        },
         data_dir,
         listen: serve.listen,
         supervisor_exe,

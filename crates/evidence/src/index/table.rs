@@ -148,6 +148,13 @@ impl Table {
         }
     }
 
+    /// Closes the file and waits for it.
+    pub(crate) async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::debug!(%error, "the evidence index was not closed well");
+        }
+    }
+
     /// Opens the index to ask it.
     pub(crate) async fn read(path: &Path) -> Result<Self, IndexError> {
         let options = SqliteConnectOptions::new()

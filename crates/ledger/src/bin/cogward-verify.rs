@@ -225,6 +225,8 @@ const UNPINNED: &str =
 
 const UNCOMPARED: &str = "NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.";
 
+const STAMPED: &str = "NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem";
+
 fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Finding> {
     let Arguments { key, against, threads, .. } = arguments;
     let key = key.as_ref();
@@ -252,6 +254,10 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
     }
     if let Some(plane) = &log.anchored {
         lines.push(format!("    plane {}: among {} checkpoints since {}", plane.origin, plane.size, plane.time));
+    }
+    if let Some(stamped) = &log.stamped {
+        lines.push(format!("    stamp {} leaves since {}, says a time stamp authority", stamped.leaves, stamped.time));
+        lines.push(STAMPED.to_owned());
     }
     lines.push(format!("    key   {}", log.key));
     lines.push(match log.against {

@@ -2,7 +2,10 @@
 
 use std::{io, path::Path};
 
-use super::{Anchored, Finding, KEY_FILE, What, key_in, log_finding, read, read_text};
+use super::{
+    Anchored, Finding, KEY_FILE, What, key_in, log_finding, read, read_text,
+    stamp::{self, Stamped},
+};
 use crate::{
     note::{Checkpoint, NOTE_BYTES_MAX},
     plane::{Anchor, AnchorError, PLANE_LEAF_BYTES_MAX},
@@ -17,19 +20,32 @@ pub const PLANE_DISCLOSURE_FILE: &str = "disclosure";
 /// In it: the path to the plane's checkpoint, and that checkpoint (C2SP tlog-proof).
 pub const PLANE_PROOF_FILE: &str = "checkpoint.tlog-proof";
 
-/// Checks the anchor of a pack that has one, and says which size of the plane log it is in.
-pub(super) fn check(dir: &Path, checkpoint: &Checkpoint, note: &str) -> Result<Option<Anchored>, Finding> {
+/// Checks the anchor of a pack that has one, and its time stamp: which size of the plane log it is in, and what is stamped.
+pub(super) fn check(
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    note: &str,
+) -> Result<Option<(Anchored, Option<Stamped>)>, Finding> {
     let plane = dir.join(PLANE_DIR);
     // A link that leads nowhere is something, too.
     if plane.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
     let key = key_in(&plane, KEY_FILE)?;
-    let of = |what| move |error: AnchorError| log_finding(what, format!("{PLANE_DIR}: {error}"));
-    let leaf = read(&plane, PLANE_LEAF_FILE, PLANE_LEAF_BYTES_MAX)?;
-    let disclosure = read_text(&plane, PLANE_DISCLOSURE_FILE, PLANE_LEAF_BYTES_MAX, What::Anchor)?;
-    let proof = read_text(&plane, PLANE_PROOF_FILE, NOTE_BYTES_MAX + 8 * 1_024, What::Anchor)?;
-    let anchor = Anchor::from_parts(leaf, disclosure, &proof).map_err(of(What::Anchor))?;
-    let (leaf, found) = anchor.verify(&checkpoint.origin, note, &key).map_err(of(What::Anchor))?;
-    Ok(Some(Anchored { origin: found.origin, size: found.size, time: leaf.time, key: key.to_string() }))
+    let (leaf, found) = read_anchor(&plane)?.verify(&checkpoint.origin, note, &key).map_err(wrong)?;
+    let stamped = stamp::check(&plane, checkpoint, &key)?;
+    let anchored = Anchored { origin: found.origin, size: found.size, time: leaf.time, key: key.to_string() };
+    Ok(Some((anchored, stamped)))
+}
+
+/// Reads the three files of an anchor.
+pub(super) fn read_anchor(dir: &Path) -> Result<Anchor, Finding> {
+    let leaf = read(dir, PLANE_LEAF_FILE, PLANE_LEAF_BYTES_MAX)?;
+    let disclosure = read_text(dir, PLANE_DISCLOSURE_FILE, PLANE_LEAF_BYTES_MAX, What::Anchor)?;
+    let proof = read_text(dir, PLANE_PROOF_FILE, NOTE_BYTES_MAX + 8 * 1_024, What::Anchor)?;
+    Anchor::from_parts(leaf, disclosure, &proof).map_err(wrong)
+}
+
+pub(super) fn wrong(error: AnchorError) -> Finding {
+    log_finding(What::Anchor, format!("{PLANE_DIR}: {error}"))
 }

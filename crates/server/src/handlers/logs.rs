@@ -7,7 +7,9 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use cogward_api::{Cosignatures, EvidenceStatus, ProblemCode, WitnessRequestQuery, WitnessedCheckpoint};
+use cogward_api::{
+    Cosignatures, EvidenceStatus, ProblemCode, TimestampStatus, WitnessRequestQuery, WitnessedCheckpoint,
+};
 use cogward_evidence::{CosignError, Cosigned, LogName};
 use cogward_ledger::witness::AddCheckpoint;
 use cogward_model::{TenantName, Timestamp, event::EventType, id::OperatorId};
@@ -79,7 +81,17 @@ fn witnessed(cosigned: Cosigned) -> WitnessedCheckpoint {
     }
 }
 
-fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
+fn stamped(app: &Plane) -> Option<TimestampStatus> {
+    let newest = app.evidence.timestamp()?;
+    Some(TimestampStatus {
+        size: newest.size,
+        time: newest.time,
+        age_seconds: app.clock.now().micros_since(newest.time) / 1_000_000,
+        offset_ms: newest.offset_ms,
+    })
+}
+
+pub(super) fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
     let unusable = |e: cogward_evidence::KeyringError| Failure::internal("the keys are not usable", &e);
     let found = app.evidence.witness_status();
     let (quorum, seen) = (found.quorum.map(witnessed), found.newest.map(witnessed));
@@ -92,6 +104,7 @@ fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         witnesses: app.evidence.witnesses().witnesses().iter().map(|witness| witness.name.clone()).collect(),
         quorum_wanted: found.needs_witnesses,
         exposure_seconds: quorum.as_ref().map(|quorum| if below_quorum { age(quorum.time) } else { 0 }),
+        timestamp: stamped(app),
         witnessed: quorum,
         seen,
         below_quorum,

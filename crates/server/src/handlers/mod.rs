@@ -26,6 +26,7 @@ mod registration;
 mod run_view;
 pub(crate) mod runs;
 pub(crate) mod tenants;
+pub(crate) mod timestamps;
 pub(crate) mod tool_servers;
 pub(crate) mod tools;
 mod upload;
