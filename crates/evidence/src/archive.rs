@@ -18,7 +18,6 @@ use std::{
 use cogward_ledger::{
     Hash,
     archive::{self, Hex, MANIFEST_BYTES_MAX, Manifest, ManifestError, Name, Objects, Walk},
-    note::VerifyingKey,
     tile_proof::TileProofError,
 };
 
@@ -167,9 +166,12 @@ pub struct Archive {
     place: Box<dyn Place>,
     /// `archive/` of the ledger's directory.
     dir: PathBuf,
-    key: VerifyingKey,
+    /// The origin of the plane log.
+    plane: String,
     /// Manifests that are made.
     made: u64,
+    /// Statements about the plane log's keys that they tell.
+    told: usize,
     newest: Option<Hash>,
     walk: Walk,
     /// Segments that this place has and that are recorded.
@@ -186,10 +188,10 @@ impl Archive {
     pub fn open(evidence: &Evidence, place: Box<dyn Place>) -> Result<Self, ArchiveError> {
         let dir = evidence.shared.dir.join("archive");
         durable::directory(&dir)?;
-        let key = evidence.shared.keyring.plane().log.key().verifying().clone();
-        let walk = Walk::new(key.origin());
+        let plane = evidence.shared.keyring.plane().log.origin().to_owned();
+        let walk = Walk::new(&plane);
         let evidence = evidence.clone();
-        let mut archive = Self { evidence, place, dir, key, made: 0, newest: None, walk, stored: 0, agreed: false };
+        let mut archive = Self { evidence, place, dir, plane, made: 0, told: 0, newest: None, walk, stored: 0, agreed: false };
         while let Some(bytes) = durable::read(&archive.manifest_file(archive.made), MANIFEST_BYTES_MAX as u64)? {
             archive.take(&bytes)?;
         }
@@ -234,7 +236,7 @@ impl Archive {
     fn take(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
         let number = self.made;
         let wrong = |detail: &str| ArchiveError::Manifest { number, source: ManifestError::Form(detail.to_owned()) };
-        let manifest = Manifest::open(bytes, &self.key).map_err(|source| ArchiveError::Manifest { number, source })?;
+        let manifest = self.own(number, bytes)?;
         if manifest.number != number || manifest.previous != self.newest.map(Hex) {
             return Err(wrong("it does not follow the one before"));
         }
@@ -243,7 +245,21 @@ impl Archive {
         }
         self.newest = Some(archive::sha256(bytes));
         self.made += 1;
+        self.told += manifest.statements.len();
         Ok(())
+    }
+
+    /// Reads a manifest that this plane signed, by whichever of its keys.
+    fn own(&self, number: u64, bytes: &[u8]) -> Result<Manifest, ArchiveError> {
+        let chain = self.evidence.shared.keyring.plane().log.chain();
+        let mut wrong = ManifestError::OtherText;
+        for (_, key) in chain.keys() {
+            match Manifest::open(bytes, key) {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => wrong = error,
+            }
+        }
+        Err(ArchiveError::Manifest { number, source: wrong })
     }
 
     /// Compares what the place has with what is kept here. A plane that lost its own manifests takes them from the
@@ -320,8 +336,9 @@ impl Archive {
             let Some((manifest, walk)) = self.seal(self.made)? else { return Ok(None) };
             // Here before it is anywhere else: what is put there after a crash are the same bytes.
             durable::replace(&self.manifest_file(self.made), &manifest)?;
+            let told = self.own(self.made, &manifest)?.statements.len();
             (self.walk, self.newest) = (walk, Some(archive::sha256(&manifest)));
-            self.made += 1;
+            (self.made, self.told) = (self.made + 1, self.told + told);
         }
         let moved = self.bring(self.stored);
         // Somebody may have changed the archive: it is looked at again before anything else is put there.
@@ -332,7 +349,7 @@ impl Archive {
     fn bring(&self, number: u64) -> Result<Archived, ArchiveError> {
         let bytes = durable::read(&self.manifest_file(number), MANIFEST_BYTES_MAX as u64)?;
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let manifest = Manifest::open(&bytes, &self.key).map_err(|source| ArchiveError::Manifest { number, source })?;
+        let manifest = self.own(number, &bytes)?;
         let sealed = manifest.segment;
         let path = seal::segment_file(&self.evidence.shared.dir, sealed.index);
         let damaged = |detail: String| ArchiveError::Damaged { segment: sealed.index, detail };
@@ -367,7 +384,7 @@ impl Archive {
     }
 
     fn log_name(&self, origin: &str) -> Option<LogName> {
-        let rest = origin.strip_prefix(self.key.origin())?;
+        let rest = origin.strip_prefix(self.plane.as_str())?;
         if rest.is_empty() {
             return Some(LogName::Plane);
         }

@@ -7,6 +7,7 @@
 //!
 //! The disclosures in a segment stay sealed. Their keys are not in the archive, so what is erased is erased here too.
 
+mod keys;
 mod manifest;
 mod segment;
 mod verify;
@@ -21,6 +22,7 @@ use aws_lc_rs::digest;
 
 use crate::{Hash, leaf::to_hash};
 
+pub use keys::ManifestKeys;
 pub use manifest::{Hex, LogPart, MANIFEST_BYTES_MAX, Manifest, ManifestError, Sealed};
 pub use segment::{SegmentError, SegmentFrame, SegmentReader};
 pub use verify::{Finding, Options, Verified, verify};

@@ -51,8 +51,12 @@ impl Archive {
             let Some(part) = self.part(&origin, &reached, index)? else { return Ok(None) };
             logs.push(part);
         }
-        let signing = self.evidence.shared.keyring.plane().log.key();
-        let manifest = Manifest::new(signing.verifying(), self.made, self.newest, sealed, logs).sign(&signing);
+        let log = &self.evidence.shared.keyring.plane().log;
+        let _same_key = log.while_signing();
+        let signing = log.key();
+        let statements = log.record().statements.into_iter().skip(self.told).map(|kept| kept.statement).collect();
+        let manifest = Manifest::new(signing.verifying(), self.made, self.newest, sealed, logs);
+        let manifest = manifest.with_statements(statements).sign(&signing);
         let manifest = manifest.ok_or_else(|| damaged("its manifest would be too long".to_owned()))?;
         Ok(Some((manifest, walk)))
     }

@@ -56,6 +56,9 @@ pub struct Manifest {
     pub segment: Sealed,
     /// Each log that has leaves in it, by origin.
     pub logs: Vec<LogPart>,
+    /// What was said of the plane log's keys since the manifest before; in the first one all that ever was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<String>,
 }
 
 /// A sealed segment.
@@ -107,6 +110,9 @@ pub enum ManifestError {
     /// The plane's key did not sign it.
     #[error("the note: {0}")]
     Note(#[from] NoteError),
+    /// The statements about the plane's keys.
+    #[error("the keys of the plane log: {0}")]
+    Keys(String),
     /// The note is about another manifest.
     #[error("the signed note is about another manifest")]
     OtherText,
@@ -117,7 +123,14 @@ impl Manifest {
     #[must_use]
     pub fn new(keys: &VerifyingKey, number: u64, previous: Option<Hash>, segment: Sealed, logs: Vec<LogPart>) -> Self {
         let (plane, keys) = (keys.origin().to_owned(), keys.lines());
-        Self { form: FORM, plane, keys, number, previous: previous.map(Hex), segment, logs }
+        let previous = previous.map(Hex);
+        Self { form: FORM, plane, keys, number, previous, segment, logs, statements: Vec::new() }
+    }
+
+    /// The same, with what was said of the plane log's keys since the manifest before.
+    #[must_use]
+    pub fn with_statements(self, statements: Vec<String>) -> Self {
+        Self { statements, ..self }
     }
 
     fn text(plane: &str, number: u64, line: &str) -> String {
@@ -147,13 +160,20 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The keys that a manifest says are the plane's. They show that an archive is whole, not whose it is.
+    /// Reads a manifest that nobody may have signed.
     ///
     /// # Errors
-    /// It is not a manifest, or has no keys.
-    pub fn named_keys(bytes: &[u8]) -> Result<VerifyingKey, ManifestError> {
-        let (_, _, manifest) = Self::split(bytes)?;
-        manifest.keys.trim_end().parse().map_err(|error| ManifestError::Form(format!("its keys: {error}")))
+    /// It has not the form of one.
+    pub fn unchecked(bytes: &[u8]) -> Result<Self, ManifestError> {
+        Self::split(bytes).map(|(_, _, manifest)| manifest)
+    }
+
+    /// The keys that it says are the plane's. They show that an archive is whole, not whose it is.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn named_keys(&self) -> Result<VerifyingKey, ManifestError> {
+        self.keys.trim_end().parse().map_err(|error| ManifestError::Form(format!("its keys: {error}")))
     }
 
     /// Whether these may be the bytes of a manifest, and not of a checkpoint.

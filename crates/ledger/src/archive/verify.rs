@@ -9,13 +9,14 @@ use serde::Serialize;
 
 use crate::{
     Hash,
+    key_chain::KeyChain,
     note::{Checkpoint, Note, VerifyingKey},
     proof::verify_consistency,
     verify::What,
 };
 
 use super::{
-    Name, Objects, hex,
+    ManifestKeys, Name, Objects, hex,
     manifest::{LogPart, MANIFEST_BYTES_MAX, Manifest},
     segment::{SegmentError, SegmentReader},
     sha256,
@@ -82,6 +83,8 @@ pub struct Verified {
     pub key: String,
     /// Whether it was given, and not taken from the archive itself.
     pub key_pinned: bool,
+    /// Whether the key that was given was revoked since: whoever has it can show another archive.
+    pub key_revoked: bool,
     /// Whether a checkpoint or a manifest from elsewhere was given, and is contained.
     pub compared: bool,
 }
@@ -148,8 +151,7 @@ fn manifest_bytes(objects: &dyn Objects, name: &Name) -> Result<Vec<u8>, Finding
 /// The first thing that is wrong.
 pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, Finding> {
     let mut inventory = Inventory::read(objects)?;
-    let pinned = options.key.cloned();
-    let (key_pinned, mut key) = (pinned.is_some(), pinned);
+    let mut keys = ManifestKeys::default();
     let (mut walk, mut kept) = (None::<Walk>, Kept::Nothing);
     let (mut previous, mut met) = (None::<Hash>, false);
     let (mut bytes, mut newest) = (0_u64, [0; 32]);
@@ -157,11 +159,10 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         let text = name.to_string();
         let content = manifest_bytes(objects, name)?;
         let unsigned = |error: super::ManifestError| Finding::new(&text, What::Signature, error.to_string());
-        let key = match &key {
-            Some(key) => key,
-            None => key.insert(Manifest::named_keys(&content).map_err(unsigned)?),
-        };
-        let manifest = Manifest::open(&content, key).map_err(unsigned)?;
+        let manifest = keys.open(&content).map_err(unsigned)?;
+        // It was signed by the present key of this chain.
+        let Some(chain) = keys.chain() else { continue };
+        let key = chain.present();
         let walk = match &mut walk {
             Some(walk) => walk,
             None => {
@@ -176,16 +177,21 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         chained(name, &manifest, previous)?;
         segment(objects, &mut inventory.segments, &manifest, walk)?;
         for part in &manifest.logs {
-            covered(part, walk, key, options.against).map_err(|problem| Finding::of(name, problem))?;
+            covered(part, walk, chain, options.against).map_err(|problem| Finding::of(name, problem))?;
         }
         newest = name.digest();
         met |= matches!(kept, Kept::Manifest(digest) if digest == newest);
         previous = Some(newest);
         bytes += manifest.segment.bytes;
     }
-    let (Some(walk), Some(key)) = (walk, key) else {
+    let (Some(walk), Some(chain)) = (walk, keys.chain()) else {
         return Err(Finding::new("manifests", What::Missing, "there is no manifest: this is no archive"));
     };
+    let key = options.key.unwrap_or(chain.present());
+    let generation = chain.generation_of(key).ok_or_else(|| {
+        let detail = format!("the key that was given is none of those of `{}`", chain.present().origin());
+        Finding::new("manifests", What::Signature, detail)
+    })?;
     against(&kept, met, &walk)?;
     inventory.unnamed.extend(inventory.segments.iter().map(ToString::to_string));
     Ok(Verified {
@@ -197,7 +203,8 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         newest: hex(&newest),
         unnamed: inventory.unnamed,
         key: key.to_string(),
-        key_pinned,
+        key_pinned: options.key.is_some(),
+        key_revoked: chain.is_revoked(generation),
         compared: !matches!(kept, Kept::Nothing),
     })
 }
@@ -278,7 +285,8 @@ fn rule_of(error: &SegmentError) -> What {
 }
 
 /// Whether the signed checkpoint in a manifest covers the log up to the end of the segment.
-fn covered(part: &LogPart, walk: &Walk, plane: &VerifyingKey, against: Option<&str>) -> Result<(), Problem> {
+fn covered(part: &LogPart, walk: &Walk, chain: &KeyChain, against: Option<&str>) -> Result<(), Problem> {
+    let plane = chain.present();
     let wrong = |what, detail: String| Problem { log: Some(part.log.clone()), leaf: None, what, detail };
     let named: VerifyingKey =
         part.keys.trim_end().parse().map_err(|error| wrong(What::Key, format!("the log's keys: {error}")))?;
@@ -302,7 +310,11 @@ fn covered(part: &LogPart, walk: &Walk, plane: &VerifyingKey, against: Option<&s
     }
     // What the reader kept counts only when it is signed by the keys that the archive has of that log.
     let kept = against.and_then(|text| Some((text, origin_of(text)?))).filter(|(_, origin)| *origin == part.log);
-    match kept.map(|(text, _)| Checkpoint::open_older(text, key)) {
+    let opened = kept.map(|(text, _)| match part.log == plane.origin() {
+        true => chain.open_kept(text),
+        false => Checkpoint::open_older(text, key),
+    });
+    match opened {
         Some(Err(error)) => Err(wrong(What::Against, format!("the checkpoint that was given: {error}"))),
         _ => Ok(()),
     }

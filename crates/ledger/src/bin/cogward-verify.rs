@@ -373,6 +373,9 @@ fn archived_lines(found: &archive::Verified) -> Vec<String> {
     } else {
         lines.push("NOTE: an archive cannot show by itself that its newest part is there. Keep a checkpoint or its newest manifest, and give it with --against.".to_owned());
     }
+    if found.key_revoked {
+        lines.push(REVOKED.to_owned());
+    }
     if !found.key_pinned {
         lines.push("WARNING: the key came with the archive. Compare it with the one that the operator published, or give it with --key.".to_owned());
     }
