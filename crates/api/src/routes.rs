@@ -13,7 +13,15 @@ use crate::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Cosignatures, Doctor,
         EgressCredential, EgressCredentialPut, ErasureReceipt, Event, EventQuery, EvidenceFound, EvidenceIndex,
         EvidenceLeaf, EvidenceQuery, EvidenceStatus, ExplainQuery, ExportQuery, Floor, FloorPut, Hold, HoldRequest,
-        Issuer, IssuerPut, KeyRevocation, KeyRotation, KeysQuery, LogKeys, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, TimestampAnswer, TimestampRequest, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
+        Issuer, IssuerPut, KeyRevocation, KeyRotation, KeysQuery, LogKeys, LogQuery, MemoryForget, MemoryForgotten,
+        MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery,
+        Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel,
+        PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
+        Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest,
+        RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall, ShortfallQuery,
+        SimulateQuery, Tenant, TenantCreate, TimestampAnswer, TimestampRequest, Tool, ToolApprove, ToolDetail,
+        ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
     },
 };
 

@@ -131,28 +131,6 @@ pub struct TimestampAnswer {
     pub answer: String,
 }
 
-/// How the archive of a plane does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ArchiveStatus {
-    /// Its place: a directory, or `s3://bucket/prefix`.
-    pub archive: String,
-    /// Segments that are in it, were read back and are recorded.
-    pub segments: u64,
-    /// Segments that are sealed and not in it yet.
-    pub waiting: u64,
-    /// The SHA-256 of the newest manifest in it. Whoever keeps it can show later that nothing before it was taken away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub newest_manifest: Option<String>,
-    /// Since when it fails; missing while it works.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failing_since: Option<Timestamp>,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<String>,
-    /// Whether that is an alarm: it lasts, or somebody changed the archive or the ledger.
-    pub alarm: bool,
-}
-
 /// A checkpoint of the plane log that witnesses saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WitnessedCheckpoint {

@@ -27,8 +27,8 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{
-    ArchiveStatus, Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest, TimestampStatus,
-    WitnessRequestQuery, WitnessedCheckpoint,
+    ArchiveStatus, Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest,
+    TimestampStatus, WitnessRequestQuery, WitnessedCheckpoint,
 };
 pub use evidence_query::{
     ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,

@@ -3,7 +3,9 @@
 use std::{io, path::Path};
 
 use super::{
-    Anchored, Finding, KEY_FILE, What, chain::keys_of_plane, key_in, log_finding, read, read_text,
+    Anchored, Finding, KEY_FILE, What,
+    chain::keys_of_plane,
+    key_in, log_finding, read, read_text,
     stamp::{self, Stamped},
 };
 use crate::{
