@@ -402,11 +402,11 @@ mod tests {
     fn the_journal_says_nothing_of_the_business_that_an_approval_is_about() {
         let host = || "api.example.com".to_owned();
         for action in [
-            Action::Request { host: host(), port: 443, method: "GET".into(), path: "/customers/ADA".into() },
-            Action::ResourceRead { server: "files".parse().unwrap(), uri: "file:///customers/ADA".into() },
+            Action::Request { host: host(), port: 443, method: "GET".into(), path: "/customers/lovelace".into() },
+            Action::ResourceRead { server: "files".parse().unwrap(), uri: "file:///customers/lovelace".into() },
         ] {
             let told = told("approval.requested", &row(&action));
-            assert!(!format!("{told:?}").contains("ADA"), "{told:?}");
+            assert!(!format!("{told:?}").contains("lovelace"), "{told:?}");
         }
         let tool = Action::ToolCall { server: "bank".parse().unwrap(), tool: "transfer".parse().unwrap() };
         assert!(format!("{:?}", told("approval.requested", &row(&tool))).contains("bank/transfer"));
