@@ -115,6 +115,22 @@ if [ "$purpose" = tests ]; then
   fi
 fi
 
+# A store with object lock, for the archive of the evidence.
+if [ "$purpose" = tests ]; then
+  store=$cache/venvs/object-store
+  wanted=$(stamp_of tests/requirements-object-store.txt)-$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+  if is_stamped "$store/stamp" "$wanted" && "$store/bin/python" -c 'import boto3, moto.server' 2> /dev/null; then
+    say "object store: there"
+  else
+    say "object store: making $store"
+    rm -rf "$store"
+    python3 -m venv "$store" || fail "python3 has no venv module: install python3-venv"
+    try 300 "$store/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      -r tests/requirements-object-store.txt || fail "the Python packages of tests/requirements-object-store.txt cannot be installed"
+    echo "$wanted" > "$store/stamp"
+  fi
+fi
+
 # A client of MCP that others made, for the door of clients outside.
 if [ "$purpose" = tests ]; then
   client=$cache/venvs/mcp-client

@@ -112,6 +112,166 @@ def signed_by(origin, kind, key, data, text, size, root):
         return False
 
 
+ROTATION = re.compile(
+    r"cogward\.dev/key-rotation@v1\nlog ([^\n]*)\ngeneration (0|[1-9][0-9]{0,19})\n((?:old [^\n]*\n)+)((?:new [^\n]*\n)+)"
+    r"size (0|[1-9][0-9]{0,19})\ntime [^\n]*\n")
+REVOCATION = re.compile(
+    r"cogward\.dev/key-revocation@v1\nlog ([^\n]*)\ngeneration (0|[1-9][0-9]{0,19})\n((?:key [^\n]*\n)+)"
+    r"size (0|[1-9][0-9]{0,19})\nwhy (?:compromised|lost|superseded)\ntime [^\n]*\n")
+STATEMENTS = 1024
+
+
+def keys_of_statement(lines, origin):
+    """The keys in lines that all begin with one word: written as log.vkey has them, and no other kinds."""
+    lines = [line[4:] for line in lines.split("\n")[:-1]]
+    name, keys = parse_key("\n".join(lines))
+    if name != origin or len(lines) != len(keys):
+        raise Finding("key", "not the keys of one log")
+    return keys
+
+
+def signed_statement(note, origin, keys, text):
+    """Whether every kind of a key has signed a statement (C2SP signed-note; ML-DSA over a message of its own)."""
+    holds = set()
+    for line in note[len(text) + 1:-1].split("\n"):
+        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
+        data = b64(match[2], "key", "a signature is not base64") if match else b""
+        if len(data) < 4:
+            raise Finding("key", "a line is not a signature")
+        for kind, key in keys.items():
+            if match[1] == origin and data[:4] == key_id(origin, key):
+                try:
+                    if kind == 1:
+                        Ed25519PublicKey.from_public_bytes(key[1:]).verify(data[4:], text.encode())
+                    elif MLDSA44PublicKey is not None:
+                        message = b"cogward.dev/key-statement@v1\n\0" + text.encode()
+                        MLDSA44PublicKey.from_public_bytes(key[1:]).verify(data[4:], message)
+                except (InvalidSignature, ValueError):
+                    raise Finding("key", "a signature does not belong to this statement and this key")
+                holds.add(kind)
+    if holds != set(keys):
+        raise Finding("key", f"the statement has no signature of a key of {origin}")
+
+
+class Chain:
+    """The keys that a log had one after the other: `alone[n]` is the largest size that key n may speak for alone."""
+
+    def __init__(self, origin, first):
+        self.origin, self.keys, self.alone, self.revoked = origin, [first], [], set()
+        self.entries, self.count, self.last, self.least = [], 0, None, (0, -1)
+
+    def push(self, leaf, note):
+        if note == self.last:
+            return
+        at = note.rfind("\n\n")
+        text = note[:at + 1]
+        lines = note.count("\n", at + 2)
+        if at < 0 or not note.endswith("\n") or lines > 64 or len(note.encode()) > 65536 or self.count >= STATEMENTS:
+            raise Finding("key", "not a signed statement, or too many")
+        rotation, revocation = ROTATION.fullmatch(text), REVOCATION.fullmatch(text)
+        match = rotation or revocation
+        if not match or match[1] != self.origin:
+            raise Finding("key", "not a statement about the keys of this log")
+        number, size = int(match[2]), int(match[5] if rotation else match[4])
+        if size >= 1 << 64 or number >= 1 << 64:
+            raise Finding("key", "a number is too large")
+        if rotation:
+            old, new = keys_of_statement(match[3], self.origin), keys_of_statement(match[4], self.origin)
+            if number != len(self.keys) or old != self.keys[-1] or any(key[1] == new[1] for key in self.keys):
+                raise Finding("key", "it does not replace the present key by a new one")
+            if size < self.least[0] or leaf < self.least[1] or size > leaf >= 0:
+                raise Finding("key", "its size or its place is not possible")
+            signed_statement(note, self.origin, old, text)
+            signed_statement(note, self.origin, new, text)
+            self.keys.append(new)
+            self.alone.append(size)
+            self.least = (size, leaf)
+        else:
+            key = keys_of_statement(match[3], self.origin)
+            if number >= len(self.alone) or key != self.keys[number] or size > self.alone[number]:
+                raise Finding("key", "it revokes a key that is not a past one, or makes it count for more")
+            signed_statement(note, self.origin, self.keys[-1], text)
+            self.alone[number] = size
+            self.revoked.add(number)
+        self.count, self.last = self.count + 1, note
+
+    def number_of(self, origin, keys):
+        """Which of the log's keys these are, the present one first."""
+        for number in reversed(range(len(self.keys))):
+            if origin == self.origin and all(self.keys[number].get(kind) == key for kind, key in keys.items()):
+                return number
+        return None
+
+    def open_kept(self, note):
+        """An older checkpoint: signed by the present key, or by a past one when it is from its time."""
+        unsigned = None
+        for number in reversed(range(len(self.keys))):
+            try:
+                size, root = open_checkpoint(note, self.origin, self.keys[number], older=True)
+            except Finding as finding:
+                if not finding.detail.startswith("the checkpoint has no signature of the key of"):
+                    raise
+                unsigned = unsigned or finding
+                continue
+            if number < len(self.alone) and size > self.alone[number]:
+                raise Finding("signature", f"it has only the signature of a past key, which counts up to {self.alone[number]}")
+            return size, root
+        raise unsigned
+
+    def compare(self, leaves):
+        """Whether the leaves say just what keys.jsonl says."""
+        entries, last = list(self.entries), None
+        for seq, body in leaves:
+            if body.get("log") != self.origin:
+                continue
+            statement = body.get("statement") if isinstance(body.get("statement"), str) else ""
+            if entries and entries[0] == (seq, statement):
+                entries.pop(0)
+            elif statement == last:  # a crash says a statement twice; it need not be told twice
+                pass
+            elif entries and entries[0][0] < seq:
+                break
+            else:
+                raise Finding("key", "the key was replaced or revoked here, and the pack is not signed accordingly", seq)
+            last = statement
+        if entries:
+            raise Finding("key", "it does not say what the pack says of its key", entries[0][0])
+
+
+def chain_of(root, origin, own, in_own_log=True):
+    """The keys of a log as its pack tells them: they have to lead to the one in log.vkey."""
+    if not os.path.lexists(os.path.join(root, "keys.jsonl")):
+        return Chain(origin, own)
+    text = text_of(read(root, "keys.jsonl", 1 << 24), "key", "keys.jsonl")
+    lines = text.split("\n")
+    if lines.pop() != "" or not lines or len(lines) > 2 * STATEMENTS:
+        raise Finding("key", "keys.jsonl has no whole line, or too many")
+
+    def whole(number):
+        return int(number) if len(number) < 21 and number[0] != "-" and int(number) < 1 << 64 else refuse(number)
+
+    entries = []
+    for line in lines:
+        try:
+            value = json.loads(line, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
+            if type(value) is not dict or set(value) != {"leaf", "statement"} or type(value["leaf"]) is not int:
+                refuse("another form")
+            value["statement"].encode()
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise Finding("key", f"keys.jsonl: {error}")
+        entries.append((value["leaf"], value["statement"]))
+    first = ROTATION.fullmatch(entries[0][1][:entries[0][1].rfind("\n\n") + 1])
+    if not first or first[2] != "1":
+        raise Finding("key", "keys.jsonl does not begin with the rotation of the first key")
+    chain = Chain(first[1], keys_of_statement(first[3], first[1]))
+    for leaf, statement in entries:
+        chain.push(leaf if in_own_log else -1, statement)
+    if chain.origin != origin or chain.keys[-1] != own:
+        raise Finding("key", "keys.jsonl does not lead to the key in the pack")
+    chain.entries = entries
+    return chain
+
+
 def open_checkpoint(note, origin, keys, older=False):
     """C2SP tlog-checkpoint; every key that is known must have signed, others are ignored."""
     at = note.rfind("\n\n")
@@ -211,6 +371,7 @@ def check_anchor(root, note, origin, size, log_root):
     if not os.path.lexists(where):
         return None, None
     keys_text, plane, keys = key_file(where, "log.vkey")
+    chain_of(where, plane, keys, in_own_log=False)
     expected = (url64(sha(note.encode())), url64(log_root), size)
     leaf, plane_size, _ = placed(where, origin, plane, keys, expected)
     stamped = check_stamp(os.path.join(where, "timestamp"), origin, size, plane, keys)
@@ -469,6 +630,8 @@ def check_leaf(seq, leaf, digest, state):
         state["runs"][run] = (count + 1, url64(digest), closed or kind == "run.closed")
     elif body.get("run_prev") is not None or body.get("run_seq") is not None:
         bad("run_chain", "it has a place in a run and names none")
+    if kind in ("ledger.key.rotated", "ledger.key.revoked"):
+        state.setdefault("keys", []).append((seq, body))
     state["prev"], state["last"] = url64(digest), chain["time"]
     state["first"] = state["first"] or chain["time"]
 
@@ -476,23 +639,31 @@ def check_leaf(seq, leaf, digest, state):
 def head(root, pinned):
     """The log, its keys, the signed note and what it says: keys that were given have to be among those of the pack."""
     own, own_origin, own_keys = key_file(root, "log.vkey")
+    chain = chain_of(root, own_origin, own_keys)
     origin, keys = parse_key(pinned) if pinned else (own_origin, own_keys)
+    known = chain.number_of(origin, keys) if pinned else None
+    if known is None or known == len(chain.alone):
+        known = None
+    else:  # a past key, from which the statements led on
+        keys, pinned = own_keys, None
     note = text_of(read(root, "checkpoint", 65536), "signature", "checkpoint")
     size, signed_root = open_checkpoint(note, origin, keys)
     if origin != own_origin or any(own_keys.get(kind) != key for kind, key in keys.items()):
         raise Finding("key", "log.vkey in the pack is not the key that was given")
     open_checkpoint(note, origin, own_keys)
-    return origin, keys, (pinned or own).split("\n")[0], note, size, signed_root
+    if not chain.entries:
+        chain = Chain(origin, keys)
+    return origin, keys, (pinned or own).split("\n")[0], note, size, signed_root, chain, known
 
 
 def verify(root, pinned, against=None):
-    origin, keys, key_text, note, size, signed_root = head(root, pinned)
+    origin, keys, key_text, note, size, signed_root, chain, known = head(root, pinned)
     anchored, stamped = check_anchor(root, note, origin, size, signed_root)
     try:
-        older = against is not None and open_checkpoint(against, origin, keys, older=True)
+        older = against is not None and chain.open_kept(against)
     except Finding as finding:
         raise Finding("against", f"the older checkpoint: {finding.detail}")
-    state = {"prev": None, "last": None, "first": None, "runs": {}}
+    state = {"prev": None, "last": None, "first": None, "runs": {}, "keys": []}
     roots = []  # of the full bundles, and of the first leaves of the last one and of the one where the older checkpoint ends
     edge, older_edge = [], []
     for index in range((size + WIDTH - 1) // WIDTH):
@@ -515,6 +686,8 @@ def verify(root, pinned, against=None):
             at += 2 + length
         if at != len(data):
             raise Finding("bytes", f"{name} has bytes behind its last leaf")
+        if len(state["keys"]) > 4 * STATEMENTS:
+            raise Finding("key", "there are more leaves about keys than a log can have", state["keys"][4 * STATEMENTS][0])
         (roots if width == WIDTH else edge).append(merkle(hashes))
         if older and index * WIDTH < older[0] < index * WIDTH + width:
             older_edge = [merkle(hashes[:older[0] - index * WIDTH])]
@@ -529,6 +702,7 @@ def verify(root, pinned, against=None):
         level, number = [merkle(part) for part in parts[:full]], number + 1
     if close(roots, edge) != signed_root:
         raise Finding("root", "the root over all leaves is not the one in the signed checkpoint")
+    chain.compare(state["keys"])
     if older and older[0] > size:
         raise Finding("against", f"this log has {size} leaves, the older checkpoint covers {older[0]}")
     if older and (signed_root if older[0] == size else close(roots[:older[0] // WIDTH], older_edge)) != older[1]:
@@ -542,7 +716,8 @@ def verify(root, pinned, against=None):
     return {
         "origin": origin, "leaves": size, "root": signed_root.hex(), "runs": len(state["runs"]),
         "closed_runs": sum(run[2] for run in state["runs"].values()), "first_time": state["first"],
-        "last_time": state["last"], "key": key_text, "key_pinned": bool(pinned), "against": older[0] if older else None, "anchored": anchored,
+        "last_time": state["last"], "key": key_text, "key_pinned": bool(pinned), "generation": len(chain.alone),
+        "pinned_generation": known, "pinned_revoked": known in chain.revoked, "against": older[0] if older else None, "anchored": anchored,
         "stamped": stamped and stamped[0],
     }
 
@@ -609,6 +784,12 @@ def main(arguments):
         return 0
     print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
     print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
+    if log["pinned_generation"] is not None:
+        print(f"    the key that you gave is number {log['pinned_generation']}, this is number {log['generation']}: "
+              "each was replaced by a statement that it signed itself. Keep the present one.")
+    if log["pinned_revoked"]:
+        print("WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one "
+              "with the one that the operator published.")
     if log["anchored"]:
         print(f"    plane {log['anchored']['origin']}: among {log['anchored']['size']} checkpoints since {log['anchored']['time']}")
     if log["stamped"]:

@@ -191,7 +191,7 @@ def manifest_of(root, origin, keys, size):
 
 
 def verify_part(root, pinned):
-    origin, keys, key_text, _, size, signed_root = head(root, pinned)
+    origin, keys, key_text, _, size, signed_root, _, known = head(root, pinned)
     said = manifest_of(root, origin, keys, size)
     scope, files = said["scope"], said["files"]
     kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}}
@@ -273,7 +273,7 @@ def verify_part(root, pinned):
     return {
         "origin": origin, "size": size, "root": signed_root.hex(), "scope": scope, "leaves": len(indexes),
         "complete": closed or kind not in ("run", "key"), "first_time": first_time, "last_time": last_time, "disclosures": disclosures,
-        "key": key_text, "key_pinned": bool(pinned),
+        "key": key_text, "key_pinned": bool(pinned), "pinned_generation": known,
     }
 
 

@@ -57,6 +57,18 @@ pub fn retention(tenant: &TenantName) -> String {
     format!("{TENANTS}/{tenant}/retention")
 }
 
+/// The keys of a tenant's log, or of the plane log.
+#[must_use]
+pub fn evidence_keys(tenant: &TenantName) -> String {
+    format!("{TENANTS}/{tenant}/evidence/keys")
+}
+
+/// A change of keys: `rotate`, `revoke`.
+#[must_use]
+pub fn evidence_keys_change(tenant: &TenantName, change: &str) -> String {
+    format!("{}/{change}", evidence_keys(tenant))
+}
+
 /// The legal holds of a tenant.
 #[must_use]
 pub fn holds(tenant: &TenantName) -> String {
@@ -617,6 +629,9 @@ mod tests {
             redaction_step(&tenant, redaction_id, "execute"),
             redaction_step(&tenant, redaction_id, "receipt"),
             retention(&tenant),
+            evidence_keys(&tenant),
+            evidence_keys_change(&tenant, "rotate"),
+            evidence_keys_change(&tenant, "revoke"),
             holds(&tenant),
             hold(&tenant, hold_id),
             hold_step(&tenant, hold_id, "place"),

@@ -90,6 +90,8 @@ codes! {
     ApprovalClosed = "approval_closed", 409, "The approval is not pending any more";
     /// The redaction or the hold is in another state.
     RedactionClosed = "redaction_closed", 409, "Its state does not allow this";
+    /// The keys of a log are in a state in which this change is not possible.
+    KeyChangeRefused = "key_change_refused", 409, "The keys cannot be changed like this now";
     /// A legal hold keeps what was to be erased.
     EvidenceHeld = "evidence_held", 409, "A legal hold keeps it";
     /// The cursor points at events that are no longer kept.

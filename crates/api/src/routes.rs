@@ -13,14 +13,15 @@ use crate::{
         Agent, AgentQuery, AgentVersion, Approval, ApprovalQuery, ConsistencyQuery, Cosignatures, Doctor,
         EgressCredential, EgressCredentialPut, ErasureReceipt, Event, EventQuery, EvidenceFound, EvidenceIndex,
         EvidenceLeaf, EvidenceQuery, EvidenceStatus, ExplainQuery, ExportQuery, Floor, FloorPut, Hold, HoldRequest,
-        Issuer, IssuerPut, LogQuery, MemoryForget, MemoryForgotten, MemoryUsage, NewOperator, Operation, Operator,
-        OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery, Plane, PolicyActivate, PolicyCheck, PolicyChecked,
-        PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel, PolicySimulation, PolicyStatus, PolicyVersion,
-        PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery, Redaction, RedactionQuery, RedactionRequest,
-        RegisterQuery, Registration, Retention, RetentionRequest, RotatedOperator, Run, RunQuery, RunStart,
-        SampleCommitted, SampleQuery, Shortfall, ShortfallQuery, SimulateQuery, Tenant, TenantCreate, TimestampAnswer,
-        TimestampRequest, Tool, ToolApprove, ToolDetail, ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer,
-        ToolServerPut, Upload, UploadQuery, VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
+        Issuer, IssuerPut, KeyRevocation, KeyRotation, KeysQuery, LogKeys, LogQuery, MemoryForget, MemoryForgotten,
+        MemoryUsage, NewOperator, Operation, Operator, OperatorAdd, OperatorRoles, OperatorRotate, Page, PageQuery,
+        Plane, PolicyActivate, PolicyCheck, PolicyChecked, PolicyDiff, PolicyDiffQuery, PolicyExplanation, PolicyLevel,
+        PolicySimulation, PolicyStatus, PolicyVersion, PolicyWrite, Provider, ProviderPut, Ready, Reason, ReasonQuery,
+        Redaction, RedactionQuery, RedactionRequest, RegisterQuery, Registration, Retention, RetentionRequest,
+        RotatedOperator, Run, RunQuery, RunStart, SampleCommitted, SampleQuery, Shortfall, ShortfallQuery,
+        SimulateQuery, Tenant, TenantCreate, TimestampAnswer, TimestampRequest, Tool, ToolApprove, ToolDetail,
+        ToolDiff, ToolLabelsPut, ToolListQuery, ToolQuery, ToolServer, ToolServerPut, Upload, UploadQuery,
+        VersionSummary, Warm, WarmPut, WhoAmI, WitnessRequestQuery,
     },
 };
 
@@ -305,6 +306,18 @@ routes! {
     APPLY_RETENTION = Route::new("apply_retention", "redactions", Post, "/api/v1/tenants/{tenant}/retention",
         "Erase what is older than the manifests of its agents keep it, or say what would go")
         .takes(of::<RetentionRequest>).gives(of::<Retention>).reasoned().command("retention.execute");
+
+    GET_EVIDENCE_KEYS = Route::new("get_evidence_keys", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/keys",
+        "Read all keys that the log of a tenant has or had, and what led from each to the next")
+        .query(of::<KeysQuery>).gives(of::<LogKeys>);
+    ROTATE_EVIDENCE_KEY = Route::new("rotate_evidence_key", "evidence", Post,
+        "/api/v1/tenants/{tenant}/evidence/keys/rotate",
+        "Ask for the key of a log to be replaced; confirmed by another operator, it is")
+        .takes(of::<KeyRotation>).gives(of::<LogKeys>).refuses(&[FourEyes, KeyChangeRefused]).reasoned().command("key.rotate");
+    REVOKE_EVIDENCE_KEY = Route::new("revoke_evidence_key", "evidence", Post,
+        "/api/v1/tenants/{tenant}/evidence/keys/revoke",
+        "Ask for a past key of a log to be revoked; confirmed by another operator, it is")
+        .takes(of::<KeyRevocation>).gives(of::<LogKeys>).refuses(&[FourEyes, KeyChangeRefused]).reasoned().command("key.revoke");
 
     LIST_HOLDS = Route::new("list_holds", "holds", Get, "/api/v1/tenants/{tenant}/holds",
         "List the legal holds of a tenant, newest first")

@@ -1,8 +1,10 @@
 //! The command line: nouns and verbs, each with a help text that shows how it is used.
 
+mod archive;
 mod evidence;
 mod floors;
 mod issuers;
+mod keys;
 mod policies;
 mod redactions;
 mod runs;
@@ -18,9 +20,11 @@ use clap::{Args, Parser, Subcommand};
 use cogward_model::{AgentName, RunId, TenantName, VersionLabel, id::OperationId};
 
 pub use self::{
+    archive::{ArchiveCommand, ArchiveFlags, LockWord, StoreFlags},
     evidence::{EvidencePart, EvidenceSearch, Prove, Sample},
     floors::{Floor, Operator},
     issuers::{Issuer, IssuerAdd, OutsideClientFlags, OutsideFlags},
+    keys::{Keys, LogFlags, WhyWord},
     policies::{Approval, ApprovalWord, Policy},
     redactions::{Hold, Redact, RedactionWord},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
@@ -195,6 +199,8 @@ pub struct Serve {
     pub witnesses: WitnessFlags,
     #[command(flatten)]
     pub timestamps: TimestampFlags,
+    #[command(flatten)]
+    pub archive: ArchiveFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,
@@ -507,9 +513,15 @@ pub enum Evidence {
     },
     /// Say how far the plane's log is witnessed, and with which keys it is signed
     Status,
+    /// The archive of sealed segments: how it does, and how it is brought back
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Erase values of the evidence: asked for, approved by another operator, carried out
     #[command(subcommand)]
     Redact(Redact),
+    /// The keys that sign a log: list, replace, revoke
+    #[command(subcommand)]
+    Keys(Keys),
     /// Keep values from being erased: legal holds
     #[command(subcommand)]
     Hold(Hold),

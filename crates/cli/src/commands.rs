@@ -3,6 +3,7 @@
 
 mod agents;
 mod approvals;
+mod archive;
 mod credentials;
 mod doctor;
 mod events;
@@ -10,6 +11,7 @@ mod evidence;
 mod files;
 mod floors;
 mod issuers;
+mod keys;
 mod login;
 mod memory;
 mod operators;

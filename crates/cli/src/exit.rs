@@ -86,6 +86,7 @@ impl Exit {
             | ProblemCode::PolicyLocksOut
             | ProblemCode::ApprovalClosed
             | ProblemCode::RedactionClosed
+            | ProblemCode::KeyChangeRefused
             | ProblemCode::EvidenceHeld
             | ProblemCode::IdempotencyConflict
             | ProblemCode::PreconditionFailed => Self::Conflict,
@@ -286,6 +287,7 @@ mod tests {
              policy_grants            4\n\
              approval_closed          5\n\
              redaction_closed         5\n\
+             key_change_refused       5\n\
              evidence_held            5\n\
              cursor_expired           3\n\
              precondition_failed      5\n\

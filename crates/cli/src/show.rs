@@ -15,8 +15,10 @@ use cogward_model::{
 
 use crate::output::{Cell, Show, Tone};
 
+mod archive;
 mod files;
 mod issuers;
+mod keys;
 mod policies;
 mod redactions;
 

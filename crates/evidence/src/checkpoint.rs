@@ -100,14 +100,9 @@ pub(crate) fn run(
 
 fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<SignedCheckpoint, RecordError> {
     shared.check()?;
-    let tenant_keys;
-    let signing = match &job.log {
-        LogName::Plane => &shared.keyring.plane().signing,
-        LogName::Tenant(tenant) => {
-            tenant_keys = shared.keyring.tenant(tenant).map_err(|error| shared.fail(&error))?;
-            &tenant_keys.signing
-        }
-    };
+    let keys = shared.keys_of(&job.log).map_err(|error| shared.fail(&error))?;
+    let _same_key = keys.while_signing();
+    let signing = keys.key();
     let path = path(&shared.dir, &job.log);
     // The plane log speaks of a checkpoint by its bytes: the same state is signed once.
     let there = durable::read(&path, NOTE_BYTES_MAX as u64).ok().flatten().and_then(|b| String::from_utf8(b).ok());

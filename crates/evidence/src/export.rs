@@ -8,6 +8,7 @@ use std::{
 };
 
 use cogward_ledger::{
+    key_chain::{Entry, KEYS_FILE, statement_in},
     leaf::leaf_hash,
     plane::Anchor,
     tiles::{EntryBundles, HashTiles, TileSink},
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use crate::{
     checkpoint::SignedCheckpoint,
+    key_change,
     keys::KeyringError,
     plane::{AnchorFailure, LogName},
     read::{ReadError, on_a_thread, walk},
@@ -30,6 +32,8 @@ use crate::{
 };
 
 pub(crate) const VERIFIER: &str = include_str!("../../../scripts/verify.py");
+/// In every leaf about keys.
+const KEY_EVENTS: &[u8] = b"ledger.key.";
 const README: &str = include_str!("export/README.txt");
 
 /// What was exported.
@@ -142,9 +146,16 @@ impl Evidence {
         let key = self.verifying_key(tenant)?;
         let mut files = Files { dir: dest };
         let (mut tiles, mut bundles, mut found) = (HashTiles::default(), EntryBundles::default(), 0);
+        let (origin, mut statements) = (self.origin(&LogName::Tenant(tenant.clone()))?, Vec::new());
         walk(&self.shared.dir, (Position::default(), signed.end), |_, of, leaf, _| {
             if of == tenant.as_str() && found < signed.size {
                 tiles.push(leaf_hash(leaf), &mut files)?;
+                // Few leaves are about keys, and most are not worth reading for it.
+                if leaf.windows(KEY_EVENTS.len()).any(|part| part == KEY_EVENTS)
+                    && let Some(statement) = statement_in(leaf, &origin)
+                {
+                    statements.push(Entry { leaf: found, statement });
+                }
                 bundles.push(leaf, &mut files)?;
                 found += 1;
             }
@@ -157,9 +168,15 @@ impl Evidence {
         bundles.finish(&mut files)?;
         let keys = self.verifying_keys(&LogName::Tenant(tenant.clone()))?;
         files.write(KEY_FILE, 0o644, keys.as_bytes())?;
+        if let Some(statements) = key_change::lines(&statements) {
+            files.write(KEYS_FILE, 0o644, statements.as_bytes())?;
+        }
         if let Some((anchor, stamped)) = anchor {
             files.anchor(PLANE_DIR, &anchor)?;
             files.write(&format!("{PLANE_DIR}/{KEY_FILE}"), 0o644, self.verifying_keys(&LogName::Plane)?.as_bytes())?;
+            if let Some(statements) = self.key_statements(&LogName::Plane, 0)? {
+                files.write(&format!("{PLANE_DIR}/{KEYS_FILE}"), 0o644, statements.as_bytes())?;
+            }
             if let Some(StampedAnchor { anchor, answer }) = stamped {
                 let dir = format!("{PLANE_DIR}/{TIMESTAMP_DIR}");
                 files.anchor(&dir, &anchor)?;

@@ -1,7 +1,7 @@
 //! The keys of the ledger: for each tenant one that signs, one that wraps, and the data keys it wraps.
 //!
-//! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44) and
-//! `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
+//! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44; both
+//! with their successors in [`crate::log_keys`]) and `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
 //! `vault/<tenant>/` holds the wrapped data keys ([`crate::data_keys`]). A new data key is on the disk before the
 //! first leaf that needs it is acknowledged.
 
@@ -20,11 +20,10 @@ use aws_lc_rs::{
     hmac,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cogward_ledger::note::SigningKey;
 use cogward_model::{Entropy, TenantName};
 use zeroize::Zeroizing;
 
-use crate::{data_keys::DataKeys, durable, plane::PlaneKeys, resealed::Resealed};
+use crate::{data_keys::DataKeys, durable, log_keys::LogKeys, plane::PlaneKeys, resealed::Resealed};
 
 /// Why the keys are not usable.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +40,15 @@ pub enum KeyringError {
     /// A file is there and is not what was written.
     #[error("the key file {0} is damaged")]
     Damaged(PathBuf),
+    /// The key that the log's statements name is not there.
+    #[error("the key {0} is gone; restore it from the backup that belongs to the log")]
+    Gone(PathBuf),
+    /// It is there and is another one.
+    #[error("the key {0} is not the one that the log's statements name; restore the one that belongs to the log")]
+    OtherKey(PathBuf),
+    /// The log knows of keys that these files do not know.
+    #[error("rollback detected: the keys of {0} were replaced since these key files were written")]
+    Behind(String),
 }
 
 /// All tenants' keys.
@@ -57,7 +65,7 @@ pub(crate) struct Keyring {
 
 /// One tenant's keys.
 pub(crate) struct TenantKeys {
-    pub(crate) signing: SigningKey,
+    pub(crate) log: LogKeys,
     pub(crate) data: DataKeys,
     /// Values that were sealed again because another value under their key was erased.
     pub(crate) resealed: Resealed,
@@ -81,9 +89,9 @@ impl Keyring {
         }
         // No tenant has a dot in its name.
         let origin = format!("cogward.dev/ledger/{plane}");
-        let signing = signing_key(&keys, "plane.log", &origin, &*entropy)?;
+        let log = LogKeys::open(&keys, "plane.log", &origin, &*entropy)?;
         let salt = hmac::Key::new(hmac::HMAC_SHA256, &*seed(keys.join("plane.log.salt"), &*entropy)?);
-        let plane_keys = PlaneKeys { signing, salt };
+        let plane_keys = PlaneKeys { log, salt };
         Ok(Self { keys, vault, plane, plane_keys, entropy, tenants: Mutex::default(), unsaved: Arc::default() })
     }
 
@@ -106,7 +114,7 @@ impl Keyring {
     fn load(&self, tenant: &TenantName) -> Result<TenantKeys, KeyringError> {
         let damaged = || KeyringError::Damaged(self.keys.join(tenant.as_str()));
         let origin = format!("cogward.dev/ledger/{}/{tenant}", self.plane);
-        let signing = signing_key(&self.keys, tenant.as_str(), &origin, &*self.entropy)?;
+        let log = LogKeys::open(&self.keys, tenant.as_str(), &origin, &*self.entropy)?;
         let kek_bytes = seed(self.keys.join(format!("{tenant}.kek")), &*self.entropy)?;
         let kek = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*kek_bytes).map_err(|_| damaged())?);
         // The file of data keys must not say whose they are: an id is a keyed hash of the person's name.
@@ -116,7 +124,7 @@ impl Keyring {
         let (entropy, unsaved) = (Arc::clone(&self.entropy), Arc::clone(&self.unsaved));
         let resealed = Resealed::new(dir.clone());
         let data = DataKeys::new(dir, tenant.clone(), kek, index, entropy, unsaved);
-        Ok(TenantKeys { signing, data, resealed })
+        Ok(TenantKeys { log, data, resealed })
     }
 
     /// This plane's name in the origins of its logs.
@@ -146,14 +154,6 @@ pub(crate) fn seed(path: PathBuf, entropy: &dyn Entropy) -> Result<Zeroizing<[u8
     })?;
     let bytes = STANDARD.decode(&*text).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
     bytes.map(Zeroizing::new).ok_or(KeyringError::Damaged(path))
-}
-
-/// The keys that sign a log: Ed25519 and ML-DSA-44.
-fn signing_key(keys: &Path, name: &str, origin: &str, entropy: &dyn Entropy) -> Result<SigningKey, KeyringError> {
-    let path = |extension: &str| keys.join(format!("{name}.{extension}"));
-    let (classic, quantum) = (seed(path("sign"), entropy)?, seed(path("mldsa"), entropy)?);
-    let key = SigningKey::from_seed(origin, &classic).map_err(|_| KeyringError::Damaged(path("sign")))?;
-    key.with_ml_dsa(&quantum).map_err(|_| KeyringError::Damaged(path("mldsa")))
 }
 
 /// The content of a key file of exactly `length` bytes, made when there is none.
@@ -201,7 +201,7 @@ mod tests {
         let again = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap().tenant(&acme).unwrap();
         assert!(matches!(again.data.find(&anna).unwrap(), Found::Key(_)));
         assert_eq!(again.data.sealing(of("anna"), 20_000).unwrap().id, anna, "the day goes on with its key");
-        assert_eq!(again.signing.verifying(), keys.signing.verifying());
+        assert_eq!(again.log.key().verifying(), keys.log.key().verifying());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), whole as u64);
     }
 

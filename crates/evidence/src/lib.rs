@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod anchoring;
+pub mod archive;
 mod checkpoint;
 mod data_keys;
 mod durable;
@@ -18,7 +19,9 @@ mod export;
 mod frames;
 mod index;
 mod judged;
+mod key_change;
 mod keys;
+mod log_keys;
 mod open;
 mod outbox;
 mod part;
@@ -47,6 +50,7 @@ pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
 pub use index::IndexError;
 pub use judged::{Judged, JudgedFilter};
+pub use key_change::{KeyChange, KeyChangeError, KeyRequest, KeyState, OVERLAP_DAYS_MAX};
 pub use keys::KeyringError;
 pub use open::{EvidenceOptions, OpenError};
 pub use outbox::DrainError;

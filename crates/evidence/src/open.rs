@@ -9,8 +9,9 @@ use std::{
 
 use cogward_ledger::{
     Hash,
+    key_chain::{REVOKED, ROTATED, statement_of},
     leaf::{Parsed, is_hash_text, leaf_hash},
-    note::{Checkpoint, NOTE_BYTES_MAX, NoteError, VerifyingKey},
+    note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
     plane::PlaneLeaf,
 };
 use cogward_model::{
@@ -21,8 +22,9 @@ use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    checkpoint, durable, frames, index,
+    archive, checkpoint, durable, frames, index, key_change,
     keys::{Keyring, KeyringError},
+    log_keys::LogKeys,
     plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
     publish::{self, Publish, Published},
@@ -138,6 +140,15 @@ pub enum OpenError {
         /// What does not fit.
         what: &'static str,
     },
+    /// The log does not begin at its beginning.
+    #[error(
+        "the write-ahead log begins with segment {first}: segments 0 to {} are not there. If they were archived, \
+         `cogward evidence archive restore` brings them back; move them into `evidence/wal`", first.saturating_sub(1)
+    )]
+    FirstGone {
+        /// The first segment that is there.
+        first: u64,
+    },
     /// The threads could not be started.
     #[error("the ledger's threads could not be started")]
     Threads(#[source] io::Error),
@@ -152,6 +163,7 @@ impl Evidence {
         let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
             options;
         durable::directory(&dir)?;
+        archive::begins_whole(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
@@ -180,11 +192,14 @@ impl Evidence {
             published: Published::default(),
             witnesses: Witnesses::default(),
             timestamps: Default::default(),
+            key_changes: Default::default(),
         });
+        let tenants: Vec<_> = recovery.logs.keys().cloned().collect();
+        key_change::compare(&shared, &recovery.key_statements, &tenants)?;
         for job in &recovery.first {
             // What was signed in the last moments of an earlier plane is not in the plane log yet.
             if let LogName::Tenant(tenant) = &job.log {
-                let origin = shared.keyring.tenant(tenant)?.signing.verifying().origin().to_owned();
+                let origin = shared.keyring.tenant(tenant)?.log.origin().to_owned();
                 plane::submit(&shared, tenant, &origin, job.size, job.root, &job.note);
             }
         }
@@ -284,8 +299,9 @@ pub(crate) struct SignedStates {
 impl SignedStates {
     fn read(dir: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
         let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
-        let plane = note.map(|note| Signed::open(note, keyring.plane().signing.verifying())).transpose();
-        let mut states = Self { plane: plane.map_err(OpenError::PlaneCheckpoint)?, ..Self::default() };
+        let plane =
+            note.map(|note| Signed::open(note, &keyring.plane().log, OpenError::PlaneCheckpoint)).transpose()?;
+        let mut states = Self { plane, ..Self::default() };
         let tenants = dir.join("tenants");
         durable::directory(&tenants)?;
         for entry in fs::read_dir(&tenants)? {
@@ -294,9 +310,9 @@ impl SignedStates {
             let log = LogName::Tenant(tenant.clone());
             let Some(note) = durable::read(&checkpoint::path(dir, &log), NOTE_BYTES_MAX as u64)? else { continue };
             let keys = keyring.tenant(&tenant)?;
-            let signed = Signed::open(note, keys.signing.verifying());
-            let signed = signed.map_err(|source| OpenError::Checkpoint { tenant: tenant.clone(), source })?;
-            if let Some(opens) = keyring.plane().disclosure(keys.signing.verifying().origin(), signed.size) {
+            let wrong = |source| OpenError::Checkpoint { tenant: tenant.clone(), source };
+            let signed = Signed::open(note, &keys.log, wrong)?;
+            if let Some(opens) = keyring.plane().disclosure(keys.log.origin(), signed.size) {
                 states.sought.insert(opens.commitment(), tenant.clone());
             }
             states.tenants.insert(tenant, signed);
@@ -333,9 +349,12 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    fn open(note: Vec<u8>, key: &VerifyingKey) -> Result<Self, NoteError> {
-        let note = String::from_utf8(note).map_err(|_| NoteError::Form("not text"))?;
-        let Checkpoint { size, root, .. } = Checkpoint::open_older(&note, key)?;
+    fn open(note: Vec<u8>, keys: &LogKeys, wrong: impl Fn(NoteError) -> OpenError) -> Result<Self, OpenError> {
+        let note = String::from_utf8(note).map_err(|_| wrong(NoteError::Form("not text")))?;
+        if keys.is_behind(&note) {
+            return Err(KeyringError::Behind(keys.origin().to_owned()).into());
+        }
+        let Checkpoint { size, root, .. } = keys.open_own(&note).map_err(wrong)?;
         Ok(Self { size, root, note })
     }
 
@@ -364,6 +383,8 @@ pub(crate) struct Recovery {
     progress: Progress,
     /// The digest of the schema that was named last.
     schema: Option<String>,
+    /// What the leaves say of keys.
+    key_statements: key_change::Found,
     /// Where the frames of the next leaf begin.
     leaf_at: Option<Position>,
     wrong: Option<OpenError>,
@@ -434,6 +455,11 @@ impl Recovery {
         log.last_at = leaf_at;
         if leaf.body.kind == EventType::LedgerSchema.as_str() {
             self.schema = named_schema(bytes);
+        }
+        if (leaf.body.kind == ROTATED || leaf.body.kind == REVOKED)
+            && let Some((log, statement)) = statement_of(bytes)
+        {
+            self.key_statements.entry(log).or_default().push((statement, leaf.chain.seq));
         }
         if let Some(signed) = self.signed.tenant(&tenant)
             && signed.size == log.tree.size()

@@ -15,6 +15,7 @@ use std::{
 use cogward_ledger::{
     commitment::Disclosure,
     extract::{LeafLine, RangeLine, Scope},
+    key_chain::KEYS_FILE,
     leaf::Parsed,
     map::{self, Claim, Kind, RANGE_LEAVES},
     pack::{
@@ -31,6 +32,7 @@ use crate::{
     export::VERIFIER,
     index::{self, Found, IndexError, SealError},
     keys::TenantKeys,
+    plane::LogName,
     prove::{PART_LEAVES_MAX, Signed},
     read::ReadError,
     record::Evidence,
@@ -193,10 +195,15 @@ impl Evidence {
             files.insert(INDEX_FILE.to_owned(), index.finish(&dir, INDEX_FILE)?);
         }
         write(&dir, CHECKPOINT_FILE, 0o644, signed.note.as_bytes())?;
-        write(&dir, KEY_FILE, 0o644, keys.signing.verifying().lines().as_bytes())?;
+        write(&dir, KEY_FILE, 0o644, keys.log.key().verifying().lines().as_bytes())?;
+        let log = LogName::Tenant(tenant.clone());
+        if let Some(statements) = self.key_statements(&log, signed.checkpoint.size)? {
+            write(&dir, KEYS_FILE, 0o644, statements.as_bytes())?;
+            files.insert(KEYS_FILE.to_owned(), file_digest(statements.as_bytes())?);
+        }
         let manifest = Manifest {
             form: PACK_VERSION,
-            origin: keys.signing.verifying().origin().to_owned(),
+            origin: keys.log.key().verifying().origin().to_owned(),
             scope,
             size: signed.checkpoint.size,
             leaves: count,
@@ -373,7 +380,7 @@ impl Draft {
         let keys = self.evidence.shared.keyring.tenant(&self.tenant)?;
         let manifest = serde_json::to_vec(&self.manifest).map_err(io::Error::from)?;
         write(dir, MANIFEST_FILE, 0o644, &manifest)?;
-        let note = keys.signing.note(&signed_text(&self.manifest.origin, &manifest));
+        let note = keys.log.key().note(&signed_text(&self.manifest.origin, &manifest));
         let note = note.ok_or_else(|| io::Error::other("the manifest cannot be signed"))?;
         write(dir, "verify.py", 0o755, VERIFIER.as_bytes())?;
         write(dir, "verify_part.py", 0o755, PART_VERIFIER.as_bytes())?;

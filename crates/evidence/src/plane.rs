@@ -15,7 +15,7 @@ use cogward_ledger::{
     Hash,
     commitment::{Disclosure, SALT_BYTES},
     leaf::leaf_hash,
-    note::SigningKey,
+    note::Checkpoint,
     plane::{self, Anchor, PlaneLeaf},
     proof::Tree,
     tile_proof::{TileProofError, TiledLog},
@@ -29,6 +29,7 @@ use crate::{
     checkpoint::SignedCheckpoint,
     frames,
     keys::KeyringError,
+    log_keys::LogKeys,
     publish,
     queue::Item,
     read::{ReadError, on_a_thread},
@@ -73,7 +74,7 @@ impl std::fmt::Display for LogName {
 
 /// The plane log's own keys.
 pub(crate) struct PlaneKeys {
-    pub(crate) signing: SigningKey,
+    pub(crate) log: LogKeys,
     pub(crate) salt: hmac::Key,
 }
 
@@ -117,18 +118,22 @@ pub(crate) struct Anchors(Mutex<HashMap<TenantName, Known>>);
 
 #[derive(Default)]
 struct Known {
-    /// The largest size that was submitted.
+    /// The largest size that was submitted, and the digest of that checkpoint.
     submitted: u64,
+    digest: Option<Hash>,
     places: VecDeque<Place>,
 }
 
 impl Anchors {
-    /// Whether this size is to be submitted; then it counts as such.
-    pub(crate) fn is_news(&self, tenant: &TenantName, size: u64) -> bool {
+    /// Whether this checkpoint is to be submitted; then it counts as such. One of the same size is another one when
+    /// another key has signed it.
+    pub(crate) fn is_news(&self, tenant: &TenantName, size: u64, digest: Hash) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.entry(tenant.clone()).or_default();
-        let is_news = size > known.submitted;
-        known.submitted = known.submitted.max(size);
+        let is_news = size > known.submitted || (size == known.submitted && known.digest != Some(digest));
+        if is_news {
+            (known.submitted, known.digest) = (size, Some(digest));
+        }
         is_news
     }
 
@@ -136,7 +141,8 @@ impl Anchors {
     fn refused(&self, tenant: &TenantName) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get_mut(tenant) {
-            known.submitted = known.places.back().map_or(0, |place| place.leaf.size);
+            let last = known.places.back().map(|place| (place.leaf.size, place.leaf.checkpoint));
+            (known.submitted, known.digest) = (last.map_or(0, |(size, _)| size), last.map(|(_, digest)| digest));
         }
     }
 
@@ -144,7 +150,9 @@ impl Anchors {
     pub(crate) fn placed(&self, tenant: &TenantName, place: Place) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.entry(tenant.clone()).or_default();
-        known.submitted = known.submitted.max(place.leaf.size);
+        if place.leaf.size >= known.submitted {
+            (known.submitted, known.digest) = (place.leaf.size, Some(place.leaf.checkpoint));
+        }
         known.places.push_back(place);
         if known.places.len() > PLACES_MAX {
             known.places.pop_front();
@@ -166,6 +174,13 @@ impl Anchors {
         Some(place.leaf.clone())
     }
 
+    /// The largest size of a tenant whose leaf is before a size of the plane log; 0 when there is none among the newest.
+    pub(crate) fn seen(&self, tenant: &TenantName, size: u64) -> u64 {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = known.get(tenant).into_iter().flat_map(|known| &known.places);
+        places.filter(|place| place.index < size).map(|place| place.leaf.size).max().unwrap_or(0)
+    }
+
     fn place(&self, tenant: &TenantName, checkpoint: &Hash) -> Option<Place> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(tenant)?.places.iter().rev().find(|place| place.leaf.checkpoint == *checkpoint).cloned()
@@ -174,17 +189,12 @@ impl Anchors {
 
 /// Hands a signed checkpoint of a tenant over to the plane log, once.
 pub(crate) fn submit(shared: &Shared, tenant: &TenantName, origin: &str, size: u64, root: Hash, note: &str) {
-    if size == 0 || !shared.anchors.is_news(tenant, size) {
+    let checkpoint = plane::checkpoint_digest(note);
+    if size == 0 || !shared.anchors.is_news(tenant, size, checkpoint) {
         return;
     }
     let Some(opens) = shared.keyring.plane().disclosure(origin, size) else { return };
-    let submitted = Submitted {
-        tenant: tenant.clone(),
-        size,
-        root,
-        checkpoint: plane::checkpoint_digest(note),
-        log: opens.commitment(),
-    };
+    let submitted = Submitted { tenant: tenant.clone(), size, root, checkpoint, log: opens.commitment() };
     if shared.queue.push(Item::Plane(Box::new(submitted))).is_err() {
         shared.anchors.refused(tenant);
     }
@@ -240,10 +250,7 @@ impl Evidence {
     /// # Errors
     /// The keys are not usable.
     pub fn verifying_keys(&self, log: &LogName) -> Result<String, KeyringError> {
-        Ok(match log {
-            LogName::Plane => self.shared.keyring.plane().signing.verifying().lines(),
-            LogName::Tenant(tenant) => self.shared.keyring.tenant(tenant)?.signing.verifying().lines(),
-        })
+        Ok(self.shared.keys_of(log)?.key().verifying().lines())
     }
 
     /// The origin of a log: its name to the world.
@@ -251,10 +258,7 @@ impl Evidence {
     /// # Errors
     /// The keys are not usable.
     pub fn origin(&self, log: &LogName) -> Result<String, KeyringError> {
-        Ok(match log {
-            LogName::Plane => self.shared.keyring.plane().signing.verifying().origin().to_owned(),
-            LogName::Tenant(tenant) => self.shared.keyring.tenant(tenant)?.signing.verifying().origin().to_owned(),
-        })
+        Ok(self.shared.keys_of(log)?.origin().to_owned())
     }
 
     /// What shows that a tenant's newest checkpoint is in the plane log; `None` for an empty log.
@@ -277,7 +281,12 @@ impl Evidence {
             let _late = tokio::time::timeout(WITNESSES_MAX, self.until_witnessed(place.index + 1)).await;
         }
         // A checkpoint that enough witnesses saw is worth more than one that is a second newer.
-        let seen = self.shared.quorum().filter(|seen| seen.size > place.index && self.witnesses().needs_witnesses());
+        // One that the key before signed alone is not in force any more.
+        let key = self.shared.keyring.plane().log.key();
+        let seen = self.shared.quorum().filter(|seen| {
+            let covers = seen.size > place.index && self.witnesses().needs_witnesses();
+            covers && Checkpoint::open(&seen.note, key.verifying()).is_ok()
+        });
         let (size, note) = seen.map_or((plane.size, plane.note), |seen| (seen.size, seen.note));
         // On a disk that is nearly full no tiles are written, and an auditor still gets the proof.
         let has_space = *self.shared.health.borrow() == Health::Ok;

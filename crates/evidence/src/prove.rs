@@ -90,7 +90,7 @@ impl Evidence {
         handle: Handle,
     ) -> Result<Signed, SearchError> {
         let keys = self.shared.keyring.tenant(tenant)?;
-        let checkpoint = Checkpoint::open(&signed.note, keys.signing.verifying());
+        let checkpoint = Checkpoint::open(&signed.note, keys.log.key().verifying());
         let checkpoint = checkpoint.map_err(|_| SearchError::Missing("checkpoint of its key".to_owned()))?;
         let tiles = StoredTiles { table: tiles, log: view.log, handle: handle.clone() };
         let mut proofs = Proofs::new(tiles, checkpoint.size);
@@ -105,7 +105,7 @@ impl Evidence {
             // The tree's own root at that size: the same text as was signed then, and so the same signature.
             checkpoint.root = proofs.root_of(at)?;
             checkpoint.size = at;
-            signed.note = keys.signing.checkpoint(at, &checkpoint.root);
+            signed.note = keys.log.key().checkpoint(at, &checkpoint.root);
             proofs = proofs.resized(at);
         }
         let leaves = Leaves::new(&self.shared.dir, Default::default(), self.shared.progress.end());

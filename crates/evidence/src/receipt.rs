@@ -109,8 +109,8 @@ impl Evidence {
                 .collect();
             let Some(first) = executed.first() else { return Err(ReceiptError::NotExecuted(redaction)) };
             let keys = evidence.shared.keyring.tenant(&tenant)?;
-            let text = text_of(keys.signing.verifying().origin(), redaction, first, &executed, &found);
-            let text = keys.signing.note(&text).ok_or(ReceiptError::NotExecuted(redaction))?;
+            let text = text_of(keys.log.key().verifying().origin(), redaction, first, &executed, &found);
+            let text = keys.log.key().note(&text).ok_or(ReceiptError::NotExecuted(redaction))?;
             let indexes: Vec<u64> = found.iter().map(|leaf| leaf.seq).collect();
             let proofs = evidence.inclusions(&tenant, &indexes, signed.size, all)?;
             let leaves = found.iter().zip(proofs).map(|(leaf, proof)| ProvenLeaf {
@@ -124,7 +124,7 @@ impl Evidence {
                 text,
                 leaves: leaves.collect(),
                 checkpoint: signed.note,
-                key: keys.signing.verifying().to_string(),
+                key: keys.log.key().verifying().to_string(),
             })
         })
         .await

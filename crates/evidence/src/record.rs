@@ -108,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) published: Published,
     pub(crate) witnesses: Witnesses,
     pub(crate) timestamps: Timestamps,
+    /// Held while the keys of a log are changed.
+    pub(crate) key_changes: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -335,6 +337,6 @@ impl Evidence {
     /// # Errors
     /// The keys are not usable.
     pub fn verifying_key(&self, tenant: &TenantName) -> Result<String, KeyringError> {
-        Ok(self.shared.keyring.tenant(tenant)?.signing.verifying().to_string())
+        Ok(self.shared.keyring.tenant(tenant)?.log.key().verifying().to_string())
     }
 }

@@ -154,8 +154,8 @@ impl Evidence {
     pub fn witnessed_by(&self, policy: Policy) -> Result<(), CosignError> {
         let path = LogName::Plane.dir(&self.shared.dir).join(WITNESSED_FILE);
         let kept = durable::read(&path, NOTE_BYTES_MAX as u64)?.and_then(|note| String::from_utf8(note).ok());
-        let key = self.shared.keyring.plane().signing.verifying();
-        let kept = kept.filter(|note| Checkpoint::open(note, key).is_ok());
+        let keys = self.shared.keyring.plane().log.chain();
+        let kept = kept.filter(|note| keys.open(note).is_ok());
         let mut known = self.shared.witnesses.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Known { policy: Arc::new(policy), ..Known::default() };
         if let Some(note) = kept {
@@ -175,7 +175,8 @@ impl Evidence {
     /// # Errors
     /// See [`CosignError`].
     pub async fn cosign(&self, note: &str) -> Result<Cosigned, CosignError> {
-        let checkpoint = Checkpoint::open(note, self.shared.keyring.plane().signing.verifying())?;
+        // A witness may be late: what it saw was signed by the key of then.
+        let checkpoint = self.shared.keyring.plane().log.chain().open(note)?;
         let published = self.published(&LogName::Plane).map_or(0, |published| published.size);
         if checkpoint.size == 0 || checkpoint.size > published {
             return Err(CosignError::Size { found: published, size: checkpoint.size });

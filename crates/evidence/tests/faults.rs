@@ -297,6 +297,35 @@ fn a_full_disk_stops_the_ledger_and_keeps_what_was_acknowledged() {
     on_a_file_system_of("2m", "child_fills_the_disk", "filled and recovered");
 }
 
+/// Not a test by itself: the disk of an archive is full in the middle of an object.
+#[test]
+#[ignore = "run as a child on a small file system"]
+fn child_archives_onto_a_full_disk() {
+    use cogward_evidence::archive::{Content, DirectoryPlace, Place};
+    use cogward_ledger::archive::{Objects, sha256};
+    let Some(dir) = child_dir() else { return };
+    let (ballast, archive) = (dir.join("ballast"), DirectoryPlace::new(dir.join("archive")));
+    fs::write(&ballast, vec![1; 1_500_000]).unwrap();
+    let bytes = vec![7; 1_000_000];
+    let content = Content::Bytes(&bytes, sha256(&bytes));
+    let name = format!("segments/{:016x}-{}.seg", 0, "ab".repeat(32));
+    let error = archive.put(&name, &content).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+    // Not half of it is there, and no place is taken that the next attempt needs.
+    assert!(archive.list().unwrap().is_empty());
+    fs::remove_file(&ballast).unwrap();
+    archive.put(&name, &content).unwrap();
+    let mut found = Vec::new();
+    std::io::Read::read_to_end(&mut archive.open(&name).unwrap(), &mut found).unwrap();
+    assert!(found == bytes);
+    println!("full and archived");
+}
+
+#[test]
+fn a_full_disk_of_the_archive_has_no_half_of_an_object() {
+    on_a_file_system_of("2m", "child_archives_onto_a_full_disk", "full and archived");
+}
+
 fn on_a_file_system_of(size: &str, test: &str, says: &str) {
     let dir = tempfile::tempdir().unwrap();
     let script = format!("mount -t tmpfs -o size={size} none \"$COGWARD_TEST_CHILD_DIR\" && exec \"$@\"");

@@ -7,11 +7,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod archive;
 pub mod canonical;
 pub mod commitment;
 pub mod cosign;
 mod der;
 pub mod extract;
+pub mod key_chain;
 pub mod leaf;
 pub mod map;
 pub mod map_check;

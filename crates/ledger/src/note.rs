@@ -47,6 +47,18 @@ pub enum NoteError {
     /// There is one and it does not hold.
     #[error("the signature does not belong to this checkpoint and this key")]
     Signature,
+    /// Signed by a past key alone, and larger than what that key can speak for.
+    #[error(
+        "the checkpoint of `{origin}` with {size} leaves has only the signature of a past key, which counts up to {most}"
+    )]
+    Past {
+        /// The log.
+        origin: String,
+        /// The checkpoint's.
+        size: u64,
+        /// The last size for which that key is enough.
+        most: u64,
+    },
 }
 
 /// A signed note in its parts; nothing of it is believed yet.
@@ -213,6 +225,8 @@ pub struct SigningKey {
     verifying: VerifyingKey,
     pair: Ed25519KeyPair,
     ml_dsa: Option<PqdsaKeyPair>,
+    /// The key before, which signs along for a while.
+    older: Option<Box<SigningKey>>,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -233,7 +247,7 @@ impl SigningKey {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| KeyError)?;
         let verifying = VerifyingKey { origin: origin.to_owned(), public, ml_dsa: None };
-        Ok(Self { verifying, pair, ml_dsa: None })
+        Ok(Self { verifying, pair, ml_dsa: None, older: None })
     }
 
     /// The same, signing with the ML-DSA-44 key of a seed as well.
@@ -270,6 +284,12 @@ impl SigningKey {
             if pair.sign(&message, tail).is_ok() {
                 note.push_str(&signature_line(origin, vkey::id(origin, ML_DSA, &public[..]), &signature));
             }
+        }
+        // Lines of keys that a reader does not know are ignored: the form of the note is the same.
+        if let Some(older) = &self.older
+            && let Some((_, lines)) = older.checkpoint(size, root).rsplit_once("\n\n")
+        {
+            note.push_str(lines);
         }
         note
     }
@@ -392,5 +412,6 @@ impl Checkpoint {
     }
 }
 
+mod statement;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::{
     extract::{Extract, Extracted, LeafLine, RangeLine, Scope},
     note::{Checkpoint, NOTE_BYTES_MAX, VerifyingKey},
     text::base64_bytes,
-    verify::{CHECKPOINT_FILE, Finding, KEY_FILE, What, key_of},
+    verify::{CHECKPOINT_FILE, Finding, KEY_FILE, What, key_of, keys_in},
 };
 
 /// The manifest.
@@ -94,6 +94,8 @@ pub struct VerifiedPack {
     pub key: String,
     /// Whether it was given by the reader.
     pub key_pinned: bool,
+    /// The number of the key that the reader gave, when it is a past one: the statements led on from it.
+    pub pinned_generation: Option<u64>,
 }
 
 fn finding(what: What, detail: impl Into<String>) -> Finding {
@@ -235,7 +237,8 @@ pub fn is_partial(dir: &Path) -> bool {
 /// The first thing that is wrong.
 pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<VerifiedPack, Finding> {
     let own = key_of(dir)?;
-    let key = pinned.unwrap_or(&own);
+    let keys = keys_in(dir, &own)?;
+    let (key, pinned_generation) = keys.follow(pinned);
     let note = text(dir, CHECKPOINT_FILE, NOTE_BYTES_MAX as u64, What::Signature)?;
     let checkpoint = Checkpoint::open(&note, key).map_err(|error| finding(What::Signature, error.to_string()))?;
     if !own.includes(key) {
@@ -304,5 +307,6 @@ pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified
         disclosures,
         key: key.to_string(),
         key_pinned: pinned.is_some(),
+        pinned_generation,
     })
 }

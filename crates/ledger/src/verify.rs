@@ -8,6 +8,7 @@
 mod against;
 mod anchor;
 mod bundle;
+mod chain;
 mod join;
 mod runs;
 mod stamp;
@@ -27,6 +28,7 @@ use crate::{
 
 pub use against::{Contradiction, contradiction};
 pub use anchor::{PLANE_DIR, PLANE_DISCLOSURE_FILE, PLANE_LEAF_FILE, PLANE_PROOF_FILE};
+pub use chain::{Keys, keys_in};
 pub use stamp::{StampedLeaves, TIMESTAMP_DIR, TIMESTAMP_FILE};
 
 /// The name of the file with the log's public key.
@@ -142,6 +144,12 @@ pub struct Verified {
     pub key: String,
     /// Whether the key was given by the reader and not taken from the pack itself.
     pub key_pinned: bool,
+    /// How often the key was replaced.
+    pub generation: u64,
+    /// The number of the key that the reader gave, when it is a past one: the statements led on from it.
+    pub pinned_generation: Option<u64>,
+    /// Whether that one was revoked.
+    pub pinned_revoked: bool,
     /// The size of the older checkpoint that this log was compared with and contains.
     pub against: Option<u64>,
     /// Where the checkpoint is in the plane log, when the pack says so.
@@ -239,7 +247,8 @@ pub fn verify_dir(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified,
 pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
     // The pack's own key is read in any case: a pack whose key is damaged is a damaged pack.
     let own = key_of(dir)?;
-    let key = options.key.unwrap_or(&own);
+    let keys = keys_in(dir, &own)?;
+    let (key, pinned_generation) = keys.follow(options.key);
     let note = read_text(dir, CHECKPOINT_FILE, NOTE_BYTES_MAX, What::Signature)?;
     let checkpoint = Checkpoint::open(&note, key).map_err(|e| log_finding(What::Signature, e.to_string()))?;
     if !own.includes(key) {
@@ -248,8 +257,9 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
     // Every further key of the log must have signed, too.
     Checkpoint::open(&note, &own).map_err(|e| log_finding(What::Signature, e.to_string()))?;
     let (anchored, stamped) = anchor::check(dir, &checkpoint, &note)?.unzip();
-    let older = options.against.map(|note| against::open(note, key)).transpose()?;
+    let older = options.against.map(|note| against::open(note, &keys.known_as(key))).transpose()?;
     let log = join::walk(dir, &checkpoint, older.as_ref(), options)?;
+    keys.compare(&checkpoint.origin, &log.key_leaves)?;
     if let Some(older) = &older {
         against::compare(older, &checkpoint, log.older_root.as_ref())?;
     }
@@ -264,6 +274,9 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
         last_time: log.last_time,
         key: key.to_string(),
         key_pinned: options.key.is_some(),
+        generation: keys.chain.generation(),
+        pinned_generation,
+        pinned_revoked: pinned_generation.is_some_and(|generation| keys.chain.is_revoked(generation)),
         against: older.map(|older| older.size),
         anchored,
         stamped,

@@ -277,6 +277,18 @@ event_types! {
     CheckpointCosigned = "checkpoint.cosigned";
     /// A time stamp (RFC 3161) of a checkpoint of the plane log was taken in.
     TimeAnchored = "time.anchor";
+    /// An operator asked for the keys of a log to be changed.
+    LedgerKeyRequested = "ledger.key.requested";
+    /// A change of keys was tried by somebody who may not confirm it.
+    LedgerKeyRefused = "ledger.key.refused";
+    /// The key that signs a log was replaced: the statement that the old and the new one signed.
+    LedgerKeyRotated = "ledger.key.rotated";
+    /// The signatures of a past key do not count any more beyond a size.
+    LedgerKeyRevoked = "ledger.key.revoked";
+    /// A past key was destroyed.
+    LedgerKeyRetired = "ledger.key.retired";
+    /// A segment of the write-ahead log is in the archive: it was read back and is named by a signed manifest.
+    LedgerArchived = "ledger.archived";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.

@@ -38,7 +38,7 @@ use crate::{
         HostSandboxes, HostToolProcesses, JournalNotices, PlaneLedger, PlaneMemories, RunGateways,
         approvals::StoredApprovals,
     },
-    budgets, cosigning,
+    archiving, budgets, cosigning,
     data_dir::{DataDir, DataDirError},
     described::described,
     erasure,
@@ -104,6 +104,9 @@ pub enum ServeError {
     /// The time stamp authorities.
     #[error(transparent)]
     Timestamps(#[from] stamping::TimestampUrlError),
+    /// The place of the archive.
+    #[error("the archive cannot be used")]
+    ArchivePlace(#[from] archiving::S3Error),
     /// Evidence that an earlier plane committed could not be put into the ledger, or this one's start.
     #[error("the evidence cannot be written: {0}")]
     Record(String),
@@ -206,9 +209,11 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
-    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..EvidenceOptions::new(dir) };
+    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..options.archive.evidence(dir) };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
+    // A change of keys that a plane was killed in is carried on before anything is signed for anybody.
+    evidence.settle_keys().await.map_err(|e| ServeError::Record(e.to_string()))?;
     // Before anything is read or sealed: what was erased stays so, whatever came back with older files.
     let told = evidence.replay_erasures().await.map(|replayed| replayed.executed);
     let told = told.map_err(|e| ServeError::Erasure(cogward_engine::ports::PortError::from_error(&e).0))?;
@@ -311,12 +316,15 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     data.write_address(address, door.as_ref().map(|(_, address, _)| *address))?;
     journal.publish(JournalEvent::plane("plane.started"));
 
+    let closing = CancellationToken::new();
+    let archived = archiving::start(&evidence, &journal, &clock, &options.archive, &closing)?;
     let app = Arc::new(Plane {
         started: clock.now(),
         erasures: tokio::sync::Mutex::default(),
         credential_changes: tokio::sync::Mutex::default(),
         accepting: AtomicBool::new(true),
-        closing: CancellationToken::new(),
+        closing,
+        archived,
         store,
         evidence,
         journal,
@@ -352,6 +360,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(outside::tell_refusals(app.clone()));
     tokio::spawn(upkeep::purge_answers(app.clone()));
     tokio::spawn(upkeep::sweep_approvals(app.clone()));
+    tokio::spawn(upkeep::retire_keys(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }

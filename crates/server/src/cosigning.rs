@@ -83,7 +83,12 @@ pub(crate) fn address(url: &str) -> Result<Uri, WitnessUrlError> {
     format!("{prefix}/add-checkpoint").parse().map_err(|_| wrong("it is no URL"))
 }
 
-pub(crate) fn client() -> Result<Http, std::io::Error> {
+/// A client that trusts the host's authorities, or the public ones where there are none.
+pub(crate) fn client<B>() -> Result<Client<HttpsConnector<HttpConnector>, B>, std::io::Error>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 mod adapters;
+mod archiving;
 mod auth;
 mod boot;
 mod budgets;
@@ -42,7 +43,9 @@ pub use cogward_engine::Attesting;
 use cogward_ledger::policy::Policy;
 use cogward_sandbox::SandboxConfig;
 
+pub use archiving::{ArchiveOptions, ArchivePlace, Lock, LockMode, S3Error, S3Options};
 pub use boot::{ListenError, Running, ServeError, start};
+pub use cogward_evidence::archive::{Options as ArchiveCheck, RestoreError, restore as restore_archive};
 pub use cogward_evidence::{Added, WitnessBook, WitnessError};
 pub use cosigning::WitnessUrlError;
 pub use data_dir::DataDirError;
@@ -78,6 +81,8 @@ pub struct ServeOptions {
     pub witnesses: Policy,
     /// Who is asked for time stamps of the plane log.
     pub timestamps: Timestamping,
+    /// Where sealed segments of the ledger are archived.
+    pub archive: ArchiveOptions,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

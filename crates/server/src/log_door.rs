@@ -49,6 +49,12 @@ pub(crate) async fn file(
         let keys = evidence.verifying_keys(log).map_err(std::io::Error::other)?;
         return Ok(Some((headers(TEXT, "no-cache"), keys).into_response()));
     }
+    if file == "keys.jsonl"
+        && let Some(published) = evidence.published(log)
+    {
+        let statements = evidence.key_statements(log, published.size).map_err(std::io::Error::other)?;
+        return Ok(statements.map(|statements| (headers(TEXT, "no-cache"), statements).into_response()));
+    }
     let (evidence, log) = (evidence.clone(), log.clone());
     let found = tokio::task::spawn_blocking(move || evidence.log_file(&log, &file)).await;
     Ok(found.map_err(std::io::Error::other)??.map(|found| match found {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{PlaneMemories, approvals::StoredApprovals},
+    archiving::Watched,
     data_dir::DataDir,
     failure::Failure,
     handlers::logs::Readers,
@@ -74,6 +75,8 @@ pub(crate) struct Plane {
     pub(crate) credential_changes: tokio::sync::Mutex<()>,
     /// Whether the plane takes requests.
     pub(crate) accepting: AtomicBool,
+    /// How the archive does.
+    pub(crate) archived: Watched,
     /// Cancelled when streams must end.
     pub(crate) closing: CancellationToken,
 }

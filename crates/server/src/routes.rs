@@ -19,7 +19,7 @@ use crate::{
     auth, commands,
     failure::{self, Failure},
     handlers::{
-        agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, logs,
+        agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, keys, logs,
         memories, operations, operators, plane as planes, policies, policy_diff, policy_replay, providers, redactions,
         runs, tenants, timestamps, tool_servers, tools,
     },
@@ -91,6 +91,9 @@ pub(crate) fn handlers() -> Vec<(&'static Route, MethodRouter<App>)> {
         (&table::EXECUTE_REDACTION, post(redactions::execute)),
         (&table::GET_ERASURE_RECEIPT, get(redactions::receipt)),
         (&table::APPLY_RETENTION, post(redactions::retain)),
+        (&table::GET_EVIDENCE_KEYS, get(keys::show)),
+        (&table::ROTATE_EVIDENCE_KEY, post(keys::rotate)),
+        (&table::REVOKE_EVIDENCE_KEY, post(keys::revoke)),
         (&table::LIST_HOLDS, get(holds::list)),
         (&table::REQUEST_HOLD, post(holds::request)),
         (&table::GET_HOLD, get(holds::show)),

@@ -24,6 +24,19 @@ pub(crate) async fn sweep_approvals(app: App) {
     }
 }
 
+/// Destroys past keys of logs whose time is over.
+pub(crate) async fn retire_keys(app: App) {
+    loop {
+        if let Err(error) = app.evidence.retire_keys().await {
+            tracing::warn!(%error, "a past key of a log is not destroyed yet");
+        }
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(PURGE_EVERY) => {}
+        }
+    }
+}
+
 /// Forgets answers that nobody will ask for again.
 pub(crate) async fn purge_answers(app: App) {
     loop {

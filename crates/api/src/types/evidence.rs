@@ -69,6 +69,31 @@ pub struct EvidenceStatus {
     /// The newest time stamp of the plane log, if it ever had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<TimestampStatus>,
+    /// How the archive of sealed segments does, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveStatus>,
+}
+
+/// How the archive of a plane does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArchiveStatus {
+    /// Its place: a directory, or `s3://bucket/prefix`.
+    pub archive: String,
+    /// Segments that are in it, were read back and are recorded.
+    pub segments: u64,
+    /// Segments that are sealed and not in it yet.
+    pub waiting: u64,
+    /// The SHA-256 of the newest manifest in it. Whoever keeps it can show later that nothing before it was taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_manifest: Option<String>,
+    /// Since when it fails; missing while it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Whether that is an alarm: it lasts, or somebody changed the archive or the ledger.
+    pub alarm: bool,
 }
 
 /// A time stamp (RFC 3161) of a checkpoint of the plane log. The authority's signature is for `openssl ts -verify`.

@@ -9,6 +9,7 @@ pub mod evidence_query;
 pub mod floors;
 pub mod inputs;
 pub mod issuers;
+pub mod keys;
 pub mod memory;
 pub mod operations;
 pub mod operators;
@@ -26,8 +27,8 @@ pub use agents::{Agent, AgentQuery, AgentVersion, RegisterQuery, Registration, V
 pub use approvals::{Approval, ApprovalQuery, ApprovalState};
 pub use events::{Event, EventQuery};
 pub use evidence::{
-    Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest, TimestampStatus,
-    WitnessRequestQuery, WitnessedCheckpoint,
+    ArchiveStatus, Cosignatures, EvidenceLeaf, EvidenceRef, EvidenceStatus, TimestampAnswer, TimestampRequest,
+    TimestampStatus, WitnessRequestQuery, WitnessedCheckpoint,
 };
 pub use evidence_query::{
     ConsistencyQuery, EvidenceFound, EvidenceIndex, EvidenceQuery, ExportQuery, SampleCommitted, SampleQuery,
@@ -35,6 +36,9 @@ pub use evidence_query::{
 pub use floors::{Floor, FloorPut, Shortfall, ShortfallQuery};
 pub use inputs::{RunInput, Upload, UploadQuery};
 pub use issuers::{Issuer, IssuerPut};
+pub use keys::{
+    KeyChangeRequest, KeyRevocation, KeyRole, KeyRotation, KeyStatement, KeyWhy, KeysQuery, LogKey, LogKeys,
+};
 pub use memory::{MemoryForget, MemoryForgotten, MemoryUsage};
 pub use operations::{Operation, OperationState, Receipt};
 pub use operators::{NewOperator, Operator, OperatorAdd, OperatorRoles, OperatorRotate, RotatedOperator};

@@ -13,7 +13,7 @@ use cogward_api::{
 };
 use cogward_ledger::note::NOTE_BYTES_MAX;
 
-use super::{Session, redactions, timestamps};
+use super::{Session, archive, keys, redactions, timestamps};
 use crate::{
     args,
     exit::{Exit, Failure},
@@ -62,7 +62,9 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
             let query = part_query(*part);
             exported(&directory, &with_query(&paths::evidence_export(&tenant.tenant), &query)?, session)?;
         }
+        args::Evidence::Archive(command) => return archive::run(command, session),
         args::Evidence::Redact(command) => return redactions::redact(command, session),
+        args::Evidence::Keys(command) => return keys::run(command, session),
         args::Evidence::Hold(command) => return redactions::hold(command, session),
         args::Evidence::Retain { dry_run, tenant, reason } => {
             return redactions::retain(dry_run, &tenant, reason.reason, session);

@@ -45,6 +45,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
             .next("listen on 127.0.0.1 and let a web server of yours stand before it"));
     }
     let witnesses = witnesses(&serve.witnesses)?;
+    let archive = super::archive::options(serve.archive.clone())?;
     log_to_stderr(&serve)?;
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
@@ -69,6 +70,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
             urls: serve.timestamps.timestamp,
             every: Duration::from_secs(serve.timestamps.timestamp_every.into()),
         },
+        archive,
         data_dir,
         listen: serve.listen,
         supervisor_exe,

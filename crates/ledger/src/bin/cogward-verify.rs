@@ -7,7 +7,9 @@ use std::{
 };
 
 use cogward_ledger::{
+    archive,
     extract::Scope,
+    key_chain::KeyChain,
     map_check,
     note::{NOTE_BYTES_MAX, VerifyingKey},
     pack,
@@ -19,6 +21,7 @@ const HELP: &str = "\
 cogward-verify [pack] DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
 cogward-verify proof FILE --key VKEY|FILE [--json]
 cogward-verify index DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
+cogward-verify archive DIR [--key VKEY|FILE] [--against FILE] [--json]
 
 Verifies an exported ledger: the signature of its checkpoint, every leaf, its place and
 predecessor, every run's chain, every tile and the root. A pack of a part (a run, a window,
@@ -26,6 +29,9 @@ an agent) is checked leaf by leaf against the signed root, and for being all of 
 
   proof    one proof: a leaf in the log, an older state of it, or a whole run
   index    an exported ledger, and that its verifiable index is what its leaves give
+  archive  the archive of a plane: the chain of its manifests, every segment, every leaf of all
+           logs, and that they lead to the signed checkpoints. The key is that of the plane log;
+           --against is a checkpoint of any of its logs, or a manifest, that you kept.
 
   --key      the log's public key (NAME+HASH+BASE64) or a file with it, got from somewhere
              else than the pack. Without it the key in the pack is used, which shows that
@@ -44,6 +50,7 @@ enum Task {
     Pack(PathBuf),
     Index(PathBuf),
     Proof(PathBuf),
+    Archive(PathBuf),
 }
 
 impl Task {
@@ -78,7 +85,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
             }
             Some("--against") => {
                 let path = PathBuf::from(given.next().ok_or("--against needs a file")?);
-                against = Some(read_note(&path)?);
+                against = Some(read_kept(&path)?);
             }
             Some("--threads") => {
                 let number = given.next().and_then(|n| n.to_str()?.parse().ok()).filter(|n| (1..=1_024).contains(n));
@@ -95,12 +102,13 @@ fn arguments() -> Result<Option<Arguments>, String> {
             Some("pack") => Task::Pack(path.into()),
             Some("index") => Task::Index(path.into()),
             Some("proof") => Task::Proof(path.into()),
+            Some("archive") => Task::Archive(path.into()),
             _ => return Err("one directory, please".to_owned()),
         },
         _ => return Err("one directory, please".to_owned()),
     };
     match &task {
-        Task::Pack(path) | Task::Index(path) if !path.is_dir() => {
+        Task::Pack(path) | Task::Index(path) | Task::Archive(path) if !path.is_dir() => {
             return Err(format!("{} is not a directory", path.display()));
         }
         Task::Proof(path) if !path.is_file() => return Err(format!("{} is not a file", path.display())),
@@ -108,7 +116,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
         Task::Proof(_) if key.is_none() => return Err("a proof needs the log's key: --key".to_owned()),
         _ => {}
     }
-    if against.is_some() && task.whole_log().is_none() {
+    if against.is_some() && task.whole_log().is_none() && !matches!(task, Task::Archive(_)) {
         return Err("--against compares whole logs; of a part ask for `evidence prove --consistency`".to_owned());
     }
     Ok(Some(Arguments { task, key, against, json, threads }))
@@ -129,6 +137,15 @@ fn read_key(value: &std::ffi::OsStr) -> Result<VerifyingKey, String> {
     text.trim_end().parse().map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// A checkpoint, or a manifest of an archive.
+fn read_kept(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(archive::MANIFEST_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text)
+}
+
 fn read_note(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     std::fs::File::open(path)
@@ -142,8 +159,14 @@ fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
     let older = arguments.against.clone()?;
     let dir = arguments.task.whole_log()?;
     let now = read_note(&dir.join(verify::CHECKPOINT_FILE)).ok()?;
-    let key = arguments.key.clone().or_else(|| verify::key_of(dir).ok())?;
-    let meaning = match verify::contradiction(&older, &now, &key)? {
+    let own = verify::key_of(dir).ok()?;
+    let keys = verify::keys_in(dir, &own).ok()?;
+    // Who gave a key that is none of the pack's compares by that one alone.
+    let keys = match &arguments.key {
+        Some(key) if keys.chain.generation_of(key).is_none() => KeyChain::new(key.clone()),
+        _ => keys.chain,
+    };
+    let meaning = match verify::contradiction(&older, &now, &keys)? {
         Contradiction::Shorter => {
             "The key signed a longer log before: this one is older than the checkpoint, or its end was cut off."
         }
@@ -166,11 +189,15 @@ fn main() -> ExitCode {
         }
     };
     let Arguments { task, key, .. } = &arguments;
+    if let Task::Archive(dir) = task {
+        return archived(dir, &arguments);
+    }
     let verdict = match task {
         Task::Proof(path) => proof(path, key.as_ref()),
         Task::Pack(dir) if pack::is_partial(dir) => partial(dir, key.as_ref()),
         Task::Pack(dir) => whole(dir, &arguments, false),
-        Task::Index(dir) => whole(dir, &arguments, true),
+        // Answered above.
+        Task::Index(dir) | Task::Archive(dir) => whole(dir, &arguments, true),
     };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };
     match (verdict, arguments.json) {
@@ -207,6 +234,10 @@ const UNCOMPARED: &str = "NOTE: no older checkpoint was given (--against). If th
 
 const STAMPED: &str = "NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem";
 
+const FOLLOWED: &str = "each was replaced by a statement that it signed itself. Keep the present one.";
+
+const REVOKED: &str = "WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one with the one that the operator published.";
+
 fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Finding> {
     let Arguments { key, against, threads, .. } = arguments;
     let key = key.as_ref();
@@ -222,7 +253,7 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
     }
     let mut json = serde_json::json!({"verdict": "ok", "log": log});
     if with_index {
-        let checkpoint = match key {
+        let checkpoint = match key.filter(|_| log.pinned_generation.is_none()) {
             Some(key) => map_check::checkpoint_of(dir, key),
             None => map_check::checkpoint_of(dir, &verify::key_of(dir)?),
         };
@@ -240,6 +271,15 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
         lines.push(STAMPED.to_owned());
     }
     lines.push(format!("    key   {}", log.key));
+    if let Some(generation) = log.pinned_generation {
+        lines.push(format!(
+            "    the key that you gave is number {generation}, this is number {}: {FOLLOWED}",
+            log.generation
+        ));
+        if log.pinned_revoked {
+            lines.push(REVOKED.to_owned());
+        }
+    }
     lines.push(match log.against {
         Some(size) => format!("    contains the {size} leaves of the older checkpoint"),
         None => UNCOMPARED.to_owned(),
@@ -281,10 +321,65 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     }
     lines.push(format!("    disclosures  {}", pack.disclosures));
     lines.push(format!("    key   {}", pack.key));
+    if let Some(generation) = pack.pinned_generation {
+        lines.push(format!("    the key that you gave is number {generation}: {FOLLOWED}"));
+    }
     if !pack.key_pinned {
         lines.push(UNPINNED.to_owned());
     }
     Ok(Said { json: serde_json::json!({"verdict": "ok", "pack": pack}), lines })
+}
+
+#[expect(clippy::print_stdout, reason = "the verdict is what this program is for")]
+fn archived(dir: &Path, arguments: &Arguments) -> ExitCode {
+    let options = archive::Options { key: arguments.key.as_ref(), against: arguments.against.as_deref() };
+    match (archive::verify(&archive::Directory::new(dir), &options), arguments.json) {
+        (Ok(found), true) => println!("{}", serde_json::json!({"verdict": "ok", "archive": found})),
+        (Ok(found), false) => archived_lines(&found).iter().for_each(|line| println!("{line}")),
+        (Err(finding), as_json) => {
+            match as_json {
+                true => println!("{}", serde_json::json!({"verdict": "failed", "finding": finding})),
+                false => println!("FAILED  {finding}"),
+            }
+            return ExitCode::from(9);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn archived_lines(found: &archive::Verified) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "OK  {} segments, {} bytes, {} leaves of {} logs",
+            found.segments,
+            found.bytes,
+            found.leaves,
+            found.logs.len()
+        ),
+        format!("    plane    {}", found.plane),
+    ];
+    lines.extend(found.logs.iter().map(|(log, leaves)| format!("    log      {log}: {leaves} leaves")));
+    lines.push(format!("    newest   manifest {}", found.newest));
+    lines.push(format!("    key      {}", found.key));
+    if !found.unnamed.is_empty() {
+        lines.push(format!(
+            "    {} objects that no manifest names, such as {}",
+            found.unnamed.len(),
+            found.unnamed.first().map_or("", String::as_str)
+        ));
+    }
+    if found.compared {
+        lines.push("    contains what was kept elsewhere".to_owned());
+    } else {
+        lines.push("NOTE: an archive cannot show by itself that its newest part is there. Keep a checkpoint or its newest manifest, and give it with --against.".to_owned());
+    }
+    if found.key_revoked {
+        lines.push(REVOKED.to_owned());
+    }
+    if !found.key_pinned {
+        lines.push("WARNING: the key came with the archive. Compare it with the one that the operator published, or give it with --key.".to_owned());
+    }
+    lines
 }
 
 /// Largest proof: a long run with its proofs.

@@ -1,16 +1,12 @@
 //! The comparison with a checkpoint that somebody kept: what the holder of the key cannot take back.
 
-use crate::{
-    Hash,
-    note::{Checkpoint, VerifyingKey},
-};
+use crate::{Hash, key_chain::KeyChain, note::Checkpoint};
 
 use super::{Finding, What, log_finding};
 
-/// Reads the older note; it must be signed by the log's key, or it says nothing about this log.
-pub(super) fn open(note: &str, key: &VerifyingKey) -> Result<Checkpoint, Finding> {
-    Checkpoint::open_older(note, key)
-        .map_err(|error| log_finding(What::Against, format!("the older checkpoint: {error}")))
+/// Reads the older note; it must be signed by a key that the log had then, or it says nothing about this log.
+pub(super) fn open(note: &str, keys: &KeyChain) -> Result<Checkpoint, Finding> {
+    keys.open_kept(note).map_err(|error| log_finding(What::Against, format!("the older checkpoint: {error}")))
 }
 
 /// Whether the log has the older checkpoint's tree as its beginning; `root` is its own root at that size.
@@ -36,9 +32,9 @@ pub enum Contradiction {
 }
 
 /// Which of the two a pair of notes of one key shows, once the verdict was [`What::Against`].
-/// `None` when one of them is not a note of the key: then it shows nothing.
+/// `None` when one of them is not a note of a key that the log had then: then it shows nothing.
 #[must_use]
-pub fn contradiction(older: &str, now: &str, key: &VerifyingKey) -> Option<Contradiction> {
-    let (older, now) = (Checkpoint::open_older(older, key).ok()?, Checkpoint::open_older(now, key).ok()?);
+pub fn contradiction(older: &str, now: &str, keys: &KeyChain) -> Option<Contradiction> {
+    let (older, now) = (keys.open_kept(older).ok()?, keys.open_kept(now).ok()?);
     Some(if older.size > now.size { Contradiction::Shorter } else { Contradiction::Rewritten })
 }

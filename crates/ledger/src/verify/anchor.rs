@@ -3,7 +3,9 @@
 use std::{io, path::Path};
 
 use super::{
-    Anchored, Finding, KEY_FILE, What, key_in, log_finding, read, read_text,
+    Anchored, Finding, KEY_FILE, What,
+    chain::keys_of_plane,
+    key_in, log_finding, read, read_text,
     stamp::{self, Stamped},
 };
 use crate::{
@@ -32,6 +34,7 @@ pub(super) fn check(
         return Ok(None);
     }
     let key = key_in(&plane, KEY_FILE)?;
+    let _led_to_it = keys_of_plane(&plane, &key)?;
     let (leaf, found) = read_anchor(&plane)?.verify(&checkpoint.origin, note, &key).map_err(wrong)?;
     let stamped = stamp::check(&plane, checkpoint, &key)?;
     let anchored = Anchored { origin: found.origin, size: found.size, time: leaf.time, key: key.to_string() };

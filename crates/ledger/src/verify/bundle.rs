@@ -7,6 +7,7 @@ use std::{collections::HashMap, ops::Range, path::Path};
 
 use crate::{
     Hash,
+    key_chain::{REVOKED, ROTATED},
     leaf::{Parsed, is_hash_text, to_hash},
     tiles::{self, TILE_WIDTH},
     tree::Frontier,
@@ -69,6 +70,8 @@ pub(super) struct Part {
     pub(super) root: Hash,
     /// The root over the first of them, up to the size of the older checkpoint.
     pub(super) older: Option<Hash>,
+    /// The leaves about keys of logs.
+    pub(super) key_leaves: Vec<(u64, Vec<u8>)>,
     /// The first thing that is wrong in it.
     pub(super) problem: Option<Problem>,
 }
@@ -215,6 +218,9 @@ impl<'a> Leaves<'a, '_> {
                     return wrong(Rule::Time, What::Time, "chain.time is not a time");
                 }
             }
+        }
+        if body.kind == ROTATED || body.kind == REVOKED {
+            self.part.key_leaves.push((seq, bytes.to_vec()));
         }
         self.prev = Some(*hash);
         self.run(seq, &leaf, hash)

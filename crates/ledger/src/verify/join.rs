@@ -4,6 +4,7 @@ use std::{path::Path, sync::mpsc, thread};
 
 use crate::{
     Hash,
+    key_chain::STATEMENTS_MAX,
     leaf::is_hash_text,
     note::Checkpoint,
     tiles::{HashTiles, TILE_WIDTH, TileSink},
@@ -20,6 +21,9 @@ use super::{
 /// Bundles that a thread may be ahead of the joining: bounds the memory.
 const AHEAD: usize = 8;
 
+/// Leaves about keys that are kept until the end: those of the log itself, and in one log those of the plane log.
+const KEY_LEAVES_MAX: usize = 4 * STATEMENTS_MAX;
+
 /// What the walk tells of a log that holds.
 pub(super) struct Walked {
     pub(super) runs: u64,
@@ -28,6 +32,8 @@ pub(super) struct Walked {
     pub(super) last_time: Option<String>,
     /// The root at the size of the older checkpoint, when the log is as long.
     pub(super) older_root: Option<Hash>,
+    /// The leaves about keys of logs, in their order.
+    pub(super) key_leaves: Vec<(u64, Vec<u8>)>,
 }
 
 /// Walks the log as often as its runs need.
@@ -45,9 +51,9 @@ pub(super) fn walk(
         let (found, closed) = more.runs.count();
         (runs, closed_runs) = (runs + found, closed_runs + closed);
     }
-    let Log { first_time, last_time, older_root, .. } = log;
+    let Log { first_time, last_time, older_root, key_leaves, .. } = log;
     let text = |time: Option<Box<str>>| time.map(String::from);
-    Ok(Walked { runs, closed_runs, first_time: text(first_time), last_time: text(last_time), older_root })
+    Ok(Walked { runs, closed_runs, first_time: text(first_time), last_time: text(last_time), older_root, key_leaves })
 }
 
 fn once<'a>(
@@ -107,6 +113,7 @@ struct Log<'a> {
     first_time: Option<Box<str>>,
     last_time: Option<Box<str>>,
     runs: Runs,
+    key_leaves: Vec<(u64, Vec<u8>)>,
 }
 
 impl<'a> Log<'a> {
@@ -123,6 +130,7 @@ impl<'a> Log<'a> {
             first_time: None,
             last_time: None,
             runs,
+            key_leaves: Vec::new(),
         }
     }
 
@@ -159,6 +167,11 @@ impl<'a> Log<'a> {
         }
         if let Some(Problem { finding, .. }) = wrong {
             return Err(finding);
+        }
+        self.key_leaves.extend(part.key_leaves);
+        if let Some((leaf, _)) = self.key_leaves.get(KEY_LEAVES_MAX) {
+            let detail = "there are more leaves about keys than a log can have".to_owned();
+            return Err(Finding { leaf: Some(*leaf), what: What::Key, detail });
         }
         if let Some(older) = &part.older {
             self.older_root = Some(self.tree.root_over(older));

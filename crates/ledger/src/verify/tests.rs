@@ -241,7 +241,7 @@ fn a_log_contains_every_checkpoint_of_its_own_past_and_none_of_another() {
 fn two_notes_that_contradict_each_other_are_told_apart_from_two_that_show_nothing() {
     let (key, other) = (key(), SigningKey::from_seed("cogward.dev/ledger/test/acme", &[4; 32]).unwrap());
     let now = key.checkpoint(5, &[1; 32]);
-    let says = |older: &str| contradiction(older, &now, key.verifying());
+    let says = |older: &str| contradiction(older, &now, &crate::key_chain::KeyChain::new(key.verifying().clone()));
     assert_eq!(says(&key.checkpoint(6, &[1; 32])), Some(Contradiction::Shorter));
     assert_eq!(says(&key.checkpoint(5, &[2; 32])), Some(Contradiction::Rewritten));
     assert_eq!(says(&other.checkpoint(5, &[2; 32])), None);

@@ -215,6 +215,7 @@ mod tests {
             log_listen: None,
             witnesses: Default::default(),
             timestamps: Default::default(),
+            archive: Default::default(),
         };
         crate::start(options).await.unwrap()
     }

@@ -108,6 +108,7 @@ pub(super) fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         witnessed: quorum,
         seen,
         below_quorum,
+        archive: app.archived.status(),
     })
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod floors;
 pub(crate) mod holds;
 pub(crate) mod issuers;
+pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod memories;
 pub(crate) mod operations;

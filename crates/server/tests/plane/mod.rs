@@ -62,6 +62,7 @@ impl Plane {
             log_listen: None,
             witnesses: Default::default(),
             timestamps: Default::default(),
+            archive: Default::default(),
         };
         start(options).await.unwrap()
     }
@@ -96,6 +97,7 @@ impl Plane {
                     log_listen: None,
                     witnesses: Default::default(),
                     timestamps: Default::default(),
+                    archive: Default::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,
