@@ -8,7 +8,11 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -86,13 +90,15 @@ pub(crate) enum SealError {
 pub(crate) struct Handle {
     pub(crate) path: PathBuf,
     asks: Mutex<Option<mpsc::Sender<Ask>>>,
+    /// How often it was made anew.
+    anew: AtomicU64,
 }
 
 impl Handle {
     /// An index beside the log, whose thread is not started yet, and what it will be asked.
     pub(crate) fn new(dir: &Path) -> (Self, mpsc::Receiver<Ask>) {
         let (sender, receiver) = mpsc::channel();
-        (Self { path: dir.join("index.db"), asks: Mutex::new(Some(sender)) }, receiver)
+        (Self { path: dir.join("index.db"), asks: Mutex::new(Some(sender)), anew: AtomicU64::new(0) }, receiver)
     }
 
     fn ask(&self, ask: Ask) -> bool {
@@ -133,6 +139,16 @@ impl Handle {
             return Err(IndexError::Closed);
         }
         answer.await.map_err(|_| IndexError::Closed)
+    }
+
+    /// How often it was made anew since the start.
+    pub(crate) fn times_anew(&self) -> u64 {
+        self.anew.load(Ordering::Acquire)
+    }
+
+    /// An index that was begun while keys went may know whose the leaves are: it is begun once more.
+    pub(crate) fn forget_by_beginning_anew(&self) {
+        self.ask(Ask::Rebuild("keys were destroyed while it was made", None));
     }
 
     /// Has it say no more whose the leaves are whose persons go, or removes it. Blocks.
@@ -310,6 +326,7 @@ impl Indexer {
 
     fn begin_anew(&mut self, why: &str) {
         tracing::info!(why, "the evidence index is made anew from the log");
+        self.shared.index.anew.fetch_add(1, Ordering::AcqRel);
         self.shut();
         self.edges.clear();
         self.position = Position::default();

@@ -285,8 +285,15 @@ impl Evidence {
             }
         }
         let going = Going { keys: plan.ids().into_iter().collect(), only: plan.only.clone() };
-        self.shared.index.forget(tenant, going).map_err(|error| RecordError::Keys(error.to_string()))?;
-        Ok(keys.data.destroy(&plan.ids(), by, plan.only.is_some())?)
+        let index = &self.shared.index;
+        let before = index.times_anew();
+        index.forget(tenant, going).map_err(|error| RecordError::Keys(error.to_string()))?;
+        let destroyed = keys.data.destroy(&plan.ids(), by, plan.only.is_some())?;
+        // What was read from the log between the two still had the keys.
+        if index.times_anew() != before {
+            index.forget_by_beginning_anew();
+        }
+        Ok(destroyed)
     }
 
     /// Seals again, under a new key, all that a key sealed but one value.

@@ -160,8 +160,10 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         let content = manifest_bytes(objects, name)?;
         let unsigned = |error: super::ManifestError| Finding::new(&text, What::Signature, error.to_string());
         let manifest = keys.open(&content).map_err(unsigned)?;
-        // It was signed by the present key of this chain.
-        let Some(chain) = keys.chain() else { continue };
+        // It was signed by the present key of this chain, which is there by now.
+        let Some(chain) = keys.chain() else {
+            return Err(Finding::new(&text, What::Key, "there is no key of the plane"));
+        };
         let key = chain.present();
         let walk = match &mut walk {
             Some(walk) => walk,
