@@ -117,7 +117,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
         _ => {}
     }
     if against.is_some() && task.whole_log().is_none() && !matches!(task, Task::Archive(_)) {
-        return Err("--against compares whole logs; of a part ask for `evidence prove --consistency`".to_owned());
+        return Err("--against compares whole logs; of a part ask for `evidence prove consistency`".to_owned());
     }
     Ok(Some(Arguments { task, key, against, json, threads }))
 }
