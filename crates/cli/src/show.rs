@@ -505,6 +505,7 @@ impl Show for EvidenceStatus {
         if let Some(offset) = self.timestamp.as_ref().and_then(|stamp| stamp.offset_ms) {
             all.push(("CLOCK OFFSET", Cell::from(&format!("{offset} ms"))));
         }
+        all.extend(self.unsigned_seconds.map(|age| ("UNSIGNED FOR", Cell::toned(format!("{age} s"), Tone::Bad))));
         all.extend(self.keys.first().map(|key| ("KEY", Cell::from(key))));
         all
     }
@@ -571,6 +572,9 @@ impl Show for Plane {
             EvidenceHealth::Ok => Cell::toned("ok", Tone::Good),
             EvidenceHealth::LowSpace { free_bytes } => {
                 Cell::toned(format!("low space: {} MiB left, agents are stopped", free_bytes >> 20), Tone::Bad)
+            }
+            EvidenceHealth::Unsigned { why } => {
+                Cell::toned(format!("not signed, agents are stopped: {why}"), Tone::Bad)
             }
             EvidenceHealth::Failed { why } => Cell::toned(format!("failed: {why}"), Tone::Bad),
         };

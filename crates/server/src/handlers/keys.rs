@@ -37,7 +37,7 @@ fn failure(error: KeyChangeError) -> Failure {
         KeyChangeError::Size { .. } => refused("key.size", error),
         KeyChangeError::Days => Failure::invalid(error.to_string()).rule("key.overlap"),
         KeyChangeError::Record(error) => unrecorded(&error),
-        KeyChangeError::Unsigned | KeyChangeError::Chain(_) | KeyChangeError::Keys(_) | KeyChangeError::Read(_) => {
+        KeyChangeError::Unsigned(_) | KeyChangeError::Chain(_) | KeyChangeError::Keys(_) | KeyChangeError::Read(_) => {
             Failure::internal("the keys could not be changed", &error)
         }
     }
@@ -65,7 +65,7 @@ fn request_of(request: KeyRequest) -> KeyChangeRequest {
 }
 
 fn view(state: KeyState) -> LogKeys {
-    let KeyState { origin, chain, retiring, statements, request } = state;
+    let KeyState { origin, chain, retiring, statements, request, mut tokens } = state;
     let keys = chain.keys().map(|(generation, key)| {
         let along = retiring.filter(|(of, _)| *of == generation);
         let role = match along {
@@ -79,6 +79,7 @@ fn view(state: KeyState) -> LogKeys {
             role,
             counts_up_to: chain.counts_up_to(generation),
             until: along.map(|(_, until)| until),
+            token: tokens.remove(&generation),
             keys: key.lines().lines().map(str::to_owned).collect(),
         }
     });
