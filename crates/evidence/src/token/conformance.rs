@@ -201,6 +201,45 @@ fn a_start_makes_good_what_a_killed_plane_had_begun_in_a_token() {
 }
 
 #[test]
+fn who_has_the_pin_cannot_read_the_key_out() {
+    use cryptoki::{
+        mechanism::Mechanism,
+        object::{Attribute, AttributeType, ObjectClass},
+    };
+    let test = "token::conformance::who_has_the_pin_cannot_read_the_key_out";
+    let Some((home, [token, _])) = with_tokens(test) else { return };
+    let token = Token::new(&token, &home).unwrap();
+    let tag = Tag::new(ORIGIN, 0);
+    token.make(&tag).unwrap();
+    let leaks = token.with(move |open| {
+        let private = open.session.find_objects(&tag.named(ObjectClass::PRIVATE_KEY))?;
+        let [private] = private.as_slice() else { panic!("{private:?}") };
+        let session = &open.session;
+        let mut leaks = Vec::new();
+        // Its value as it is.
+        let value = session.get_attributes(*private, &[AttributeType::Value]).unwrap_or_default();
+        leaks.extend(value.iter().any(|told| matches!(told, Attribute::Value(_))).then_some("value"));
+        // Its word that it stays, taken back.
+        let looser = [Attribute::Extractable(true), Attribute::Sensitive(false)];
+        for word in looser {
+            leaks.extend(session.update_attributes(*private, &[word]).is_ok().then_some("attribute"));
+        }
+        // A copy that may leave.
+        let copy = session.copy_object(*private, &[Attribute::Extractable(true), Attribute::Token(false)]);
+        leaks.extend(copy.is_ok().then_some("copy"));
+        // Under a key of ours.
+        let wrap =
+            [Attribute::Token(false), Attribute::ValueLen(32.into()), Attribute::Wrap(true), Attribute::Encrypt(true)];
+        let wrapping = session.generate_key(&Mechanism::AesKeyGen, &wrap)?;
+        for mechanism in [Mechanism::AesKeyWrap, Mechanism::AesKeyWrapPad] {
+            leaks.extend(session.wrap_key(&mechanism, wrapping, *private).is_ok().then_some("wrapped"));
+        }
+        Ok(leaks)
+    });
+    assert_eq!(leaks, Ok(Vec::new()));
+}
+
+#[test]
 fn a_module_that_hangs_holds_nobody_up_and_is_used_again_when_it_comes_back() {
     let test = "token::conformance::a_module_that_hangs_holds_nobody_up_and_is_used_again_when_it_comes_back";
     let Some((home, [token, _])) = with_tokens(test) else { return };

@@ -7,11 +7,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -31,6 +27,8 @@ use super::{
 
 /// How long a caller waits for a module.
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// Nobody waits behind a call that takes so long already.
+const HANGS_AFTER: Duration = Duration::from_millis(2_500);
 /// Calls that wait for the thread.
 const WAITING_MAX: usize = 256;
 /// The rest after a first failure; each further one doubles it.
@@ -45,8 +43,8 @@ type Job = Box<dyn FnOnce(&mut Library) + Send>;
 pub(super) struct Module {
     path: PathBuf,
     jobs: mpsc::SyncSender<Job>,
-    /// A caller has waited in vain and the call has not come back.
-    hangs: Arc<AtomicBool>,
+    /// Since when the thread is in a call.
+    busy: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A session in which keys are used, and the keys found in it.
@@ -89,18 +87,19 @@ impl Module {
             return Ok(Arc::clone(module));
         }
         let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING_MAX);
-        let hangs = Arc::new(AtomicBool::new(false));
-        let (mut library, came_back) = (Library::new(real.clone()), Arc::clone(&hangs));
+        let busy: Arc<Mutex<Option<Instant>>> = Arc::default();
+        let (mut library, since) = (Library::new(real.clone()), Arc::clone(&busy));
         std::thread::Builder::new()
             .name("ledger-token".to_owned())
             .spawn(move || {
                 for job in waiting {
+                    *since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                     job(&mut library);
-                    came_back.store(false, Ordering::Release);
+                    *since.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
             })
             .map_err(|error| wrong(error.to_string()))?;
-        let module = Arc::new(Self { path: real.clone(), jobs, hangs });
+        let module = Arc::new(Self { path: real.clone(), jobs, busy });
         modules.insert(real, Arc::clone(&module));
         Ok(module)
     }
@@ -112,7 +111,8 @@ impl Module {
         work: impl Fn(&mut Open) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, TokenError> {
         let silent = || TokenError::Silent { module: self.path.clone(), seconds: CALL_MAX.as_secs() };
-        if self.hangs.load(Ordering::Acquire) {
+        let since = *self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_some_and(|since| since.elapsed() >= HANGS_AFTER) {
             return Err(silent());
         }
         let (reply, answer) = mpsc::sync_channel(1);
@@ -124,14 +124,7 @@ impl Module {
             }
         });
         self.jobs.try_send(job).map_err(|_| silent())?;
-        match answer.recv_timeout(CALL_MAX) {
-            Ok(answer) => answer,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                self.hangs.store(true, Ordering::Release);
-                Err(silent())
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(silent()),
-        }
+        answer.recv_timeout(CALL_MAX).unwrap_or_else(|_| Err(silent()))
     }
 }
 

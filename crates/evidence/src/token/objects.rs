@@ -49,7 +49,7 @@ impl Tag {
         self.id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn named(&self, class: ObjectClass) -> Vec<Attribute> {
+    pub(super) fn named(&self, class: ObjectClass) -> Vec<Attribute> {
         vec![Attribute::Class(class), Attribute::Token(true), Attribute::Id(self.id.to_vec())]
     }
 }
