@@ -33,6 +33,7 @@ const HANGS_AFTER: Duration = Duration::from_millis(2_500);
 const WAITING_MAX: usize = 256;
 /// The rest after a first failure; each further one doubles it.
 const REST: Duration = Duration::from_secs(1);
+/// The longest rest of a token that fails.
 const REST_MAX: Duration = Duration::from_secs(60);
 /// Tokens that are named when the right one is not there.
 const NAMED_MAX: usize = 8;

@@ -16,7 +16,9 @@ use zeroize::Zeroizing;
 use super::{error::TokenError, uri::TokenUri};
 use crate::durable;
 
+/// Longest PIN.
 const PIN_BYTES_MAX: u64 = 256;
+/// Largest word about a PIN that was refused.
 const MARK_BYTES_MAX: u64 = 256;
 
 /// A PIN and the state of the file that it is from.

@@ -18,6 +18,7 @@ use super::{
 use crate::{durable, keys::KeyringError};
 
 const FORM: u64 = 1;
+/// Largest word about which object a key is.
 const REFERENCE_BYTES_MAX: u64 = 4_096;
 
 /// What stands in a file in the place of a seed: which object of which token the key is. The names are for people; what
