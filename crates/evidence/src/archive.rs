@@ -18,6 +18,7 @@ use std::{
 use cogward_ledger::{
     Hash,
     archive::{self, Hex, MANIFEST_BYTES_MAX, Manifest, ManifestError, Name, Objects, Walk},
+    note::SignError,
     tile_proof::TileProofError,
 };
 
@@ -93,6 +94,9 @@ pub enum ArchiveError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeyringError),
+    /// The key does not sign.
+    #[error("a manifest could not be signed: {0}")]
+    Unsigned(#[from] SignError),
     /// The tiles from which it is shown that a checkpoint covers the segment.
     #[error("the tiles of a log cannot be read: {0}")]
     Tiles(#[from] TileProofError<io::Error>),

@@ -34,6 +34,7 @@ use crate::{
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
+    token::TokenOptions,
     witnessed::Witnesses,
 };
 
@@ -54,6 +55,8 @@ pub struct EvidenceOptions {
     pub strict: bool,
     /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
     pub snapshot_bytes: u64,
+    /// Tokens that keys of logs are in; without them they are in files.
+    pub tokens: TokenOptions,
 }
 
 impl EvidenceOptions {
@@ -68,6 +71,7 @@ impl EvidenceOptions {
             wal: cogward_wal::Options::default(),
             strict: false,
             snapshot_bytes: 64 * 1024 * 1024,
+            tokens: TokenOptions::default(),
         }
     }
 }
@@ -160,11 +164,11 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes, tokens } =
             options;
         durable::directory(&dir)?;
         archive::begins_whole(&dir)?;
-        let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
+        let keyring = Keyring::open(&dir, Arc::clone(&entropy), &tokens)?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
             recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?)?;
@@ -192,6 +196,7 @@ impl Evidence {
             published: Published::default(),
             witnesses: Witnesses::default(),
             timestamps: Default::default(),
+            unsigned: Default::default(),
             key_changes: Default::default(),
         });
         let tenants: Vec<_> = recovery.logs.keys().cloned().collect();

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cogward_ledger::{
     Hash,
     leaf::{Parsed, hash_text, leaf_hash},
+    note::SignError,
     tree::Frontier,
 };
 use cogward_model::{TenantName, event::EventType, id::RedactionId, redaction::LegalGround};
@@ -33,6 +34,9 @@ pub enum ReceiptError {
     /// The log could not be signed.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The key does not sign.
+    #[error("the receipt could not be signed: {0}")]
+    Unsigned(#[from] SignError),
     /// The log could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -110,7 +114,7 @@ impl Evidence {
             let Some(first) = executed.first() else { return Err(ReceiptError::NotExecuted(redaction)) };
             let keys = evidence.shared.keyring.tenant(&tenant)?;
             let text = text_of(keys.log.key().verifying().origin(), redaction, first, &executed, &found);
-            let text = keys.log.key().note(&text).ok_or(ReceiptError::NotExecuted(redaction))?;
+            let text = keys.log.key().signed_note(&text)?;
             let indexes: Vec<u64> = found.iter().map(|leaf| leaf.seq).collect();
             let proofs = evidence.inclusions(&tenant, &indexes, signed.size, all)?;
             let leaves = found.iter().zip(proofs).map(|(leaf, proof)| ProvenLeaf {

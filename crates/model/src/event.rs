@@ -299,6 +299,10 @@ event_types! {
     LedgerLowSpace = "ledger.low_space";
     /// There is space again.
     LedgerSpaceRestored = "ledger.space_restored";
+    /// No checkpoint of a log can be signed, for longer than the plane puts up with; agents are stopped.
+    LedgerUnsigned = "ledger.unsigned";
+    /// Checkpoints are signed again.
+    LedgerSignedAgain = "ledger.signed_again";
 }
 
 impl EventType {

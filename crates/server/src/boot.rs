@@ -209,7 +209,11 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
-    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..options.archive.evidence(dir) };
+    let held = EvidenceOptions {
+        strict: cfg!(debug_assertions),
+        tokens: options.tokens.clone(),
+        ..options.archive.evidence(dir)
+    };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
     // A change of keys that a plane was killed in is carried on before anything is signed for anybody.

@@ -68,6 +68,11 @@ fn distinct(mut roles: Vec<RoleName>) -> Result<Vec<RoleName>, Failure> {
     if roles.len() > ROLES_MAX {
         return Err(Failure::invalid(format!("an operator has at most {ROLES_MAX} roles")));
     }
+    // It would read as if it took something away.
+    if roles.iter().any(|role| role.as_str() == "auditor") {
+        let next = "an operator who may only read is made with `operator add NAME --auditor`";
+        return Err(Failure::invalid(format!("`auditor` is no role that approvals can ask for: {next}")));
+    }
     roles.sort();
     roles.dedup();
     Ok(roles)
