@@ -152,7 +152,7 @@ impl From<StartError> for Failure {
             StartError::Stopping => Self::new(ProblemCode::NotReady, text),
             StartError::Evidence(_) => Self::new(ProblemCode::EvidenceUnavailable, text)
                 .rule("evidence.durable")
-                .next_step("free space on the plane's disk, then look at `cogward plane show`"),
+                .next_step("`cogward plane show` says why: free space on the plane's disk, or connect the token"),
             StartError::Store(error) => error.into(),
             other => Self::internal("the run cannot be started", &other),
         }

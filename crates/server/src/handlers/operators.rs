@@ -1,6 +1,6 @@
 //! Operators: who may command the plane, and the replacement of their credentials.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json as Answer, extract::State};
 use cogward_api::{
@@ -8,7 +8,7 @@ use cogward_api::{
     RotatedOperator,
     types::operators::{OVERLAP_SECONDS_MAX, ROLES_MAX},
 };
-use cogward_evidence::Health;
+use cogward_evidence::{Health, RecordError};
 use cogward_identity::{CreateError, RevokeError, Role};
 use cogward_journal::JournalEvent;
 use cogward_model::{
@@ -24,7 +24,7 @@ use crate::{
     events::by_operator,
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
-    plane::{App, Plane},
+    plane::{App, Plane, unrecorded},
 };
 
 fn view(row: OperatorRow) -> Operator {
@@ -55,8 +55,10 @@ pub(crate) async fn list(
 
 /// Refuses what hands out a credential while its record cannot be written: asked before and not after.
 fn recordable(plane: &Plane) -> Result<(), Failure> {
-    if *plane.evidence.health().borrow() == Health::Ok {
-        return Ok(());
+    match &*plane.evidence.health().borrow() {
+        Health::Ok => return Ok(()),
+        Health::Unsigned { why } => return Err(unrecorded(&RecordError::Unsigned(Arc::clone(why)))),
+        Health::LowSpace { .. } | Health::Failed { .. } => {}
     }
     Err(Failure::new(ProblemCode::EvidenceUnavailable, "evidence cannot be written")
         .rule("evidence.durable")
