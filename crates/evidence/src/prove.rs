@@ -108,7 +108,7 @@ impl Evidence {
             signed.note = keys.log.key().checkpoint(at, &checkpoint.root);
             proofs = proofs.resized(at);
         }
-        let leaves = Leaves::new(&self.shared.dir, Default::default(), self.shared.progress.end());
+        let leaves = Leaves::new(&self.shared.segments, Default::default(), self.shared.progress.end());
         Ok(Signed { note: signed.note, checkpoint, view, proofs, leaves, handle })
     }
 
