@@ -98,6 +98,7 @@ impl Exit {
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
             | ProblemCode::EvidenceUnavailable
+            | ProblemCode::ArchiveUnreachable
             | ProblemCode::IndexUnavailable => Self::Failed,
         }
     }

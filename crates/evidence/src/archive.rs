@@ -182,8 +182,19 @@ impl Archive {
         let plane = evidence.shared.keyring.plane().log.origin().to_owned();
         let walk = Walk::new(&plane);
         let evidence = evidence.clone();
-        let mut archive =
-            Self { evidence, place, dir, plane, made: 0, told: 0, newest: None, walk, stored: 0, agreed: false, young: None };
+        let mut archive = Self {
+            evidence,
+            place,
+            dir,
+            plane,
+            made: 0,
+            told: 0,
+            newest: None,
+            walk,
+            stored: 0,
+            agreed: false,
+            young: None,
+        };
         while let Some(bytes) = durable::read(&archive.manifest_file(archive.made), MANIFEST_BYTES_MAX as u64)? {
             archive.take(&bytes)?;
         }

@@ -90,7 +90,8 @@ impl Keeping {
         let parsed = Parsed::from_bytes(leaf).ok()?;
         self.time = Some(parsed.chain.time.to_owned());
         let kind = parsed.body.kind;
-        let is_erasure = [EventType::RedactionExecuted, EventType::RetentionExecuted].iter().any(|of| of.as_str() == kind);
+        let is_erasure =
+            [EventType::RedactionExecuted, EventType::RetentionExecuted].iter().any(|of| of.as_str() == kind);
         let (decided, completed) = (kind.ends_with(".decided"), kind.ends_with(".completed"));
         if !is_erasure && !decided && !completed {
             return Some(());
@@ -104,7 +105,8 @@ impl Keeping {
             return Some(());
         }
         body.retain(|field, _| FIELDS.contains(&field.as_str()));
-        let opened = sealed.iter().filter(|frame| Sealed::peek(frame).is_some_and(|(_, field)| OPENED.contains(&field)));
+        let opened =
+            sealed.iter().filter(|frame| Sealed::peek(frame).is_some_and(|(_, field)| OPENED.contains(&field)));
         let sealed = opened.map(|frame| STANDARD.encode(frame)).collect();
         self.line(&Line { leaf: Some(whole), sealed, ahead: Vec::new() })
     }
@@ -198,9 +200,12 @@ mod tests {
             );
             frame("acme", text.as_bytes())
         };
-        for (kind, more) in
-            [("run.started", ""), ("tool.call.decided", ""), ("tool.call.completed", ""), ("redaction.executed", r#","keys":["k"]"#)]
-        {
+        for (kind, more) in [
+            ("run.started", ""),
+            ("tool.call.decided", ""),
+            ("tool.call.completed", ""),
+            ("redaction.executed", r#","keys":["k"]"#),
+        ] {
             keeping.frame(frames::LEAF, &leaf(kind, more)).unwrap();
         }
         keeping.frame(frames::SEALED, &frame("acme", b"sealed for the next leaf")).unwrap();

@@ -32,9 +32,6 @@ const RUNS_MAX: usize = 65_536;
 /// All leaves of one answer together, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How far a clock may have been ahead when an event was made that was recorded later: a day.
-const CLOCK_MILLIS: u64 = 86_400_000;
-
 /// Why the ledger could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -432,8 +429,9 @@ impl Evidence {
         };
         let here = shared.segments.first_at();
         look((here, shared.progress.end()), &mut wanted)?;
-        // What was made after the released segments ended is not in them; a clock may have been wrong for a while.
-        let gone = shared.segments.gone_until().map_or(0, |until| until.unix_millis() + CLOCK_MILLIS);
+        // Nothing is released while events wait to be published, so what is waiting now was made after the released
+        // segments ended. Only in an older copy of the state there are events that are in one of them.
+        let gone = shared.segments.gone_until().map_or(0, |until| until.unix_millis());
         wanted.retain(|id| id.parse::<EventId>().is_ok_and(|id| made_at(&id) <= gone));
         if !wanted.is_empty() {
             look((Position::default(), here), &mut wanted)?;

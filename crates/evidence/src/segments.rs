@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Released segments that are kept open after they were read.
-const FETCHED_MAX: usize = 4;
+const FETCHED_MAX: usize = 2;
 
 /// A released segment cannot be read now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,6 +224,11 @@ impl Segments {
         }
     }
 
+    /// Gives back the space of what nobody reads at the moment; whether there was any.
+    pub(crate) fn forget_fetched(&self) -> bool {
+        !std::mem::take(&mut self.state().fetched).is_empty()
+    }
+
     fn known(&self, index: u64) -> Option<Arc<File>> {
         let mut state = self.state();
         let at = state.fetched.iter().position(|(of, _)| *of == index)?;
@@ -252,14 +257,20 @@ impl Segments {
         // A store is asked by a thread of its own: whoever reads may be within a runtime, where nothing may block.
         let brought = std::thread::scope(|scope| {
             let work = || brought(place, release, &file);
-            std::thread::Builder::new().name("ledger-fetch".to_owned()).spawn_scoped(scope, work)?.join().unwrap_or_else(
-                |_| Err(io::Error::other("reading the archive was interrupted")),
-            )
+            std::thread::Builder::new()
+                .name("ledger-fetch".to_owned())
+                .spawn_scoped(scope, work)?
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("reading the archive was interrupted")))
         });
         match brought.map_err(|error| failed(format!("{}: {error}", place.shown()), false))? {
             true => {}
             false => {
-                tracing::error!(segment, archive = place.shown(), "the archive gives back other bytes than were put there");
+                tracing::error!(
+                    segment,
+                    archive = place.shown(),
+                    "the archive gives back other bytes than were put there"
+                );
                 return Err(failed(format!("{} gives back other bytes than were put there", place.shown()), true));
             }
         }

@@ -125,12 +125,7 @@ pub(crate) struct Known {
 }
 
 /// The snapshot of this directory, when all that can be checked without reading the log holds.
-pub(crate) fn known(
-    dir: &Path,
-    key: &hmac::Key,
-    signed: &SignedStates,
-    segments: &Arc<Segments>,
-) -> Option<Known> {
+pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates, segments: &Arc<Segments>) -> Option<Known> {
     let Image { start: (segment, offset, batch), last_time_us, schema, tenants, plane, spans, .. } =
         Image::read(dir, key)?;
     let start = Start { at: Position { segment, offset }, batch };
@@ -177,7 +172,8 @@ fn tail_is_there(segments: &Arc<Segments>, end: Position, tenant: &TenantName, l
     if log.last_at < here {
         // It is in a segment that was released: the manifests of those say how the log ended there.
         let edge = segments.edges().edge(tenant.as_str());
-        if edge.is_some_and(|(size, root, last)| (size, root) == (log.tree.size(), log.tree.root()) && last == log.last())
+        if edge
+            .is_some_and(|(size, root, last)| (size, root) == (log.tree.size(), log.tree.root()) && last == log.last())
         {
             return true;
         }

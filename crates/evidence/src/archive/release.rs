@@ -83,7 +83,7 @@ impl Archive {
         }
         segments.passed.wake(index);
         if segments.passed.needed() <= index || !segments.passed.scrubbed.load(Ordering::Acquire) {
-            eprintln!("WAITS {index} {:?} end {:?}", segments.passed, shared.progress.end());
+            tracing::debug!(segment = index, passed = ?segments.passed, "a segment is still needed here");
             return Ok(None);
         }
         let bytes = durable::read(&self.manifest_file(index), MANIFEST_BYTES_MAX as u64)?;
@@ -111,7 +111,9 @@ impl Archive {
         // A segment without a leaf of a tenant is as old as the one before it.
         let until = match &keeping.time {
             Some(time) => time.parse().map_err(|_| damaged("a leaf has no time".to_owned()))?,
-            None => index.checked_sub(1).and_then(|before| segments.release_of(before)).map_or(now, |before| before.until),
+            None => {
+                index.checked_sub(1).and_then(|before| segments.release_of(before)).map_or(now, |before| before.until)
+            }
         };
         if is_young(until) {
             self.young = Some((index, until));

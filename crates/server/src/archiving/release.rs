@@ -17,9 +17,7 @@ impl Task {
     pub(super) async fn release(&mut self, mut archive: Archive) -> Option<(Archive, bool)> {
         let Some(keep) = self.keep_local else { return Some((archive, true)) };
         loop {
-            // An erasure that is carried out reads the log; what it reads stays until it is done.
-            let open = self.store.redactions_open().await;
-            if !open.is_ok_and(|open| open.iter().all(|row| row.state != RedactionState::Executing)) {
+            if self.is_read().await {
                 return Some((archive, true));
             }
             let found: Result<Option<Ripe>, ArchiveError>;
@@ -54,6 +52,15 @@ impl Task {
             tracing::info!(segment, bytes, "a segment of the ledger is only in the archive now");
             self.show(&archive);
         }
+    }
+
+    /// Whether the log is needed here just now: an erasure that is carried out reads it, and the next start looks there
+    /// for events that wait to be published.
+    async fn is_read(&self) -> bool {
+        let erasing = self.store.redactions_open().await;
+        let erasing = erasing.map(|open| open.iter().any(|row| row.state == RedactionState::Executing));
+        let waiting = self.store.outbox_pending(1).await.map(|rows| !rows.is_empty());
+        erasing.unwrap_or(true) || waiting.unwrap_or(true)
     }
 
     /// Does something with the archive on a thread that may block; `None` when that was interrupted.
