@@ -36,7 +36,7 @@ impl Task {
                 .public("digest", digest)
                 .public("manifest", manifest)
                 .public("bytes", bytes)
-                .public("until", until.to_string())
+                .public("last_time", until.to_string())
                 .public("archive", archive.place());
             // Recorded first: what is missing here was said to be.
             if let Err(error) = self.evidence.record(event).await {
