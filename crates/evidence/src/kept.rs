@@ -146,15 +146,18 @@ pub(crate) fn ahead(dir: &Path, release: &Release) -> Option<Vec<Vec<u8>>> {
     opened(&lines(&bytes).last()??.ahead)
 }
 
-/// Walks what a start needs, from the beginning of the log: what is kept of the segments that are not here any more,
-/// then everything in the others.
+/// Walks what a start needs, from a place on or from the beginning of the log: what is kept of the segments that are
+/// not here any more, then everything in the others.
 pub(crate) fn walk_needed<E: From<ReadError>>(
     dir: &Path,
     segments: &Arc<Segments>,
-    to: Position,
+    (from, to): (Option<Position>, Position),
     mut visit: impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
 ) -> Result<(), E> {
     let (first, mut sealed) = (segments.first(), Vec::new());
+    if let Some(from) = from {
+        return walk_on(segments, (from, to), &mut sealed, &mut visit).map(drop);
+    }
     for segment in 0..first {
         let (at, next) = (Position { segment, offset: 0 }, Position { segment: segment + 1, offset: 0 });
         let Some(bytes) = segments.gone(segment).and_then(|release| read(dir, &release)) else {

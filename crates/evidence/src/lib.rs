@@ -12,6 +12,7 @@
 
 mod anchoring;
 pub mod archive;
+mod carried;
 mod checkpoint;
 mod data_keys;
 mod durable;
@@ -49,6 +50,7 @@ pub mod vault;
 mod witness_book;
 mod witnessed;
 
+pub use carried::{Carried, Committed, Mark, SealedName};
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
 pub use index::IndexError;

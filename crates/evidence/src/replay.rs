@@ -139,7 +139,7 @@ impl Evidence {
     /// Shows every leaf about an erasure, from the beginning of the log: what was passed over would come back.
     fn erasures(&self, mut visit: impl FnMut(TenantName, Body)) -> Result<(), EraseError> {
         let shared = &self.shared;
-        walk_needed(&shared.dir, &shared.segments, shared.progress.end(), |at, of, leaf, _| {
+        walk_needed(&shared.dir, &shared.segments, (None, shared.progress.end()), |at, of, leaf, _| {
             let damaged = || ReadError::Damaged(at);
             if may_be_erasure(leaf) && is_erasure(Parsed::from_bytes(leaf).map_err(|_| damaged())?.body.kind) {
                 let body = serde_json::from_slice::<Leaf>(leaf).map_err(|_| damaged())?.body;

@@ -179,7 +179,7 @@ fn same(found: &[DecidedOrCompleted], expected: &[DecidedOrCompleted]) {
 
 fn decisions(evidence: &Evidence) -> Vec<DecidedOrCompleted> {
     let mut seen = Vec::new();
-    evidence.replay_decisions(&mut |one| seen.push(one.clone())).unwrap();
+    let _mark = evidence.replay_decisions(None, evidence.committed(), &mut |one| seen.push(one.clone())).unwrap();
     seen
 }
 
@@ -264,6 +264,18 @@ async fn everything_still_works_and_a_start_needs_no_archive() {
     let evidence = opened(home.path(), &place);
     assert_eq!(verified(&evidence, "acme").await.leaves, leaves + 151);
     assert!(decisions(&evidence).len() > decided.len());
+    // What was carried behind a leaf that is only there is not believed, and what is kept is enough.
+    let mark = evidence.replay_decisions(None, evidence.committed(), &mut |_| {}).unwrap().unwrap();
+    evidence.carry(&mark, b"all").unwrap();
+    assert!(evidence.carried().is_some());
+    grow(&evidence, run, 150).await;
+    let mut archive = self::archive(&evidence, store.path());
+    let stored = bring(&mut archive);
+    assert!(mark.segment() < stored);
+    release(&evidence, &mut archive, stored).await;
+    place.set(true, false);
+    assert!(evidence.carried().is_none());
+    assert!(decisions(&evidence).len() > decided.len() + 600);
 }
 
 #[tokio::test]
@@ -362,7 +374,7 @@ async fn without_a_snapshot_or_with_a_damaged_extract_the_archive_is_read_and_it
     place.set(true, false);
     drop(evidence);
     let evidence = opened(damaged.path(), &place);
-    assert!(evidence.replay_decisions(&mut |_| {}).is_err(), "rather none than another");
+    assert!(evidence.replay_decisions(None, evidence.committed(), &mut |_| {}).is_err(), "rather none than another");
     place.set(false, false);
     drop(evidence);
     // Tiles and index that are gone are made anew from it, one segment after the other.
