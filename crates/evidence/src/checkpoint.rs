@@ -142,8 +142,13 @@ fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<Sig
 
 /// Compares the free space with the mark, and says so once when it crosses it.
 fn look(shared: &Shared, low_water_bytes: u64) {
-    let Ok(disk) = rustix::fs::statvfs(&shared.dir) else { return };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = || rustix::fs::statvfs(&shared.dir).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let Some(mut space) = free() else { return };
+    // What was brought here to be read goes before agents stop.
+    if space < low_water_bytes && shared.segments.forget_fetched() {
+        space = free().unwrap_or(space);
+    }
+    let free = space;
     let before = shared.health.borrow().clone();
     // A quarter more before agents may go on: otherwise one file more or less would flap.
     let enough = low_water_bytes.saturating_add(low_water_bytes / 4);

@@ -112,7 +112,7 @@ impl Evidence {
                 .map_err(|e| RecordError::Unsigned(e.to_string().into()))?;
             proofs = proofs.resized(at);
         }
-        let leaves = Leaves::new(&self.shared.dir, Default::default(), self.shared.progress.end());
+        let leaves = Leaves::new(&self.shared.segments, Default::default(), self.shared.progress.end());
         Ok(Signed { note: signed.note, checkpoint, view, proofs, leaves, handle })
     }
 

@@ -147,7 +147,7 @@ impl Evidence {
             EventType::RedactionExecuted,
             EventType::RetentionExecuted,
         ];
-        walk(&self.shared.dir, span, |at, of, leaf, _| {
+        walk(&self.shared.segments, span, |at, of, leaf, _| {
             let damaged = |_| ReadError::Damaged(at);
             if of != tenant.as_str() || !leaf.windows(name.len()).any(|part| part == name.as_bytes()) {
                 return Ok(true);
@@ -175,7 +175,7 @@ impl Evidence {
     ) -> Result<Vec<Vec<Hash>>, ReceiptError> {
         let mut paths: Vec<Vec<Sibling>> = indexes.iter().map(|index| siblings(*index, size)).collect();
         let mut seq = 0;
-        walk(&self.shared.dir, span, |_, of, leaf, _| {
+        walk(&self.shared.segments, span, |_, of, leaf, _| {
             if of == tenant.as_str() {
                 let hash = leaf_hash(leaf);
                 for sibling in paths.iter_mut().flatten().filter(|sibling| sibling.from <= seq && seq < sibling.to) {

@@ -26,6 +26,7 @@ use crate::{
     publish::Published,
     queue::{Append, Item, Queue},
     read::Progress,
+    segments::Segments,
     stamped::Timestamps,
     unsigned::Unsigned,
     vault,
@@ -113,6 +114,7 @@ pub(crate) struct Shared {
     /// value under a retired key is in the log once the queue is empty.
     pub(crate) sealing: RwLock<()>,
     pub(crate) index: index::Handle,
+    pub(crate) segments: Arc<Segments>,
     pub(crate) anchors: Anchors,
     pub(crate) published: Published,
     pub(crate) witnesses: Witnesses,

@@ -289,6 +289,8 @@ event_types! {
     LedgerKeyRetired = "ledger.key.retired";
     /// A segment of the write-ahead log is in the archive: it was read back and is named by a signed manifest.
     LedgerArchived = "ledger.archived";
+    /// A segment of the write-ahead log is only in the archive from now on: it is removed from the plane's disk.
+    LedgerReleased = "ledger.released";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.

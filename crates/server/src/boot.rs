@@ -212,7 +212,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let held = EvidenceOptions {
         strict: cfg!(debug_assertions),
         tokens: options.tokens.clone(),
-        ..options.archive.evidence(dir)
+        ..options.archive.evidence(dir)?
     };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
@@ -321,7 +321,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     journal.publish(JournalEvent::plane("plane.started"));
 
     let closing = CancellationToken::new();
-    let archived = archiving::start(&evidence, &journal, &clock, &options.archive, &closing)?;
+    let archived = archiving::start(&evidence, &store, &journal, &clock, &options.archive, &closing)?;
     let app = Arc::new(Plane {
         started: clock.now(),
         erasures: tokio::sync::Mutex::default(),

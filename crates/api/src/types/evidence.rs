@@ -87,6 +87,9 @@ pub struct ArchiveStatus {
     pub segments: u64,
     /// Segments that are sealed and not in it yet.
     pub waiting: u64,
+    /// Segments that are only in it: they were removed from the plane's disk.
+    #[serde(default)]
+    pub released: u64,
     /// The SHA-256 of the newest manifest in it. Whoever keeps it can show later that nothing before it was taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_manifest: Option<String>,
