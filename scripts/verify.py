@@ -333,6 +333,24 @@ LEAF = re.compile(
     r'"size":(0|[1-9]\d*),"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","v":1\}', re.ASCII)
 
 
+def hash_of(text):
+    """The hash that a text of 43 letters says; None when it is not the one text of it."""
+    data = base64.urlsafe_b64decode(text + "=")
+    return data if url64(data) == text else None
+
+
+def opened(text):
+    """The salt, the field and the value in a disclosure (RFC 9901); None when it is none."""
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        value = json.loads(data.decode(), parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no half characters, no numbers without end
+        good = url64(data) == text and type(value) is list and len(value) == 3 and depth(value) <= 127
+    except (ValueError, RecursionError):
+        return None
+    return value if good and type(value[0]) is type(value[1]) is str else None
+
+
 def placed(where, origin, plane, keys, expected=None):
     """The leaf of the plane log that a proof shows, the size of the plane log, and the plane's note."""
     data = read(where, "leaf.json", 1024)
@@ -349,11 +367,9 @@ def placed(where, origin, plane, keys, expected=None):
         raise Finding("anchor", "not a proof and its leaf")
     if expected is not None and (leaf[1], leaf[3], int(leaf[5])) != expected:
         raise Finding("anchor", "the leaf of the plane log is not one of this checkpoint")
-    try:
-        disclosed = json.loads(base64.urlsafe_b64decode(opens + "=" * (-len(opens) % 4)))
-    except ValueError:
-        disclosed = None
-    if url64(sha(opens.encode())) != leaf[2] or not isinstance(disclosed, list) or disclosed[1:] != ["log", origin]:
+    if not is_time(leaf[6]) or not all(hash_of(leaf[n]) for n in (1, 2, 3)):
+        raise Finding("anchor", "the leaf of the plane log has not the form of one")
+    if url64(sha(opens.encode())) != leaf[2] or (opened(opens) or [])[1:] != ["log", origin]:
         raise Finding("anchor", "the disclosure does not open the leaf to this log")
     try:
         plane_size, plane_root = open_checkpoint(plane_note, plane, keys)
@@ -396,7 +412,7 @@ def check_stamp(where, origin, size, plane, keys):
     if imprint != sha(note):
         raise Finding("timestamp", "checkpoint.tsr: it is not over the checkpoint beside it")
     said = {"leaves": int(leaf[5]), "size": plane_size, "time": time, "policy": policy, "serial": serial}
-    return said, base64.urlsafe_b64decode(leaf[3] + "=")
+    return said, hash_of(leaf[3])
 
 
 class Der:

@@ -9,7 +9,7 @@ import base64, json, os, re, sys
 
 sys.dont_write_bytecode = True  # nothing is written into a pack
 from verify import (
-    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, parse_key, read, refuse, sha,
+    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, opened, parse_key, read, refuse, sha,
     signed_by, text_of, url64,
 )
 
@@ -260,12 +260,8 @@ def verify_part(root, pinned):
                 raise Finding("manifest", f"the text of the policy {line['digest']} is another one")
     disclosures = 0
     for line in lines_of(root, "disclosures.jsonl", {"leaf": int, "disclosure": str}) if "disclosures.jsonl" in files else ():
-        try:
-            field = json.loads(base64.urlsafe_b64decode(line["disclosure"] + "=" * (-len(line["disclosure"]) % 4)))[1]
-            opens = hidden.get(line["leaf"], {}).get(field) == url64(sha(line["disclosure"].encode()))
-        except (ValueError, TypeError, LookupError):
-            opens = False
-        if not opens:
+        said_of = opened(line["disclosure"])
+        if not said_of or hidden.get(line["leaf"], {}).get(said_of[1]) != url64(sha(line["disclosure"].encode())):
             raise Finding("disclosure", "it opens nothing in this leaf", line["leaf"])
         disclosures += 1
     if len(indexes) != said["leaves"]:
