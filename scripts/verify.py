@@ -96,6 +96,21 @@ def parse_key(text):
     return origin, keys
 
 
+def parse_note(note, what):
+    """What is signed, with its last line feed, and the signatures: of each the name, the key's hash, the bytes (C2SP signed-note)."""
+    at = note.rfind("\n\n")
+    lines, signatures = note[at + 2:].split("\n"), []
+    if at < 0 or lines.pop() != "" or not 1 <= len(lines) <= 64 or len(note.encode()) > 65536:
+        raise Finding(what, "not a signed note")
+    for line in lines:
+        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
+        data = b64(match[2], what, "a signature is not base64") if match else b""
+        if len(data) < 4:
+            raise Finding(what, "a line is not a signature")
+        signatures.append((match[1], data[:4], data[4:]))
+    return note[:at + 1], signatures
+
+
 def signed_by(origin, kind, key, data, text, size, root):
     """Whether `data` is what the key makes of a checkpoint; None when this Python cannot say."""
     try:
@@ -108,7 +123,7 @@ def signed_by(origin, kind, key, data, text, size, root):
         name = bytes([len(origin)]) + origin.encode()
         message = b"subtree/v1\n\0" + name + data[:8] + name + bytes(8) + size.to_bytes(8, "big") + root
         return MLDSA44PublicKey.from_public_bytes(key[1:]).verify(data[8:], message) is None
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         return False
 
 
@@ -130,22 +145,18 @@ def keys_of_statement(lines, origin):
     return keys
 
 
-def signed_statement(note, origin, keys, text):
-    """Whether every kind of a key has signed a statement (C2SP signed-note; ML-DSA over a message of its own)."""
+def signed_statement(signatures, origin, keys, text):
+    """Whether every kind of a key has signed a statement (ML-DSA over a message of its own)."""
     holds = set()
-    for line in note[len(text) + 1:-1].split("\n"):
-        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
-        data = b64(match[2], "key", "a signature is not base64") if match else b""
-        if len(data) < 4:
-            raise Finding("key", "a line is not a signature")
+    for name, short, data in signatures:
         for kind, key in keys.items():
-            if match[1] == origin and data[:4] == key_id(origin, key):
+            if name == origin and short == key_id(origin, key):
                 try:
                     if kind == 1:
-                        Ed25519PublicKey.from_public_bytes(key[1:]).verify(data[4:], text.encode())
+                        Ed25519PublicKey.from_public_bytes(key[1:]).verify(data, text.encode())
                     elif MLDSA44PublicKey is not None:
                         message = b"cogward.dev/key-statement@v1\n\0" + text.encode()
-                        MLDSA44PublicKey.from_public_bytes(key[1:]).verify(data[4:], message)
+                        MLDSA44PublicKey.from_public_bytes(key[1:]).verify(data, message)
                 except (InvalidSignature, ValueError):
                     raise Finding("key", "a signature does not belong to this statement and this key")
                 holds.add(kind)
@@ -163,11 +174,9 @@ class Chain:
     def push(self, leaf, note):
         if note == self.last:
             return
-        at = note.rfind("\n\n")
-        text = note[:at + 1]
-        lines = note.count("\n", at + 2)
-        if at < 0 or not note.endswith("\n") or lines > 64 or len(note.encode()) > 65536 or self.count >= STATEMENTS:
-            raise Finding("key", "not a signed statement, or too many")
+        text, signatures = parse_note(note, "key")
+        if self.count >= STATEMENTS:
+            raise Finding("key", "there are too many statements")
         rotation, revocation = ROTATION.fullmatch(text), REVOCATION.fullmatch(text)
         match = rotation or revocation
         if not match or match[1] != self.origin:
@@ -181,8 +190,8 @@ class Chain:
                 raise Finding("key", "it does not replace the present key by a new one")
             if size < self.least[0] or leaf < self.least[1] or size > leaf >= 0:
                 raise Finding("key", "its size or its place is not possible")
-            signed_statement(note, self.origin, old, text)
-            signed_statement(note, self.origin, new, text)
+            signed_statement(signatures, self.origin, old, text)
+            signed_statement(signatures, self.origin, new, text)
             self.keys.append(new)
             self.alone.append(size)
             self.least = (size, leaf)
@@ -190,7 +199,7 @@ class Chain:
             key = keys_of_statement(match[3], self.origin)
             if number >= len(self.alone) or key != self.keys[number] or size > self.alone[number]:
                 raise Finding("key", "it revokes a key that is not a past one, or makes it count for more")
-            signed_statement(note, self.origin, self.keys[-1], text)
+            signed_statement(signatures, self.origin, self.keys[-1], text)
             self.alone[number] = size
             self.revoked.add(number)
         self.count, self.last = self.count + 1, note
@@ -238,6 +247,14 @@ class Chain:
             raise Finding("key", "it does not say what the pack says of its key", entries[0][0])
 
 
+def chain_from(statement):
+    """The chain that begins with the key which a first statement replaces."""
+    first = ROTATION.fullmatch(statement[:statement.rfind("\n\n") + 1])
+    if not first or first[2] != "1":
+        raise Finding("key", "it does not begin with the rotation of the first key")
+    return Chain(first[1], keys_of_statement(first[3], first[1]))
+
+
 def chain_of(root, origin, own, in_own_log=True):
     """The keys of a log as its pack tells them: they have to lead to the one in log.vkey."""
     if not os.path.lexists(os.path.join(root, "keys.jsonl")):
@@ -247,23 +264,17 @@ def chain_of(root, origin, own, in_own_log=True):
     if lines.pop() != "" or not lines or len(lines) > 2 * STATEMENTS:
         raise Finding("key", "keys.jsonl has no whole line, or too many")
 
-    def whole(number):
-        return int(number) if len(number) < 21 and number[0] != "-" and int(number) < 1 << 64 else refuse(number)
-
     entries = []
     for line in lines:
         try:
-            value = json.loads(line, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
+            value = strict(line)
             if type(value) is not dict or set(value) != {"leaf", "statement"} or type(value["leaf"]) is not int:
                 refuse("another form")
             value["statement"].encode()
         except (ValueError, AttributeError, RecursionError) as error:
             raise Finding("key", f"keys.jsonl: {error}")
         entries.append((value["leaf"], value["statement"]))
-    first = ROTATION.fullmatch(entries[0][1][:entries[0][1].rfind("\n\n") + 1])
-    if not first or first[2] != "1":
-        raise Finding("key", "keys.jsonl does not begin with the rotation of the first key")
-    chain = Chain(first[1], keys_of_statement(first[3], first[1]))
+    chain = chain_from(entries[0][1])
     for leaf, statement in entries:
         chain.push(leaf if in_own_log else -1, statement)
     if chain.origin != origin or chain.keys[-1] != own:
@@ -272,33 +283,32 @@ def chain_of(root, origin, own, in_own_log=True):
     return chain
 
 
-def open_checkpoint(note, origin, keys, older=False):
-    """C2SP tlog-checkpoint; every key that is known must have signed, others are ignored."""
-    at = note.rfind("\n\n")
-    text, signatures = note[:max(at, 0)], note[at + 2:]
-    lines = text.split("\n")
-    if at < 0 or len(lines) != 3 or not signatures.endswith("\n") or signatures.count("\n") > 64 or len(note.encode()) > 65536:
+def unsigned_checkpoint(note):
+    """What a note says of a log (C2SP tlog-checkpoint): its origin, size and root. Who signed it is another question."""
+    lines = parse_note(note, "signature")[0].split("\n")
+    if len(lines) != 4 or not re.fullmatch(r"0|[1-9][0-9]{0,19}", lines[1], re.ASCII) or int(lines[1]) >= 1 << 64:
         raise Finding("signature", "not a signed checkpoint")
-    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", lines[1], re.ASCII) or int(lines[1]) >= 1 << 64:
-        raise Finding("signature", "the size is not a number")
     root = b64(lines[2], "signature", "the root is not base64")
-    if lines[0] != origin or len(root) != 32:
+    if len(root) != 32:
+        raise Finding("signature", "the root is not a hash")
+    return lines[0], int(lines[1]), root
+
+
+def open_checkpoint(note, origin, keys, older=False):
+    """Its size and root: every key that is known must have signed, others are ignored."""
+    text, signatures = parse_note(note, "signature")
+    name, size, root = unsigned_checkpoint(note)
+    if name != origin:
         raise Finding("signature", f"the checkpoint is not of {origin}")
-    size, holds = int(lines[1]), set()
-    for line in signatures[:-1].split("\n"):
-        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
-        if not match:
-            raise Finding("signature", "a line is not a signature")
-        data = b64(match[2], "signature", "a signature is not base64")
-        if len(data) < 4:
-            raise Finding("signature", "a signature is too short")
+    holds = set()
+    for name, short, data in signatures:
         for kind, key in keys.items():
-            if match[1] == origin and data[:4] == key_id(origin, key):
-                if signed_by(origin, kind, key, data[4:], (text + "\n").encode(), size, root) is False:
+            if name == origin and short == key_id(origin, key):
+                if signed_by(origin, kind, key, data, text.encode(), size, root) is False:
                     raise Finding("signature", "the signature does not belong to this checkpoint and this key")
                 holds.add(kind)
     # One of before the second key is believed without it, but not one that somebody took it off.
-    if holds != set(keys) and not (older and holds == {1} and signatures.count("\n") == 1):
+    if holds != set(keys) and not (older and holds == {1} and len(signatures) == 1):
         raise Finding("signature", f"the checkpoint has no signature of the key of {origin}")
     return size, root
 
@@ -581,6 +591,14 @@ def unique(pairs):
     return found
 
 
+def strict(text):
+    """JSON of a form of ours: no key twice, whole numbers of 64 bits, texts of whole characters."""
+    whole = lambda digits: int(digits) if len(digits) < 21 and digits[0] != "-" and int(digits) < 1 << 64 else refuse(digits)
+    value = json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def depth(value):
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
@@ -607,27 +625,33 @@ def is_time(text):
         return False
 
 
-def check_leaf(seq, leaf, digest, state):
-    def bad(what, detail):
-        raise Finding(what, detail, seq)
-
+def read_leaf(seq, leaf):
+    """The two halves of a leaf, whose form is the one that there is."""
     try:
         value = READ(leaf.decode())
         deep = leaf.count(b"[") + leaf.count(b"{") > 66 and depth(value) > 67
         if WRITE(value).encode() != leaf or deep:
             refuse("another form than canonical JSON")
         body, chain = value["body"], value["chain"]
-        kind, tenant = body["type"], body["tenant"]
         form = (
             set(value) == {"body", "chain"} and set(chain) == {"prev", "seq", "time"} and natural(body["v"]) and body["v"] == 1
-            and plain(body["id"]) and plain(kind) and plain(tenant) and plain(body.get("run"), True)
+            and plain(body["id"]) and plain(body["type"]) and plain(body["tenant"]) and plain(body.get("run"), True)
             and plain(body.get("run_prev"), True) and natural(body.get("run_seq"), True)
             and plain(chain["prev"], True) and natural(chain["seq"]) and plain(chain["time"])
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        bad("form", str(error))
+        raise Finding("form", str(error), seq)
     if not form:
-        bad("form", "not a leaf of version 1")
+        raise Finding("form", "not a leaf of version 1", seq)
+    return body, chain
+
+
+def check_leaf(seq, leaf, digest, state):
+    def bad(what, detail):
+        raise Finding(what, detail, seq)
+
+    body, chain = read_leaf(seq, leaf)
+    kind, tenant = body["type"], body["tenant"]
     if chain["seq"] != seq:
         bad("seq", f"it says that it is leaf {chain['seq']}")
     if chain["prev"] != state["prev"]:

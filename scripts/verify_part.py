@@ -9,32 +9,18 @@ import base64, json, os, re, sys
 
 sys.dont_write_bytecode = True  # nothing is written into a pack
 from verify import (
-    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, opened, parse_key, read, refuse, sha,
+    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, opened, parse_key, parse_note, read, refuse, sha,
     signed_by, text_of, url64,
 )
 
 
 def signed_text(note, origin, keys, what):
-    """The text of a note that the key has signed."""
-    at = note.rfind("\n\n")
-    text, signatures = note[:max(at, 0)], note[at + 2:]
-    if at < 0 or not signatures.endswith("\n") or signatures.count("\n") > 64 or len(note.encode()) > 65536:
-        raise Finding(what, "not a signed note")
-    holds = False
-    for line in signatures[:-1].split("\n"):
-        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
-        if not match:
-            raise Finding(what, "a line is not a signature")
-        data = b64(match[2], what, "a signature is not base64")
-        if len(data) < 4:
-            raise Finding(what, "a signature is too short")
-        if match[1] == origin and data[:4] == key_id(origin, keys[1]):
-            if not signed_by(origin, 1, keys[1], data[4:], (text + "\n").encode(), 0, b""):
-                raise Finding(what, "the signature does not belong to this text and this key")
-            holds = True
-    if not holds:
-        raise Finding(what, f"there is no signature of the key of {origin}")
-    return text + "\n"
+    """The text of a note that the Ed25519 key has signed: the form has no other signature of texts."""
+    text, signatures = parse_note(note, what)
+    mine = [data for name, short, data in signatures if (name, short) == (origin, key_id(origin, keys[1]))]
+    if not mine or not all(signed_by(origin, 1, keys[1], data, text.encode(), 0, b"") for data in mine):
+        raise Finding(what, f"there is no signature of the key of {origin}, or one that does not hold")
+    return text
 
 
 KINDS = ("agent", "run", "tool", "tool_server", "approval", "type", "subject")

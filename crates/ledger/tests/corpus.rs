@@ -84,6 +84,23 @@ fn our_own_verdict_is_the_one_that_each_log_must_have() {
         corpus::write(&case.files, &dir);
         let found = ours(&dir, case.key.as_deref(), case.against.as_deref());
         assert_eq!(found, json!([case.verdict.0, case.verdict.1]), "{}", case.name);
+        // Which of the keys it was that the reader knew is in the report.
+        let known = match &*case.name {
+            "keys-known-first" | "keys-known-first-of-one-kind" => Some((2, Some(0), false)),
+            "keys-known-revoked-one" => Some((2, Some(1), true)),
+            "keys-as-they-must-be" | "keys-known-present" | "keys-known-present-of-one-kind" => Some((2, None, false)),
+            _ => None,
+        };
+        if let Some(known) = known {
+            let key = case.key.as_ref().map(|key| key.parse().unwrap());
+            let log = verify(&dir, &Options { key: key.as_ref(), ..Options::default() }).unwrap();
+            assert_eq!(
+                (log.generation, log.pinned_generation, log.pinned_revoked),
+                known,
+                "{} in the report",
+                case.name
+            );
+        }
         if case.name == "good-700" {
             let log = verify(&dir, &Options::default()).unwrap();
             assert_eq!((log.runs, log.closed_runs), (2, 1), "good-700 counts its runs");

@@ -21,7 +21,7 @@ const STAMP: &str = "plane/timestamp/checkpoint.tsr";
 
 /// What no verdict depends on. In the answer of the authority: bytes that say what they say and are held by its own
 /// signature only, which is for `openssl ts -verify`, or that lead to that signature.
-const WITHOUT_MEANING: [(&str, &str, Range<usize>); 12] = [
+const WITHOUT_MEANING: [(&str, &str, Range<usize>); 13] = [
     (STAMP, "whether it was granted as asked or with changes", 8..9),
     (STAMP, "the version of the message", 34..35),
     (STAMP, "the algorithms of its signature", 37..52),
@@ -32,6 +32,7 @@ const WITHOUT_MEANING: [(&str, &str, Range<usize>); 12] = [
     (STAMP, "the number of the request", 170..186),
     (STAMP, "the name of the authority", 188..211),
     (STAMP, "the certificates", 215..1_204),
+    (STAMP, "where what its first signer says ends", 1_211..1_212),
     (STAMP, "the signature", 1_212..1_716),
     // The statements about the plane's key are leaves of another log than those of the pack.
     ("plane/keys.jsonl", "the number of the leaf in the log of the tenant `default`", 8..10),

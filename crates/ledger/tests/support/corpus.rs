@@ -4,6 +4,8 @@
 
 #[path = "anchored.rs"]
 mod anchored;
+#[path = "archives.rs"]
+pub mod archives;
 #[path = "readers.rs"]
 mod readers;
 #[path = "rotated.rs"]
@@ -80,6 +82,11 @@ pub fn leaves(count: u64) -> Vec<Vec<u8>> {
 
 /// The same, with statements about the log's keys in some of the leaves.
 pub fn leaves_about(count: u64, statements: &BTreeMap<u64, Event>) -> Vec<Vec<u8>> {
+    leaves_of("acme", count, statements)
+}
+
+/// The same of a tenant.
+pub fn leaves_of(tenant: &str, count: u64, statements: &BTreeMap<u64, Event>) -> Vec<Vec<u8>> {
     let (clock, entropy) = (Fixed(AtomicU64::new(0)), Fixed(AtomicU64::new(7)));
     let runs: [RunId; 2] = [Id::new(&clock, &entropy), Id::new(&clock, &entropy)];
     let mut ends: [(u64, Option<Hash>); 3] = Default::default();
@@ -95,7 +102,7 @@ pub fn leaves_about(count: u64, statements: &BTreeMap<u64, Event>) -> Vec<Vec<u8
                 subject: Some("anna@example.org".into()),
             };
             let event =
-                Event::new(kind, "acme".parse().unwrap(), by).public("decision", "permit").personal("args", seq);
+                Event::new(kind, tenant.parse().unwrap(), by).public("decision", "permit").personal("args", seq);
             let event = match (about, runs.get(which)) {
                 (Some(about), _) => about,
                 (None, Some(run)) => event.run(*run),

@@ -199,6 +199,14 @@ fn readers(all: &mut Vec<Case>) {
         let (what, leaf) = if holds { ("ok", Some(12)) } else { ("against", None) };
         all.push(Case { against: Some(note), ..case(format!("kept-{name}"), files.clone(), what, leaf) });
     }
+    // Signed wrongly by one is not signed by none.
+    let note = both(33).along_with(Some(both(32))).checkpoint(5, &root(&leaves[..5]));
+    let (text, mut lines) = older(note);
+    let mut forged = super::base64_of(lines[0].rsplit(' ').next().unwrap());
+    *forged.last_mut().unwrap() ^= 1;
+    lines[0] = format!("\u{2014} {ORIGIN} {}", super::base64(&forged));
+    let note = format!("{text}\n\n{}\n", lines.join("\n"));
+    all.push(Case { against: Some(note), ..case("kept-of-both-and-one-is-wrong", files.clone(), "against", None) });
     // Who gave a key that the pack leads on from is not asked for the other.
     let key = Some(both(31).verifying().to_string());
     all.push(Case { key, against: Some(at(32, 6)), ..case("known-and-kept", files.clone(), "ok", Some(12)) });
@@ -617,10 +625,11 @@ fn second_kind(all: &mut Vec<Case>) {
     let shorter = format!("{}\n{}", lines[0], line(&signature[..signature.len() - 3]));
     let last = signature.len() - 1;
     signature[last] ^= 1;
+    let wrong = format!("{}\n{}", lines[0], line(&signature));
     for (name, lines, public) in [
         ("ed25519-alone", format!("{}\n", lines[0]), true),
         ("ml-dsa-alone", format!("{}\n", lines[1]), false),
-        ("ml-dsa-wrong", format!("{}\n{}", lines[0], line(&signature)), true),
+        ("ml-dsa-wrong", wrong.clone(), true),
         ("ml-dsa-of-another-time", later, true),
         ("ml-dsa-of-no-time", late, true),
         ("ml-dsa-without-a-signature", short, true),
@@ -630,6 +639,21 @@ fn second_kind(all: &mut Vec<Case>) {
         files.insert("checkpoint".to_owned(), format!("{text}\n\n{lines}").into_bytes());
         all.push(Case { public: Some(public), ..case(format!("signed-{name}"), files, "signature", None) });
     }
+    // Who knows the first kind alone: the pack has the other, which has to hold as well. What was kept need not have it.
+    let known = Some(both(31).verifying().to_string());
+    for (name, lines, what) in [("missing", format!("{}\n", lines[0]), "signature"), ("wrong", wrong, "signature")] {
+        let mut files = whole.clone();
+        files.insert("checkpoint".to_owned(), format!("{text}\n\n{lines}").into_bytes());
+        all.push(Case {
+            key: known.clone(),
+            ..case(format!("known-of-one-kind-and-the-other-{name}"), files, what, None)
+        });
+    }
+    let kept = Some(format!("{text}\n\n{}\n\u{2014} witness.example/w1 AAAAAAAA\n", lines[0]));
+    let one = case("known-of-one-kind-and-kept-of-one-kind", whole.clone(), "ok", Some(3));
+    all.push(Case { key: known, against: kept.clone(), ..one });
+    let one = case("kept-of-one-kind-with-a-witness", whole.clone(), "against", None);
+    all.push(Case { against: kept, ..one });
     for (name, keys, what, leaf) in [
         ("of-an-unknown-kind", super::vkey_of_kind(9), "ok", Some(3)),
         ("of-the-same-kind", both(32).verifying().to_string(), "key", None),

@@ -65,6 +65,8 @@ struct Answer {
     serial: Vec<u8>,
     time: Vec<u8>,
     options: Vec<u8>,
+    /// At the end of which element something more stands.
+    more: &'static str,
 }
 
 impl Answer {
@@ -83,16 +85,21 @@ impl Answer {
             serial: el(INTEGER, &[&[9]]),
             time: el(0x18, &[b"20261123101112Z"]),
             options: vec![],
+            more: "",
         }
     }
 
     fn der(&self) -> Vec<u8> {
-        let over = el(SEQUENCE, &[&self.algorithm, &self.imprint]);
-        let fields = [&self.version, &self.policy, &over, &self.serial, &self.time, &self.options];
+        let more = |place: &str| if self.more == place { el(5, &[]) } else { vec![] };
+        let over = el(SEQUENCE, &[&self.algorithm, &self.imprint, &more("the imprint")]);
+        let fields = [&self.version, &self.policy, &over, &self.serial, &self.time, &self.options, &more("the fields")];
         let info = el(SEQUENCE, &fields.map(|field| &field[..]));
-        let inner = el(SEQUENCE, &[&self.kind, &el(0xa0, &[&el(OCTETS, &[&info])])]);
-        let signed = el(SEQUENCE, &[&self.cms, &el(0x31, &[]), &inner, &self.behind, &self.signers]);
-        el(SEQUENCE, &[&self.status, &el(SEQUENCE, &[&self.content, &el(0xa0, &[&signed])])])
+        let octets = el(OCTETS, &[&info, &more("the octets")]);
+        let inner = el(SEQUENCE, &[&self.kind, &el(0xa0, &[&octets, &more("the info")]), &more("what is signed")]);
+        let parts = [&self.cms, &el(0x31, &[]), &inner, &self.behind, &self.signers, &more("the message")];
+        let signed = el(SEQUENCE, &parts.map(|part| &part[..]));
+        let content = el(SEQUENCE, &[&self.content, &el(0xa0, &[&signed, &more("its place")]), &more("the content")]);
+        el(SEQUENCE, &[&self.status, &content, &more("the response")])
     }
 }
 
@@ -325,6 +332,21 @@ fn answers(all: &mut Vec<Case>) {
         ("name-and-extensions", set(|a| &mut a.options, [el(0xa0, &[]), el(0xa1, &[])].concat()), ok),
         ("extensions-and-name", set(|a| &mut a.options, [el(0xa1, &[]), el(0xa0, &[])].concat()), bad),
         ("something-else", set(|a| &mut a.options, el(0xa2, &[])), bad),
+        ("message-with-a-text-as-version", set(|a| &mut a.cms, el(OCTETS, &[&[3]])), bad),
+        ("policy-in-a-longer-length", set(|a| &mut a.policy, vec![OID, 0x81, 2, 0x2a, 3]), bad),
+        ("serial-empty", set(|a| &mut a.serial, integer(&[])), bad),
+        ("time-with-a-digit-more", set(|a| &mut a.time, time("202611231011125Z")), bad),
+        ("time-with-a-letter-in-the-fraction", set(|a| &mut a.time, time("20261123101112.1a1Z")), bad),
+        ("accuracy-with-more", set(|a| &mut a.options, el(SEQUENCE, &[&integer(&[1]), &el(5, &[])])), bad),
+        ("with-more-behind-the-imprint", Box::new(|a| a.more = "the imprint"), bad),
+        ("with-more-behind-the-fields", Box::new(|a| a.more = "the fields"), bad),
+        ("with-more-behind-the-octets", Box::new(|a| a.more = "the octets"), bad),
+        ("with-more-behind-the-info", Box::new(|a| a.more = "the info"), bad),
+        ("with-more-behind-what-is-signed", Box::new(|a| a.more = "what is signed"), bad),
+        ("with-more-behind-the-message", Box::new(|a| a.more = "the message"), bad),
+        ("with-more-behind-its-place", Box::new(|a| a.more = "its place"), bad),
+        ("with-more-behind-the-content", Box::new(|a| a.more = "the content"), bad),
+        ("with-more-behind-the-response", Box::new(|a| a.more = "the response"), bad),
         ("a-tag-of-two-bytes", set(|a| &mut a.options, vec![0xbf, 0x21, 0]), bad),
     ];
     for (name, change, what) in cases {
