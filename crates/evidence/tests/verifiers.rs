@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use cogward_ledger::verify::verify_dir;
-use support::{event, new_run, open, tenant};
+use support::{event, new_run, open, python, tenant};
 
 /// Damages the pack byte by byte and says, a line each, what verify.py finds.
 const DRIVER: &str = r#"
@@ -36,14 +36,6 @@ for line in sys.stdin:
         print(json.dumps(verdict(sys.argv[2])))
     open(path, "wb").write(whole)
 "#;
-
-/// The Python that runs the second verifier. Without it half of the verdicts would be missing: that is a failure.
-fn python() -> Command {
-    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
-    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
-    Command::new(python)
-}
 
 fn scripts() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").to_str().unwrap().to_owned()
