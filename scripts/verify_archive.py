@@ -10,10 +10,11 @@ import json, os, re, sys
 
 sys.dont_write_bytecode = True
 from verify import (
-    LEAF, MLDSA44PublicKey, Chain, Finding, chain_from, hash_of, is_time, open_checkpoint, parse_key, read, read_leaf,
-    refuse, sha, strict, text_of, unsigned_checkpoint, url64,
+    MLDSA44PublicKey, Finding, is_time, open_checkpoint, parse_key, read, read_leaf, refuse, sha, unsigned_checkpoint, url64,
 )
+from verify_keys import Chain, chain_from, strict
 from verify_part import signed_text
+from verify_plane import LEAF, hash_of
 
 DOMAIN = "cogward.dev/archive/manifest/v1\n"
 MANIFEST_BYTES, FRAME_BYTES, OBJECTS = 1 << 26, 1 << 25, 4_000_000

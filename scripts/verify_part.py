@@ -9,9 +9,10 @@ import base64, json, os, re, sys
 
 sys.dont_write_bytecode = True  # nothing is written into a pack
 from verify import (
-    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, opened, parse_key, parse_note, read, refuse, sha,
+    MLDSA44PublicKey, READ, Beyond, Finding, b64, check_leaf, head, is_time, key_id, parse_key, parse_note, read, refuse, sha,
     signed_by, text_of, url64,
 )
+from verify_plane import included, opened
 
 
 def signed_text(note, origin, keys, what):
@@ -283,6 +284,9 @@ def main(arguments):
         return 2
     try:
         pack = verify_part(dirs[0], key)
+    except Beyond as why:
+        print(f"verify_part.py: {why}", file=sys.stderr)
+        return 2
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "

@@ -7,7 +7,7 @@ mod support;
 use std::{fs, path::Path};
 
 use cogward_ledger::verify::verify_dir;
-use support::{event, new_run, open, python, tenant};
+use support::{event, files, new_run, open, python, tenant};
 
 /// Damages the pack byte by byte and says, a line each, what verify.py finds.
 const DRIVER: &str = r#"
@@ -59,16 +59,10 @@ async fn pack(dir: &Path, leaves: usize) -> std::path::PathBuf {
     dest
 }
 
-fn files(dir: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if path.is_dir() {
-            files(&path, found);
-        } else if !["verify.py", "verify_part.py"].contains(&name.as_str()) && name != "README.txt" {
-            found.push(path.to_str().unwrap().to_owned());
-        }
-    }
+/// All files of a pack that say something: its scripts are for who has none, and its README for who knows nothing.
+fn evidence_in(pack: &Path) -> Vec<String> {
+    let names = files(pack).into_iter().map(|path| path.to_str().unwrap().to_owned());
+    names.filter(|name| !name.ends_with(".py") && !name.ends_with("README.txt")).collect()
 }
 
 #[tokio::test]
@@ -77,8 +71,7 @@ async fn both_verifiers_find_the_same_in_every_damaged_byte() {
     let dir = tempfile::tempdir().unwrap();
     let pack = pack(dir.path(), 5).await;
     let step = 5;
-    let mut list = Vec::new();
-    files(&pack, &mut list);
+    let list = evidence_in(&pack);
     let input = dir.path().join("files");
     fs::write(&input, list.join("\n")).unwrap();
     let output = python
@@ -159,8 +152,7 @@ async fn both_verifiers_refuse_every_damaged_byte_of_a_part() {
             Ok(pack) => serde_json::json!(["ok", pack.extracted.leaves]),
             Err(_) => serde_json::json!(["no"]),
         };
-        let mut list = Vec::new();
-        files(&pack, &mut list);
+        let list = evidence_in(&pack);
         for path in &list {
             input.push_str(&format!("{path}\t{}\n", pack.display()));
             let whole = fs::read(path).unwrap();

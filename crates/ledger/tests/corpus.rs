@@ -75,11 +75,31 @@ fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
     assert!(cases.len() > 600, "{}", cases.len());
 }
 
-/// The part that `scripts/mutate-verifier.py` runs against verifiers that leave something out.
+// The part that `scripts/mutate-verifier.py` runs against verifiers that leave something out.
+
 #[test]
-fn our_own_verdict_is_the_one_that_each_log_must_have() {
+fn our_own_verdict_of_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_logs());
+}
+
+#[test]
+fn our_own_verdict_of_rotated_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_rotated_logs());
+}
+
+#[test]
+fn our_own_verdict_of_anchored_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_anchored_logs());
+}
+
+#[test]
+fn our_own_verdict_of_stamped_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_stamped_logs());
+}
+
+fn our_own_verdict(cases: Vec<corpus::Case>) {
     let root = tempfile::tempdir().unwrap();
-    for case in corpus::cases() {
+    for case in cases {
         let dir = root.path().join(&case.name);
         corpus::write(&case.files, &dir);
         let found = ours(&dir, case.key.as_deref(), case.against.as_deref());
@@ -205,4 +225,47 @@ fn the_report_says_what_only_a_kept_checkpoint_can_show() {
         .unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["notes"]["older"], &json["notes"]["now"]), (&json!(kept), &json!(now)));
+}
+
+/// verify.py knows the log itself. What it cannot judge without the scripts beside it, it refuses, and says what is missing.
+#[test]
+fn a_script_without_those_beside_it_verifies_nothing_that_it_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts");
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let cases = corpus::cases();
+    let pack = |name: &str| {
+        let path = dir.path().join(name);
+        corpus::write(&cases.iter().find(|case| case.name == name).unwrap().files, &path);
+        path
+    };
+    let (plain, rotated, anchored) = (pack("good-4"), pack("keys-as-they-must-be"), pack("plane-as-it-must-be"));
+    let (part, both) = (pack("good-3"), pack("plane-keys-as-they-must-be"));
+    fs::write(part.join("pack.json"), "{}").unwrap();
+    let run = |with: &[&str], pack: &Path| {
+        let own = tempfile::tempdir().unwrap();
+        for script in with {
+            fs::copy(scripts.join(script), own.path().join(script)).unwrap();
+        }
+        let output = Command::new(&python).arg(own.path().join("verify.py")).arg(pack).output().unwrap();
+        assert_eq!(fs::read_dir(own.path()).unwrap().count(), with.len(), "nothing is left beside the scripts");
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    assert_eq!(run(&["verify.py"], &plain).0, 0);
+    let whole = ["verify.py", "verify_keys.py", "verify_plane.py"];
+    for (with, pack, missing) in [
+        (&whole[..1], &rotated, "verify_keys.py"),
+        (&whole[..1], &anchored, "verify_plane.py"),
+        (&["verify.py", "verify_plane.py"][..], &both, "verify_keys.py"),
+        (&whole[..], &part, "verify_part.py"),
+    ] {
+        let (code, said) = run(with, pack);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(missing) && said.contains("nothing was verified") && !said.contains("OK"), "{said}");
+    }
+    for pack in [&rotated, &anchored, &both] {
+        let (code, said) = run(&whole, pack);
+        assert!(code == 0 && said.starts_with("OK"), "{said}");
+    }
 }

@@ -175,6 +175,11 @@ fn edited(leaves: &[Vec<u8>], at: usize, from: &str, to: &str) -> Vec<Vec<u8>> {
 
 /// Every case but the flips of single bytes, which a test makes from [`small`].
 pub fn cases() -> Vec<Case> {
+    [of_logs(), of_rotated_logs(), of_anchored_logs(), of_stamped_logs()].into_iter().flatten().collect()
+}
+
+/// Those about the log itself.
+pub fn of_logs() -> Vec<Case> {
     let mut all = Vec::new();
     good(&mut all);
     files_damaged(&mut all);
@@ -182,8 +187,26 @@ pub fn cases() -> Vec<Case> {
     notes(&mut all);
     kept(&mut all);
     readers::cases(&mut all);
+    all
+}
+
+/// Those about keys that were replaced.
+pub fn of_rotated_logs() -> Vec<Case> {
+    let mut all = Vec::new();
     rotated::cases(&mut all);
+    all
+}
+
+/// Those about the place in the plane log.
+pub fn of_anchored_logs() -> Vec<Case> {
+    let mut all = Vec::new();
     anchored::cases(&mut all);
+    all
+}
+
+/// Those about time stamps.
+pub fn of_stamped_logs() -> Vec<Case> {
+    let mut all = Vec::new();
     stamped::cases(&mut all);
     all
 }
