@@ -334,7 +334,7 @@ def main(arguments):
     for file in filter(None, files):
         if (tree / file).is_file():
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / file, copy / file)
+            shutil.copyfile(tree / file, copy / file)  # as new: what an interrupted run built from a mutant is not taken for it
     cargo = ["cargo", "test", "--locked", "--quiet", "-p", "cogward-ledger"]
     corpus, archives = [*cargo, "--test", "corpus", "--", "our_own_verdict"], [*cargo, "--test", "archives", "--", "our_own_verdict", "a_pipe_in"]
     # The logs that a file is about; it is not looked at by the others.

@@ -221,6 +221,12 @@ pub fn small_stamped() -> BTreeMap<String, Vec<u8>> {
     stamped::small()
 }
 
+/// A small log with keys of one kind, its leaves, and its first and its present key.
+pub fn rotated_of_one_kind() -> (BTreeMap<String, Vec<u8>>, Vec<Vec<u8>>, [SigningKey; 2]) {
+    let (files, leaves) = rotated::small();
+    (files, leaves, [key(31), key(32)])
+}
+
 /// A log with keys of both kinds, of which one was replaced.
 pub fn small_both() -> BTreeMap<String, Vec<u8>> {
     rotated::small_both()
