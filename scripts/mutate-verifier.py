@@ -362,9 +362,10 @@ def main(arguments):
         print(f"the verifier as it is fails:\n{output[-3000:]}")
         return 2
     alive = 0
-    for n, (file, old, new) in enumerate(MUTANTS):
-        if arguments and not any(part in name(n, (file, old, new)) for part in arguments):
-            continue
+    chosen = list(enumerate(MUTANTS))
+    if arguments:  # in the order in which they are asked for
+        chosen = list(dict.fromkeys(one for part in arguments for one in chosen if part in name(*one)))
+    for n, (file, old, new) in chosen:
         path = copy / LEDGER / file
         whole = path.read_text()
         if whole.count(old) != 1:

@@ -220,6 +220,11 @@ pub fn small() -> BTreeMap<String, Vec<u8>> {
     Maker::rotated().objects()
 }
 
+/// A manifest of the small archive with any line, signed by the key of its first segments.
+pub fn sign_line(number: usize, line: &str) -> Vec<u8> {
+    signed_line(&Maker::rotated().key_of(PLANE, 61), number, line)
+}
+
 /// The manifest with a number.
 pub fn manifest_of(objects: &BTreeMap<String, Vec<u8>>, number: u64) -> String {
     let starts = format!("manifests/{number:016x}-");
