@@ -286,6 +286,12 @@ fn readers(all: &mut Vec<Case>) {
         ("a-tenants-of-another-history", maker.key(0, &format!("{PLANE}/acme")).checkpoint(6, &[7; 32]), false),
         ("a-tenants-longer", maker.key(0, &format!("{PLANE}/acme")).checkpoint(7, &[7; 32]), false),
         ("of-a-log-that-is-not-there", maker.key(0, &format!("{PLANE}/gamma")).checkpoint(1, &[7; 32]), false),
+        // That says nothing, of whatever log.
+        (
+            "of-nothing-of-a-log-that-is-not-there",
+            maker.key(0, &format!("{PLANE}/gamma")).checkpoint(0, &[7; 32]),
+            true,
+        ),
         ("of-another-plane", maker.key_of("cogward.dev/ledger/evil", 61).checkpoint(1, &[7; 32]), false),
         ("of-a-plane-with-a-longer-name", maker.key_of(&format!("{PLANE}s"), 61).checkpoint(1, &[7; 32]), false),
         ("the-newest-manifest", text(2), true),
@@ -314,7 +320,8 @@ fn readers(all: &mut Vec<Case>) {
 fn objects_damaged(all: &mut Vec<Case>) {
     let whole = Maker::new().objects();
     let [manifests, segments] = [manifest_of, segment_of].map(|of: fn(&_, _) -> _| [0, 1, 2].map(|n| of(&whole, n)));
-    let mut add = |name: &str, what, leaf, change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+    type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, Vec<u8>>);
+    let mut add = |name: &str, what, leaf, change: Change<'_>| {
         let mut objects = whole.clone();
         change(&mut objects);
         all.push(case(name, objects, what, leaf));
@@ -383,6 +390,31 @@ fn objects_damaged(all: &mut Vec<Case>) {
     add("leaf-flipped", "bytes", Some(3), &|objects| objects.get_mut(&segments[1]).unwrap()[tool] ^= 1);
     let sealed = at(0, b"sealed");
     add("sealed-flipped", "bytes", Some(2), &|objects| objects.get_mut(&segments[0]).unwrap()[sealed] ^= 1);
+    // A checksum is nobody's secret: only the digest in the manifest is.
+    let fitted = |number: usize, change: &dyn Fn(&mut Frames)| {
+        let mut frames = Maker::new().segments[number].clone();
+        change(&mut frames);
+        segment(number as u64, &frames, if number == 1 { 0 } else { 40 })
+    };
+    let sealed_anew = fitted(0, &|frames| frames[2].1 = named("acme", b"healed"));
+    add("sealed-changed-with-its-checksum", "bytes", None, &|objects| {
+        objects.insert(segments[0].clone(), sealed_anew.clone());
+    });
+    let told_anew = fitted(2, &|frames| {
+        let last = frames.len() - 1;
+        let text = String::from_utf8(frames[last].1[5..].to_vec()).unwrap();
+        frames[last].1 = named("acme", text.replacen("permit", "fermit", 1).as_bytes());
+    });
+    add("last-leaf-changed-with-its-checksum", "bytes", None, &|objects| {
+        objects.insert(segments[2].clone(), told_anew.clone());
+    });
+    let key = Maker::new().key(2, PLANE);
+    add("two-manifests-that-both-follow", "manifest", None, &|objects| {
+        let text = String::from_utf8(objects[&manifests[2]].clone()).unwrap();
+        let line = &text[text.find("\n{").unwrap() + 1..];
+        let other = signed_line(&key, 2, &line.replacen("{\"form\"", "{ \"form\"", 1));
+        objects.insert(Name::Manifest { number: 2, digest: sha256(&other) }.to_string(), other);
+    });
     let later = at(1, b"of a later plane");
     add("later-kind-flipped", "bytes", None, &|objects| objects.get_mut(&segments[1]).unwrap()[later] ^= 1);
     let last = whole[&segments[0]].len() - 1;
@@ -405,6 +437,7 @@ fn manifests_changed(all: &mut Vec<Case>) {
         all.push(case(name, objects, what, leaf));
     };
     add("number-wrong", 1, "manifest", None, &|m| m.number = 2);
+    add("number-and-segment-wrong", 1, "manifest", None, &|m| (m.number, m.segment.index) = (2, 2));
     add("previous-wrong", 1, "manifest", None, &|m| m.previous = Some(Hex([7; 32])));
     add("previous-left-out", 1, "manifest", None, &|m| m.previous = None);
     add("previous-of-the-first", 0, "manifest", None, &|m| m.previous = Some(Hex([7; 32])));
@@ -445,6 +478,10 @@ fn manifests_changed(all: &mut Vec<Case>) {
         m.logs[1].keys = maker.key_of(&acme, 72).verifying().lines();
     });
     add("key-of-the-plane-another", 0, "key", None, &|m| m.logs[0].keys = maker.key_of(PLANE, 62).verifying().lines());
+    // One kind more beside the plane's: nobody has asked for it.
+    add("key-of-the-plane-and-another-kind", 0, "ok", Some(LEAVES), &|m| {
+        m.logs[0].keys = maker.key_of(PLANE, 61).with_ml_dsa(&[7; 32]).unwrap().verifying().lines();
+    });
     add("checkpoint-missing", 0, "signature", None, &|m| m.logs[1].checkpoint.clear());
     add("checkpoint-by-a-stranger", 0, "signature", None, &|m| {
         m.logs[1].checkpoint = maker.key_of(&acme, 72).checkpoint(4, &at(4));

@@ -222,6 +222,7 @@ pub fn small_stamped() -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A small log with keys of one kind, its leaves, and its first and its present key.
+#[allow(clippy::type_complexity, reason = "it is read once")]
 pub fn rotated_of_one_kind() -> (BTreeMap<String, Vec<u8>>, Vec<Vec<u8>>, [SigningKey; 2]) {
     let (files, leaves) = rotated::small();
     (files, leaves, [key(31), key(32)])
