@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/corpus.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
+#[expect(dead_code, reason = "the other tests use the rest")]
 mod corpus;
 
 use std::{collections::BTreeMap, path::Path, process::Command};
@@ -31,6 +31,8 @@ for case in json.load(open(sys.argv[2])):
 "#;
 
 type Files = BTreeMap<String, Vec<u8>>;
+/// Its name, its files, the key that the reader brings along, the verdict with its leaf or their number.
+type Part = (&'static str, Files, Option<String>, &'static str, Option<u64>);
 
 /// All leaves of a log as a sample, signed by this key. What else is in the pack has to be named.
 fn sample(whole: &Files, leaves: &[Vec<u8>], key: &SigningKey, named: &[&str]) -> Files {
@@ -84,7 +86,7 @@ fn both_verifiers_give_the_verdict_that_each_part_must_have() {
         leaves[0] = text.replacen("\"v\":1", "\"v\": 1", 1).into_bytes();
         (corpus::signed(&leaves, &present), leaves)
     };
-    let cases: Vec<(&str, Files, Option<String>, &str, Option<u64>)> = vec![
+    let cases: Vec<Part> = vec![
         ("as-it-must-be", good.clone(), None, "ok", size),
         ("known-first", good.clone(), key(&first), "ok", size),
         ("known-present", good.clone(), key(&present), "ok", size),

@@ -36,6 +36,9 @@ use cogward_model::{
 /// The log that all cases are of.
 pub const ORIGIN: &str = "cogward.dev/ledger/corpus/acme";
 
+/// The files of a pack.
+pub type Pack = BTreeMap<String, Vec<u8>>;
+
 /// One log and what every verifier must say of it.
 pub struct Case {
     pub name: String,
@@ -222,8 +225,7 @@ pub fn small_stamped() -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A small log with keys of one kind, its leaves, and its first and its present key.
-#[allow(clippy::type_complexity, reason = "it is read once")]
-pub fn rotated_of_one_kind() -> (BTreeMap<String, Vec<u8>>, Vec<Vec<u8>>, [SigningKey; 2]) {
+pub fn rotated_of_one_kind() -> (Pack, Vec<Vec<u8>>, [SigningKey; 2]) {
     let (files, leaves) = rotated::small();
     (files, leaves, [key(31), key(32)])
 }
