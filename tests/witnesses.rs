@@ -226,6 +226,19 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
     let said = format!("{split:?}");
     let root = honest_note.lines().nth(2).context("a root")?;
     ensure!(said.contains(root) && said.contains("split"), "{said}");
+    // It does not end with that answer: the state is an alarm, also of the next process, and leads to both notes.
+    for _ in 0..2 {
+        let status = plane.cli(["evidence", "status"])?;
+        let told = [status.stdout.as_str(), status.stderr.as_str()].concat();
+        ensure!(status.code() == 1 && told.contains("ALARM: split view"), "{told}");
+        let kept = plane.data_dir().join("evidence/plane/split-view");
+        let file = fs::read_dir(&kept)?.next().context("the notes")??.path();
+        ensure!(told.contains(&file.display().to_string()), "{told}");
+        let both = fs::read_to_string(&file)?;
+        ensure!(both.contains(root) && both.contains("--- this plane") && both.contains("--- the other"), "{both}");
+        plane.stop()?;
+        plane.up()?;
+    }
     Ok(())
 }
 

@@ -521,6 +521,9 @@ impl Fields for EvidenceLeaf {
             if let Some(redaction) = self.erased.get(*name) {
                 return Some(format!("erased ({redaction})"));
             }
+            if self.lost.contains(*name) {
+                return Some("lost (its key is gone)".to_owned());
+            }
             let value = self.disclosed.get(*name).or_else(|| self.body.get(*name))?;
             match value {
                 serde_json::Value::String(text) => Some(text.clone()),

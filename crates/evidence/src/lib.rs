@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+mod alarms;
 mod anchoring;
 pub mod archive;
 mod checkpoint;
@@ -38,17 +39,19 @@ mod replay;
 mod resealed;
 mod retention;
 mod search;
+mod seen;
 mod sequencer;
 mod snapshot;
 mod stamped;
 mod tenant_log;
 pub mod vault;
+mod vault_check;
 mod witness_book;
 mod witnessed;
 
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
-pub use index::IndexError;
+pub use index::{IndexError, terms::REFUSED};
 pub use judged::{Judged, JudgedFilter};
 pub use key_change::{KeyChange, KeyChangeError, KeyRequest, KeyState, OVERLAP_DAYS_MAX};
 pub use keys::KeyringError;
@@ -63,6 +66,7 @@ pub use record::{Evidence, Health, LeafRef, RecordError};
 pub use redact::{EraseError, ErasedValue, Erasure, ErasurePlan, executed};
 pub use replay::Replayed;
 pub use search::{Page, Query, SearchError, User};
+pub use seen::{Seen, SeenLogs};
 pub use stamped::{StampError, TimestampAsk, TimestampedCheckpoint};
 pub use witness_book::{Added, WitnessBook, WitnessError};
 pub use witnessed::{CosignError, Cosigned, WitnessStatus};

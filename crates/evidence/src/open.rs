@@ -22,6 +22,7 @@ use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    alarms::Alarms,
     archive, checkpoint, durable, frames, index, key_change,
     keys::{Keyring, KeyringError},
     log_keys::LogKeys,
@@ -31,9 +32,11 @@ use crate::{
     queue::{Item, Queue},
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
+    seen::{self, NewestSigned, SeenLogs},
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
+    vault_check::SealedWith,
     witnessed::Witnesses,
 };
 
@@ -54,6 +57,8 @@ pub struct EvidenceOptions {
     pub strict: bool,
     /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
     pub snapshot_bytes: u64,
+    /// How far the logs were on the disk, as it is known from elsewhere: a ledger that does not reach it is not opened.
+    pub seen: SeenLogs,
 }
 
 impl EvidenceOptions {
@@ -68,6 +73,7 @@ impl EvidenceOptions {
             wal: cogward_wal::Options::default(),
             strict: false,
             snapshot_bytes: 64 * 1024 * 1024,
+            seen: SeenLogs::default(),
         }
     }
 }
@@ -132,6 +138,30 @@ pub enum OpenError {
         /// What was signed.
         signed: u64,
     },
+    /// A log ends before what the state of the plane saw of it on the disk.
+    #[error(
+        "rollback detected: {log} has {leaves} leaves, and `state.db` has seen {seen} of them on the disk; `evidence` is older \
+         than the state, or its end was cut. Restore `evidence` and `state.db` from one backup, both"
+    )]
+    Lost {
+        /// Which log.
+        log: LogName,
+        /// What is there.
+        leaves: u64,
+        /// What was there.
+        seen: u64,
+    },
+    /// A log has another content than the one that the state of the plane saw.
+    #[error(
+        "rollback detected: {log} is not the one whose {size} leaves `state.db` has seen. Restore `evidence` and `state.db` \
+         from one backup, both"
+    )]
+    Replaced {
+        /// Which log.
+        log: LogName,
+        /// Where it was compared.
+        size: u64,
+    },
     /// A leaf does not fit to the one before it.
     #[error("the ledger is damaged in {at}: {what}")]
     Damaged {
@@ -160,20 +190,23 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
+        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes, seen } =
             options;
+        let seen = Arc::new(seen);
         durable::directory(&dir)?;
         archive::begins_whole(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
-            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?)?;
-        // Everything that was signed is before the tail: what is cut was never acknowledged.
+            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring, Arc::clone(&seen))?)?;
+        let missing = recovery.without_checkpoint();
+        // Everything that was signed, or that the state has seen, is before the tail.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
         snapshots.read_at_start(recovery.bytes);
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
         let (index, asks) = index::Handle::new(&dir);
+        let alarms = Alarms::open(&dir)?;
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -193,6 +226,9 @@ impl Evidence {
             witnesses: Witnesses::default(),
             timestamps: Default::default(),
             key_changes: Default::default(),
+            alarms,
+            seen: Arc::clone(&seen),
+            newest: recovery.signed.newest(),
         });
         let tenants: Vec<_> = recovery.logs.keys().cloned().collect();
         key_change::compare(&shared, &recovery.key_statements, &tenants)?;
@@ -204,8 +240,10 @@ impl Evidence {
             }
         }
         if let Some(torn) = torn {
-            note_recovery(&shared, torn);
+            note_recovery(&shared, torn, missing.is_empty());
         }
+        seen::note_missing_checkpoints(&shared, &missing, &seen);
+        recovery.sealed_with.check(&shared);
         if let Some((until, roots)) = passed_over {
             snapshot::scrub(&shared, until, roots);
         }
@@ -275,8 +313,16 @@ fn recover(
     read(None, Recovery { signed: signed.clone(), ..Recovery::default() })
 }
 
-fn note_recovery(shared: &Shared, torn: Torn) {
-    tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; nothing of it was acknowledged");
+fn note_recovery(shared: &Shared, torn: Torn, is_proven: bool) {
+    if is_proven {
+        tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; it is above every signed checkpoint");
+    } else {
+        tracing::warn!(
+            at = %torn.at,
+            bytes = torn.bytes,
+            "a torn tail was cut; a file with a last checkpoint is missing, so it cannot be said whether any of it was signed"
+        );
+    }
     let event = Event::new(EventType::LedgerRecovered, TenantName::default_tenant(), Attribution::plane())
         .public("segment", torn.at.segment)
         .public("offset", torn.at.offset)
@@ -294,14 +340,16 @@ pub(crate) struct SignedStates {
     plane: Option<Signed>,
     /// The commitments under which the plane log holds the tenants' last checkpoints.
     sought: HashMap<String, TenantName>,
+    /// What is known from elsewhere.
+    seen: Arc<SeenLogs>,
 }
 
 impl SignedStates {
-    fn read(dir: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
+    fn read(dir: &Path, keyring: &Keyring, seen: Arc<SeenLogs>) -> Result<Self, OpenError> {
         let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
         let plane =
             note.map(|note| Signed::open(note, &keyring.plane().log, OpenError::PlaneCheckpoint)).transpose()?;
-        let mut states = Self { plane, ..Self::default() };
+        let mut states = Self { plane, seen, ..Self::default() };
         let tenants = dir.join("tenants");
         durable::directory(&tenants)?;
         for entry in fs::read_dir(&tenants)? {
@@ -326,6 +374,18 @@ impl SignedStates {
 
     pub(crate) fn plane(&self) -> Option<&Signed> {
         self.plane.as_ref()
+    }
+
+    /// What was signed last, as it goes on from here.
+    fn newest(&self) -> NewestSigned {
+        let newest = NewestSigned::default();
+        for (tenant, signed) in &self.tenants {
+            newest.told(&LogName::Tenant(tenant.clone()), signed.size, signed.root);
+        }
+        if let Some(signed) = &self.plane {
+            newest.told(&LogName::Plane, signed.size, signed.root);
+        }
+        newest
     }
 
     /// Whose checkpoint a leaf of the plane log holds, where it is the last that was signed.
@@ -383,6 +443,8 @@ pub(crate) struct Recovery {
     progress: Progress,
     /// The digest of the schema that was named last.
     schema: Option<String>,
+    /// What values were sealed with.
+    sealed_with: SealedWith,
     /// What the leaves say of keys.
     key_statements: key_change::Found,
     /// Where the frames of the next leaf begin.
@@ -403,6 +465,22 @@ impl Recovery {
         Self { signed, last_time, schema, progress, ..Self::default() }
     }
 
+    /// What only compares roots: the log before a snapshot.
+    pub(crate) fn of_roots(seen: &SeenLogs) -> Self {
+        let signed = SignedStates { seen: Arc::new(seen.roots()), ..SignedStates::default() };
+        Self { signed, ..Self::default() }
+    }
+
+    /// The logs with leaves whose last checkpoint is not there.
+    fn without_checkpoint(&self) -> Vec<LogName> {
+        let tenants = self.logs.iter().filter(|(name, log)| log.tree.size() > 0 && self.signed.tenant(name).is_none());
+        let plane = self.plane.tree.size() > 0 && self.signed.plane().is_none();
+        let mut missing: Vec<_> = tenants.map(|(name, _)| LogName::Tenant(name.clone())).collect();
+        missing.extend(plane.then_some(LogName::Plane));
+        missing.sort();
+        missing
+    }
+
     /// What every log is now, so far as it was read.
     pub(crate) fn edges(&self) -> HashMap<LogName, (u64, Hash)> {
         let tenants = self.logs.iter().map(|(tenant, log)| (LogName::Tenant(tenant.clone()), &log.tree));
@@ -421,6 +499,9 @@ impl Recovery {
             return;
         }
         let leaf_at = *self.leaf_at.get_or_insert(frame.position);
+        if frame.kind == frames::SEALED {
+            self.sealed_with.sealed(frame.payload);
+        }
         if self.wrong.is_some() || frame.kind != frames::LEAF {
             return;
         }
@@ -461,6 +542,9 @@ impl Recovery {
         {
             self.key_statements.entry(log).or_default().push((statement, leaf.chain.seq));
         }
+        if let Some(seen) = self.signed.seen.tenant(&tenant) {
+            seen.holds(|| LogName::Tenant(tenant.clone()), log.tree.size(), || log.tree.root())?;
+        }
         if let Some(signed) = self.signed.tenant(&tenant)
             && signed.size == log.tree.size()
         {
@@ -491,7 +575,11 @@ impl Recovery {
             return Err(error);
         }
         let (leaves, signed) = (self.plane.tree.size(), self.signed.plane().map_or(0, |signed| signed.size));
-        if leaves < signed { Err(OpenError::PlaneRollback { leaves, signed }) } else { Ok(()) }
+        if leaves < signed {
+            return Err(OpenError::PlaneRollback { leaves, signed });
+        }
+        let leaves_of = |tenant: &TenantName| self.logs.get(tenant).map_or(0, |log| log.tree.size());
+        self.signed.seen.reached(leaves_of, leaves)
     }
 
     fn plane_leaf(&mut self, frame: &Frame<'_>) -> Result<(), OpenError> {
@@ -507,6 +595,9 @@ impl Recovery {
         }
         self.plane.tree.push(leaf_hash(bytes));
         let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
+        if let Some(seen) = self.signed.seen.plane() {
+            seen.holds(|| LogName::Plane, size, || root)?;
+        }
         if let Some(signed) = self.signed.plane()
             && signed.size == size
         {
