@@ -188,11 +188,13 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
 
     // From here on there are two histories: what the witness sees, and what somebody else is shown.
     plane.stop()?;
+    // What was signed at the stop is common to both.
+    let common = fs::read_to_string(plane.data_dir().join("evidence/plane/checkpoint"))?;
+    let base: u64 = common.lines().nth(1).context("a size")?.parse()?;
     let fork = at("fork");
     ensure!(Command::new("cp").arg("-a").arg(plane.data_dir()).arg(&fork).status()?.success());
     plane.up()?;
     news(&plane, "honest")?;
-    let base: u64 = size.parse()?;
     let honest = status_until(&plane, |s| s["size"].as_u64() > Some(base))?["size"].as_u64().context("size")?;
     let request = plane.ok(["evidence", "checkpoint", "export", "--old", &size])?;
     let seen = plane.cli_with_input(sign, &request)?;
