@@ -29,7 +29,7 @@ try() {
   return 1
 }
 
-for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
+for tool in cargo python3 node npm curl openssl jq basenc flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
 for tool in mke2fs debugfs; do

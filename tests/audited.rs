@@ -244,7 +244,7 @@ fn a_misspelt_filter_or_an_inverted_window_has_no_answer_but_a_refusal() -> Resu
     let plane = Plane::start(EXE)?;
     let pack = plane.scratch().join("pack").to_string_lossy().into_owned();
     for (args, wanted) in [
-        (vec!["search", "--type", "nonsense.type"], "docs/events.md"),
+        (vec!["search", "--type", "nonsense.type"], "docs/evidence/events.md"),
         (vec!["search", "--type", "tool.call.decide"], "did you mean `tool.call.decided`?"),
         (vec!["search", "--decision", "deny"], "`block` is the decision"),
         (vec!["search", "--decision", "blok"], "did you mean `block`?"),

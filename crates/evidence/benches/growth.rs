@@ -100,7 +100,12 @@ fn start(options: EvidenceOptions) -> f64 {
 }
 
 fn bytes(path: &Path) -> u64 {
-    fs::read_dir(path).map_or(0, |entries| entries.flatten().map(|e| e.metadata().map_or(0, |m| m.len())).sum())
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes(&entry.path()),
+        found => found.map_or(0, |found| found.len()),
+    };
+    entries.map(of).sum()
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@
 mod alarms;
 mod anchoring;
 pub mod archive;
+mod carried;
 mod checkpoint;
 mod data_keys;
 mod durable;
@@ -49,6 +50,7 @@ mod vault_check;
 mod witness_book;
 mod witnessed;
 
+pub use carried::{Carried, Committed, Mark, SealedName};
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
 pub use index::{IndexError, terms::REFUSED};

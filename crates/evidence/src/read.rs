@@ -20,6 +20,7 @@ use cogward_wal::{Position, Wal};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
+    carried::{Committed, Mark, SealedName},
     frames,
     keys::{KeyringError, TenantKeys},
     record::Evidence,
@@ -195,6 +196,8 @@ pub struct Lasting {
     pub added: Kept<BTreeMap<String, i64>>,
     /// The labels of the data that it read.
     pub labels: Vec<String>,
+    /// The user's name as it is sealed in the record.
+    pub name: Option<SealedName>,
 }
 
 /// A value that the ledger only commits to.
@@ -356,13 +359,25 @@ impl Evidence {
         Ok(found)
     }
 
-    /// Shows every decision and every outcome, in order. For the start, before anything is admitted.
+    /// Shows every decision and every outcome, in order, behind a leaf or from the first one, as far as the log was
+    /// committed at a moment. Gives the leaf behind which all is shown; none in an empty log.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn replay_decisions(&self, visit: &mut dyn FnMut(&DecidedOrCompleted)) -> Result<(), ReadError> {
+    pub fn replay_decisions(
+        &self,
+        after: Option<&Mark>,
+        upto: Committed,
+        visit: &mut dyn FnMut(&DecidedOrCompleted),
+    ) -> Result<Option<Mark>, ReadError> {
         let shared = &self.shared;
-        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, sealed| {
+        let (mut last, mut first) = (None, after);
+        let from = after.map(Mark::at).unwrap_or_default();
+        walk(&shared.dir, (from, upto.0), |at, _, leaf, sealed| {
+            if let Some(known) = first.take() {
+                return if known.is_behind(at, leaf) { Ok(true) } else { Err(ReadError::Damaged(at)) };
+            }
+            last = Some(at);
             let parsed = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?;
             let kind = parsed.body.kind;
             if !kind.ends_with(".decided") && !kind.ends_with(".completed") {
@@ -396,7 +411,14 @@ impl Evidence {
                 visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs, outcome });
             }
             Ok::<_, ReadError>(true)
-        })
+        })?;
+        let Some(last) = last else { return Ok(after.cloned()) };
+        let mut mark = None;
+        walk(&shared.dir, (last, upto.0), |at, _, leaf, _| {
+            mark = Some(Mark::behind(at, leaf));
+            Ok::<_, ReadError>(false)
+        })?;
+        Ok(mark)
     }
 
     /// Which of these events are in the log.
@@ -500,6 +522,7 @@ fn lasting(
 ) -> Lasting {
     let whole: serde_json::Value = serde_json::from_slice(leaf).unwrap_or_default();
     let body = whole.get("body").cloned().unwrap_or_default();
+    let name = SealedName::among(known.id, sealed);
     let mut opened = disclosed(keys, &known.tenant, parsed.body.id, &body, sealed).unwrap_or_default();
     let mut kept = |there: bool, field: &str| match (there, opened.remove(field)) {
         (false, _) => Kept::Nothing,
@@ -517,7 +540,7 @@ fn lasting(
         Kept::Lost => Kept::Lost,
     };
     let agent = known.act.as_deref().and_then(|act| act.strip_prefix("agent:")?.split_once('@')?.0.parse().ok());
-    Lasting { agent, subject, added, labels: known.labels_read.clone() }
+    Lasting { agent, subject, added, labels: known.labels_read.clone(), name }
 }
 
 /// Amounts by their names; one beyond what a number of the ledger holds is a text.

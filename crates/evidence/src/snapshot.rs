@@ -63,6 +63,11 @@ fn key(dir: &Path, entropy: &dyn Entropy) -> io::Result<hmac::Key> {
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
 }
 
+/// A key for something else that only this plane reads again.
+pub(crate) fn derived_key(dir: &Path, entropy: &dyn Entropy, purpose: &[u8]) -> io::Result<hmac::Tag> {
+    Ok(hmac::sign(&key(dir, entropy)?, purpose))
+}
+
 /// What is kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -365,6 +365,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(upkeep::sweep_approvals(app.clone()));
     tokio::spawn(upkeep::retire_keys(app.clone()));
     tokio::spawn(seen::watch(app.clone()));
+    tokio::spawn(upkeep::carry_decisions(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }

@@ -34,7 +34,7 @@ pub struct EvidenceSearch {
     /// About this tool server
     #[arg(long, value_name = "SERVER")]
     pub tool_server: Option<String>,
-    /// Of this type: tool.call.decided; docs/events.md lists them
+    /// Of this type: tool.call.decided; docs/evidence/events.md lists them
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// With this decision or verdict: permit, block, escalate

@@ -26,7 +26,7 @@ pub(super) fn event_type(kind: Option<&str>) -> Result<(), Failure> {
         return Ok(());
     }
     let known: Vec<&'static str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-    Err(unknown("type of event", kind, &known, "docs/events.md lists them all"))
+    Err(unknown("type of event", kind, &known, "docs/evidence/events.md lists them all"))
 }
 
 /// Refuses a decision that no leaf has.
@@ -101,8 +101,11 @@ mod tests {
     fn a_word_that_nothing_has_is_refused_with_the_nearest() {
         assert!(event_type(Some("tool.call.decided")).is_ok() && event_type(None).is_ok());
         let said = step(event_type(Some("tool.call.decide")));
-        assert!(said.contains("did you mean `tool.call.decided`?") && said.contains("docs/events.md"), "{said}");
-        assert!(step(event_type(Some("nonsense.of.mine"))).contains("docs/events.md"));
+        assert!(
+            said.contains("did you mean `tool.call.decided`?") && said.contains("docs/evidence/events.md"),
+            "{said}"
+        );
+        assert!(step(event_type(Some("nonsense.of.mine"))).contains("docs/evidence/events.md"));
         for word in DECISIONS {
             assert!(decision(Some(word)).is_ok());
         }

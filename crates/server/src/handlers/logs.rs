@@ -146,9 +146,9 @@ pub(crate) async fn add_cosignatures(
         tracing::error!(%error, "the notes of two histories are not kept");
     }
     let cosigned = cosigned.map_err(|error| match error {
-        CosignError::Note(_) | CosignError::Unknown(_) | CosignError::Size { .. } => {
-            Failure::invalid(error.to_string())
-        }
+        CosignError::Unknown(_) => Failure::invalid(error.to_string())
+            .next_step("name the witness's key to the plane: `cogward serve --witness-policy FILE`, docs/evidence.md"),
+        CosignError::Note(_) | CosignError::Size { .. } => Failure::invalid(error.to_string()),
         CosignError::SplitView { .. } => Failure::new(ProblemCode::SplitView, error.to_string()),
         CosignError::Tiles(_) | CosignError::Io(_) | CosignError::Read(_) => {
             Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
