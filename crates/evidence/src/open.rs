@@ -14,10 +14,7 @@ use cogward_ledger::{
     note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
     plane::PlaneLeaf,
 };
-use cogward_model::{
-    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
-    event::{Attribution, Event, EventType},
-};
+use cogward_model::{Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp, event::EventType};
 use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
@@ -29,7 +26,7 @@ use crate::{
     plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
     publish::{self, Publish, Published},
-    queue::{Item, Queue},
+    queue::Queue,
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     seen::{self, NewestSigned, SeenLogs},
@@ -240,7 +237,7 @@ impl Evidence {
             }
         }
         if let Some(torn) = torn {
-            note_recovery(&shared, torn, missing.is_empty());
+            seen::note_recovery(&shared, torn, missing.is_empty());
         }
         seen::note_missing_checkpoints(&shared, &missing, &seen);
         recovery.sealed_with.check(&shared);
@@ -311,26 +308,6 @@ fn recover(
         }
     }
     read(None, Recovery { signed: signed.clone(), ..Recovery::default() })
-}
-
-fn note_recovery(shared: &Shared, torn: Torn, is_proven: bool) {
-    if is_proven {
-        tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; it is above every signed checkpoint");
-    } else {
-        tracing::warn!(
-            at = %torn.at,
-            bytes = torn.bytes,
-            "a torn tail was cut; a file with a last checkpoint is missing, so it cannot be said whether any of it was signed"
-        );
-    }
-    let event = Event::new(EventType::LedgerRecovered, TenantName::default_tenant(), Attribution::plane())
-        .public("segment", torn.at.segment)
-        .public("offset", torn.at.offset)
-        .public("cut_bytes", torn.bytes);
-    match shared.prepare(&event, shared.mint()) {
-        Ok(append) => drop(shared.queue.push(Item::Append(Box::new(append)))),
-        Err(error) => tracing::error!(%error, "the recovery could not be recorded"),
-    }
 }
 
 /// What was signed of every log, as it lies on the disk.

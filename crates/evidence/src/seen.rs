@@ -13,6 +13,7 @@ use cogward_model::{
     TenantName,
     event::{Attribution, Event, EventType},
 };
+use cogward_wal::Torn;
 
 use crate::{
     OpenError, checkpoint,
@@ -136,6 +137,27 @@ impl Evidence {
             }
         }
         Ok(())
+    }
+}
+
+/// Says that a torn tail was cut. Where a file with a last checkpoint is missing, nothing proves that none of it was signed.
+pub(crate) fn note_recovery(shared: &Shared, torn: Torn, is_proven: bool) {
+    if is_proven {
+        tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; it is above every signed checkpoint");
+    } else {
+        tracing::warn!(
+            at = %torn.at,
+            bytes = torn.bytes,
+            "a torn tail was cut; a file with a last checkpoint is missing, so it cannot be said whether any of it was signed"
+        );
+    }
+    let event = Event::new(EventType::LedgerRecovered, TenantName::default_tenant(), Attribution::plane())
+        .public("segment", torn.at.segment)
+        .public("offset", torn.at.offset)
+        .public("cut_bytes", torn.bytes);
+    match shared.prepare(&event, shared.mint()) {
+        Ok(append) => drop(shared.queue.push(Item::Append(Box::new(append)))),
+        Err(error) => tracing::error!(%error, "the recovery could not be recorded"),
     }
 }
 
