@@ -259,8 +259,10 @@ fi
 
 if [ "$purpose" = tests ]; then
   # Containers that a doctor is put into, and units that systemd reads.
-  # strace makes system calls fail in the tests of the ledger.
-  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux strace:strace; do
+  # strace makes system calls fail in the tests of the ledger; SoftHSM2 is the token in the tests of keys in tokens, and
+  # opensc looks at it from outside.
+  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux strace:strace \
+    softhsm2-util:softhsm2 pkcs11-tool:opensc; do
     tool=${pair%%:*} package=${pair##*:}
     if command -v "$tool" > /dev/null; then
       say "$tool: there"

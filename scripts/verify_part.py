@@ -9,32 +9,19 @@ import base64, json, os, re, sys
 
 sys.dont_write_bytecode = True  # nothing is written into a pack
 from verify import (
-    MLDSA44PublicKey, READ, Finding, b64, check_leaf, head, included, is_time, key_id, parse_key, read, refuse, sha,
+    MLDSA44PublicKey, READ, Beyond, Finding, b64, check_leaf, head, is_time, key_id, parse_key, parse_note, read, refuse, sha,
     signed_by, text_of, url64,
 )
+from verify_plane import included, opened
 
 
 def signed_text(note, origin, keys, what):
-    """The text of a note that the key has signed."""
-    at = note.rfind("\n\n")
-    text, signatures = note[:max(at, 0)], note[at + 2:]
-    if at < 0 or not signatures.endswith("\n") or signatures.count("\n") > 64 or len(note.encode()) > 65536:
-        raise Finding(what, "not a signed note")
-    holds = False
-    for line in signatures[:-1].split("\n"):
-        match = re.fullmatch("\u2014 ([^ ]*) (.*)", line)
-        if not match:
-            raise Finding(what, "a line is not a signature")
-        data = b64(match[2], what, "a signature is not base64")
-        if len(data) < 4:
-            raise Finding(what, "a signature is too short")
-        if match[1] == origin and data[:4] == key_id(origin, keys[1]):
-            if not signed_by(origin, 1, keys[1], data[4:], (text + "\n").encode(), 0, b""):
-                raise Finding(what, "the signature does not belong to this text and this key")
-            holds = True
-    if not holds:
-        raise Finding(what, f"there is no signature of the key of {origin}")
-    return text + "\n"
+    """The text of a note that the Ed25519 key has signed: the form has no other signature of texts."""
+    text, signatures = parse_note(note, what)
+    mine = [data for name, short, data in signatures if (name, short) == (origin, key_id(origin, keys[1]))]
+    if not mine or not all(signed_by(origin, 1, keys[1], data, text.encode(), 0, b"") for data in mine):
+        raise Finding(what, f"there is no signature of the key of {origin}, or one that does not hold")
+    return text
 
 
 KINDS = ("agent", "run", "tool", "tool_server", "approval", "type", "subject")
@@ -260,12 +247,8 @@ def verify_part(root, pinned):
                 raise Finding("manifest", f"the text of the policy {line['digest']} is another one")
     disclosures = 0
     for line in lines_of(root, "disclosures.jsonl", {"leaf": int, "disclosure": str}) if "disclosures.jsonl" in files else ():
-        try:
-            field = json.loads(base64.urlsafe_b64decode(line["disclosure"] + "=" * (-len(line["disclosure"]) % 4)))[1]
-            opens = hidden.get(line["leaf"], {}).get(field) == url64(sha(line["disclosure"].encode()))
-        except (ValueError, TypeError, LookupError):
-            opens = False
-        if not opens:
+        said_of = opened(line["disclosure"])
+        if not said_of or hidden.get(line["leaf"], {}).get(said_of[1]) != url64(sha(line["disclosure"].encode())):
             raise Finding("disclosure", "it opens nothing in this leaf", line["leaf"])
         disclosures += 1
     if len(indexes) != said["leaves"]:
@@ -301,6 +284,9 @@ def main(arguments):
         return 2
     try:
         pack = verify_part(dirs[0], key)
+    except Beyond as why:
+        print(f"verify_part.py: {why}", file=sys.stderr)
+        return 2
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "

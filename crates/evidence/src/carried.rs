@@ -142,7 +142,11 @@ impl Evidence {
     /// Whether the leaf of a mark is where it says.
     fn has(&self, mark: &Mark) -> bool {
         let (end, mut there) = (self.shared.progress.end(), false);
-        let read = walk(&self.shared.dir, (mark.at(), end), |at, _, leaf, _| {
+        if mark.segment < self.shared.segments.first() {
+            // It is not worth asking the archive: what is kept of released segments is enough.
+            return false;
+        }
+        let read = walk(&self.shared.segments, (mark.at(), end), |at, _, leaf, _| {
             there = mark.is_behind(at, leaf);
             Ok::<_, ReadError>(false)
         });

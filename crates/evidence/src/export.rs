@@ -32,6 +32,11 @@ use crate::{
 };
 
 pub(crate) const VERIFIER: &str = include_str!("../../../scripts/verify.py");
+/// What it asks for beside itself: keys that were replaced, the place in the plane log and time stamps.
+pub(crate) const BESIDE_VERIFIER: [(&str, &str); 2] = [
+    ("verify_keys.py", include_str!("../../../scripts/verify_keys.py")),
+    ("verify_plane.py", include_str!("../../../scripts/verify_plane.py")),
+];
 /// In every leaf about keys.
 const KEY_EVENTS: &[u8] = b"ledger.key.";
 const README: &str = include_str!("export/README.txt");
@@ -147,7 +152,7 @@ impl Evidence {
         let mut files = Files { dir: dest };
         let (mut tiles, mut bundles, mut found) = (HashTiles::default(), EntryBundles::default(), 0);
         let (origin, mut statements) = (self.origin(&LogName::Tenant(tenant.clone()))?, Vec::new());
-        walk(&self.shared.dir, (Position::default(), signed.end), |_, of, leaf, _| {
+        walk(&self.shared.segments, (Position::default(), signed.end), |_, of, leaf, _| {
             if of == tenant.as_str() && found < signed.size {
                 tiles.push(leaf_hash(leaf), &mut files)?;
                 // Few leaves are about keys, and most are not worth reading for it.
@@ -186,6 +191,9 @@ impl Evidence {
             }
         }
         files.write("verify.py", 0o755, VERIFIER.as_bytes())?;
+        for (name, script) in BESIDE_VERIFIER {
+            files.write(name, 0o644, script.as_bytes())?;
+        }
         files.write("README.txt", 0o644, README.as_bytes())?;
         files.write(CHECKPOINT_FILE, 0o644, signed.note.as_bytes())?;
         File::open(&files.dir)?.sync_all()?;

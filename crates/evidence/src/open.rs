@@ -2,9 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use cogward_ledger::{
@@ -23,6 +27,7 @@ use crate::{
     archive, checkpoint, durable, frames, index, key_change,
     keys::{Keyring, KeyringError},
     log_keys::LogKeys,
+    open_error::OpenError,
     plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
     publish::{self, Publish, Published},
@@ -30,9 +35,11 @@ use crate::{
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
     seen::{self, NewestSigned, SeenLogs},
+    segments::Segments,
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
+    token::TokenOptions,
     vault_check::SealedWith,
     witnessed::Witnesses,
 };
@@ -56,6 +63,10 @@ pub struct EvidenceOptions {
     pub snapshot_bytes: u64,
     /// How far the logs were on the disk, as it is known from elsewhere: a ledger that does not reach it is not opened.
     pub seen: SeenLogs,
+    /// Tokens that keys of logs are in; without them they are in files.
+    pub tokens: TokenOptions,
+    /// Where segments are read that were released.
+    pub archive: Option<Arc<dyn archive::Place>>,
 }
 
 impl EvidenceOptions {
@@ -71,114 +82,10 @@ impl EvidenceOptions {
             strict: false,
             snapshot_bytes: 64 * 1024 * 1024,
             seen: SeenLogs::default(),
+            tokens: TokenOptions::default(),
+            archive: None,
         }
     }
-}
-
-/// Why the ledger is not opened. The plane must not start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A file could not be read or made.
-    #[error("the ledger's files could not be read or made")]
-    Io(#[from] io::Error),
-    /// The keys are not usable.
-    #[error(transparent)]
-    Keys(#[from] KeyringError),
-    /// The log's files are damaged or held by another process.
-    #[error(transparent)]
-    Wal(#[from] cogward_wal::OpenError),
-    /// The torn tail could not be cut.
-    #[error(transparent)]
-    Cut(#[from] cogward_wal::WalError),
-    /// The log ends before a checkpoint that was signed.
-    #[error("rollback detected: the log of tenant {tenant} has {leaves} leaves, its signed checkpoint covers {signed}")]
-    Rollback {
-        /// Whose log.
-        tenant: TenantName,
-        /// What is there.
-        leaves: u64,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The log has another content than the one that was signed.
-    #[error("rollback detected: the log of tenant {tenant} is not the one whose {signed} leaves were signed")]
-    Rewritten {
-        /// Whose log.
-        tenant: TenantName,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The file with the last checkpoint is not one of the tenant's key.
-    #[error("the last checkpoint of tenant {tenant} cannot be believed: {source}")]
-    Checkpoint {
-        /// Whose.
-        tenant: TenantName,
-        /// Why.
-        source: NoteError,
-    },
-    /// The plane log ends before its signed checkpoint, or is another one.
-    #[error("rollback detected: the plane log of {leaves} leaves is not the one whose {signed} leaves were signed")]
-    PlaneRollback {
-        /// What is there.
-        leaves: u64,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The file with the plane log's last checkpoint is not one of its key.
-    #[error("the last checkpoint of the plane log cannot be believed: {0}")]
-    PlaneCheckpoint(NoteError),
-    /// The plane log holds another checkpoint of a tenant than the one on the disk.
-    #[error("the checkpoint of tenant {tenant} over {signed} leaves is not the one in the plane log")]
-    OtherCheckpoint {
-        /// Whose log.
-        tenant: TenantName,
-        /// What was signed.
-        signed: u64,
-    },
-    /// A log ends before what the state of the plane saw of it on the disk.
-    #[error(
-        "rollback detected: {log} has {leaves} leaves, and `state.db` has seen {seen} of them on the disk; `evidence` is older \
-         than the state, or its end was cut. Restore `evidence` and `state.db` from one backup, both"
-    )]
-    Lost {
-        /// Which log.
-        log: LogName,
-        /// What is there.
-        leaves: u64,
-        /// What was there.
-        seen: u64,
-    },
-    /// A log has another content than the one that the state of the plane saw.
-    #[error(
-        "rollback detected: {log} is not the one whose {size} leaves `state.db` has seen. Restore `evidence` and `state.db` \
-         from one backup, both"
-    )]
-    Replaced {
-        /// Which log.
-        log: LogName,
-        /// Where it was compared.
-        size: u64,
-    },
-    /// A leaf does not fit to the one before it.
-    #[error("the ledger is damaged in {at}: {what}")]
-    Damaged {
-        /// Where.
-        at: Position,
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// The log does not begin at its beginning.
-    #[error(
-        "the write-ahead log begins with segment {first}: segments 0 to {} are not there. If they were archived, \
-         `cogward evidence archive restore` brings them back; move them into `evidence/wal`", first.saturating_sub(1)
-    )]
-    FirstGone {
-        /// The first segment that is there.
-        first: u64,
-    },
-    /// The threads could not be started.
-    #[error("the ledger's threads could not be started")]
-    Threads(#[source] io::Error),
 }
 
 impl Evidence {
@@ -187,15 +94,25 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes, seen } =
-            options;
+        let EvidenceOptions {
+            dir,
+            clock,
+            entropy,
+            low_water_bytes,
+            wal: wal_options,
+            strict,
+            snapshot_bytes,
+            tokens,
+            archive,
+            seen,
+        } = options;
         let seen = Arc::new(seen);
         durable::directory(&dir)?;
-        archive::begins_whole(&dir)?;
-        let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
-        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
+        let keyring = Keyring::open(&dir, Arc::clone(&entropy), &tokens)?;
+        let segments = Segments::open(&dir, &keyring.plane().log, archive)?;
+        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes, &segments)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
-            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring, Arc::clone(&seen))?)?;
+            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring, Arc::clone(&seen))?, &segments)?;
         let missing = recovery.without_checkpoint();
         // Everything that was signed, or that the state has seen, is before the tail.
         wal.cut_torn_tail()?;
@@ -218,10 +135,12 @@ impl Evidence {
             schema: Mutex::new(recovery.schema),
             sealing: Default::default(),
             index,
+            segments,
             anchors: recovery.anchors,
             published: Published::default(),
             witnesses: Witnesses::default(),
             timestamps: Default::default(),
+            unsigned: Default::default(),
             key_changes: Default::default(),
             alarms,
             seen: Arc::clone(&seen),
@@ -241,8 +160,9 @@ impl Evidence {
         }
         seen::note_missing_checkpoints(&shared, &missing, &seen);
         recovery.sealed_with.check(&shared);
-        if let Some((until, roots)) = passed_over {
-            snapshot::scrub(&shared, until, roots);
+        match passed_over {
+            Some((until, roots)) => snapshot::scrub(&shared, until, roots),
+            None => shared.segments.passed.scrubbed.store(true, Ordering::Release),
         }
         let (checkpoints, jobs) = mpsc::channel();
         let sequencer = Sequencer {
@@ -293,16 +213,27 @@ fn recover(
     options: cogward_wal::Options,
     snapshots: &Snapshots,
     signed: &SignedStates,
+    segments: &Arc<Segments>,
 ) -> Result<Recovered, OpenError> {
     let read = |start: Option<Start>, mut recovery: Recovery| {
+        if start.is_none() {
+            // What was released comes back from the archive, once, and one segment at a time.
+            let mut early = segments.reader(Position::default(), segments.first_at());
+            while let Some(frame) = early.next_frame().map_err(OpenError::Early)? {
+                recovery.frame(frame);
+            }
+        }
         let wal = Wal::open_from(&dir.join("wal"), options, start, &mut |frame| recovery.frame(frame))?;
         recovery.check()?;
         Ok(Recovered { torn: wal.torn(), wal, recovery, passed_over: None })
     };
-    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed) {
-        let passed_over = Some((start.at, recovery.edges()));
+    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed, segments) {
+        let (passed_over, ends) = (Some((start.at, recovery.edges())), start.at.segment);
         match read(Some(start), recovery) {
-            Ok(recovered) => return Ok(Recovered { passed_over, ..recovered }),
+            Ok(recovered) => {
+                segments.passed.snapshot.store(ends, Ordering::Release);
+                return Ok(Recovered { passed_over, ..recovered });
+            }
             Err(OpenError::Wal(cogward_wal::OpenError::Held)) => return Err(cogward_wal::OpenError::Held.into()),
             Err(error) => tracing::warn!(%error, "the log does not follow from its snapshot: all of it is read"),
         }

@@ -29,7 +29,7 @@ use cogward_model::{RunId, TenantName, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    export::VERIFIER,
+    export::{BESIDE_VERIFIER, VERIFIER},
     index::{self, Found, IndexError, SealError},
     keys::TenantKeys,
     plane::LogName,
@@ -391,10 +391,15 @@ impl Draft {
             self.manifest.files.insert(POLICIES_FILE.to_owned(), lines.finish(dir, POLICIES_FILE)?);
         }
         let keys = self.evidence.shared.keyring.tenant(&self.tenant)?;
+        for (name, script) in BESIDE_VERIFIER {
+            write(dir, name, 0o644, script.as_bytes())?;
+            // Verifiers of before know no such files, and take them when they are named.
+            self.manifest.files.insert(name.to_owned(), file_digest(script.as_bytes())?);
+        }
         let manifest = serde_json::to_vec(&self.manifest).map_err(io::Error::from)?;
         write(dir, MANIFEST_FILE, 0o644, &manifest)?;
-        let note = keys.log.key().note(&signed_text(&self.manifest.origin, &manifest));
-        let note = note.ok_or_else(|| io::Error::other("the manifest cannot be signed"))?;
+        let note = keys.log.key().signed_note(&signed_text(&self.manifest.origin, &manifest));
+        let note = note.map_err(io::Error::other)?;
         write(dir, "verify.py", 0o755, VERIFIER.as_bytes())?;
         write(dir, "verify_part.py", 0o755, PART_VERIFIER.as_bytes())?;
         write(dir, "README.txt", 0o644, README.as_bytes())?;

@@ -6,8 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io,
-    path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
@@ -16,14 +15,16 @@ use cogward_model::{
     action::Amounts,
     id::{EventId, RedactionId},
 };
-use cogward_wal::{Position, Wal};
+use cogward_wal::Position;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
     carried::{Committed, Mark, SealedName},
     frames,
+    kept::walk_needed,
     keys::{KeyringError, TenantKeys},
     record::Evidence,
+    segments::Segments,
     vault::{self, Sealed},
 };
 
@@ -274,20 +275,38 @@ impl From<BudgetAmounts> for Amounts {
 
 /// Walks the leaves between two places: where it is, the tenant, the leaf, and the disclosures sealed for it.
 pub(crate) fn walk<E: From<ReadError>>(
-    dir: &Path,
-    (from, to): (Position, Position),
+    segments: &Arc<Segments>,
+    span: (Position, Position),
     mut visit: impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
 ) -> Result<(), E> {
-    let mut reader = Wal::reader(&dir.join("wal"), from, to);
-    let mut sealed: Vec<Vec<u8>> = Vec::new();
+    walk_on(segments, span, &mut Vec::new(), &mut visit).map(drop)
+}
+
+/// Why a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// It came to its end.
+    All,
+    /// Whoever was shown the leaves has seen enough.
+    Enough,
+}
+
+/// The same behind `sealed`, which was found before the first leaf and is what comes behind the last one in the end.
+pub(crate) fn walk_on<E: From<ReadError>>(
+    segments: &Arc<Segments>,
+    (from, to): (Position, Position),
+    sealed: &mut Vec<Vec<u8>>,
+    visit: &mut impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
+) -> Result<Walked, E> {
+    let mut reader = segments.reader(from, to);
     while let Some(frame) = reader.next_frame().map_err(|error| E::from(error.into()))? {
         let damaged = || E::from(ReadError::Damaged(frame.position));
         let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
         match frame.kind {
             frames::SEALED => sealed.push(rest.to_vec()),
             frames::LEAF => {
-                if !visit(frame.position, tenant, rest, &mut sealed)? {
-                    return Ok(());
+                if !visit(frame.position, tenant, rest, sealed)? {
+                    return Ok(Walked::Enough);
                 }
                 sealed.clear();
             }
@@ -295,7 +314,7 @@ pub(crate) fn walk<E: From<ReadError>>(
             _ => {}
         }
     }
-    Ok(())
+    Ok(Walked::All)
 }
 
 pub(crate) async fn on_a_thread<T: Send + 'static, E: From<ReadError> + Send + 'static>(
@@ -345,7 +364,7 @@ impl Evidence {
         let shared = &self.shared;
         let (keys, run) = (shared.keyring.tenant(tenant)?, run.to_string());
         let (mut found, mut bytes) = (Vec::new(), 0);
-        walk(&shared.dir, span, |at, of, leaf, sealed| {
+        walk(&shared.segments, span, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
                 return Ok(true);
             }
@@ -372,8 +391,8 @@ impl Evidence {
     ) -> Result<Option<Mark>, ReadError> {
         let shared = &self.shared;
         let (mut last, mut first) = (None, after);
-        let from = after.map(Mark::at).unwrap_or_default();
-        walk(&shared.dir, (from, upto.0), |at, _, leaf, sealed| {
+        let span = (after.map(Mark::at), upto.0);
+        walk_needed(&shared.dir, &shared.segments, span, |at, _, leaf, sealed| {
             if let Some(known) = first.take() {
                 return if known.is_behind(at, leaf) { Ok(true) } else { Err(ReadError::Damaged(at)) };
             }
@@ -413,8 +432,12 @@ impl Evidence {
             Ok::<_, ReadError>(true)
         })?;
         let Some(last) = last else { return Ok(after.cloned()) };
+        if last.segment < shared.segments.first() {
+            // What is kept of a released segment is no place in the log.
+            return Ok(None);
+        }
         let mut mark = None;
-        walk(&shared.dir, (last, upto.0), |at, _, leaf, _| {
+        walk(&shared.segments, (last, upto.0), |at, _, leaf, _| {
             mark = Some(Mark::behind(at, leaf));
             Ok::<_, ReadError>(false)
         })?;
@@ -425,13 +448,30 @@ impl Evidence {
     pub(crate) fn find(&self, mut wanted: HashSet<String>) -> Result<HashSet<String>, ReadError> {
         let mut found = HashSet::new();
         let shared = &self.shared;
-        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, _| {
-            let id = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.id;
-            found.extend(wanted.take(id));
-            Ok::<_, ReadError>(!wanted.is_empty())
-        })?;
+        let mut look = |span, wanted: &mut HashSet<String>| {
+            walk(&shared.segments, span, |at, _, leaf, _| {
+                let id = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.id;
+                found.extend(wanted.take(id));
+                Ok::<_, ReadError>(!wanted.is_empty())
+            })
+        };
+        let here = shared.segments.first_at();
+        look((here, shared.progress.end()), &mut wanted)?;
+        // Nothing is released while events wait to be published, so what is waiting now was made after the released
+        // segments ended. Only in an older copy of the state there are events that are in one of them.
+        let gone = shared.segments.gone_until().map_or(0, |until| until.unix_millis());
+        wanted.retain(|id| id.parse::<EventId>().is_ok_and(|id| made_at(&id) <= gone));
+        if !wanted.is_empty() {
+            look((Position::default(), here), &mut wanted)?;
+        }
         Ok(found)
     }
+}
+
+/// The milliseconds that an identifier begins with.
+fn made_at(id: &EventId) -> u64 {
+    let [a, b, c, d, e, f, ..] = id.to_bytes();
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 pub(crate) fn view(

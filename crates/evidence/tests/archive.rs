@@ -35,7 +35,15 @@ use cogward_model::{
     id::RedactionId,
     redaction::ErasureScope,
 };
-use support::{event, new_run, open, tenant, verified};
+use support::{event, files, new_run, open, tenant, verified};
+
+/// A copy whose objects can be damaged.
+fn copy(from: &Path, to: &Path) {
+    support::copy(from, to);
+    for path in files(to) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
 
 /// Leaves of two tenants over some segments, published.
 async fn filled(dir: &Path, rounds: usize) -> (Evidence, RunId) {
@@ -77,20 +85,6 @@ fn key(evidence: &Evidence) -> VerifyingKey {
 
 fn check(dir: &Path, key: &VerifyingKey, against: Option<&str>) -> Result<Verified, Finding> {
     verify(&Directory::new(dir), &Options { key: Some(key), against })
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest);
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-            fs::set_permissions(&dest, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-    }
 }
 
 fn objects(dir: &Path) -> Vec<String> {

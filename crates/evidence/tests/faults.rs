@@ -13,7 +13,7 @@ use std::{
 };
 
 use cogward_evidence::{Evidence, Health, OpenError, RecordError};
-use support::{event, new_run, open, options, tenant, verified};
+use support::{copy, event, new_run, open, options, tenant, verified};
 
 const CHILD_DIR: &str = "COGWARD_TEST_CHILD_DIR";
 
@@ -111,19 +111,6 @@ async fn some_leaves(dir: &Path, count: usize) {
     let evidence = open(dir);
     for _ in 0..count {
         evidence.record(event("acme", None)).await.unwrap();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest)
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-        }
     }
 }
 

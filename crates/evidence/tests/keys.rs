@@ -8,7 +8,6 @@ mod support;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,7 +28,7 @@ use cogward_model::{
     event::{Attribution, Event, EventType},
     id::{EventId, OperatorId},
 };
-use support::{SetClock, event, options, tenant};
+use support::{SetClock, copy, event, files, options, python, tenant};
 
 const DAY: u64 = 86_400_000_000;
 const START: u64 = 1_790_000_000_000_000;
@@ -137,26 +136,6 @@ async fn revoke(evidence: &Evidence, generation: u64, size: Option<u64>) -> Resu
     changed(evidence, &acme(), change, EventType::LedgerKeyRevoked).await
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest);
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-        }
-    }
-}
-
-fn python() -> Command {
-    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
-    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
-    Command::new(python)
-}
-
 /// The verdict of both verifiers, which have to agree to the last field.
 fn verdict(pack: &Path, key: Option<&VerifyingKey>, against: Option<&str>) -> Result<Verified, Finding> {
     let ours = verify(pack, &Options { key, against, ..Options::default() });
@@ -220,7 +199,7 @@ async fn who_knows_any_key_of_a_log_verifies_it_by_the_present_one() {
     plane.later(30);
     plane.evidence().retire_keys().await.unwrap();
     assert!(!plane.file("acme.sign").exists() && !plane.file("acme.mldsa").exists());
-    let left = walk(&plane.dir);
+    let left = files(&plane.dir);
     assert!(left.iter().all(|file| !contains(&fs::read(file).unwrap(), &secret)));
     plane.leaves(2).await;
     let after = plane.pack(&dir.path().join("after")).await;
@@ -245,15 +224,6 @@ async fn who_knows_any_key_of_a_log_verifies_it_by_the_present_one() {
     }
     let stranger = SigningKey::from_seed(first.origin(), &[9; 32]).unwrap();
     assert_eq!(failed(&third, Some(stranger.verifying()), None), What::Signature);
-}
-
-fn walk(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
-    }
-    found
 }
 
 fn contains(all: &[u8], part: &[u8]) -> bool {

@@ -17,32 +17,12 @@ use cogward_ledger::{
     plane::PlaneLeaf,
     verify::{KEY_FILE, Verified, verify_dir},
 };
-use support::{event, open, options, tenant, verified};
+use support::{copy, event, files, open, options, tenant, verified};
 
 const CHILD_DIR: &str = "COGWARD_TEST_PLANE_DIR";
 
 fn log(name: &str) -> LogName {
     LogName::Tenant(tenant(name))
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest);
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-        }
-    }
-}
-
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files(&path, found) } else { found.push(path) }
-    }
 }
 
 async fn leaves(evidence: &Evidence, name: &str, count: usize) {
@@ -74,8 +54,7 @@ async fn a_pack_shows_its_checkpoint_in_the_plane_log_and_nothing_of_another_ten
     evidence.export(&tenant("acme"), &pack).await.unwrap();
     let leaf = PlaneLeaf::from_bytes(&fs::read(pack.join("plane/leaf.json")).unwrap()).unwrap();
     assert_eq!((leaf.size, leaf.seq), (4, 6));
-    let mut found = Vec::new();
-    files(&pack, &mut found);
+    let found = files(&pack);
     let rival = evidence.published(&log("secret-rival")).unwrap();
     let root = rival.note.lines().nth(2).unwrap();
     for file in found {
@@ -189,8 +168,7 @@ async fn published_tiles_are_those_of_a_pack_and_are_written_anew_when_they_are_
     let evidence = open(dir.path());
     evidence.until_published(&log("acme"), 601).await;
     assert_eq!(served(dir.path(), "acme", &keys).leaves, 601);
-    let mut found = Vec::new();
-    files(&whole, &mut found);
+    let found = files(&whole);
     for file in &found {
         let name = file.strip_prefix(&whole).unwrap();
         assert_eq!(fs::read(file).unwrap(), fs::read(before.path().join(name)).unwrap(), "{}", name.display());

@@ -7,7 +7,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -22,7 +22,7 @@ use cogward_model::{
     redaction::{ErasureScope, HoldScope},
 };
 use cogward_wal::Wal;
-use support::{SetClock, new_run, open, options, tenant, verified};
+use support::{SetClock, files, new_run, open, options, tenant, verified};
 
 const DAY: u64 = 86_400_000_000;
 
@@ -69,18 +69,6 @@ async fn erase(evidence: &Evidence, scope: &ErasureScope) -> (RedactionId, Erasu
 
 async fn leaves(evidence: &Evidence, run: RunId) -> Vec<LeafView> {
     evidence.run_leaves(&tenant("acme"), run, 0, 1_000).await.unwrap()
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut paths) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(path) = paths.pop() {
-        if path.is_dir() {
-            paths.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
-            found.push(path);
-        }
-    }
-    found
 }
 
 fn opens(key: &[u8], nonce: &[u8], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {

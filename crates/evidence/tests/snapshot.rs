@@ -13,7 +13,7 @@ use std::{
 
 use cogward_evidence::{Evidence, EvidenceOptions, Health, LogName, OpenError, Seen, SeenLogs};
 use cogward_model::{RunId, event::EventType};
-use support::{event, new_run, options, tenant, verified};
+use support::{copy, event, new_run, options, tenant, verified};
 
 /// A snapshot after every batch of a few leaves.
 fn often(dir: &Path) -> EvidenceOptions {
@@ -38,19 +38,6 @@ async fn some(dir: &Path, runs: &[RunId; 3], rounds: usize) -> Evidence {
         }
     }
     evidence
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest);
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-        }
-    }
 }
 
 fn segment(dir: &Path, n: u64) -> PathBuf {

@@ -14,7 +14,7 @@ use std::{
 use cogward_evidence::{Evidence, LogName, StampError};
 use cogward_ledger::{timestamp::TimestampError, verify::verify_dir};
 use cogward_model::{Clock, SystemClock};
-use support::{SetClock, event, open, options, tenant};
+use support::{SetClock, event, open, options, python, tenant};
 
 /// The authority of the tests, in a directory of its own.
 struct Authority(PathBuf);
@@ -53,13 +53,6 @@ async fn grow(evidence: &Evidence, name: &str) -> u64 {
     evidence.checkpoint(&tenant(name)).await.unwrap();
     let plane = evidence.plane_checkpoint().await.unwrap();
     evidence.until_published(&LogName::Plane, plane.size).await.size
-}
-
-fn python() -> Command {
-    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
-    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
-    Command::new(python)
 }
 
 /// What is compared of two verdicts: what was found where, or how many leaves are stamped when by what.

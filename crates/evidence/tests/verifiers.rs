@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use cogward_ledger::verify::verify_dir;
-use support::{event, new_run, open, tenant};
+use support::{event, files, new_run, open, python, tenant};
 
 /// Damages the pack byte by byte and says, a line each, what verify.py finds.
 const DRIVER: &str = r#"
@@ -37,14 +37,6 @@ for line in sys.stdin:
     open(path, "wb").write(whole)
 "#;
 
-/// The Python that runs the second verifier. Without it half of the verdicts would be missing: that is a failure.
-fn python() -> Command {
-    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
-    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
-    Command::new(python)
-}
-
 fn scripts() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").to_str().unwrap().to_owned()
 }
@@ -67,16 +59,10 @@ async fn pack(dir: &Path, leaves: usize) -> std::path::PathBuf {
     dest
 }
 
-fn files(dir: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if path.is_dir() {
-            files(&path, found);
-        } else if !["verify.py", "verify_part.py"].contains(&name.as_str()) && name != "README.txt" {
-            found.push(path.to_str().unwrap().to_owned());
-        }
-    }
+/// All files of a pack that say something: its scripts are for who has none, and its README for who knows nothing.
+fn evidence_in(pack: &Path) -> Vec<String> {
+    let names = files(pack).into_iter().map(|path| path.to_str().unwrap().to_owned());
+    names.filter(|name| !name.ends_with(".py") && !name.ends_with("README.txt")).collect()
 }
 
 #[tokio::test]
@@ -85,8 +71,7 @@ async fn both_verifiers_find_the_same_in_every_damaged_byte() {
     let dir = tempfile::tempdir().unwrap();
     let pack = pack(dir.path(), 5).await;
     let step = 5;
-    let mut list = Vec::new();
-    files(&pack, &mut list);
+    let list = evidence_in(&pack);
     let input = dir.path().join("files");
     fs::write(&input, list.join("\n")).unwrap();
     let output = python
@@ -167,8 +152,7 @@ async fn both_verifiers_refuse_every_damaged_byte_of_a_part() {
             Ok(pack) => serde_json::json!(["ok", pack.extracted.leaves]),
             Err(_) => serde_json::json!(["no"]),
         };
-        let mut list = Vec::new();
-        files(&pack, &mut list);
+        let list = evidence_in(&pack);
         for path in &list {
             input.push_str(&format!("{path}\t{}\n", pack.display()));
             let whole = fs::read(path).unwrap();

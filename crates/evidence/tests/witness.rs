@@ -14,7 +14,7 @@ use cogward_ledger::{
     witness::{AddCheckpoint, Examined},
 };
 use cogward_model::{SystemClock, SystemEntropy};
-use support::{event, open, tenant};
+use support::{copy, event, open, tenant};
 
 fn plane_key(evidence: &Evidence) -> VerifyingKey {
     evidence.verifying_keys(&LogName::Plane).unwrap().trim_end().parse().unwrap()
@@ -22,19 +22,6 @@ fn plane_key(evidence: &Evidence) -> VerifyingKey {
 
 fn witness(dir: &Path, name: &str, log: &VerifyingKey) -> WitnessBook {
     WitnessBook::open(dir, Some(name), vec![log.clone()], Box::new(SystemClock), &SystemEntropy).unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let dest = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &dest);
-        } else {
-            let _bytes = fs::copy(&path, &dest).unwrap();
-        }
-    }
 }
 
 fn other_log() -> VerifyingKey {

@@ -1,6 +1,7 @@
 //! `cargo run -p cogward-ledger --example corpus DIR`: good and damaged logs, for a verifier of your own.
 //!
-//! Below `DIR` each log has a directory; `DIR/verdicts.jsonl` says of each what it is verified with and the verdict.
+//! Below `DIR` each log has a directory, and each archive one below `DIR/archives`; `DIR/verdicts.jsonl` says of each what
+//! it is verified with and the verdict.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "a program for tests")]
 
@@ -21,6 +22,16 @@ fn main() -> ExitCode {
         let (verdict, leaf) = case.verdict;
         let line = serde_json::json!({
             "log": case.name, "key": case.key, "against": case.against, "verdict": verdict, "leaf_or_leaves": leaf,
+        });
+        lines.push_str(&format!("{line}\n"));
+    }
+    for case in corpus::archives::cases() {
+        let name = format!("archives/{}", case.name);
+        fs::create_dir_all(dir.join(&name)).unwrap();
+        corpus::write(&case.objects, &dir.join(&name));
+        let (verdict, leaf) = case.verdict;
+        let line = serde_json::json!({
+            "archive": name, "key": case.key, "against": case.against, "verdict": verdict, "leaf_or_leaves": leaf,
         });
         lines.push_str(&format!("{line}\n"));
     }

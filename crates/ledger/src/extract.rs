@@ -194,7 +194,7 @@ impl Extract {
         if !is_canonical(bytes) {
             return Err((What::Form, "it is not canonical JSON"));
         }
-        let leaf = Parsed::from_bytes(bytes).map_err(|_| (What::Form, "not a leaf of version 1"))?;
+        let leaf = Parsed::from_canonical(bytes).map_err(|detail| (What::Form, detail))?;
         if leaf.body.v != 1 {
             return Err((What::Form, "not a leaf of version 1"));
         }

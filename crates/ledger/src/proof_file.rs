@@ -182,7 +182,7 @@ fn verify_tlog_proof(rest: &str, key: &VerifyingKey) -> Result<Proven, Finding> 
     if !verify_inclusion(&leaf_hash(&leaf), number, checkpoint.size, &path, &checkpoint.root) {
         return Err(bad(What::Bytes, "its proof does not lead from its bytes to the signed root"));
     }
-    let parsed = Parsed::from_bytes(&leaf).map_err(|error| bad(What::Form, &error.to_string()))?;
+    let parsed = Parsed::from_canonical(&leaf).map_err(|detail| bad(What::Form, detail))?;
     if parsed.chain.seq != number {
         return Err(bad(What::Seq, "it says that it is another leaf"));
     }

@@ -3,73 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/corpus.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
 mod corpus;
 #[path = "support/others.rs"]
 mod others;
+#[path = "support/verdicts.rs"]
+mod verdicts;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use cogward_ledger::verify::{Options, verify};
 use serde_json::{Value, json};
-
-/// Says, a line each, what verify.py finds in the logs that are named on its input.
-const DRIVER: &str = r#"
-import json, sys
-sys.path.insert(0, sys.argv[1])
-sys.dont_write_bytecode = True
-import verify
-def verdict(root, key, against):
-    try:
-        return ["ok", verify.verify(root, key, against)["leaves"]]
-    except verify.Finding as finding:
-        return [finding.what, finding.leaf]
-for line in sys.stdin:
-    case = json.loads(line)
-    if "path" not in case:
-        print(json.dumps(verdict(case["dir"], case["key"], case["against"])))
-        continue
-    whole = open(case["path"], "rb").read()
-    for at in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << (at % 8)
-        open(case["path"], "wb").write(damaged)
-        print(json.dumps(verdict(case["dir"], None, None)))
-    open(case["path"], "wb").write(whole)
-"#;
-
-/// What verify.py says of each line. Without a Python half of the verdicts would be missing: that is a failure.
-fn verify_py(lines: &[Value]) -> Vec<Value> {
-    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
-    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts");
-    let mut command = Command::new(python);
-    command.args(["-c", DRIVER, scripts.to_str().unwrap()]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn ours(dir: &Path, key: Option<&str>, against: Option<&str>) -> Value {
-    let key = key.map(|key| key.parse().unwrap());
-    // One thread: what the threads change is tested beside the verifier.
-    match verify(dir, &Options { key: key.as_ref(), against, threads: 1, ..Options::default() }) {
-        Ok(log) => json!(["ok", log.leaves]),
-        Err(finding) => json!([finding.what, finding.leaf]),
-    }
-}
+use verdicts::{ours, verify_py};
 
 /// What a leaf says is nothing that a tool for any log could know.
 const SEEN_BY_US_ONLY: [&str; 6] = ["form", "seq", "prev", "time", "tenant", "run_chain"];
@@ -100,6 +45,8 @@ fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
         // A full hash tile that is too long is `form` for us; for others it is no tile.
         let unseen = SEEN_BY_US_ONLY.contains(&case.verdict.0) && case.verdict.1.is_some();
         let holds = case.verdict.0 == "ok" || unseen && case.name != "damaged-and-contradicted";
+        // Of what they know nothing they are not told.
+        let (holds, key, against) = case.public.map_or((holds, key, against), |holds| (holds, None, None));
         if others::holds(&dir, key, against) != holds {
             wrong.push(format!("{}: must be {expected}, public tooling says {}", case.name, !holds));
         }
@@ -108,6 +55,7 @@ fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
     // Every word that a verdict can have is in the corpus.
     let all = [
         "against",
+        "anchor",
         "bytes",
         "form",
         "key",
@@ -121,20 +69,58 @@ fn all_verifiers_give_the_verdict_that_each_log_of_the_corpus_must_have() {
         "tenant",
         "tile",
         "time",
+        "timestamp",
     ];
     assert_eq!(words.into_iter().collect::<Vec<_>>(), all);
-    assert!(cases.len() > 190, "{}", cases.len());
+    assert!(cases.len() > 600, "{}", cases.len());
 }
 
-/// The part that `scripts/mutate-verifier.py` runs against verifiers that leave something out.
+// The part that `scripts/mutate-verifier.py` runs against verifiers that leave something out.
+
 #[test]
-fn our_own_verdict_is_the_one_that_each_log_must_have() {
+fn our_own_verdict_of_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_logs());
+}
+
+#[test]
+fn our_own_verdict_of_rotated_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_rotated_logs());
+}
+
+#[test]
+fn our_own_verdict_of_anchored_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_anchored_logs());
+}
+
+#[test]
+fn our_own_verdict_of_stamped_logs_is_the_one_that_each_must_have() {
+    our_own_verdict(corpus::of_stamped_logs());
+}
+
+fn our_own_verdict(cases: Vec<corpus::Case>) {
     let root = tempfile::tempdir().unwrap();
-    for case in corpus::cases() {
+    for case in cases {
         let dir = root.path().join(&case.name);
         corpus::write(&case.files, &dir);
         let found = ours(&dir, case.key.as_deref(), case.against.as_deref());
         assert_eq!(found, json!([case.verdict.0, case.verdict.1]), "{}", case.name);
+        // Which of the keys it was that the reader knew is in the report.
+        let known = match &*case.name {
+            "keys-known-first" | "keys-known-first-of-one-kind" => Some((2, Some(0), false)),
+            "keys-known-revoked-one" => Some((2, Some(1), true)),
+            "keys-as-they-must-be" | "keys-known-present" | "keys-known-present-of-one-kind" => Some((2, None, false)),
+            _ => None,
+        };
+        if let Some(known) = known {
+            let key = case.key.as_ref().map(|key| key.parse().unwrap());
+            let log = verify(&dir, &Options { key: key.as_ref(), ..Options::default() }).unwrap();
+            assert_eq!(
+                (log.generation, log.pinned_generation, log.pinned_revoked),
+                known,
+                "{} in the report",
+                case.name
+            );
+        }
         if case.name == "good-700" {
             let log = verify(&dir, &Options::default()).unwrap();
             assert_eq!((log.runs, log.closed_runs), (2, 1), "good-700 counts its runs");
@@ -175,15 +161,18 @@ fn all_verifiers_see_every_flipped_byte_of_a_small_log() {
     assert!(found.len() > 2_000, "{}", found.len());
 }
 
-/// The corpus is the same on every machine: a digest of it, so that others can name what they ran.
+/// The corpus is the same on every machine: a digest of it, so that others can name what they ran. A signature of
+/// ML-DSA-44 is another each time that it is made, so of the logs with such keys it is names, lengths and verdicts.
 #[test]
 fn the_corpus_is_always_the_same() {
     let digest = |cases: &[corpus::Case]| {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for case in cases {
+            let line = format!("{} {:?} {:?}\n", case.name, case.key, case.verdict);
+            context.update(line.as_bytes());
             for (path, bytes) in &case.files {
-                context.update(format!("{} {path} {}\n", case.name, bytes.len()).as_bytes());
-                context.update(bytes);
+                context.update(format!("{path} {}\n", bytes.len()).as_bytes());
+                context.update(if case.public.is_none() { bytes } else { &[] });
             }
         }
         context.finish()
@@ -236,4 +225,47 @@ fn the_report_says_what_only_a_kept_checkpoint_can_show() {
         .unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["notes"]["older"], &json["notes"]["now"]), (&json!(kept), &json!(now)));
+}
+
+/// verify.py knows the log itself. What it cannot judge without the scripts beside it, it refuses, and says what is missing.
+#[test]
+fn a_script_without_those_beside_it_verifies_nothing_that_it_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts");
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let cases = corpus::cases();
+    let pack = |name: &str| {
+        let path = dir.path().join(name);
+        corpus::write(&cases.iter().find(|case| case.name == name).unwrap().files, &path);
+        path
+    };
+    let (plain, rotated, anchored) = (pack("good-4"), pack("keys-as-they-must-be"), pack("plane-as-it-must-be"));
+    let (part, both) = (pack("good-3"), pack("plane-keys-as-they-must-be"));
+    fs::write(part.join("pack.json"), "{}").unwrap();
+    let run = |with: &[&str], pack: &Path| {
+        let own = tempfile::tempdir().unwrap();
+        for script in with {
+            fs::copy(scripts.join(script), own.path().join(script)).unwrap();
+        }
+        let output = Command::new(&python).arg(own.path().join("verify.py")).arg(pack).output().unwrap();
+        assert_eq!(fs::read_dir(own.path()).unwrap().count(), with.len(), "nothing is left beside the scripts");
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    assert_eq!(run(&["verify.py"], &plain).0, 0);
+    let whole = ["verify.py", "verify_keys.py", "verify_plane.py"];
+    for (with, pack, missing) in [
+        (&whole[..1], &rotated, "verify_keys.py"),
+        (&whole[..1], &anchored, "verify_plane.py"),
+        (&["verify.py", "verify_plane.py"][..], &both, "verify_keys.py"),
+        (&whole[..], &part, "verify_part.py"),
+    ] {
+        let (code, said) = run(with, pack);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(missing) && said.contains("nothing was verified") && !said.contains("OK"), "{said}");
+    }
+    for pack in [&rotated, &anchored, &both] {
+        let (code, said) = run(&whole, pack);
+        assert!(code == 0 && said.starts_with("OK"), "{said}");
+    }
 }

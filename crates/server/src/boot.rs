@@ -210,7 +210,12 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
     let seen = seen::read(&store).await?;
-    let held = EvidenceOptions { strict: cfg!(debug_assertions), seen, ..options.archive.evidence(dir) };
+    let held = EvidenceOptions {
+        strict: cfg!(debug_assertions),
+        seen,
+        tokens: options.tokens.clone(),
+        ..options.archive.evidence(dir)?
+    };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
     // A change of keys that a plane was killed in is carried on before anything is signed for anybody.
@@ -318,7 +323,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     journal.publish(JournalEvent::plane("plane.started"));
 
     let closing = CancellationToken::new();
-    let archived = archiving::start(&evidence, &journal, &clock, &options.archive, &closing)?;
+    let archived = archiving::start(&evidence, &store, &journal, &clock, &options.archive, &closing)?;
     let app = Arc::new(Plane {
         started: clock.now(),
         erasures: tokio::sync::Mutex::default(),

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -66,4 +68,39 @@ impl Clock for SetClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_unix_micros(self.0.load(Ordering::SeqCst))
     }
+}
+
+/// Copies a directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let dest = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &dest);
+        } else {
+            let _bytes = fs::copy(&path, &dest).unwrap();
+        }
+    }
+}
+
+/// All files below a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut paths) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The Python that runs the second verifier. Without it half of the verdicts would be missing: that is a failure.
+pub fn python() -> Command {
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
+    assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
+    Command::new(python)
 }

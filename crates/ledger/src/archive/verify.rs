@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     Hash,
     key_chain::KeyChain,
-    note::{Checkpoint, Note, VerifyingKey},
+    note::{Checkpoint, Note, NoteError, VerifyingKey},
     proof::verify_consistency,
     verify::What,
 };
@@ -154,7 +154,7 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
     let mut keys = ManifestKeys::default();
     let (mut walk, mut kept) = (None::<Walk>, Kept::Nothing);
     let (mut previous, mut met) = (None::<Hash>, false);
-    let (mut bytes, mut newest) = (0_u64, [0; 32]);
+    let (mut bytes, mut newest, mut signed) = (0_u64, [0; 32], KeptBy::default());
     for name in &inventory.manifests {
         let text = name.to_string();
         let content = manifest_bytes(objects, name)?;
@@ -179,7 +179,10 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         chained(name, &manifest, previous)?;
         segment(objects, &mut inventory.segments, &manifest, walk)?;
         for part in &manifest.logs {
-            covered(part, walk, chain, options.against).map_err(|problem| Finding::of(name, problem))?;
+            let key = covered(part, walk, chain).map_err(|problem| Finding::of(name, problem))?;
+            if let Some(note) = options.against {
+                signed.look(&kept, note, &key);
+            }
         }
         newest = name.digest();
         met |= matches!(kept, Kept::Manifest(digest) if digest == newest);
@@ -194,6 +197,7 @@ pub fn verify(objects: &dyn Objects, options: &Options<'_>) -> Result<Verified, 
         let detail = format!("the key that was given is none of those of `{}`", chain.present().origin());
         Finding::new("manifests", What::Signature, detail)
     })?;
+    signed.check(&kept, options.against, chain)?;
     against(&kept, met, &walk)?;
     inventory.unnamed.extend(inventory.segments.iter().map(ToString::to_string));
     Ok(Verified {
@@ -286,8 +290,34 @@ fn rule_of(error: &SegmentError) -> What {
     }
 }
 
-/// Whether the signed checkpoint in a manifest covers the log up to the end of the segment.
-fn covered(part: &LogPart, walk: &Walk, chain: &KeyChain, against: Option<&str>) -> Result<(), Problem> {
+/// Whether a key that the archive names for a log has signed the checkpoint of it that was kept. A log has other keys
+/// in later manifests: one of them is enough.
+#[derive(Default)]
+struct KeptBy(Option<Result<(), NoteError>>);
+
+impl KeptBy {
+    fn look(&mut self, kept: &Kept, note: &str, key: &VerifyingKey) {
+        if !matches!(self.0, Some(Ok(()))) && matches!(kept, Kept::Checkpoint(kept) if kept.origin == key.origin()) {
+            self.0 = Some(Checkpoint::open_older(note, key).map(drop));
+        }
+    }
+
+    /// Of the plane log all that was said of its keys is known by the end, so a past one counts for its time only.
+    fn check(self, kept: &Kept, note: Option<&str>, plane: &KeyChain) -> Result<(), Finding> {
+        let signed = match (kept, note) {
+            (Kept::Checkpoint(kept), Some(note)) if kept.origin == plane.present().origin() => {
+                Some(plane.open_kept(note).map(drop))
+            }
+            _ => self.0,
+        };
+        signed.unwrap_or(Ok(())).map_err(|error| {
+            Finding::new("the archive", What::Against, format!("the checkpoint that was given: {error}"))
+        })
+    }
+}
+
+/// Whether the signed checkpoint in a manifest covers the log up to the end of the segment; gives the log's keys.
+fn covered(part: &LogPart, walk: &Walk, chain: &KeyChain) -> Result<VerifyingKey, Problem> {
     let plane = chain.present();
     let wrong = |what, detail: String| Problem { log: Some(part.log.clone()), leaf: None, what, detail };
     let named: VerifyingKey =
@@ -310,20 +340,7 @@ fn covered(part: &LogPart, walk: &Walk, chain: &KeyChain, against: Option<&str>)
         );
         return Err(wrong(What::Root, detail));
     }
-    // What the reader kept counts only when it is signed by the keys that the archive has of that log.
-    let kept = against.and_then(|text| Some((text, origin_of(text)?))).filter(|(_, origin)| *origin == part.log);
-    let opened = kept.map(|(text, _)| match part.log == plane.origin() {
-        true => chain.open_kept(text),
-        false => Checkpoint::open_older(text, key),
-    });
-    match opened {
-        Some(Err(error)) => Err(wrong(What::Against, format!("the checkpoint that was given: {error}"))),
-        _ => Ok(()),
-    }
-}
-
-fn origin_of(note: &str) -> Option<String> {
-    Some(Checkpoint::from_text(Note::parse(note).ok()?.text).ok()?.origin)
+    Ok(key.clone())
 }
 
 /// What was kept elsewhere: a manifest, or a checkpoint. The signature of a checkpoint is looked at with its log's keys.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use cogward_model::Timestamp;
+
 use crate::{
     Hash,
     leaf::{LEAF_VERSION, Parsed, is_hash_text, leaf_hash},
@@ -107,6 +109,12 @@ impl Walk {
         self.logs.iter().map(|(tenant, log)| (self.origin_of(tenant), log.tree.size())).collect()
     }
 
+    /// Where the log of a tenant stands, the plane log with the empty name: its size, its root, and its last leaf.
+    #[must_use]
+    pub fn edge(&self, tenant: &str) -> Option<(u64, Hash, Option<Hash>)> {
+        self.logs.get(tenant).map(|log| (log.tree.size(), log.tree.root(), log.last))
+    }
+
     /// Goes on where a manifest says that a log was at the end of its segment.
     #[must_use]
     pub fn goes_on(&mut self, part: &LogPart) -> bool {
@@ -178,7 +186,8 @@ impl Walk {
         let Some(log) = self.logs.get_mut(tenant) else { return Err(nobodys("a leaf without a log")) };
         let number = log.tree.size();
         let wrong = |what, detail: String| Problem { log: Some(origin()), leaf: Some(number), what, detail };
-        let leaf = Parsed::from_bytes(bytes).map_err(|error| wrong(What::Form, error.to_string()))?;
+        // Only then is what is read here what every other reader sees.
+        let leaf = Parsed::from_canonical(bytes).map_err(|detail| wrong(What::Form, detail.to_owned()))?;
         if leaf.body.v != LEAF_VERSION {
             return Err(wrong(What::Form, format!("its form is version {}", leaf.body.v)));
         }
@@ -190,6 +199,9 @@ impl Walk {
         }
         if !is_hash_text(leaf.chain.prev, log.last.as_ref()) {
             return Err(wrong(What::Prev, "it does not name the leaf before".to_owned()));
+        }
+        if leaf.chain.time.parse::<Timestamp>().is_err() {
+            return Err(wrong(What::Time, "chain.time is not a time".to_owned()));
         }
         // One form of time, so their order is that of their texts.
         if leaf.chain.time < log.time.as_str() {

@@ -2,8 +2,16 @@
 //!
 //! `cargo run -p cogward-ledger --example corpus DIR` writes it for whoever brings a verifier of their own.
 
+#[path = "anchored.rs"]
+mod anchored;
+#[path = "archives.rs"]
+pub mod archives;
 #[path = "readers.rs"]
 mod readers;
+#[path = "rotated.rs"]
+mod rotated;
+#[path = "stamped.rs"]
+mod stamped;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +36,9 @@ use cogward_model::{
 /// The log that all cases are of.
 pub const ORIGIN: &str = "cogward.dev/ledger/corpus/acme";
 
+/// The files of a pack.
+pub type Pack = BTreeMap<String, Vec<u8>>;
+
 /// One log and what every verifier must say of it.
 pub struct Case {
     pub name: String,
@@ -38,6 +49,9 @@ pub struct Case {
     pub against: Option<String>,
     /// `ok` and the number of leaves, or the word for what is wrong and the leaf.
     pub verdict: (&'static str, Option<u64>),
+    /// What tooling for any log has to say of the log in the pack, where that does not follow from the verdict: it knows
+    /// nothing of statements about keys, of the plane log and of time stamps.
+    pub public: Option<bool>,
 }
 
 /// Time and randomness that are always the same.
@@ -66,13 +80,24 @@ pub fn key(seed: u8) -> SigningKey {
 
 /// Leaves of two runs and of none in turn; the last one of the first run closes it.
 pub fn leaves(count: u64) -> Vec<Vec<u8>> {
+    leaves_about(count, &BTreeMap::new())
+}
+
+/// The same, with statements about the log's keys in some of the leaves.
+pub fn leaves_about(count: u64, statements: &BTreeMap<u64, Event>) -> Vec<Vec<u8>> {
+    leaves_of("acme", count, statements)
+}
+
+/// The same of a tenant.
+pub fn leaves_of(tenant: &str, count: u64, statements: &BTreeMap<u64, Event>) -> Vec<Vec<u8>> {
     let (clock, entropy) = (Fixed(AtomicU64::new(0)), Fixed(AtomicU64::new(7)));
     let runs: [RunId; 2] = [Id::new(&clock, &entropy), Id::new(&clock, &entropy)];
     let mut ends: [(u64, Option<Hash>); 3] = Default::default();
     let mut prev = None;
     (0..count)
         .map(|seq| {
-            let which = usize::try_from(seq % 3).unwrap();
+            let about = statements.get(&seq).cloned();
+            let which = if about.is_some() { 2 } else { usize::try_from(seq % 3).unwrap() };
             let last = which == 0 && seq + 3 >= count;
             let kind = if last { EventType::RunClosed } else { EventType::ToolCallDecided };
             let by = Attribution {
@@ -80,10 +105,11 @@ pub fn leaves(count: u64) -> Vec<Vec<u8>> {
                 subject: Some("anna@example.org".into()),
             };
             let event =
-                Event::new(kind, "acme".parse().unwrap(), by).public("decision", "permit").personal("args", seq);
-            let event = match runs.get(which) {
-                Some(run) => event.run(*run),
-                None => event,
+                Event::new(kind, tenant.parse().unwrap(), by).public("decision", "permit").personal("args", seq);
+            let event = match (about, runs.get(which)) {
+                (Some(about), _) => about,
+                (None, Some(run)) => event.run(*run),
+                (None, None) => event,
             };
             let body = encode(&event, &mint_id(&clock, &entropy), &entropy).unwrap();
             let (run_seq, run_prev) = ends[which];
@@ -152,6 +178,11 @@ fn edited(leaves: &[Vec<u8>], at: usize, from: &str, to: &str) -> Vec<Vec<u8>> {
 
 /// Every case but the flips of single bytes, which a test makes from [`small`].
 pub fn cases() -> Vec<Case> {
+    [of_logs(), of_rotated_logs(), of_anchored_logs(), of_stamped_logs()].into_iter().flatten().collect()
+}
+
+/// Those about the log itself.
+pub fn of_logs() -> Vec<Case> {
     let mut all = Vec::new();
     good(&mut all);
     files_damaged(&mut all);
@@ -162,9 +193,46 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
+/// Those about keys that were replaced.
+pub fn of_rotated_logs() -> Vec<Case> {
+    let mut all = Vec::new();
+    rotated::cases(&mut all);
+    all
+}
+
+/// Those about the place in the plane log.
+pub fn of_anchored_logs() -> Vec<Case> {
+    let mut all = Vec::new();
+    anchored::cases(&mut all);
+    all
+}
+
+/// Those about time stamps.
+pub fn of_stamped_logs() -> Vec<Case> {
+    let mut all = Vec::new();
+    stamped::cases(&mut all);
+    all
+}
+
 /// A log whose bytes are flipped one by one.
 pub fn small() -> BTreeMap<String, Vec<u8>> {
     signed(&leaves(4), &key(3))
+}
+
+/// A log with keys of one kind, of which one was replaced and revoked, in a pack that is anchored and stamped.
+pub fn small_stamped() -> BTreeMap<String, Vec<u8>> {
+    stamped::small()
+}
+
+/// A small log with keys of one kind, its leaves, and its first and its present key.
+pub fn rotated_of_one_kind() -> (Pack, Vec<Vec<u8>>, [SigningKey; 2]) {
+    let (files, leaves) = rotated::small();
+    (files, leaves, [key(31), key(32)])
+}
+
+/// A log with keys of both kinds, of which one was replaced.
+pub fn small_both() -> BTreeMap<String, Vec<u8>> {
+    rotated::small_both()
 }
 
 fn push(
@@ -173,7 +241,7 @@ fn push(
     files: BTreeMap<String, Vec<u8>>,
     verdict: (&'static str, Option<u64>),
 ) {
-    all.push(Case { name: name.into(), files, key: None, against: None, verdict });
+    all.push(Case { name: name.into(), files, key: None, against: None, verdict, public: None });
 }
 
 fn good(all: &mut Vec<Case>) {
@@ -373,6 +441,7 @@ fn notes(all: &mut Vec<Case>) {
         key: Some(own.clone()),
         against: None,
         verdict: ("signature", None),
+        public: None,
     });
     let mut files = whole.clone();
     files.insert("log.vkey".to_owned(), format!("{}\n", thief.verifying()).into_bytes());
@@ -382,6 +451,7 @@ fn notes(all: &mut Vec<Case>) {
         key: Some(own.clone()),
         against: None,
         verdict: ("key", None),
+        public: None,
     });
     all.push(Case {
         name: "the-key-that-the-reader-has".to_owned(),
@@ -389,6 +459,7 @@ fn notes(all: &mut Vec<Case>) {
         key: Some(own),
         against: None,
         verdict: ("ok", Some(3)),
+        public: None,
     });
 }
 
@@ -408,7 +479,8 @@ fn kept(all: &mut Vec<Case>) {
     // The same events with one of them told otherwise, every hash and place behind it made to fit.
     let rewritten = chained_anew(&base, 5);
     let mut add = |name: &str, leaves: &[Vec<u8>], kept: Option<String>, verdict| {
-        all.push(Case { name: name.to_owned(), files: signed(leaves, &key(3)), key: None, against: kept, verdict });
+        let files = signed(leaves, &key(3));
+        all.push(Case { name: name.to_owned(), files, key: None, against: kept, verdict, public: None });
     };
     add("rewritten-by-the-keys-holder-alone", &rewritten, None, ("ok", Some(600)));
     for size in [0, 1, 5] {
@@ -454,4 +526,20 @@ fn chained_anew(base: &[Vec<u8>], at: usize) -> Vec<Vec<u8>> {
         renamed.push((name(&base[n]), name(leaf)));
     }
     all
+}
+
+fn base64(bytes: &[u8]) -> String {
+    cogward_ledger::text::base64_bytes(bytes)
+}
+
+fn base64_of(text: &str) -> Vec<u8> {
+    cogward_ledger::text::bytes_from_base64(text).unwrap()
+}
+
+/// A key of a kind that nobody knows yet.
+fn vkey_of_kind(kind: u8) -> String {
+    let public = [&[kind][..], &[5; 32]].concat();
+    let digest = cogward_ledger::archive::sha256(&[ORIGIN.as_bytes(), b"\n", &public].concat());
+    let id: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{ORIGIN}+{id}+{}", base64(&public))
 }

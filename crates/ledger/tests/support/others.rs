@@ -45,7 +45,10 @@ pub fn holds(dir: &Path, key: Option<&str>, against: Option<&str>) -> bool {
 
 fn try_holds(dir: &Path, key: Option<&str>, against: Option<&str>) -> Option<()> {
     let own = fs::read_to_string(dir.join("log.vkey")).ok()?;
-    let own = own.strip_suffix('\n')?;
+    // Further keys, of kinds that these programs do not know, stand below the first.
+    let mut lines = own.strip_suffix('\n')?.split('\n');
+    let own = lines.next()?;
+    lines.all(|line| !line.is_empty()).then_some(())?;
     if key.is_some_and(|key| key != own) {
         return None;
     }

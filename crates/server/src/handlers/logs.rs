@@ -104,6 +104,7 @@ pub(super) fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         witnesses: app.evidence.witnesses().witnesses().iter().map(|witness| witness.name.clone()).collect(),
         quorum_wanted: found.needs_witnesses,
         exposure_seconds: quorum.as_ref().map(|quorum| if below_quorum { age(quorum.time) } else { 0 }),
+        unsigned_seconds: app.evidence.unsigned_seconds(),
         timestamp: stamped(app),
         witnessed: quorum,
         seen,
