@@ -141,7 +141,7 @@ fn a_ledger_that_is_gone_or_older_than_the_state_is_not_begun_anew() -> Result<(
     fs::rename(&evidence, &kept)?;
     let refused = |plane: &mut Plane| -> Result<()> {
         let error = plane.up().err().context("a plane came up without its evidence")?;
-        ensure!(plane.log().contains("rolled back or replaced"), "{error:#}");
+        ensure!(plane.log().contains("rollback detected") && plane.log().contains("`state.db` has seen"), "{error:#}");
         plane.kill_9()
     };
     refused(&mut plane)?;

@@ -282,3 +282,24 @@ fn a_request_does_not_cross_a_network_in_clear() -> Result<()> {
     ensure!(refused.code() == 1 && refused.stderr.contains("begins with https://"), "{refused:?}");
     Ok(())
 }
+
+#[test]
+fn a_new_key_of_the_plane_log_is_stamped_at_once_so_packs_have_a_time_stamp_again() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let tsa = Authority::start(&scratch.path().join("tsa"))?;
+    // No second time stamp is due for an hour.
+    let plane = Plane::start_serving(EXE, &["--timestamp", &tsa.url, "--timestamp-every", "3600"])?;
+    let first = stamped_beyond(&plane, 0)?["size"].as_u64().context("size")?;
+    let bob = plane.ok(["operator", "add", "bob", "--reason", "the second person"])?.trim().to_owned();
+    plane.ok(["evidence", "keys", "rotate", "--plane-log", "--reason", "every year"])?;
+    let keys = plane.json(["evidence", "keys", "list", "--plane-log"])?;
+    let id = keys["request"]["id"].as_str().context("a request")?.to_owned();
+    let confirm = ["evidence", "keys", "confirm", &id, "--plane-log", "--reason", "as agreed"];
+    let confirmed = plane.command(confirm).env("COGWARD_TOKEN", &bob).output()?;
+    ensure!(confirmed.status.success(), "{confirmed:?}");
+    stamped_beyond(&plane, first)?;
+    let pack = scratch.path().join("pack");
+    plane.ok(["evidence", "export", &pack.to_string_lossy()])?;
+    ensure!(verdicts(&plane, &pack)?.contains("says a time stamp authority"));
+    Ok(())
+}

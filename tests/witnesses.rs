@@ -151,6 +151,50 @@ fn a_plane_has_its_log_witnessed_and_says_when_it_is_not() -> Result<()> {
     Ok(())
 }
 
+/// Both parts come from one older backup, so nothing here contradicts it: only the witness remembers.
+#[test]
+fn a_plane_that_was_rolled_back_whole_has_an_alarm_that_leads_to_what_is_known_of_both_histories() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let (policy, log) = (scratch.path().join("policy"), scratch.path().join("plane.vkey"));
+    fs::write(&policy, "quorum none\n")?;
+    let mut plane = Plane::start_serving(EXE, &["--witness-policy", &policy.to_string_lossy()])?;
+    keys_of(&plane, &log)?;
+    let witness = Witness::start(&scratch.path().join("w"), &log)?;
+    plane.stop()?;
+    let older = scratch.path().join("older");
+    ensure!(Command::new("cp").arg("-a").arg(plane.data_dir()).arg(&older).status()?.success());
+    fs::write(&policy, format!("witness w1 {} {}\nquorum w1\n", witness.key, witness.url))?;
+    plane.up()?;
+    for name in ["one", "two", "three"] {
+        let size = plane.json(["evidence", "status"])?["size"].as_u64();
+        news(&plane, name)?;
+        status_until(&plane, |s| s["size"].as_u64() > size && s["below_quorum"] == false)?;
+    }
+    plane.stop()?;
+    fs::rename(plane.data_dir(), scratch.path().join("newer"))?;
+    fs::rename(&older, plane.data_dir())?;
+    plane.up()?;
+    let until = Instant::now() + PATIENCE;
+    let told = loop {
+        let status = plane.cli(["evidence", "status"])?;
+        if status.code() == 1 {
+            break [status.stdout, status.stderr].concat();
+        }
+        ensure!(Instant::now() < until, "no alarm\n{}", plane.log());
+    };
+    ensure!(told.contains("ALARM: split view"), "{told}");
+    let kept = plane.data_dir().join("evidence/plane/split-view");
+    let file = fs::read_dir(&kept)?.next().context("what is known")??.path();
+    let both = fs::read_to_string(&file)?;
+    ensure!(told.contains(&file.display().to_string()) && both.contains("--- this plane"), "{told}\n{both}");
+    ensure!(both.contains(&witness.url) && both.contains("w1 at "), "{both}");
+    let found = plane.json(["evidence", "search", "--type", "security.finding"])?;
+    let body = &found[0]["body"];
+    ensure!(body["finding"] == "split_view" && body["ours"].is_string(), "{found}");
+    ensure!(body["detail"].as_str().is_some_and(|detail| detail.contains("split-view")), "{found}");
+    Ok(())
+}
+
 #[test]
 fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found() -> Result<()> {
     let scratch = tempfile::tempdir()?;
@@ -188,11 +232,13 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
 
     // From here on there are two histories: what the witness sees, and what somebody else is shown.
     plane.stop()?;
+    // What was signed at the stop is common to both.
+    let common = fs::read_to_string(plane.data_dir().join("evidence/plane/checkpoint"))?;
+    let base: u64 = common.lines().nth(1).context("a size")?.parse()?;
     let fork = at("fork");
     ensure!(Command::new("cp").arg("-a").arg(plane.data_dir()).arg(&fork).status()?.success());
     plane.up()?;
     news(&plane, "honest")?;
-    let base: u64 = size.parse()?;
     let honest = status_until(&plane, |s| s["size"].as_u64() > Some(base))?["size"].as_u64().context("size")?;
     let request = plane.ok(["evidence", "checkpoint", "export", "--old", &size])?;
     let seen = plane.cli_with_input(sign, &request)?;
@@ -226,6 +272,19 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
     let said = format!("{split:?}");
     let root = honest_note.lines().nth(2).context("a root")?;
     ensure!(said.contains(root) && said.contains("split"), "{said}");
+    // It does not end with that answer: the state is an alarm, also of the next process, and leads to both notes.
+    for _ in 0..2 {
+        let status = plane.cli(["evidence", "status"])?;
+        let told = [status.stdout.as_str(), status.stderr.as_str()].concat();
+        ensure!(status.code() == 1 && told.contains("ALARM: split view"), "{told}");
+        let kept = plane.data_dir().join("evidence/plane/split-view");
+        let file = fs::read_dir(&kept)?.next().context("the notes")??.path();
+        ensure!(told.contains(&file.display().to_string()), "{told}");
+        let both = fs::read_to_string(&file)?;
+        ensure!(both.contains(root) && both.contains("--- this plane") && both.contains("--- the other"), "{both}");
+        plane.stop()?;
+        plane.up()?;
+    }
     Ok(())
 }
 

@@ -517,8 +517,9 @@ trait Fields {
 impl Fields for EvidenceLeaf {
     fn first(&self, names: &[&str]) -> String {
         let said = names.iter().find_map(|name| {
-            if let Some(redaction) = self.erased.get(*name) {
-                return Some(format!("erased ({redaction})"));
+            let lost = || self.lost.contains(*name).then(|| "lost (its key is gone)".to_owned());
+            if let Some(gone) = self.erased.get(*name).map(|redaction| format!("erased ({redaction})")).or_else(lost) {
+                return Some(gone);
             }
             let value = self.disclosed.get(*name).or_else(|| self.body.get(*name))?;
             match value {

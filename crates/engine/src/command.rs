@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use cogward_model::{
     RunId,
+    id::OperatorId,
     limits::REASON_BYTES_MAX,
     run::{RunState, Verb},
 };
@@ -65,8 +66,10 @@ impl Command {
 /// Who commands, and why.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// The operator.
+    /// The operator's name.
     pub actor: String,
+    /// The operator's public id, which stays when the name is erased; none for the plane.
+    pub operator: Option<OperatorId>,
     /// Why.
     pub reason: Option<String>,
     /// The key under which the answer is kept.
@@ -76,7 +79,7 @@ pub struct Order {
 impl Order {
     /// An order of the plane itself, by a rule.
     pub(crate) fn plane(rule: &str) -> Self {
-        Self { actor: events::PLANE.to_owned(), reason: Some(rule.to_owned()), claim: None }
+        Self { actor: events::PLANE.to_owned(), operator: None, reason: Some(rule.to_owned()), claim: None }
     }
 }
 
@@ -168,7 +171,7 @@ impl Engine {
         let mut row = tx.run(run).await?.ok_or(CommandError::UnknownRun(run))?;
         let plan = plan(row.state, row.desired, command)?;
         let operation = self.operation(run, command.verb().as_str(), &order.actor, order.reason.as_deref());
-        let event = events::commanded(&row, plan.leaf, plan.to, operation.id, &order.actor, order.reason.as_deref());
+        let event = events::commanded(&row, plan.leaf, plan.to, operation.id, order);
         let from = row.state;
         row.state = plan.to;
         row.desired = plan.desired;
@@ -262,7 +265,7 @@ impl Engine {
             }
             let kind = cogward_model::event::EventType::RunKilled;
             let operation = self.operation(live.run, Verb::Kill.as_str(), &order.actor, order.reason.as_deref());
-            let event = events::commanded(&row, kind, to, operation.id, &order.actor, order.reason.as_deref());
+            let event = events::commanded(&row, kind, to, operation.id, &order);
             row.state = to;
             row.desired = to;
             row.fail_cause = Some(cause.to_owned());

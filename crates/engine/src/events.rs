@@ -19,6 +19,7 @@ use cogward_store::RunRow;
 
 use crate::{
     attest::Occasion,
+    command::Order,
     engine::Version,
     errors::StartError,
     given,
@@ -42,14 +43,16 @@ pub(crate) fn requested(
     version: &Version,
     operation: OperationId,
     inputs: &[GivenInput],
-    by_itself: bool,
+    request: &StartRun,
 ) -> Event {
+    let by_itself = request.outside.as_ref().is_some_and(|outside| outside.by_itself);
     let by = Attribution { agent: Some((row.agent.clone(), row.version.clone())), subject: row.subject.clone() };
     let spec = &version.manifest.spec;
     let client = row.outside.as_ref();
     Event::new(EventType::RunRequested, row.tenant.clone(), by)
         .run(row.id)
         .public("basis", vec![if by_itself { outside::PROFILE } else { "operator" }])
+        .public("operator", request.operator.map(|id| id.to_string()))
         .public("policy", version.digest.to_string())
         .public("package", version.package.to_string())
         .public("autonomy", spec.autonomy.as_str())
@@ -72,6 +75,7 @@ pub(crate) fn refused(request: &StartRun, tenant_known: bool, error: &StartError
     let who = request.as_user.as_ref().unwrap_or(&request.actor);
     Event::new(EventType::RunRefused, tenant, Attribution::operator(who.as_str()))
         .public("basis", vec!["operator"])
+        .public("operator", request.operator.map(|id| id.to_string()))
         .public("rule", rule)
         .public("cause", error.to_string())
         .public("asked_tenant", request.tenant.as_str())
@@ -87,8 +91,7 @@ pub(crate) fn commanded(
     kind: EventType,
     state: RunState,
     operation: OperationId,
-    actor: &str,
-    reason: Option<&str>,
+    order: &Order,
 ) -> Event {
     let by = Attribution { agent: Some((live.agent.clone(), live.version.clone())), subject: live.subject.clone() };
     let event = Event::new(kind, live.tenant.clone(), by)
@@ -96,10 +99,14 @@ pub(crate) fn commanded(
         .public("from", live.state.as_str())
         .public("to", state.as_str())
         .public("operation", operation.to_string());
-    if actor == PLANE {
-        event.public("basis", vec!["plane"]).public("rule", reason.map(str::to_owned))
+    if order.actor == PLANE {
+        event.public("basis", vec!["plane"]).public("rule", order.reason.clone())
     } else {
-        event.public("basis", vec!["operator"]).personal("actor", actor).personal("reason", reason.map(str::to_owned))
+        event
+            .public("basis", vec!["operator"])
+            .public("operator", order.operator.map(|id| id.to_string()))
+            .personal("actor", order.actor.as_str())
+            .personal("reason", order.reason.clone())
     }
 }
 

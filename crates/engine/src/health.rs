@@ -123,7 +123,7 @@ impl Engine {
             // The hold is in effect before it is recorded: nothing is pending.
             operation.state = OperationState::Done;
             operation.finished = Some(operation.created);
-            let event = events::commanded(&row, kind, to, operation.id, &order.actor, order.reason.as_deref());
+            let event = events::commanded(&row, kind, to, operation.id, &order);
             row.state = to;
             row.fence_epoch = row.fence_epoch.saturating_add(1);
             tx.run_put(&mut row).await?;

@@ -6,7 +6,7 @@ use cogward_model::{
     AgentName, Digest, RunId, TenantName, VersionLabel,
     content::GivenInput,
     floor::Floor,
-    id::{Id, OperationId},
+    id::{Id, OperationId, OperatorId},
     limits::{REASON_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     manifest::AutonomyClass,
     run::RunState,
@@ -43,8 +43,10 @@ pub struct StartRun {
     pub inputs: Vec<StartInput>,
     /// The user for whom it acts.
     pub as_user: Option<String>,
-    /// The operator who asks.
+    /// The name of the operator who asks.
     pub actor: String,
+    /// The operator's public id, which stays when the name is erased; none for a client that comes by itself.
+    pub operator: Option<OperatorId>,
     /// Why.
     pub reason: Option<String>,
     /// The key under which the answer is kept, so that the same request starts one run.
@@ -292,8 +294,7 @@ impl Engine {
         if let Some(claim) = &request.claim {
             tx.idempotency_insert(&claim.row(run, operation.id, tx.now())).await?;
         }
-        let by_itself = request.outside.as_ref().is_some_and(|outside| outside.by_itself);
-        let event = events::requested(&row, &version, operation.id, inputs, by_itself);
+        let event = events::requested(&row, &version, operation.id, inputs, request);
         let committed = tx.commit(vec![event]).await?;
         let recorded = self.publish(committed).await;
         let Some(live) = self.insert_live(&row) else {

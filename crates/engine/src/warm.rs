@@ -17,7 +17,7 @@ use std::{
 use cogward_model::{
     AgentName, RunId, TenantName, VersionLabel,
     event::{Attribution, Event, EventType},
-    id::Id,
+    id::{Id, OperatorId},
     manifest::Profile,
     run::RunState,
 };
@@ -130,7 +130,7 @@ impl Engine {
         &self,
         (tenant, agent, label): (&TenantName, &AgentName, &VersionLabel),
         count: u32,
-        actor: &str,
+        (actor, operator): (&str, OperatorId),
         reason: Option<&str>,
     ) -> Result<(), WarmError> {
         if count > WARM_MAX {
@@ -151,6 +151,7 @@ impl Engine {
         tx.warm_put(tenant, agent, label, count).await?;
         let by = Attribution { agent: Some((agent.clone(), label.clone())), subject: None };
         let event = Event::new(EventType::AgentWarmSet, tenant.clone(), by)
+            .public("operator", operator.to_string())
             .public("before", u64::from(before))
             .public("count", u64::from(count))
             .personal("actor", actor)

@@ -131,6 +131,7 @@ fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<Sig
                 _ => shared.fail(&error),
             })?;
     }
+    shared.newest.told(&job.log, job.size, job.root);
     if let LogName::Tenant(tenant) = &job.log {
         plane::submit(shared, tenant, signing.verifying().origin(), job.size, job.root, &note);
     }

@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+mod alarms;
 mod anchoring;
 pub mod archive;
 mod carried;
@@ -25,6 +26,7 @@ mod key_change;
 mod keys;
 mod log_keys;
 mod open;
+mod open_error;
 mod outbox;
 mod part;
 mod plane;
@@ -41,6 +43,7 @@ mod replay;
 mod resealed;
 mod retention;
 mod search;
+mod seen;
 mod segments;
 mod sequencer;
 mod snapshot;
@@ -49,17 +52,19 @@ mod tenant_log;
 mod token;
 mod unsigned;
 pub mod vault;
+mod vault_check;
 mod witness_book;
 mod witnessed;
 
 pub use carried::{Carried, Committed, Mark, SealedName};
 pub use checkpoint::SignedCheckpoint;
 pub use export::{ExportError, ExportSummary};
-pub use index::IndexError;
+pub use index::{IndexError, terms::REFUSED};
 pub use judged::{Judged, JudgedFilter};
 pub use key_change::{KeyChange, KeyChangeError, KeyRequest, KeyState, OVERLAP_DAYS_MAX};
 pub use keys::KeyringError;
-pub use open::{EvidenceOptions, OpenError};
+pub use open::EvidenceOptions;
+pub use open_error::OpenError;
 pub use outbox::DrainError;
 pub use part::{Draft, Part, PartSummary, PolicyText, Window};
 pub use plane::{AnchorFailure, LogName};
@@ -70,6 +75,7 @@ pub use record::{Evidence, Health, LeafRef, RecordError};
 pub use redact::{EraseError, ErasedValue, Erasure, ErasurePlan, executed};
 pub use replay::Replayed;
 pub use search::{Page, Query, SearchError, User};
+pub use seen::{Seen, SeenLogs};
 pub use segments::{Unfetched, unfetched};
 pub use stamped::{StampError, TimestampAsk, TimestampedCheckpoint};
 pub use token::{TOKENS_MAX, TokenError, TokenOptions, TokenUri, UriError};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -18,28 +18,29 @@ use cogward_ledger::{
     note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
     plane::PlaneLeaf,
 };
-use cogward_model::{
-    Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
-    event::{Attribution, Event, EventType},
-};
+use cogward_model::{Clock, Entropy, RunId, SystemClock, SystemEntropy, TenantName, Timestamp, event::EventType};
 use cogward_wal::{Frame, Position, Start, Torn, Wal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    alarms::Alarms,
     archive, checkpoint, durable, frames, index, key_change,
     keys::{Keyring, KeyringError},
     log_keys::LogKeys,
+    open_error::OpenError,
     plane::{self, Anchors, LogName, Place, PlaneLog},
     pool::Pool,
     publish::{self, Publish, Published},
-    queue::{Item, Queue},
+    queue::Queue,
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
+    seen::{self, NewestSigned, SeenLogs},
     segments::Segments,
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
     token::TokenOptions,
+    vault_check::SealedWith,
     witnessed::Witnesses,
 };
 
@@ -60,6 +61,8 @@ pub struct EvidenceOptions {
     pub strict: bool,
     /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
     pub snapshot_bytes: u64,
+    /// How far the logs were on the disk, as it is known from elsewhere: a ledger that does not reach it is not opened.
+    pub seen: SeenLogs,
     /// Tokens that keys of logs are in; without them they are in files.
     pub tokens: TokenOptions,
     /// Where segments are read that were released.
@@ -78,120 +81,11 @@ impl EvidenceOptions {
             wal: cogward_wal::Options::default(),
             strict: false,
             snapshot_bytes: 64 * 1024 * 1024,
+            seen: SeenLogs::default(),
             tokens: TokenOptions::default(),
             archive: None,
         }
     }
-}
-
-/// Why the ledger is not opened. The plane must not start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A file could not be read or made.
-    #[error("the ledger's files could not be read or made")]
-    Io(#[from] io::Error),
-    /// The keys are not usable.
-    #[error(transparent)]
-    Keys(#[from] KeyringError),
-    /// The log's files are damaged or held by another process.
-    #[error(transparent)]
-    Wal(#[from] cogward_wal::OpenError),
-    /// The torn tail could not be cut.
-    #[error(transparent)]
-    Cut(#[from] cogward_wal::WalError),
-    /// The log ends before a checkpoint that was signed.
-    #[error("rollback detected: the log of tenant {tenant} has {leaves} leaves, its signed checkpoint covers {signed}")]
-    Rollback {
-        /// Whose log.
-        tenant: TenantName,
-        /// What is there.
-        leaves: u64,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The log has another content than the one that was signed.
-    #[error("rollback detected: the log of tenant {tenant} is not the one whose {signed} leaves were signed")]
-    Rewritten {
-        /// Whose log.
-        tenant: TenantName,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The file with the last checkpoint is not one of the tenant's key.
-    #[error("the last checkpoint of tenant {tenant} cannot be believed: {source}")]
-    Checkpoint {
-        /// Whose.
-        tenant: TenantName,
-        /// Why.
-        source: NoteError,
-    },
-    /// The plane log ends before its signed checkpoint, or is another one.
-    #[error("rollback detected: the plane log of {leaves} leaves is not the one whose {signed} leaves were signed")]
-    PlaneRollback {
-        /// What is there.
-        leaves: u64,
-        /// What was signed.
-        signed: u64,
-    },
-    /// The file with the plane log's last checkpoint is not one of its key.
-    #[error("the last checkpoint of the plane log cannot be believed: {0}")]
-    PlaneCheckpoint(NoteError),
-    /// The plane log holds another checkpoint of a tenant than the one on the disk.
-    #[error("the checkpoint of tenant {tenant} over {signed} leaves is not the one in the plane log")]
-    OtherCheckpoint {
-        /// Whose log.
-        tenant: TenantName,
-        /// What was signed.
-        signed: u64,
-    },
-    /// A leaf does not fit to the one before it.
-    #[error("the ledger is damaged in {at}: {what}")]
-    Damaged {
-        /// Where.
-        at: Position,
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// The log does not begin at its beginning.
-    #[error(
-        "the write-ahead log begins with segment {first}: segments 0 to {} are not there. If they were archived, \
-         `cogward evidence archive restore` brings them back; move them into `evidence/wal`", first.saturating_sub(1)
-    )]
-    FirstGone {
-        /// The first segment that is there.
-        first: u64,
-    },
-    /// Segments are gone whose release is not recorded here.
-    #[error(
-        "segments {from} to {to} of the write-ahead log are not there, and that they were released is not recorded: \
-         `cogward evidence archive restore` brings them back; move them into `evidence/wal`"
-    )]
-    Gone {
-        /// The first of them.
-        from: u64,
-        /// The last.
-        to: u64,
-    },
-    /// Early segments were released, and all others are gone.
-    #[error("rollback detected: {released} segments were released, and of the write-ahead log nothing is there")]
-    AllGone {
-        /// How many.
-        released: u64,
-    },
-    /// What shows that a segment was released is not there or not believed.
-    #[error("segment {segment} of the write-ahead log was released, but {detail}")]
-    Released {
-        /// Which.
-        segment: u64,
-        /// Why.
-        detail: String,
-    },
-    /// All of the log must be read, and a part of it is only in the archive.
-    #[error("all of the log must be read, because there is no snapshot of it that can be believed: {0}")]
-    Early(#[source] cogward_wal::ReadError),
-    /// The threads could not be started.
-    #[error("the ledger's threads could not be started")]
-    Threads(#[source] io::Error),
 }
 
 impl Evidence {
@@ -210,19 +104,23 @@ impl Evidence {
             snapshot_bytes,
             tokens,
             archive,
+            seen,
         } = options;
+        let seen = Arc::new(seen);
         durable::directory(&dir)?;
         let keyring = Keyring::open(&dir, Arc::clone(&entropy), &tokens)?;
         let segments = Segments::open(&dir, &keyring.plane().log, archive)?;
         let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes, &segments)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
-            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?, &segments)?;
-        // Everything that was signed is before the tail: what is cut was never acknowledged.
+            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring, Arc::clone(&seen))?, &segments)?;
+        let missing = recovery.without_checkpoint();
+        // Everything that was signed, or that the state has seen, is before the tail.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
         snapshots.read_at_start(recovery.bytes);
         let entropy: Arc<dyn Entropy> = Arc::new(Pool::new(entropy));
         let (index, asks) = index::Handle::new(&dir);
+        let alarms = Alarms::open(&dir)?;
         let shared = Arc::new(Shared {
             dir,
             clock,
@@ -244,6 +142,9 @@ impl Evidence {
             timestamps: Default::default(),
             unsigned: Default::default(),
             key_changes: Default::default(),
+            alarms,
+            seen: Arc::clone(&seen),
+            newest: recovery.signed.newest(),
         });
         let tenants: Vec<_> = recovery.logs.keys().cloned().collect();
         key_change::compare(&shared, &recovery.key_statements, &tenants)?;
@@ -255,8 +156,10 @@ impl Evidence {
             }
         }
         if let Some(torn) = torn {
-            note_recovery(&shared, torn);
+            seen::note_recovery(&shared, torn, missing.is_empty());
         }
+        seen::note_missing_checkpoints(&shared, &missing, &seen);
+        recovery.sealed_with.check(&shared);
         match passed_over {
             Some((until, roots)) => snapshot::scrub(&shared, until, roots),
             None => shared.segments.passed.scrubbed.store(true, Ordering::Release),
@@ -338,18 +241,6 @@ fn recover(
     read(None, Recovery { signed: signed.clone(), ..Recovery::default() })
 }
 
-fn note_recovery(shared: &Shared, torn: Torn) {
-    tracing::warn!(at = %torn.at, bytes = torn.bytes, "a torn tail was cut; nothing of it was acknowledged");
-    let event = Event::new(EventType::LedgerRecovered, TenantName::default_tenant(), Attribution::plane())
-        .public("segment", torn.at.segment)
-        .public("offset", torn.at.offset)
-        .public("cut_bytes", torn.bytes);
-    match shared.prepare(&event, shared.mint()) {
-        Ok(append) => drop(shared.queue.push(Item::Append(Box::new(append)))),
-        Err(error) => tracing::error!(%error, "the recovery could not be recorded"),
-    }
-}
-
 /// What was signed of every log, as it lies on the disk.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SignedStates {
@@ -357,14 +248,16 @@ pub(crate) struct SignedStates {
     plane: Option<Signed>,
     /// The commitments under which the plane log holds the tenants' last checkpoints.
     sought: HashMap<String, TenantName>,
+    /// What is known from elsewhere.
+    seen: Arc<SeenLogs>,
 }
 
 impl SignedStates {
-    fn read(dir: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
+    fn read(dir: &Path, keyring: &Keyring, seen: Arc<SeenLogs>) -> Result<Self, OpenError> {
         let note = durable::read(&checkpoint::path(dir, &LogName::Plane), NOTE_BYTES_MAX as u64)?;
         let plane =
             note.map(|note| Signed::open(note, &keyring.plane().log, OpenError::PlaneCheckpoint)).transpose()?;
-        let mut states = Self { plane, ..Self::default() };
+        let mut states = Self { plane, seen, ..Self::default() };
         let tenants = dir.join("tenants");
         durable::directory(&tenants)?;
         for entry in fs::read_dir(&tenants)? {
@@ -389,6 +282,18 @@ impl SignedStates {
 
     pub(crate) fn plane(&self) -> Option<&Signed> {
         self.plane.as_ref()
+    }
+
+    /// What was signed last, as it goes on from here.
+    fn newest(&self) -> NewestSigned {
+        let newest = NewestSigned::default();
+        for (tenant, signed) in &self.tenants {
+            newest.told(&LogName::Tenant(tenant.clone()), signed.size, signed.root);
+        }
+        if let Some(signed) = &self.plane {
+            newest.told(&LogName::Plane, signed.size, signed.root);
+        }
+        newest
     }
 
     /// Whose checkpoint a leaf of the plane log holds, where it is the last that was signed.
@@ -446,6 +351,8 @@ pub(crate) struct Recovery {
     progress: Progress,
     /// The digest of the schema that was named last.
     schema: Option<String>,
+    /// What values were sealed with.
+    sealed_with: SealedWith,
     /// What the leaves say of keys.
     key_statements: key_change::Found,
     /// Where the frames of the next leaf begin.
@@ -466,6 +373,22 @@ impl Recovery {
         Self { signed, last_time, schema, progress, ..Self::default() }
     }
 
+    /// What only compares roots: the log before a snapshot.
+    pub(crate) fn of_roots(seen: &SeenLogs) -> Self {
+        let signed = SignedStates { seen: Arc::new(seen.roots()), ..SignedStates::default() };
+        Self { signed, ..Self::default() }
+    }
+
+    /// The logs with leaves whose last checkpoint is not there.
+    fn without_checkpoint(&self) -> Vec<LogName> {
+        let tenants = self.logs.iter().filter(|(name, log)| log.tree.size() > 0 && self.signed.tenant(name).is_none());
+        let plane = self.plane.tree.size() > 0 && self.signed.plane().is_none();
+        let mut missing: Vec<_> = tenants.map(|(name, _)| LogName::Tenant(name.clone())).collect();
+        missing.extend(plane.then_some(LogName::Plane));
+        missing.sort();
+        missing
+    }
+
     /// What every log is now, so far as it was read.
     pub(crate) fn edges(&self) -> HashMap<LogName, (u64, Hash)> {
         let tenants = self.logs.iter().map(|(tenant, log)| (LogName::Tenant(tenant.clone()), &log.tree));
@@ -484,6 +407,9 @@ impl Recovery {
             return;
         }
         let leaf_at = *self.leaf_at.get_or_insert(frame.position);
+        if frame.kind == frames::SEALED {
+            self.sealed_with.sealed(frame.payload);
+        }
         if self.wrong.is_some() || frame.kind != frames::LEAF {
             return;
         }
@@ -524,6 +450,9 @@ impl Recovery {
         {
             self.key_statements.entry(log).or_default().push((statement, leaf.chain.seq));
         }
+        if let Some(seen) = self.signed.seen.tenant(&tenant) {
+            seen.holds(|| LogName::Tenant(tenant.clone()), log.tree.size(), || log.tree.root())?;
+        }
         if let Some(signed) = self.signed.tenant(&tenant)
             && signed.size == log.tree.size()
         {
@@ -554,7 +483,11 @@ impl Recovery {
             return Err(error);
         }
         let (leaves, signed) = (self.plane.tree.size(), self.signed.plane().map_or(0, |signed| signed.size));
-        if leaves < signed { Err(OpenError::PlaneRollback { leaves, signed }) } else { Ok(()) }
+        if leaves < signed {
+            return Err(OpenError::PlaneRollback { leaves, signed });
+        }
+        let leaves_of = |tenant: &TenantName| self.logs.get(tenant).map_or(0, |log| log.tree.size());
+        self.signed.seen.reached(leaves_of, leaves)
     }
 
     fn plane_leaf(&mut self, frame: &Frame<'_>) -> Result<(), OpenError> {
@@ -570,6 +503,9 @@ impl Recovery {
         }
         self.plane.tree.push(leaf_hash(bytes));
         let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
+        if let Some(seen) = self.signed.seen.plane() {
+            seen.holds(|| LogName::Plane, size, || root)?;
+        }
         if let Some(signed) = self.signed.plane()
             && signed.size == size
         {

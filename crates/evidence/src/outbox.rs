@@ -3,7 +3,7 @@
 //! The store's transaction holds the events; here they become leaves, each once, whatever crashed in
 //! between: an event keeps the id it was given at commit, and an id that is in the log is not appended again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use cogward_store::{Committed, OutboxRow, Store, StoreError};
 
@@ -45,7 +45,7 @@ impl Evidence {
         for answer in answers {
             leaves.push(answer.await.unwrap_or_else(|_| Err(self.shared.failure()))?);
         }
-        if let Err(error) = self.done(store, &rows).await {
+        if let Err(error) = self.done(store, &rows, &leaves).await {
             // The leaves are durable, so the change may take effect; the ids are recognised when they come again.
             tracing::warn!(%error, "published events could not be taken off the outbox");
         }
@@ -69,13 +69,20 @@ impl Evidence {
             let (there, missing): (Vec<_>, Vec<_>) =
                 rows.into_iter().partition(|row| found.contains(&row.event_id.to_string()));
             made += self.publish(store, Committed { outbox: missing }).await?.len();
-            self.done(store, &there).await?;
+            self.done(store, &there, &[]).await?;
         }
     }
 
-    async fn done(&self, store: &Store, rows: &[OutboxRow]) -> Result<(), StoreError> {
+    /// The leaves are on the disk: that they must be there from now on is written with the same transaction.
+    async fn done(&self, store: &Store, rows: &[OutboxRow], leaves: &[LeafRef]) -> Result<(), StoreError> {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        store.outbox_done(&ids).await?;
+        let mut logs: BTreeMap<&str, u64> = BTreeMap::new();
+        for leaf in leaves {
+            let size = logs.entry(leaf.tenant.as_str()).or_default();
+            *size = leaf.seq.saturating_add(1).max(*size);
+        }
+        let logs: Vec<_> = logs.into_iter().map(|(log, size)| (log.to_owned(), size)).collect();
+        store.outbox_published(&ids, &logs).await?;
         let events = rows.iter().map(|row| row.event_id).collect();
         // A full queue keeps some ids longer than needed, no more.
         drop(self.shared.queue.push(Item::Forget(events)));

@@ -75,6 +75,8 @@ pub struct PartSummary {
     pub leaves: u64,
     /// Disclosures.
     pub disclosures: u64,
+    /// Hidden values that would have gone along and do not open, although no redaction erased them.
+    pub lost: u64,
     /// Leaves of the log that the checkpoint covers.
     pub size: u64,
     /// The SHA-256 of the manifest in hex: what was exported can be recognised by it.
@@ -88,6 +90,7 @@ pub struct Draft {
     dir: PathBuf,
     manifest: Manifest,
     disclosures: u64,
+    lost: u64,
     /// The policy versions that decided, as leaves name them: `tenant:retail sha256:…`.
     pub policies: BTreeSet<String>,
 }
@@ -169,7 +172,8 @@ impl Evidence {
         let mut files = BTreeMap::new();
         let mut leaves = Lines::create(&dir, LEAVES_FILE)?;
         let mut opened = if disclose { Some(Lines::create(&dir, DISCLOSURES_FILE)?) } else { None };
-        let (mut found, mut disclosures, mut policies, mut count) = (Found::default(), 0, BTreeSet::new(), 0);
+        let (mut found, mut policies, mut count) = (Found::default(), BTreeSet::new(), 0);
+        let (mut disclosures, mut lost) = (0, 0);
         for seq in around.0.iter().chain(&numbers).chain(&around.1) {
             let (line, _) = signed.line(&tenant, *seq, &mut found)?;
             leaves.line(&line)?;
@@ -179,7 +183,9 @@ impl Evidence {
             count += 1;
             policies.extend(policies_of(&found.leaf));
             if let Some(opened) = &mut opened {
-                for disclosure in disclosures_of(&keys, &tenant, &found) {
+                let (known, unknown) = disclosures_of(&keys, &tenant, &found);
+                lost += unknown;
+                for disclosure in known {
                     opened.line(&serde_json::json!({ "leaf": seq, "disclosure": disclosure.as_str() }))?;
                     disclosures += 1;
                 }
@@ -212,7 +218,7 @@ impl Evidence {
             disclosed: disclose,
             files,
         };
-        Ok(Draft { evidence: self.clone(), tenant, dir, manifest, disclosures, policies })
+        Ok(Draft { evidence: self.clone(), tenant, dir, manifest, disclosures, lost, policies })
     }
 
     fn select(
@@ -339,19 +345,26 @@ fn policies_of(leaf: &[u8]) -> Vec<String> {
     several.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect()
 }
 
-/// The disclosures of a leaf that the vault still opens, each once it opens what the leaf commits to.
-fn disclosures_of(keys: &TenantKeys, tenant: &TenantName, found: &Found) -> Vec<Disclosure> {
+/// The disclosures of a leaf that the vault still opens, each once it opens what the leaf commits to; and how many do not
+/// open although nothing erased them.
+fn disclosures_of(keys: &TenantKeys, tenant: &TenantName, found: &Found) -> (Vec<Disclosure>, u64) {
     let whole: serde_json::Value = serde_json::from_slice(&found.leaf).unwrap_or_default();
     let body = whole.get("body").cloned().unwrap_or_default();
     let id = body.get("id").and_then(|id| id.as_str()).unwrap_or_default();
-    let sealed = found.sealed.iter().filter_map(|frame| Sealed::parse(frame));
-    let opened = sealed.filter_map(|sealed| {
-        let commitment = body.get(&sealed.field)?.get("$c")?.as_str()?.to_owned();
-        let Ok(Openable::With(key, sealed)) = vault::key_of(keys, id, sealed) else { return None };
-        let disclosure = sealed.open(&key, tenant.as_str(), id)?;
-        (disclosure.commitment() == commitment).then_some(disclosure)
-    });
-    opened.collect()
+    let (mut opened, mut lost) = (Vec::new(), 0);
+    for sealed in found.sealed.iter().filter_map(|frame| Sealed::parse(frame)) {
+        let commitment = body.get(&sealed.field).and_then(|field| field.get("$c")?.as_str()).map(str::to_owned);
+        let disclosure = match vault::key_of(keys, id, sealed) {
+            Ok(Openable::Erased(_)) => continue,
+            Ok(Openable::With(key, sealed)) => sealed.open(&key, tenant.as_str(), id),
+            Ok(Openable::Never) | Err(_) => None,
+        };
+        match disclosure.filter(|disclosure| Some(disclosure.commitment()) == commitment) {
+            Some(disclosure) => opened.push(disclosure),
+            None => lost += 1,
+        }
+    }
+    (opened, lost)
 }
 
 /// A policy version as a pack has it.
@@ -395,6 +408,7 @@ impl Draft {
         Ok(PartSummary {
             leaves: self.manifest.leaves,
             disclosures: self.disclosures,
+            lost: self.lost,
             size: self.manifest.size,
             manifest: file_digest(manifest.as_slice())?,
         })

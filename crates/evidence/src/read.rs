@@ -4,7 +4,7 @@
 //! lies is remembered for the newest runs; an older one costs a walk over the whole log.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -141,6 +141,8 @@ pub struct LeafView {
     pub disclosed: BTreeMap<String, serde_json::Value>,
     /// The hidden values that were erased, by field, with the redaction that did it.
     pub erased: BTreeMap<String, RedactionId>,
+    /// The hidden values that do not open although no redaction erased them, by field: their keys are lost.
+    pub lost: BTreeSet<String>,
 }
 
 /// What the budgets are rebuilt from: what was reserved and what was really used.
@@ -481,7 +483,7 @@ pub(crate) fn view(
 ) -> Option<LeafView> {
     let mut whole: serde_json::Value = serde_json::from_slice(leaf).ok()?;
     let body = whole.get_mut("body")?.take();
-    let Opened { disclosed, erased } = opened(keys, tenant, parsed.body.id, &body, sealed)?;
+    let Opened { disclosed, erased, lost } = opened(keys, tenant, parsed.body.id, &body, sealed)?;
     Some(LeafView {
         seq: parsed.chain.seq,
         run_seq: parsed.body.run_seq.unwrap_or(0),
@@ -490,6 +492,7 @@ pub(crate) fn view(
         body,
         disclosed,
         erased,
+        lost,
     })
 }
 
@@ -498,6 +501,7 @@ pub(crate) fn view(
 pub(crate) struct Opened {
     pub(crate) disclosed: BTreeMap<String, serde_json::Value>,
     pub(crate) erased: BTreeMap<String, RedactionId>,
+    pub(crate) lost: BTreeSet<String>,
 }
 
 /// The values that the vault still opens.
@@ -532,7 +536,7 @@ pub(crate) fn opened(
             Ok(vault::Openable::Never) => None,
             Err(error) => {
                 tracing::error!(%error, "a data key cannot be read");
-                None
+                continue;
             }
         };
         // Shown only if it is what the leaf commits to: the vault may be wrong, the ledger is not.
@@ -542,6 +546,8 @@ pub(crate) fn opened(
             && name == field
         {
             found.disclosed.insert(field, value);
+        } else {
+            found.lost.insert(field);
         }
     }
     Some(found)

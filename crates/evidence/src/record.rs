@@ -18,6 +18,7 @@ use cogward_model::{
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
+    alarms::Alarms,
     checkpoint::SignedCheckpoint,
     data_keys::{Purpose, Sealing, day},
     index,
@@ -26,6 +27,7 @@ use crate::{
     publish::Published,
     queue::{Append, Item, Queue},
     read::Progress,
+    seen::{NewestSigned, SeenLogs},
     segments::Segments,
     stamped::Timestamps,
     unsigned::Unsigned,
@@ -122,6 +124,12 @@ pub(crate) struct Shared {
     pub(crate) unsigned: Unsigned,
     /// Held while the keys of a log are changed.
     pub(crate) key_changes: tokio::sync::Mutex<()>,
+    /// What somebody must look into.
+    pub(crate) alarms: Alarms,
+    /// What was known of the logs from elsewhere at the start.
+    pub(crate) seen: Arc<SeenLogs>,
+    /// The newest signed state of each log.
+    pub(crate) newest: NewestSigned,
 }
 
 impl Shared {

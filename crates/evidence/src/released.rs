@@ -12,7 +12,7 @@ use cogward_ledger::{
 };
 use cogward_model::Timestamp;
 
-use crate::{durable, log_keys::LogKeys, open::OpenError};
+use crate::{durable, log_keys::LogKeys, open_error::OpenError};
 
 /// What the note begins with: it can be taken for nothing else that the key signs.
 const DOMAIN: &str = "cogward.dev/archive/released/v1";

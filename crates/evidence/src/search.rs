@@ -17,14 +17,14 @@ use cogward_ledger::{
 use cogward_model::{
     AgentName, RunId, TenantName, Timestamp, VersionLabel,
     event::{EventType, Value},
-    id::ApprovalId,
+    id::{ApprovalId, OperatorId},
 };
 use cogward_wal::Position;
 
 use crate::{
     index::{
         Found, IndexError, Leaves, Table,
-        terms::{self, Term, hex},
+        terms::{self, REFUSED, Term, hex},
     },
     keys::TenantKeys,
     read::{self, LeafView, ReadError, on_a_thread},
@@ -105,6 +105,8 @@ pub struct Query {
     pub version: Option<VersionLabel>,
     /// The person on whose authority.
     pub user: Option<User>,
+    /// The operator whose command it was, who asked for it or agreed, or whom it is about: by the public id.
+    pub operator: Option<OperatorId>,
     /// The run.
     pub run: Option<RunId>,
     /// The tool, `server/tool`.
@@ -141,6 +143,7 @@ impl Query {
         put(Term::Agent, self.agent.as_ref().map(ToString::to_string))?;
         put(Term::Version, self.version.as_ref().map(ToString::to_string))?;
         put(Term::Run, self.run.map(|run| run.to_string()))?;
+        put(Term::Operator, self.operator.map(|operator| operator.to_string()))?;
         put(Term::Tool, self.tool.clone())?;
         put(Term::ToolServer, self.tool_server.clone())?;
         put(Term::Type, self.kind.clone())?;
@@ -374,7 +377,7 @@ fn public(terms: &BTreeMap<Term, String>, query: &Query) -> Value {
         let value = match term {
             // What is no type of event may be anything, a name too.
             Term::Type if !known(value) => "(not a type of event)".to_owned(),
-            Term::Decision if !["permit", "block", "escalate"].contains(&value.as_str()) => {
+            Term::Decision if !["permit", "block", "escalate", REFUSED].contains(&value.as_str()) => {
                 "(not a decision)".to_owned()
             }
             _ => value.clone(),

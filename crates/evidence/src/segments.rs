@@ -26,7 +26,7 @@ use crate::{
     archive::Place,
     durable,
     log_keys::LogKeys,
-    open::OpenError,
+    open_error::OpenError,
     released::{Release, read_all},
 };
 

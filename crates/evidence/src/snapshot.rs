@@ -326,7 +326,8 @@ fn read_again(
     shared: &Weak<Shared>,
 ) -> Result<(), String> {
     let mut reader = segments.reader(Position::default(), until);
-    let mut recovery = Recovery::default();
+    let seen = shared.upgrade().map(|shared| Arc::clone(&shared.seen)).unwrap_or_default();
+    let mut recovery = Recovery::of_roots(&seen);
     for n in 1_u64.. {
         match reader.next_frame().map_err(|error| error.to_string())? {
             Some(frame) => recovery.frame(frame),

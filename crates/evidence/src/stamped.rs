@@ -12,7 +12,7 @@ use std::{
 
 use cogward_ledger::{
     Hash,
-    note::{NOTE_BYTES_MAX, NoteError},
+    note::{Checkpoint, NOTE_BYTES_MAX, NoteError},
     plane::{Anchor, PlaneLeaf},
     tile_proof::TiledLog,
     tiles::{TILE_WIDTH, TilePath},
@@ -202,6 +202,16 @@ impl Evidence {
     #[must_use]
     pub fn timestamp(&self) -> Option<TimestampedCheckpoint> {
         self.shared.timestamps.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the newest time stamp is over a checkpoint that the plane log's present key signed, too. If not, packs go
+    /// without it: their readers are given the present key.
+    #[must_use]
+    pub fn timestamp_is_of_present_key(&self) -> bool {
+        let Some(newest) = self.timestamp() else { return true };
+        let note = text_of(&note_file(&dir_of(&self.shared.dir), newest.size)).ok().flatten();
+        let keys = self.shared.keyring.plane().log.key();
+        note.is_none_or(|note| Checkpoint::open(&note, keys.verifying()).is_ok())
     }
 
     /// A request for a time stamp of the newest checkpoint of the plane log; `None` before there is one.

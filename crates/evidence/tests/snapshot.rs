@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cogward_evidence::{Evidence, EvidenceOptions, Health, OpenError};
+use cogward_evidence::{Evidence, EvidenceOptions, Health, LogName, OpenError, Seen, SeenLogs};
 use cogward_model::{RunId, event::EventType};
 use support::{copy, event, new_run, options, tenant, verified};
 
@@ -87,6 +87,42 @@ async fn what_is_before_the_snapshot_is_read_in_the_background_and_damage_there_
     assert!(Evidence::open(often(dir.path())).is_err());
     fs::write(segment(dir.path(), 0), whole).unwrap();
     assert!(Evidence::open(often(dir.path())).is_ok());
+}
+
+/// What the state of the plane saw holds a start from a snapshot as well: its size at once, its root once that part was read.
+#[tokio::test]
+async fn a_log_that_somebody_else_saw_longer_or_otherwise_is_refused_from_a_snapshot_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let early = some(dir.path(), &[new_run(), new_run(), new_run()], 4).await;
+    early.sign_all().await.unwrap();
+    early.checkpoint(&tenant("acme")).await.unwrap();
+    let state = |evidence: &Evidence| {
+        let all = evidence.signed_states();
+        all.into_iter().find(|(log, _)| *log == LogName::Tenant(tenant("acme"))).unwrap().1
+    };
+    let then = state(&early);
+    assert_eq!((then.size, then.signed.as_ref().map(|(size, _)| *size)), (8, Some(8)));
+    drop(early);
+    drop(some(dir.path(), &[new_run(), new_run(), new_run()], 60).await);
+    assert!(dir.path().join("snapshot").exists());
+    let opened = |seen: &Seen| {
+        let mut all = SeenLogs::default();
+        all.insert(LogName::Tenant(tenant("acme")), seen.clone());
+        Evidence::open(EvidenceOptions { seen: all, ..often(dir.path()) })
+    };
+    let longer = opened(&Seen { size: 1_000, signed: None });
+    assert!(matches!(longer, Err(OpenError::Lost { leaves: 128, seen: 1_000, .. })), "{longer:?}");
+    drop(opened(&then).unwrap());
+
+    let forged = Seen { signed: Some((8, "AAAA".to_owned())), ..then };
+    let evidence = opened(&forged).unwrap();
+    let mut health = evidence.health();
+    let failed = health.wait_for(|health| matches!(health, Health::Failed { .. }));
+    let failed = tokio::time::timeout(Duration::from_secs(60), failed).await.unwrap().unwrap().clone();
+    assert!(matches!(&failed, Health::Failed { why } if why.contains("is not the one whose 8 leaves")), "{failed:?}");
+    drop(evidence);
+    fs::remove_file(dir.path().join("snapshot")).unwrap();
+    assert!(matches!(opened(&forged), Err(OpenError::Replaced { size: 8, .. })));
 }
 
 #[tokio::test]

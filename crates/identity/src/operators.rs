@@ -183,6 +183,15 @@ impl Operators {
         Ok(Operator { id: row.id, name: row.name, role: row.role, roles: row.roles })
     }
 
+    /// The operator whose credential a token claims to be, whether it is valid or not.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub async fn claimed_by(&self, token: &str) -> Result<Option<OperatorId>, StoreError> {
+        let Some((id, _)) = credential::split(token) else { return Ok(None) };
+        Ok(self.store.operator(id).await?.map(|row| row.id))
+    }
+
     /// Revokes an operator; its token is refused once the transaction is committed, with the event.
     ///
     /// # Errors

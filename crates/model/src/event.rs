@@ -113,7 +113,9 @@ event_types! {
     OperatorRotated = "operator.rotated";
     /// The roles of an operator were changed.
     OperatorRolesSet = "operator.roles_set";
-    /// A command of an operator was refused by policy.
+    /// A credential was refused at the API, with how often.
+    OperatorLoginRefused = "operator.login_refused";
+    /// A command of an operator was refused, by policy or by role.
     OperatorCommandRefused = "operator.command_refused";
     /// A version of a policy was written. Its text is with the plane, under its digest.
     PolicyVersionAdded = "policy.version_added";
@@ -308,6 +310,25 @@ event_types! {
 }
 
 impl EventType {
+    /// Whether every event of this type says that something was refused. Others say so by their decision.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::OperatorCommandRefused
+                | Self::OperatorLoginRefused
+                | Self::AgentRefused
+                | Self::RunRefused
+                | Self::OutsideRefused
+                | Self::ApprovalDenied
+                | Self::RedactionDenied
+                | Self::RedactionRefused
+                | Self::HoldRefused
+                | Self::LedgerKeyRefused
+                | Self::SandboxViolation
+        )
+    }
+
     /// The type of the decision on an action.
     #[must_use]
     pub fn decided(action: &crate::action::Action) -> Self {

@@ -43,6 +43,7 @@ pub use explain::{Explanation, explain};
 pub use finding::{Finding, Findings, Severity};
 pub use hierarchy::{Active, Hierarchy};
 pub use level::{LevelKind, PolicyScope};
+pub use nearest::nearest;
 pub use needs::Needs;
 pub use obligation::Obligation;
 pub use path::{Path, Paths};

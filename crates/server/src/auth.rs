@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -68,10 +68,16 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
     let Some(token) = token else { return refuse("the request has no operator credential") };
     let operator = match app.operators.verify(token).await {
         Ok(operator) => operator,
-        Err(VerifyError::Refused) => return refuse("the operator credential is not valid"),
+        Err(VerifyError::Refused) => {
+            // Without an answer of the state the count is of nobody's credential.
+            app.turned_away.login(app.operators.claimed_by(token).await.unwrap_or_default());
+            return refuse("the operator credential is not valid");
+        }
         Err(error) => return Failure::internal("the credential cannot be checked", &error).into_response(),
     };
     if request.method() != Method::GET && !operator.may_write() {
+        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        app.turned_away.role(&operator, request.method(), route);
         return Failure::new(ProblemCode::Forbidden, "an auditor reads and changes nothing")
             .rule("operator.role")
             .into_response();

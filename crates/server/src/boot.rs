@@ -49,7 +49,7 @@ use crate::{
     pins::PinBook,
     plane::{App, Plane},
     policies::PlanePolicies,
-    routes, stamping, upkeep, witness,
+    routes, seen, stamping, turned_away, upkeep, witness,
 };
 
 /// A run of a client outside in which nothing is asked for so long is over, where nobody said otherwise.
@@ -209,8 +209,10 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
+    let seen = seen::read(&store).await?;
     let held = EvidenceOptions {
         strict: cfg!(debug_assertions),
+        seen,
         tokens: options.tokens.clone(),
         ..options.archive.evidence(dir)?
     };
@@ -353,6 +355,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         issuers,
         outside_runs,
         refusals: Arc::new(Refusals::default()),
+        turned_away: Default::default(),
         log_readers: Default::default(),
     });
     cosigning::start(&app.evidence, &app.journal, &options.witnesses, &app.closing);
@@ -362,9 +365,11 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
         (listener, outside::Door::new(app.clone(), base, address, credential.is_some()), url)
     });
     tokio::spawn(outside::tell_refusals(app.clone()));
+    tokio::spawn(turned_away::keep_telling(app.clone()));
     tokio::spawn(upkeep::purge_answers(app.clone()));
     tokio::spawn(upkeep::sweep_approvals(app.clone()));
     tokio::spawn(upkeep::retire_keys(app.clone()));
+    tokio::spawn(seen::watch(app.clone()));
     tokio::spawn(upkeep::carry_decisions(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
@@ -421,9 +426,11 @@ impl Running {
             log_door.await?;
         }
         app.refusals.tell(&app);
+        app.turned_away.tell(&app, true);
         drain_calls(&app).await;
         let event = by_plane(EventType::PlaneStopped).public("runs_live", app.engine.live_count() as u64);
         let recorded = app.evidence.record(event).await;
+        seen::at_stop(&app).await;
         app.journal.publish(JournalEvent::plane("plane.stopped"));
         app.journal.flush().await;
         app.data.remove_address();

@@ -239,10 +239,22 @@ impl Asking {
         if alarm && !std::mem::replace(&mut self.alarmed, true) {
             let note = self.evidence.published(&LogName::Plane).map(|ours| ours.note.clone()).unwrap_or_default();
             tracing::error!(witness = %self.name, %error, ours = %note, "a witness has seen another history of the plane log");
+            // Of the other history the witness has told no note, but where it stands: the note is with the witness.
+            let both = match &error {
+                AskError::Cosign(split @ CosignError::SplitView { .. }) => format!("{split}\n"),
+                other => format!(
+                    "--- this plane\n{note}\n--- the witness {} at {}\n{other}\nThe checkpoint that it saw is in the \
+                     witness's own directory, in `logs`: ask whoever runs it.\n",
+                    self.name, self.uri
+                ),
+            };
+            let kept = self.evidence.keep_split_view(&both);
+            let kept = kept.map(|path| path.display().to_string()).unwrap_or_else(|error| format!("not kept: {error}"));
             let event = by_plane(EventType::SecurityFinding)
                 .public("finding", "split_view")
                 .public("witness", self.name.clone())
-                .public("detail", error.to_string());
+                .public("ours", note)
+                .public("detail", format!("{error}; both: {kept}"));
             if let Err(error) = self.evidence.note(event) {
                 tracing::error!(%error, "the finding could not be recorded");
             }

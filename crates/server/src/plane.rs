@@ -30,6 +30,7 @@ use crate::{
     outside::{Issuers, OutsideRuns, Refusals},
     pins::PinBook,
     policies::PlanePolicies,
+    turned_away::TurnedAway,
 };
 
 /// A plane that is up.
@@ -69,6 +70,8 @@ pub(crate) struct Plane {
     pub(crate) log_readers: Readers,
     /// What was refused at the door.
     pub(crate) refusals: Arc<Refusals>,
+    /// What was turned away before any handler saw it.
+    pub(crate) turned_away: TurnedAway,
     /// Held while values of the evidence are erased, and while a legal hold is asked for.
     pub(crate) erasures: tokio::sync::Mutex<()>,
     /// Held while a credential for a host, or an issuer, is changed, so that the memory has what the store has.

@@ -28,6 +28,8 @@ use crate::{
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// After a failure it is asked again after so long, and then after twice that.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How often it is looked whether the plane log has another key.
+const REKEYED_EVERY: Duration = Duration::from_secs(2);
 /// Longest time between two attempts, unless the interval is shorter.
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// A clock may differ so much without an alarm.
@@ -187,6 +189,8 @@ impl Asking {
             tokio::select! {
                 () = closing.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+                // Of two authorities one answers first, and then there is no hurry for the other.
+                () = self.rekeyed(), if !self.failing => {}
             }
             tokio::select! {
                 () = closing.cancelled() => return,
@@ -214,6 +218,17 @@ impl Asking {
                     wait.min(self.every)
                 }
             };
+        }
+    }
+
+    /// Waits until the plane log has another key than the one that signed what is stamped: until there is a newer time
+    /// stamp no pack has one.
+    async fn rekeyed(&self) {
+        loop {
+            tokio::time::sleep(REKEYED_EVERY).await;
+            if !self.evidence.timestamp_is_of_present_key() {
+                return;
+            }
         }
     }
 

@@ -19,6 +19,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0010_issuer_names", include_str!("../migrations/0010_issuer_names.sql")),
     ("0011_four_eyes", include_str!("../migrations/0011_four_eyes.sql")),
     ("0012_redaction", include_str!("../migrations/0012_redaction.sql")),
+    ("0013_ledger_seen", include_str!("../migrations/0013_ledger_seen.sql")),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

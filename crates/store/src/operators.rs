@@ -118,6 +118,17 @@ impl Store {
         get(&mut *self.reader().await?, id).await
     }
 
+    /// The operator of that name, revoked or not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database failed or the row is not readable.
+    pub async fn operator_named(&self, name: &str) -> Result<Option<OperatorRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let found =
+            sqlx::query("SELECT * FROM operators WHERE name = $1").bind(name).fetch_optional(&mut *reader).await?;
+        found.as_ref().map(row).transpose()
+    }
+
     /// Operators by id, which is by age.
     ///
     /// # Errors

@@ -85,10 +85,21 @@ impl Store {
     /// [`StoreError`] when the database failed; then they stay pending, and are recognised by their
     /// event id when they are published again.
     pub async fn outbox_done(&self, ids: &[i64]) -> Result<(), StoreError> {
-        if ids.is_empty() {
+        self.outbox_published(ids, &[]).await
+    }
+
+    /// The same, and that the logs of these names have so many leaves on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::outbox_done`].
+    pub async fn outbox_published(&self, ids: &[i64], logs: &[(String, u64)]) -> Result<(), StoreError> {
+        if ids.is_empty() && logs.is_empty() {
             return Ok(());
         }
         let mut tx = self.begin().await?;
+        for (log, size) in logs {
+            tx.ledger_seen_put(log, *size, None).await?;
+        }
         for id in ids {
             sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id).execute(tx.connection()).await?;
         }

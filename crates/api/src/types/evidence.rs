@@ -1,6 +1,6 @@
 //! Evidence as it is read: leaves of a tenant's ledger, with the disclosures that the reader may see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cogward_model::{
     TenantName, Timestamp,
@@ -38,6 +38,9 @@ pub struct EvidenceLeaf {
     /// The fields whose values were erased, with the redaction that did it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub erased: BTreeMap<String, RedactionId>,
+    /// The fields whose values do not open although no redaction erased them: their keys are lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<String>,
 }
 
 /// How far the plane log, which holds the checkpoints of all tenants, is witnessed.
@@ -76,6 +79,9 @@ pub struct EvidenceStatus {
     /// How the archive of sealed segments does, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveStatus>,
+    /// What somebody must look into, each in a sentence; the command line exits with 1 while there is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
 }
 
 /// How the archive of a plane does.

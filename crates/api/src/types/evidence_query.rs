@@ -23,6 +23,10 @@ pub struct EvidenceQuery {
     /// The same person by the pseudonym that a record or a pack has: 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pseudonym: Option<String>,
+    /// The operator whose command it was, who asked for it or agreed to it, or whom it is about: by public id or by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub operator: Option<String>,
     /// The run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
@@ -38,7 +42,8 @@ pub struct EvidenceQuery {
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub kind: Option<String>,
-    /// The decision, or the verdict of the policies: `permit`, `block`, `escalate`.
+    /// The decision, or the verdict of the policies: `permit`, `block`, `escalate`; or `refused`, whatever was refused in
+    /// any way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub decision: Option<String>,
@@ -74,6 +79,8 @@ pub struct EvidenceFound {
     pub next_cursor: Option<String>,
     /// Leaves of the tenant's ledger that were looked through or lie before: what is behind them is not indexed yet.
     pub current: u64,
+    /// When the plane looked: what is asked for a later time is not known yet.
+    pub asked: Timestamp,
 }
 
 /// Which part to export; nothing said is the whole ledger. One of run, agent and so on, or a sample; a time alone or with

@@ -22,6 +22,9 @@ pub struct EvidenceSearch {
     /// The same by the pseudonym that the record of a search or a pack has
     #[arg(long, value_name = "HEX")]
     pub pseudonym: Option<String>,
+    /// Commanded, asked for or agreed to by this operator, or about this operator: by public id or by name
+    #[arg(long, value_name = "ID|NAME")]
+    pub operator: Option<String>,
     /// Of this run
     #[arg(long, value_name = "RUN")]
     pub run: Option<RunId>,
@@ -31,12 +34,15 @@ pub struct EvidenceSearch {
     /// About this tool server
     #[arg(long, value_name = "SERVER")]
     pub tool_server: Option<String>,
-    /// Of this type: tool.call.decided
+    /// Of this type: tool.call.decided; docs/evidence/events.md lists them
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
     /// With this decision or verdict: permit, block, escalate
     #[arg(long, value_name = "WORD")]
     pub decision: Option<String>,
+    /// Whatever was refused: decisions, commands, credentials, registrations, what a sandbox stopped
+    #[arg(long, conflicts_with = "decision")]
+    pub refused: bool,
     /// Decided by the policy version with this digest
     #[arg(long, value_name = "DIGEST")]
     pub policy: Option<String>,

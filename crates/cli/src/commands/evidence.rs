@@ -11,7 +11,8 @@ use cogward_api::{
     ConsistencyQuery, Cosignatures, EvidenceFound, EvidenceIndex, EvidenceLeaf, EvidenceQuery, EvidenceStatus,
     ExportQuery, PageQuery, Reason, SampleCommitted, SampleQuery, TAR, WitnessRequestQuery, paths,
 };
-use cogward_ledger::note::NOTE_BYTES_MAX;
+use cogward_ledger::{note::NOTE_BYTES_MAX, pack::MANIFEST_FILE};
+use cogward_model::Timestamp;
 
 use super::{Session, archive, keys, redactions, timestamps};
 use crate::{
@@ -61,6 +62,7 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
         args::Evidence::Export { directory, part, tenant } => {
             let query = part_query(*part);
             exported(&directory, &with_query(&paths::evidence_export(&tenant.tenant), &query)?, session)?;
+            told_of(&directory, &query, session);
         }
         args::Evidence::Archive(command) => return archive::run(command, session),
         args::Evidence::Redact(command) => return redactions::redact(command, session),
@@ -72,6 +74,11 @@ pub fn run(command: args::Evidence, session: &mut Session<'_>) -> Result<Exit, F
         args::Evidence::Status => {
             let status: EvidenceStatus = session.client()?.get(paths::EVIDENCE_STATUS)?;
             session.output.one(&status)?;
+            for alarm in &status.alarms {
+                session.output.say(&format!("ALARM: {alarm}"));
+            }
+            // A script that watches the evidence needs no JSON.
+            return Ok(if status.alarms.is_empty() { Exit::Done } else { Exit::Failed });
         }
         args::Evidence::Checkpoint { exchange: Some(args::Exchange::Export { old }), .. } => {
             let query = WitnessRequestQuery { old };
@@ -116,8 +123,24 @@ fn exported(directory: &Path, path: &str, session: &mut Session<'_>) -> Result<(
     // Said of the plane, not proven by it: the proof is in the pack, which is here by now.
     if let Ok(status) = session.client()?.get::<EvidenceStatus>(paths::EVIDENCE_STATUS) {
         session.output.say(&crate::show::witnessed(&status));
+        for alarm in &status.alarms {
+            session.output.say(&format!("ALARM: {alarm}"));
+        }
     }
     session.output.line(&directory.display().to_string())
+}
+
+/// What the manifest of a part says that its reader should know: how far its window is known, and which values do not open.
+fn told_of(directory: &Path, query: &ExportQuery, session: &mut Session<'_>) {
+    #[derive(serde::Deserialize)]
+    struct Made {
+        time: Timestamp,
+    }
+    let manifest = fs::read(directory.join(MANIFEST_FILE)).unwrap_or_default();
+    let Ok(Made { time }) = serde_json::from_slice::<Made>(&manifest) else { return };
+    if let Some(beyond) = beyond((query.since, query.until), time) {
+        session.output.say(&beyond);
+    }
 }
 
 fn not_there(path: &Path) -> Result<(), Failure> {
@@ -162,6 +185,19 @@ fn part_query(part: args::EvidencePart) -> ExportQuery {
     }
 }
 
+/// What of a window is not known yet, in a sentence.
+fn beyond((since, until): (Option<Timestamp>, Option<Timestamp>), asked: Timestamp) -> Option<String> {
+    if let Some(since) = since.filter(|since| *since > asked) {
+        return Some(format!(
+            "The window begins at {since}, and it was {asked} when the plane looked: nothing of it is known yet."
+        ));
+    }
+    let until = until.filter(|until| *until > asked)?;
+    Some(format!(
+        "The window ends at {until}, and it was {asked} when the plane looked: what is later is not known yet."
+    ))
+}
+
 /// Searches to the end, or to the limit. Where it stopped goes to standard error, so that it can be gone on with.
 fn found(search: args::EvidenceSearch, session: &mut Session<'_>) -> Result<Exit, Failure> {
     let (wanted, tenant) = (search.limit.count().unwrap_or(FOUND_DEFAULT), search.tenant.tenant);
@@ -170,11 +206,12 @@ fn found(search: args::EvidenceSearch, session: &mut Session<'_>) -> Result<Exit
         version: search.version,
         user: search.user,
         pseudonym: search.pseudonym,
+        operator: search.operator,
         run: search.run,
         tool: search.tool,
         tool_server: search.tool_server,
         kind: search.kind,
-        decision: search.decision,
+        decision: search.refused.then(|| "refused".to_owned()).or(search.decision),
         policy: search.policy,
         approval: search.approval,
         since: search.from,
@@ -183,7 +220,7 @@ fn found(search: args::EvidenceSearch, session: &mut Session<'_>) -> Result<Exit
         cursor: search.cursor,
     };
     let mut leaves: Vec<EvidenceLeaf> = Vec::new();
-    let current = loop {
+    let (current, asked) = loop {
         let left = wanted.saturating_sub(leaves.len()).min(cogward_api::PAGE_ITEMS_MAX as usize);
         query.limit = u32::try_from(left).ok();
         let path = with_query(&paths::evidence_search(&tenant), &query)?;
@@ -193,12 +230,21 @@ fn found(search: args::EvidenceSearch, session: &mut Session<'_>) -> Result<Exit
         let moves = page.next_cursor.is_some() && page.next_cursor != query.cursor;
         query.cursor = page.next_cursor;
         if leaves.len() >= wanted || !moves {
-            break page.current;
+            break (page.current, page.asked);
         }
     };
     session.output.list(&leaves)?;
     let more = query.cursor.map(|cursor| format!("; there may be more: --cursor {cursor}")).unwrap_or_default();
     session.output.say(&format!("{} found; the index is current up to {current} leaves{more}", leaves.len()));
+    if let Some(beyond) = beyond((query.since, query.until), asked) {
+        session.output.say(&beyond);
+    }
+    let lost = leaves.iter().map(|leaf| leaf.lost.len()).sum::<usize>();
+    if lost > 0 {
+        session.output.say(&format!(
+            "{lost} hidden values of these leaves do not open and were not redacted: their keys are gone from `evidence/vault`"
+        ));
+    }
     Ok(Exit::Done)
 }
 

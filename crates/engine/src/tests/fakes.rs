@@ -515,13 +515,19 @@ pub(super) fn start_of(agent: &str) -> StartRun {
         inputs: Vec::new(),
         as_user: None,
         actor: "operator".into(),
+        operator: Some(operator_id()),
         reason: None,
         claim: None,
     }
 }
 
+/// The operator of all commands.
+pub(super) fn operator_id() -> cogward_model::id::OperatorId {
+    cogward_model::id::OperatorId::from_bytes([7; 16])
+}
+
 pub(super) fn order() -> crate::Order {
-    crate::Order { actor: "operator".into(), reason: Some("test".into()), claim: None }
+    crate::Order { actor: "operator".into(), operator: Some(operator_id()), reason: Some("test".into()), claim: None }
 }
 
 /// The row of a run when it satisfies `until`; the store is looked at as often as it takes.

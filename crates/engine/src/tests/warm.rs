@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cogward_model::{AgentName, TenantName, VersionLabel, event::EventType, run::RunState};
 
-use super::fakes::{World, closed, row_when, running, start_of};
+use super::fakes::{World, closed, operator_id, row_when, running, start_of};
 use crate::{Engine, StartError, WARM_MAX, WarmError, ports::Exit};
 
 fn clerk() -> (TenantName, AgentName, VersionLabel) {
@@ -13,7 +13,7 @@ fn clerk() -> (TenantName, AgentName, VersionLabel) {
 
 async fn set(engine: &Engine, count: u32) {
     let (tenant, agent, label) = clerk();
-    engine.set_warm((&tenant, &agent, &label), count, "operator", None).await.unwrap();
+    engine.set_warm((&tenant, &agent, &label), count, ("operator", operator_id()), None).await.unwrap();
 }
 
 /// Waits until so many are ready.
@@ -134,9 +134,9 @@ async fn what_cannot_be_is_refused() {
     let world = World::new();
     let engine = world.engine().await;
     let (tenant, agent, label) = clerk();
-    let refused = engine.set_warm((&tenant, &agent, &label), WARM_MAX + 1, "operator", None).await;
+    let refused = engine.set_warm((&tenant, &agent, &label), WARM_MAX + 1, ("operator", operator_id()), None).await;
     assert!(matches!(refused, Err(WarmError::TooMany { .. })));
     let unknown = "9.9.9".parse().unwrap();
-    let refused = engine.set_warm((&tenant, &agent, &unknown), 1, "operator", None).await;
+    let refused = engine.set_warm((&tenant, &agent, &unknown), 1, ("operator", operator_id()), None).await;
     assert!(matches!(refused, Err(WarmError::Store(_))), "{refused:?}");
 }

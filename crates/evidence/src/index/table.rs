@@ -21,7 +21,7 @@ use sqlx::{
 use crate::vault::KEY_ID_BYTES;
 
 /// The version of the file's form: another one is made anew.
-const FORM: i64 = 1;
+const FORM: i64 = 2;
 /// Rows of one statement.
 const ROWS: usize = 1_000;
 
@@ -136,7 +136,7 @@ impl Table {
             let mut tx = connection.begin().await?;
             sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
             sqlx::query("INSERT INTO state VALUES (1, ?, 0, 0)").bind(plane).execute(&mut *tx).await?;
-            sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut *tx).await?;
+            sqlx::raw_sql("PRAGMA user_version = 2").execute(&mut *tx).await?;
             tx.commit().await?;
         } else if form != FORM {
             return Ok(None);

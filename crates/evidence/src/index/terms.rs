@@ -1,6 +1,7 @@
 //! What a leaf can be found by.
 
 use cogward_ledger::map::{self, Kind};
+use cogward_model::{event::EventType, id::OperatorId};
 use serde::Deserialize;
 
 use crate::{
@@ -15,6 +16,7 @@ pub(crate) enum Term {
     Run,
     Approval,
     Policy,
+    Operator,
     User,
     Tool,
     Version,
@@ -31,6 +33,7 @@ impl Term {
             Self::Run => "run",
             Self::Approval => "approval",
             Self::Policy => "policy",
+            Self::Operator => "operator",
             Self::User => "user",
             Self::Tool => "tool",
             Self::Version => "version",
@@ -58,6 +61,14 @@ struct Body {
     policy_verdict: serde_json::Value,
     #[serde(default)]
     policy: serde_json::Value,
+    #[serde(default)]
+    operator: serde_json::Value,
+    #[serde(default)]
+    by: serde_json::Value,
+    #[serde(default)]
+    requested_by: serde_json::Value,
+    #[serde(default)]
+    approved_by: serde_json::Value,
 }
 
 /// A pseudonym as a text.
@@ -67,6 +78,9 @@ pub(crate) fn hex(bytes: &[u8; KEY_ID_BYTES]) -> String {
 
 /// The field with the name of the person on whose authority a leaf is.
 pub(crate) const PERSON: &str = "sub";
+
+/// What is asked for in the place of a decision to find whatever was refused.
+pub const REFUSED: &str = "refused";
 
 /// What stands in the index for a term.
 pub(crate) fn tag(keys: &TenantKeys, term: Term, value: &str) -> [u8; KEY_ID_BYTES] {
@@ -124,13 +138,22 @@ fn public(leaf: &[u8]) -> Option<(String, Vec<(Term, String)>)> {
         };
         terms.push((term, value));
     }
-    let Body { id, act, decision, policy_verdict, policy } = serde_json::from_slice::<Leaf>(leaf).ok()?.body;
+    let Body { id, act, decision, policy_verdict, policy, operator, by, requested_by, approved_by } =
+        serde_json::from_slice::<Leaf>(leaf).ok()?.body;
     if let Some((_, version)) = act.as_deref().and_then(|act| act.split_once('@')) {
         terms.push((Term::Version, version.to_owned()));
     }
     for decision in [decision.as_str(), policy_verdict.as_str()].into_iter().flatten() {
         terms.push((Term::Decision, decision.to_owned()));
     }
+    let kind = terms.iter().find(|(term, _)| *term == Term::Type).map(|(_, kind)| kind.as_str());
+    let always = EventType::ALL.iter().any(|known| known.is_refusal() && Some(known.as_str()) == kind);
+    if always || decision.as_str() == Some("block") || policy_verdict.as_str() == Some("block") {
+        terms.push((Term::Decision, REFUSED.to_owned()));
+    }
+    // Whose command it was, who asked for it and who agreed; and the operator whom it is about.
+    let operators = [&operator, &by, &requested_by, &approved_by].into_iter().filter_map(serde_json::Value::as_str);
+    terms.extend(operators.filter(|id| id.parse::<OperatorId>().is_ok()).map(|id| (Term::Operator, id.to_owned())));
     // `tenant:retail sha256:…`, one or several: by the digest.
     let several = policy.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
     for named in policy.as_str().into_iter().chain(several) {

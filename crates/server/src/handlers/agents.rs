@@ -181,6 +181,6 @@ pub(crate) async fn set_warm(
     bounded_reason(reason.as_deref())?;
     let row = app.store.version(&of.0, &of.1, &of.2).await?;
     row.ok_or_else(|| Failure::missing("version", &of.2))?;
-    app.engine.set_warm((&of.0, &of.1, &of.2), count, &caller.0.name, reason.as_deref()).await?;
+    app.engine.set_warm((&of.0, &of.1, &of.2), count, (&caller.0.name, caller.0.id), reason.as_deref()).await?;
     warm_view(&app, of).await
 }

@@ -32,7 +32,7 @@ pub(super) fn view(leaf: LeafView, disclosed: bool) -> EvidenceLeaf {
     };
     let kind = body.get("type").and_then(|t| t.as_str()).unwrap_or_default().to_owned();
     let disclosed = if disclosed { leaf.disclosed } else { Default::default() };
-    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed, erased: leaf.erased }
+    EvidenceLeaf { seq: leaf.seq, time: leaf.time, kind, body, disclosed, erased: leaf.erased, lost: leaf.lost }
 }
 
 pub(crate) async fn of_run(

@@ -18,7 +18,7 @@ use cogward_model::{
 use cogward_policy::Version;
 use http::header;
 
-use super::{bounded_reason, evidence, known_tenant, runs};
+use super::{bounded_reason, evidence, evidence_asked, known_tenant, runs};
 use crate::{
     commands,
     events::{by_operator, sha256},
@@ -67,11 +67,14 @@ pub(crate) async fn search(
     Asked(asked): Asked<EvidenceQuery>,
 ) -> Result<Answer<EvidenceFound>, Failure> {
     known_tenant(&app, &tenant).await?;
+    evidence_asked::search(&asked)?;
+    let operator = evidence_asked::operator(&app, asked.operator).await?;
     let limit = asked.limit.unwrap_or(PAGE_ITEMS_DEFAULT).clamp(1, PAGE_ITEMS_MAX);
     let query = Query {
         agent: asked.agent,
         version: asked.version,
         user: user(asked.user, asked.pseudonym)?,
+        operator,
         run: asked.run,
         tool: asked.tool,
         tool_server: asked.tool_server,
@@ -91,7 +94,8 @@ pub(crate) async fn search(
         .public("size", page.current);
     app.record(event).await?;
     let items = page.leaves.into_iter().map(|leaf| evidence::view(leaf, disclosed)).collect();
-    Ok(Answer(EvidenceFound { items, next_cursor: page.cursor, current: page.current }))
+    let asked = app.clock.now();
+    Ok(Answer(EvidenceFound { items, next_cursor: page.cursor, current: page.current, asked }))
 }
 
 fn proof(text: String, name: &str) -> Response {
@@ -182,6 +186,9 @@ pub(crate) async fn reindex(
 
 /// The part that a query names, and how the record names it; `None` for the whole log.
 fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
+    evidence_asked::event_type(query.kind.as_deref())?;
+    evidence_asked::tool(query.tool.as_deref())?;
+    evidence_asked::window(query.since, query.until)?;
     let mut parts = Vec::new();
     let window = (query.since, query.until);
     let keys = [
@@ -281,11 +288,20 @@ pub(crate) async fn export(
     let policies = policies(&app, &draft.policies).await?;
     let summary = tokio::task::spawn_blocking(move || draft.finish(&policies)).await;
     let summary = summary.map_err(|error| Failure::internal("the evidence cannot be exported", &error))??;
+    if summary.lost > 0 {
+        let text = format!(
+            "{} hidden values of an export do not open and were not redacted: their keys are gone from `evidence/vault`",
+            summary.lost
+        );
+        tracing::warn!(%tenant, lost = summary.lost, "hidden values do not open and were not redacted");
+        app.evidence.raise_alarm("lost_values", text);
+    }
     let event = by_operator(EventType::PackExported, tenant.clone(), &caller.0, query.reason.as_deref())
         .public("part", of)
         .public("of", what)
         .public("results", summary.leaves)
         .public("disclosures", summary.disclosures)
+        .public("lost", summary.lost)
         .public("size", summary.size)
         .public("pack", format!("sha256:{}", summary.manifest));
     app.record(event).await?;

@@ -110,6 +110,7 @@ pub(super) fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         seen,
         below_quorum,
         archive: app.archived.status(),
+        alarms: app.evidence.alarms(),
     })
 }
 
@@ -139,7 +140,13 @@ pub(crate) async fn add_cosignatures(
     caller: Caller,
     body: Json<Cosignatures>,
 ) -> Result<Answer<EvidenceStatus>, Failure> {
-    let cosigned = app.evidence.cosign(&body.value.note).await.map_err(|error| match error {
+    let cosigned = app.evidence.cosign(&body.value.note).await;
+    if let Err(split @ CosignError::SplitView { .. }) = &cosigned
+        && let Err(error) = app.evidence.keep_split_view(&format!("{split}\n"))
+    {
+        tracing::error!(%error, "the notes of two histories are not kept");
+    }
+    let cosigned = cosigned.map_err(|error| match error {
         CosignError::Unknown(_) => Failure::invalid(error.to_string())
             .next_step("name the witness's key to the plane: `cogward serve --witness-policy FILE`, docs/evidence.md"),
         CosignError::Note(_) | CosignError::Size { .. } => Failure::invalid(error.to_string()),

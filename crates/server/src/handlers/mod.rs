@@ -6,6 +6,7 @@ mod archive;
 pub(crate) mod credentials;
 pub(crate) mod events;
 pub(crate) mod evidence;
+mod evidence_asked;
 pub(crate) mod evidence_query;
 pub(crate) mod files;
 pub(crate) mod floors;

@@ -98,6 +98,7 @@ pub(crate) async fn start(
                 inputs,
                 as_user,
                 actor: caller.0.name.clone(),
+                operator: Some(caller.0.id),
                 reason,
                 claim: claim.clone(),
                 outside: outside.map(|client| Outside { client, by_itself: false }),
@@ -205,7 +206,12 @@ async fn command(
     let operation = match idempotency::earlier_command(&app, claim.as_ref()).await? {
         Some(earlier) => earlier.operation,
         None => {
-            let order = Order { actor: caller.0.name.clone(), reason: Some(reason), claim: claim.clone() };
+            let order = Order {
+                actor: caller.0.name.clone(),
+                operator: Some(caller.0.id),
+                reason: Some(reason),
+                claim: claim.clone(),
+            };
             match app.engine.command(run, command, order).await {
                 Ok(receipt) => receipt.operation,
                 Err(error) => {

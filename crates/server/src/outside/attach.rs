@@ -116,6 +116,7 @@ pub(super) async fn attach(
             inputs: Vec::new(),
             as_user: client.user(),
             actor: client.actor(),
+            operator: None,
             reason: None,
             claim: None,
             outside: Some(Outside { client: client.clone(), by_itself: true }),
