@@ -386,7 +386,7 @@ fn segments_leave_the_disk_and_everything_still_works() -> Result<()> {
     ])?;
     let id = asked["id"].as_str().context("an id")?.to_owned();
     let approve = ["evidence", "redact", "approve", &id, "--reason", "checked"];
-    ensure!(plane.command(&approve).env("COGWARD_TOKEN", &bob).status()?.success());
+    ensure!(plane.command(approve).env("COGWARD_TOKEN", &bob).status()?.success());
     plane.ok(["evidence", "redact", "execute", &id, "--reason", "due"])?;
     let after = plane.json(["evidence", "show", "--run", &run])?;
     ensure!(disclosed(&after) == 0 && after.to_string().contains(&id), "{after}");
