@@ -311,6 +311,7 @@ EQUAL = {
     ("Statement::Rotation { generation: 1, old, .. } =>", "Statement::Rotation { old, .. } =>"): "the statement is looked at once more as the first of the chain",
     ("(statement.text() == text && statement.origin() == origin).then_some(statement)", "(statement.text() == text).then_some(statement)"): "the text has the log's name in it",
     ("(old.origin() == origin).then_some", "true.then_some"): "a key of another log is never the present one",
+    ("if length > FRAME_BYTES_MAX || (HEADER_BYTES + length) as u64 > left {", "if length > FRAME_BYTES_MAX {"): "the object ends before the frame does, and that is the same damage",
     ("let grown = checkpoint.size >= part.end", "let grown = true"): "no proof leads from more leaves to fewer",
     ("        && size == part.end\n", ""): "where the leaves end was compared before",
     ("        if manifests.is_empty() {", "        if false {"): "that nothing was read is said at the end as well",

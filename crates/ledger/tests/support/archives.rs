@@ -88,6 +88,10 @@ struct Maker {
     /// The seed of the plane's key by the time of each segment, and what is said of it then.
     keys: Vec<(u8, Vec<String>)>,
     two_kinds: bool,
+    /// What each segment says of itself which one it is.
+    indexes: Vec<u64>,
+    /// What is done to a segment before its digest is taken.
+    done: Option<(usize, fn(&mut Vec<u8>))>,
 }
 
 impl Maker {
@@ -115,6 +119,8 @@ impl Maker {
             segments: vec![first, second, third],
             keys: vec![(61, vec![]), (61, vec![]), (61, vec![])],
             two_kinds: false,
+            indexes: vec![0, 1, 2],
+            done: None,
         }
     }
 
@@ -163,7 +169,11 @@ impl Maker {
         let (mut objects, mut walk, mut previous) = (BTreeMap::new(), Walk::new(PLANE), None);
         let hashes = self.hashes();
         for (n, frames) in self.segments.iter().enumerate() {
-            let bytes = segment(n as u64, frames, if n == 1 { 0 } else { 40 });
+            let mut bytes = segment(self.indexes[n], frames, if n == 1 { 0 } else { 40 });
+            let size = bytes.len() as u64;
+            if let Some((_, done)) = self.done.filter(|(which, _)| *which == n) {
+                done(&mut bytes);
+            }
             walk.begin();
             // What no verifier takes is not in the manifest either; they find it in the segment.
             frames.iter().for_each(|(kind, payload)| drop(walk.frame(*kind, payload)));
@@ -187,7 +197,7 @@ impl Maker {
             });
             let to = frames.iter().map(|(_, payload)| 20 + payload.len() as u64).sum::<u64>() + 32;
             let digest = sha256(&bytes);
-            let sealed = Sealed { index: n as u64, sha256: Hex(digest), bytes: bytes.len() as u64, from: 32, to };
+            let sealed = Sealed { index: n as u64, sha256: Hex(digest), bytes: size, from: 32, to };
             let key = self.key(n, PLANE);
             let mut manifest = Manifest::new(key.verifying(), n as u64, previous, sealed, parts.collect())
                 .with_statements(self.keys[n].1.clone());
@@ -720,6 +730,14 @@ fn frames_changed(all: &mut Vec<Case>) {
         change(&mut maker);
         all.push(case(name, maker.objects(), what, leaf));
     };
+    add("segment-that-says-another-number", "bytes", None, &|maker| maker.indexes[1] = 2);
+    add("segment-with-something-behind-its-frames", "bytes", None, &|maker| {
+        maker.done = Some((0, |bytes| *bytes.last_mut().unwrap() = 1));
+    });
+    add("segment-longer-than-it-says", "bytes", None, &|maker| maker.done = Some((0, |bytes| bytes.push(0))));
+    add("segment-shorter-than-it-says", "bytes", None, &|maker| {
+        maker.done = Some((0, |bytes| bytes.truncate(bytes.len() - 1)));
+    });
     add("leaf-taken-out", "seq", Some(1), &|maker| drop(maker.segments[0].remove(1)));
     add("leaf-twice", "seq", Some(2), &|maker| maker.segments[0].insert(1, base.segments[0][1].clone()));
     add("leaves-exchanged", "seq", Some(0), &|maker| maker.segments[0].swap(0, 1));
