@@ -61,6 +61,7 @@ fuzz: own-target ## hostile bytes against whatever reads what agents send (FUZZ_
 
 bench: own-target ## what evidence, gate and sandbox cost, as ratios (docs/performance.md)
 	cargo bench --locked -p cogward-evidence --bench append
+	cargo bench --locked -p cogward-evidence --bench growth
 	@scripts/bench-postgres.sh || echo "bench: without PostgreSQL"
 	cargo bench --locked -p cogward-gateway --bench calls
 	cargo bench --locked -p cogward-policy --bench decide

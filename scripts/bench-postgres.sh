@@ -17,12 +17,12 @@ stop() { "${as[@]}" "$bin/pg_ctl" -D "$dir/data" -m immediate stop > /dev/null 2
 trap stop EXIT
 "${as[@]}" "$bin/initdb" -D "$dir/data" -A trust -U bench > /dev/null
 "${as[@]}" "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" \
-  -o "-c listen_addresses='' -c unix_socket_directories='$dir' -c max_connections=200 -c synchronous_commit=on" start > /dev/null
+  -o "-c listen_addresses='' -c unix_socket_directories='$dir' -c max_connections=1100 -c synchronous_commit=on" start > /dev/null
 psql() { "${as[@]}" "$bin/psql" -h "$dir" -U bench -d postgres -qc "$1"; }
 psql "CREATE TABLE events (id bigserial PRIMARY KEY, body bytea)"
 echo "INSERT INTO events (body) VALUES (convert_to(repeat('x', 1024), 'UTF8'));" > "$dir/insert.sql"
 chmod 644 "$dir/insert.sql"
-for clients in 1 64; do
+for clients in 1 64 1024; do
   "${as[@]}" "$bin/pgbench" -h "$dir" -U bench -n -f "$dir/insert.sql" -c "$clients" -j 2 -T "$seconds" -l \
     --log-prefix="$dir/lat$clients" postgres > "$dir/out$clients" 2>&1
   rate=$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$dir/out$clients" | head -1)

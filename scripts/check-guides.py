@@ -175,7 +175,7 @@ def main():
     for name in ["cogward", "cogward-verify"]:
         if not (asked.bin_dir / name).is_file():
             raise SystemExit(f"{asked.bin_dir / name} is not there: build it first")
-    for tool in ["bash", "curl", "node"]:
+    for tool in ["bash", "curl", "node", "jq", "openssl", "basenc"]:
         if shutil.which(tool) is None:
             raise SystemExit(f"{tool} is missing: the guides use it")
     guides = [g.resolve() for g in asked.guides] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

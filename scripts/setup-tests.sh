@@ -29,7 +29,7 @@ try() {
   return 1
 }
 
-for tool in cargo python3 node npm curl openssl flock timeout sha256sum ip nsenter; do
+for tool in cargo python3 node npm curl openssl jq basenc flock timeout sha256sum ip nsenter; do
   command -v "$tool" > /dev/null || fail "$tool is missing: install it with the system's packages"
 done
 for tool in mke2fs debugfs; do
@@ -259,8 +259,10 @@ fi
 
 if [ "$purpose" = tests ]; then
   # Containers that a doctor is put into, and units that systemd reads.
-  # strace makes system calls fail in the tests of the ledger.
-  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux strace:strace; do
+  # strace makes system calls fail in the tests of the ledger; SoftHSM2 is the token in the tests of keys in tokens, and
+  # opensc looks at it from outside.
+  for pair in runc:runc systemd-analyze:systemd setpriv:util-linux unshare:util-linux strace:strace \
+    softhsm2-util:softhsm2 pkcs11-tool:opensc; do
     tool=${pair%%:*} package=${pair##*:}
     if command -v "$tool" > /dev/null; then
       say "$tool: there"

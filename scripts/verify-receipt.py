@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the receipt of an erasure without the plane, with hashlib and the package `cryptography`.
 
-Usage: python3 verify-receipt.py DIRECTORY [--key VKEY]
+Usage: python3 verify-receipt.py DIRECTORY [--key VKEY|FILE]
 
 The directory holds receipt.txt (what was erased, signed by the log) and receipt.json (the same text, the leaves that
 say so, the proofs that they are in the log, the signed checkpoint). Take the key from elsewhere than the receipt.
@@ -89,6 +89,9 @@ def lines_of(text):
 def check(directory, given):
     receipt = json.loads((directory / "receipt.json").read_text(encoding="utf-8"))
     key_text = given or receipt["key"]
+    if given and pathlib.Path(given).is_file():
+        # A file as `log.vkey`: a key a line, Ed25519 first.
+        key_text = pathlib.Path(given).read_text(encoding="utf-8").split("\n", 1)[0]
     key = read_key(key_text)
     need((directory / "receipt.txt").read_text(encoding="utf-8") == receipt["text"], "text: the two files differ")
     text = open_note(receipt["text"], key, "text")
@@ -125,7 +128,7 @@ def check(directory, given):
 def main():
     parser = argparse.ArgumentParser(description="Checks the receipt of an erasure.")
     parser.add_argument("directory", type=pathlib.Path)
-    parser.add_argument("--key", help="the log's public key, from elsewhere than the receipt")
+    parser.add_argument("--key", help="the log's public key or a file with it, from elsewhere than the receipt")
     arguments = parser.parse_args()
     try:
         said, known = check(arguments.directory, arguments.key)

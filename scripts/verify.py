@@ -478,7 +478,7 @@ def main(arguments):
         print("WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one "
               "with the one that the operator published.")
     if log["anchored"]:
-        print(f"    plane {log['anchored']['origin']}: among {log['anchored']['size']} checkpoints since {log['anchored']['time']}")
+        print(f"    plane {log['anchored']['origin']}: among its first {log['anchored']['size']} checkpoints, there since {log['anchored']['time']}")
     if log["stamped"]:
         print(f"    stamp {log['stamped']['leaves']} leaves since {log['stamped']['time']}, says a time stamp authority")
         print("NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem")

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cogward_testkit::Plane;
+use cogward_testkit::{Agent, MAY_ASK, Plane};
 use serde_json::{Value, json};
 
 const EXE: &str = env!("CARGO_BIN_EXE_cogward");
@@ -304,4 +304,119 @@ fn what_cannot_be_an_archive_is_a_mistake_of_the_command() -> Result<()> {
         ensure!(format!("{refused:#}").contains(says), "{flags:?}: {refused:#}");
     }
     Ok(())
+}
+
+/// Makes one call for its user.
+const CALLER: Agent<'static> = Agent {
+    name: "caller",
+    source: "
+import json, os, urllib.request
+body = json.dumps({'model': 'demo-model', 'max_tokens': 10, 'messages': [{'role': 'user', 'content': 'hello'}]}).encode()
+urllib.request.urlopen(urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions', body, {'content-type': 'application/json'}), timeout=60).read()
+print(json.dumps({'done': True}))
+",
+    permissions: MAY_ASK,
+    changes: &[],
+};
+
+fn disclosed(leaves: &Value) -> usize {
+    let leaves = leaves.as_array().into_iter().flatten();
+    leaves.filter_map(|leaf| leaf["disclosed"].as_object()).map(serde_json::Map::len).sum()
+}
+
+#[test]
+fn segments_leave_the_disk_and_everything_still_works() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let at = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
+    let (store, keys) = (at("archive"), at("plane.vkey"));
+    let options = [&["--archive", &store, "--archive-keep-local", "0"][..], &SMALL].concat();
+    let mut plane = Plane::start_serving(EXE, &options)?;
+    keys_of(&plane, Path::new(&keys))?;
+    plane.add_scripted(r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
+    plane.register(&CALLER)?;
+    let bob = plane.ok(["operator", "add", "bob", "--reason", "the second person"])?.trim().to_owned();
+    let ran = plane.json(["run", "start", "caller", "--as", "anna@example.org", "--reason", "t", "--wait"])?;
+    let run = ran["id"].as_str().context("an id")?.to_owned();
+    let whole = plane.json(["evidence", "show", "--run", &run])?;
+    let hidden = disclosed(&whole);
+    ensure!(hidden > 3, "{whole}");
+    news(&plane, 0, 200)?;
+    let released = |least: u64| move |status: &Value| status["released"].as_u64() >= Some(least);
+    archive_until(&plane, released(2))?;
+    let wal = plane.data_dir().join("evidence/wal");
+    let here = |n: u64| wal.join(format!("{n:016x}.seg"));
+    ensure!(!here(0).exists() && !here(1).exists(), "{:?}", files(&wal)?);
+    let shown = plane.ok(["evidence", "archive", "status"])?;
+    ensure!(shown.contains("RELEASED"), "{shown}");
+    let told = plane.json(["evidence", "search", "--type", "ledger.released"])?.to_string();
+    ensure!(told.contains("ledger.released") && told.contains("digest"), "{told}");
+
+    // Killed and started again: nothing is asked of the archive, so it may be away.
+    plane.kill_9()?;
+    fs::rename(&store, at("aside"))?;
+    plane.up()?;
+    let refused = plane.cli(["evidence", "show", "--run", &run])?;
+    ensure!(refused.code() != 0 && format!("{refused:?}").contains("archive_unreachable"), "{refused:?}");
+    news(&plane, 200, 1)?;
+    fs::remove_dir_all(&store).or_else(|error| if Path::new(&store).exists() { Err(error) } else { Ok(()) })?;
+    fs::rename(at("aside"), &store)?;
+
+    // With it, all is there: the run, the whole log, a proof.
+    ensure!(plane.json(["evidence", "show", "--run", &run])? == whole, "the run is as it was");
+    let pack = at("pack");
+    plane.ok(["evidence", "export", &pack])?;
+    let verified_pack = Command::new(plane.verifier()).arg(&pack).output()?;
+    ensure!(verified_pack.status.success(), "{}", String::from_utf8_lossy(&verified_pack.stdout));
+    let proof = plane.ok(["evidence", "prove", "inclusion", "2"])?;
+    ensure!(proof.contains("tlog-proof"), "{proof}");
+    let (code, said) = verified(&plane, Path::new(&store), &["--key", &keys])?;
+    ensure!(code == Some(0), "{said}");
+
+    // A person in a released segment is erased, by two people, and shows as erased.
+    let asked = plane.json([
+        "evidence",
+        "redact",
+        "request",
+        "--ground",
+        "gdpr-17-1-b",
+        "--reason",
+        "ticket",
+        "--subject",
+        "anna@example.org",
+    ])?;
+    let id = asked["id"].as_str().context("an id")?.to_owned();
+    let approve = ["evidence", "redact", "approve", &id, "--reason", "checked"];
+    ensure!(plane.command(&approve).env("COGWARD_TOKEN", &bob).status()?.success());
+    plane.ok(["evidence", "redact", "execute", &id, "--reason", "due"])?;
+    let after = plane.json(["evidence", "show", "--run", &run])?;
+    ensure!(disclosed(&after) == 0 && after.to_string().contains(&id), "{after}");
+    plane.kill_9()?;
+    plane.up()?;
+    ensure!(plane.json(["evidence", "show", "--run", &run])? == after, "and stays so");
+
+    // An object that was replaced is refused when it is read, and said.
+    let object = files(&Path::new(&store).join("segments"))?.remove(0);
+    let good = fs::read(&object)?;
+    let mut bytes = good.clone();
+    bytes[9_000] ^= 1;
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o600))?;
+    fs::write(&object, bytes)?;
+    plane.stop()?;
+    plane.up()?;
+    let refused = plane.cli(["evidence", "export", &at("bad")])?;
+    ensure!(refused.code() != 0 && format!("{refused:?}").contains("other bytes"), "{refused:?}");
+    fs::write(&object, good)?;
+
+    // A segment that was not released must be there.
+    plane.stop()?;
+    let first = files(&wal)?.into_iter().find(|file| file.extension().is_some_and(|of| of == "seg")).context("one")?;
+    fs::rename(&first, at("taken"))?;
+    let refused = plane.up().err().context("it must not start")?;
+    ensure!(
+        format!("{refused:#}").contains("is not recorded") || format!("{refused:#}").contains("rollback"),
+        "{refused:#}"
+    );
+    plane.kill_9()?;
+    fs::rename(at("taken"), &first)?;
+    plane.up()
 }

@@ -119,3 +119,17 @@ fn a_replacement_needs_a_reason_and_an_operator_and_is_evidence() -> Result<()> 
     assert!(!text.contains(new.get(31..).context("a secret")?));
     Ok(())
 }
+
+/// Seen at an auditor's: `--role auditor` made a full operator.
+#[test]
+fn a_role_of_approvals_is_not_taken_for_one_that_only_reads() -> Result<()> {
+    let plane = plane()?;
+    let own = plane.json(["operator", "list"])?[0]["id"].as_str().context("an id")?.to_owned();
+    for command in [vec!["operator", "add", "erin"], vec!["operator", "roles", &own]] {
+        let done = plane.command(command).args(["--role", "auditor", "--reason", "test"]).output()?;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        anyhow::ensure!(!done.status.success() && said.contains("--auditor"), "{said}");
+    }
+    assert_eq!(plane.json(["operator", "list"])?.as_array().map(Vec::len), Some(1), "nobody was made");
+    Ok(())
+}

@@ -120,6 +120,8 @@ codes! {
     EvidenceUnavailable = "evidence_unavailable", 503, "Evidence cannot be written";
     /// The index of the evidence is not current, or is being made anew.
     IndexUnavailable = "index_unavailable", 503, "The evidence index is not current";
+    /// A part of the evidence is only in the archive, and the archive cannot be read.
+    ArchiveUnreachable = "archive_unreachable", 503, "The archive cannot be read";
     /// The plane is starting or stopping.
     NotReady = "not_ready", 503, "The plane is starting or stopping";
 }

@@ -223,7 +223,7 @@ routes! {
         .command("run.kill");
     GET_RUN_EVIDENCE = Route::new("get_run_evidence", "evidence", Get, "/api/v1/runs/{run}/evidence",
         "Read the evidence of a run")
-        .query(of::<PageQuery>).gives(of::<Page<EvidenceLeaf>>);
+        .query(of::<PageQuery>).gives(of::<Page<EvidenceLeaf>>).refuses(&[ArchiveUnreachable]);
 
     GET_OPERATION = Route::new("get_operation", "operations", Get, "/api/v1/operations/{operation}",
         "Read an operation and its receipt")
@@ -232,20 +232,20 @@ routes! {
     EXPORT_EVIDENCE = Route::new("export_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/export",
         "Export a tenant's evidence, or a part of it, as a pack that can be verified offline")
         .query(of::<ExportQuery>).gives_raw(ResponseBody::Tar)
-        .refuses(&[EvidenceUnavailable, IndexUnavailable, PolicyBlocked, ReasonRequired]);
+        .refuses(&[ArchiveUnreachable, EvidenceUnavailable, IndexUnavailable, PolicyBlocked, ReasonRequired]);
     SEARCH_EVIDENCE = Route::new("search_evidence", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/search",
         "Find leaves of a tenant's ledger by what is in them. The question is recorded, persons as pseudonyms")
-        .query(of::<EvidenceQuery>).gives(of::<EvidenceFound>).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+        .query(of::<EvidenceQuery>).gives(of::<EvidenceFound>).refuses(&[ArchiveUnreachable, EvidenceUnavailable, IndexUnavailable]);
     PROVE_LEAF = Route::new("prove_leaf", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/leaves/{leaf}/proof",
         "Prove that a leaf is in the ledger: a C2SP tlog-proof")
-        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+        .gives_raw(ResponseBody::Text).refuses(&[ArchiveUnreachable, EvidenceUnavailable, IndexUnavailable]);
     PROVE_CONSISTENCY = Route::new("prove_consistency", "evidence", Get,
         "/api/v1/tenants/{tenant}/evidence/consistency",
         "Prove that an older state of the ledger is a beginning of a newer one")
         .query(of::<ConsistencyQuery>).gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
     PROVE_RUN = Route::new("prove_run", "evidence", Get, "/api/v1/runs/{run}/evidence/proof",
         "Prove all leaves of a run")
-        .gives_raw(ResponseBody::Text).refuses(&[EvidenceUnavailable, IndexUnavailable]);
+        .gives_raw(ResponseBody::Text).refuses(&[ArchiveUnreachable, EvidenceUnavailable, IndexUnavailable]);
     COMMIT_SAMPLE = Route::new("commit_sample", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/sample",
         "Commit to the number by which a sample will be drawn: its SHA-256 goes into the ledger")
         .query(of::<SampleQuery>).gives(of::<SampleCommitted>).refuses(&[EvidenceUnavailable]);
@@ -283,14 +283,14 @@ routes! {
         .query(of::<RedactionQuery>).gives(of::<Page<Redaction>>);
     REQUEST_REDACTION = Route::new("request_redaction", "redactions", Post, "/api/v1/tenants/{tenant}/redactions",
         "Ask for values of the evidence to be erased; another operator has to approve it")
-        .takes(of::<RedactionRequest>).gives(of::<Redaction>).success(&[201]).refuses(&[EvidenceHeld, NotRedactable])
+        .takes(of::<RedactionRequest>).gives(of::<Redaction>).success(&[201]).refuses(&[ArchiveUnreachable, EvidenceHeld, NotRedactable])
         .reasoned().command("redaction.request");
     GET_REDACTION = Route::new("get_redaction", "redactions", Get, "/api/v1/tenants/{tenant}/redactions/{redaction}",
         "Read an erasure")
         .gives(of::<Redaction>);
     APPROVE_REDACTION = Route::new("approve_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/approve", "Approve an erasure that another operator asked for")
-        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[FourEyes, RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[ArchiveUnreachable, FourEyes, RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
         .command("redaction.approve");
     DENY_REDACTION = Route::new("deny_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/deny", "Refuse an erasure")
@@ -298,14 +298,14 @@ routes! {
         .command("redaction.deny");
     EXECUTE_REDACTION = Route::new("execute_redaction", "redactions", Post,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/execute", "Carry out an erasure that was approved, for good")
-        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
+        .takes(of::<Reason>).gives(of::<Redaction>).refuses(&[ArchiveUnreachable, RedactionClosed, EvidenceHeld, NotRedactable]).reasoned()
         .command("redaction.execute");
     GET_ERASURE_RECEIPT = Route::new("get_erasure_receipt", "redactions", Get,
         "/api/v1/tenants/{tenant}/redactions/{redaction}/receipt", "Read the receipt of an erasure for the data subject")
-        .gives(of::<ErasureReceipt>).refuses(&[RedactionClosed, EvidenceUnavailable]);
+        .gives(of::<ErasureReceipt>).refuses(&[ArchiveUnreachable, RedactionClosed, EvidenceUnavailable]);
     APPLY_RETENTION = Route::new("apply_retention", "redactions", Post, "/api/v1/tenants/{tenant}/retention",
         "Erase what is older than the manifests of its agents keep it, or say what would go")
-        .takes(of::<RetentionRequest>).gives(of::<Retention>).reasoned().command("retention.execute");
+        .takes(of::<RetentionRequest>).gives(of::<Retention>).refuses(&[ArchiveUnreachable]).reasoned().command("retention.execute");
 
     GET_EVIDENCE_KEYS = Route::new("get_evidence_keys", "evidence", Get, "/api/v1/tenants/{tenant}/evidence/keys",
         "Read all keys that the log of a tenant has or had, and what led from each to the next")
@@ -387,7 +387,7 @@ routes! {
     SIMULATE_POLICY_VERSION = Route::new("simulate_policy_version", "policies", Get,
         "/api/v1/policies/{policy_level}/versions/{policy_version}/simulation",
         "Make recorded decisions again with a version and list those that would change")
-        .query(of::<SimulateQuery>).gives(of::<PolicySimulation>).refuses(&[PolicyInvalid, EvidenceUnavailable]);
+        .query(of::<SimulateQuery>).gives(of::<PolicySimulation>).refuses(&[ArchiveUnreachable, PolicyInvalid, EvidenceUnavailable]);
     DIFF_POLICY_VERSION = Route::new("diff_policy_version", "policies", Get,
         "/api/v1/policies/{policy_level}/versions/{policy_version}/difference",
         "Find out what a version grants and takes away, and which of its rules do nothing")
@@ -398,7 +398,7 @@ routes! {
     EXPLAIN_DECISION = Route::new("explain_decision", "policies", Get,
         "/api/v1/tenants/{tenant}/decisions/{decision}/explanation",
         "Make a recorded decision again with the versions of its time")
-        .query(of::<ExplainQuery>).gives(of::<PolicyExplanation>).refuses(&[EvidenceUnavailable]);
+        .query(of::<ExplainQuery>).gives(of::<PolicyExplanation>).refuses(&[ArchiveUnreachable, EvidenceUnavailable]);
 
     LIST_APPROVALS = Route::new("list_approvals", "approvals", Get, "/api/v1/tenants/{tenant}/approvals",
         "List the calls of a tenant that wait, or waited, for a person, newest first")

@@ -10,6 +10,7 @@ mod redactions;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod tools;
 mod upstreams;
 mod witnesses;
@@ -28,6 +29,7 @@ pub use self::{
     policies::{Approval, ApprovalWord, Policy},
     redactions::{Hold, Redact, RedactionWord},
     runs::{InputFile, LogStream, Run, RunCommand, RunStart, TimeoutFlag},
+    tokens::{KeyPlace, TokenFlags},
     tools::Tool,
     upstreams::{
         Credential, CredentialAdd, CredentialFlag, Memory, MemoryFlags, MemoryScopeFlag, MemoryStoreFlag, OAuthBy,
@@ -201,6 +203,8 @@ pub struct Serve {
     pub timestamps: TimestampFlags,
     #[command(flatten)]
     pub archive: ArchiveFlags,
+    #[command(flatten)]
+    pub tokens: TokenFlags,
     /// The form of the log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub log_format: LogFormat,

@@ -98,6 +98,7 @@ impl Exit {
             | ProblemCode::Internal
             | ProblemCode::UpstreamUnavailable
             | ProblemCode::EvidenceUnavailable
+            | ProblemCode::ArchiveUnreachable
             | ProblemCode::IndexUnavailable => Self::Failed,
         }
     }
@@ -302,6 +303,7 @@ mod tests {
              upstream_unavailable     1\n\
              evidence_unavailable     1\n\
              index_unavailable        1\n\
+             archive_unreachable      1\n\
              not_ready                8\n"
         );
     }

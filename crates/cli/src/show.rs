@@ -497,14 +497,13 @@ impl Show for EvidenceStatus {
     fn details(&self) -> Vec<(&'static str, Cell)> {
         let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
         // The second is longer than a screen; JSON has both.
-        let stamp = self
-            .timestamp
-            .as_ref()
-            .map(|stamp| format!("{} leaves at {}, {} s ago", stamp.size, stamp.time, stamp.age_seconds));
-        all.push(("TIME STAMP", Cell::from(&stamp.unwrap_or_else(|| "none".to_owned()))));
-        if let Some(offset) = self.timestamp.as_ref().and_then(|stamp| stamp.offset_ms) {
+        let stamp = self.timestamp.as_ref();
+        let said = stamp.map(|stamp| format!("{} leaves at {}, {} s ago", stamp.size, stamp.time, stamp.age_seconds));
+        all.push(("TIME STAMP", Cell::from(&said.unwrap_or_else(|| "none".to_owned()))));
+        if let Some(offset) = stamp.and_then(|stamp| stamp.offset_ms) {
             all.push(("CLOCK OFFSET", Cell::from(&format!("{offset} ms"))));
         }
+        all.extend(self.unsigned_seconds.map(|age| ("UNSIGNED FOR", Cell::toned(format!("{age} s"), Tone::Bad))));
         all.extend(self.keys.first().map(|key| ("KEY", Cell::from(key))));
         all
     }
@@ -572,6 +571,7 @@ impl Show for Plane {
             EvidenceHealth::LowSpace { free_bytes } => {
                 Cell::toned(format!("low space: {} MiB left, agents are stopped", free_bytes >> 20), Tone::Bad)
             }
+            EvidenceHealth::Unsigned { why } => Cell::toned(format!("not signed, agents wait: {why}"), Tone::Bad),
             EvidenceHealth::Failed { why } => Cell::toned(format!("failed: {why}"), Tone::Bad),
         };
         vec![

@@ -54,7 +54,7 @@ impl Engine {
             live.fence(&*self.with.gateways, fence_of(live.target()));
         }
         let detail = match why {
-            LedgerHealth::Failed(why) => why.clone(),
+            LedgerHealth::Failed(why) | LedgerHealth::Unsigned(why) => why.clone(),
             LedgerHealth::Ok | LedgerHealth::LowSpace => "the disk is nearly full".to_owned(),
         };
         self.with.journal.publish(

@@ -357,6 +357,8 @@ pub enum LedgerHealth {
     Ok,
     /// The disk is nearly full: what is left belongs to the evidence of stopping.
     LowSpace,
+    /// Nothing of it was signed for a while: agents wait until it is.
+    Unsigned(String),
     /// It cannot.
     Failed(String),
 }

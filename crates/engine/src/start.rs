@@ -150,7 +150,9 @@ impl Engine {
             LedgerHealth::LowSpace => {
                 return Err(StartError::Evidence(PortError("the disk is nearly full".to_owned())));
             }
-            LedgerHealth::Failed(why) => return Err(StartError::Evidence(PortError(why.clone()))),
+            LedgerHealth::Unsigned(why) | LedgerHealth::Failed(why) => {
+                return Err(StartError::Evidence(PortError(why.clone())));
+            }
         }
         let key = (request.tenant.clone(), request.agent.clone(), version.0.clone());
         if request.outside.is_none()

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a measurement, not the product")]
 
+mod measured;
+
 use std::{
     fs::OpenOptions,
     os::unix::fs::FileExt,
@@ -11,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_model::{
-    Id, SystemClock, SystemEntropy,
-    event::{Attribution, Event, EventType},
+use cogward_evidence::{
+    Evidence, EvidenceOptions, LogName,
+    archive::{Archive, Directory, DirectoryPlace, Options},
 };
+use cogward_model::{Id, SystemClock, SystemEntropy};
+use measured::{cpu, event};
 use sqlx::{
     Connection,
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
@@ -30,14 +33,6 @@ struct Row {
     p50_us: u128,
     p99_us: u128,
     cpu_us: f64,
-}
-
-/// User and system time of this process, from the kernel's table; its ticks are 10 ms.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11);
-    let ticks: u64 = (0..2).map(|_| fields.next().unwrap().parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
 }
 
 fn row(mut latencies: Vec<Duration>, took: Duration, cpu: Duration) -> Row {
@@ -88,23 +83,6 @@ async fn sqlite(dir: &Path) -> Row {
         latencies.push(one.elapsed());
     }
     row(latencies, start.elapsed(), cpu() - used)
-}
-
-fn event(run: Id<cogward_model::id::Run>, n: usize) -> Event {
-    let by = Attribution {
-        agent: Some(("claims-triage".parse().unwrap(), "4.2.1".parse().unwrap())),
-        subject: Some(format!("user-{}@example.org", n % 64)),
-    };
-    Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by)
-        .run(run)
-        .public("decision", "permit")
-        .public("server", "payments")
-        .public("tool", "payments.refund")
-        .public("rule", "refund-under-100")
-        .public("policy", "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-        .public("basis", vec!["gateway".to_owned()])
-        .personal("args", "x".repeat(200))
-        .confidential("goal", "y".repeat(64))
 }
 
 async fn ledger(dir: &Path, writers: usize) -> Row {
@@ -180,7 +158,7 @@ async fn verification() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let evidence = Evidence::open(EvidenceOptions::new(dir.path().join("evidence"))).unwrap();
     let run = Id::new(&SystemClock, &SystemEntropy);
-    for n in 0..100_000 {
+    for n in 0..200_000 {
         if n % 1_000 == 0 {
             evidence.record(event(run, n)).await.unwrap();
         }
@@ -193,6 +171,11 @@ async fn verification() {
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let leaves = summary.leaves as f64;
     println!("\nexport {:.0} leaves/s", leaves / exported.as_secs_f64());
+    let (archive, archived) = (dir.path().join("archive"), Instant::now());
+    let segments = put_away(&evidence, &archive).await;
+    let archived = archived.elapsed();
+    // Nothing else is to be counted from here on.
+    drop(evidence);
     let kept = std::fs::read_to_string(pack.join("checkpoint")).unwrap();
     for (name, threads, against) in
         [("verify, 1 thread", 1, None), ("verify, all processors", 0, None), ("verify --against", 0, Some(&*kept))]
@@ -207,50 +190,25 @@ async fn verification() {
             leaves / used.as_secs_f64()
         );
     }
-    drop(evidence);
-    growth().await;
+    let (start, used) = (Instant::now(), cpu());
+    let found = cogward_ledger::archive::verify(&Directory::new(&archive), &Options::default()).unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let leaves = found.leaves as f64;
+    println!("archive: {segments} segments, {:.0} leaves/s put there and read back", leaves / archived.as_secs_f64());
+    println!(
+        "archive, verify: {:.0} leaves/s, {:.0} leaves per CPU-second",
+        leaves / start.elapsed().as_secs_f64(),
+        leaves / (cpu() - used).as_secs_f64()
+    );
 }
 
-/// What an append and a start cost as the log grows: flat, with a snapshot.
-async fn growth() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let run = Id::new(&SystemClock, &SystemEntropy);
-    let tenant = "acme".parse().unwrap();
-    let snapshots = || EvidenceOptions { snapshot_bytes: 4 * 1024 * 1024, ..EvidenceOptions::new(dir.path()) };
-    println!("\n{:<12} {:>16} {:>20} {:>20}", "leaves", "append CPU us", "start, snapshot ms", "start, all ms");
-    let mut size = 0_usize;
-    for target in [1_000, 10_000, 100_000, 300_000] {
-        let evidence = Evidence::open(snapshots()).unwrap();
-        let (mut used, mut counted) = (cpu(), 0);
-        let last = (target - size).min(10_000);
-        while size < target {
-            // The cost is that of the last appends before the size is reached.
-            if target - size == last {
-                (used, counted) = (cpu(), target - size);
-            }
-            evidence.note(event(run, size)).unwrap();
-            size += 1;
-            if size.is_multiple_of(1_000) {
-                evidence.checkpoint(&tenant).await.unwrap();
-            }
-        }
-        let append = (cpu() - used).as_secs_f64() * 1e6 / f64::from(u32::try_from(counted).unwrap());
-        drop(evidence);
-        let open = |options| {
-            let start = Instant::now();
-            let opened = Evidence::open(options).unwrap();
-            let took = start.elapsed();
-            drop(opened);
-            took.as_secs_f64() * 1e3
-        };
-        let from_snapshot = open(snapshots());
-        let file = dir.path().join("snapshot");
-        let kept = std::fs::read(&file).ok();
-        let _there = std::fs::remove_file(&file);
-        let all = open(EvidenceOptions { snapshot_bytes: u64::MAX, ..EvidenceOptions::new(dir.path()) });
-        if let Some(kept) = kept {
-            std::fs::write(&file, kept).unwrap();
-        }
-        println!("{target:<12} {append:>16.1} {from_snapshot:>20.1} {all:>20.1}");
+/// Puts the sealed segments into a directory.
+async fn put_away(evidence: &Evidence, to: &Path) -> u64 {
+    let signed = evidence.plane_checkpoint().await.unwrap();
+    evidence.until_published(&LogName::Plane, signed.size).await;
+    let mut archive = Archive::open(evidence, Box::new(DirectoryPlace::new(to))).unwrap();
+    while archive.step().unwrap().is_some() {
+        archive.recorded().unwrap();
     }
+    archive.stored()
 }

@@ -6,6 +6,7 @@
 //! leads to its signed checkpoint, and counts as archived only when the archive gave all its bytes back.
 
 mod directory;
+mod release;
 mod restore;
 mod seal;
 
@@ -17,14 +18,18 @@ use std::{
 
 use cogward_ledger::{
     Hash,
-    archive::{self, Hex, MANIFEST_BYTES_MAX, Manifest, ManifestError, Name, Objects, Walk},
+    archive::{self, Hex, MANIFEST_BYTES_MAX, Manifest, ManifestError, Name, Objects, Sealed, Walk},
+    note::SignError,
     tile_proof::TileProofError,
 };
 
-use crate::{durable, keys::KeyringError, open::OpenError, plane::LogName, record::Evidence};
+use cogward_model::Timestamp;
+
+use crate::{durable, keys::KeyringError, plane::LogName, record::Evidence, released::manifest_file};
 
 pub use cogward_ledger::archive::{Directory, Finding, Options, Verified};
 pub use directory::DirectoryPlace;
+pub use release::{Released, Ripe};
 pub use restore::{RestoreError, restore};
 
 /// A number in digits.
@@ -93,6 +98,9 @@ pub enum ArchiveError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeyringError),
+    /// The key does not sign.
+    #[error("a manifest could not be signed: {0}")]
+    Unsigned(#[from] SignError),
     /// The tiles from which it is shown that a checkpoint covers the segment.
     #[error("the tiles of a log cannot be read: {0}")]
     Tiles(#[from] TileProofError<io::Error>),
@@ -110,6 +118,12 @@ pub enum ArchiveError {
     /// What is in the archive does not go with this plane's own manifests.
     #[error("the archive holds another history than this plane: {0}")]
     Other(String),
+    /// Only an earlier archive has the segment.
+    #[error(
+        "segment {0} was released here and is not in this archive: copy what is in the archive before into this one \
+         first, with any tool"
+    )]
+    Elsewhere(u64),
     /// A manifest that is kept here.
     #[error("manifest {number} of the archive, in the plane's own files: {source}")]
     Manifest {
@@ -125,27 +139,6 @@ impl ArchiveError {
     #[must_use]
     pub fn is_alarm(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Lies(_) | Self::Other(_) | Self::Manifest { .. })
-    }
-}
-
-/// Whether the write-ahead log of a ledger has its first segment, without which nothing in it can be checked.
-pub(crate) fn begins_whole(dir: &Path) -> Result<(), OpenError> {
-    let entries = match fs::read_dir(dir.join("wal")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut first = None::<u64>;
-    for entry in entries {
-        let name = entry?.file_name();
-        let index = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-        if let Some(index) = index.and_then(|index| u64::from_str_radix(index, 16).ok()) {
-            first = Some(first.map_or(index, |first| first.min(index)));
-        }
-    }
-    match first {
-        Some(first) if first > 0 => Err(OpenError::FirstGone { first }),
-        _ => Ok(()),
     }
 }
 
@@ -178,6 +171,8 @@ pub struct Archive {
     stored: u64,
     /// Whether the place was compared with what is kept here.
     agreed: bool,
+    /// The next segment to be released that is too young yet, and the time of its last leaf.
+    young: Option<(u64, Timestamp)>,
 }
 
 impl Archive {
@@ -191,8 +186,19 @@ impl Archive {
         let plane = evidence.shared.keyring.plane().log.origin().to_owned();
         let walk = Walk::new(&plane);
         let evidence = evidence.clone();
-        let mut archive =
-            Self { evidence, place, dir, plane, made: 0, told: 0, newest: None, walk, stored: 0, agreed: false };
+        let mut archive = Self {
+            evidence,
+            place,
+            dir,
+            plane,
+            made: 0,
+            told: 0,
+            newest: None,
+            walk,
+            stored: 0,
+            agreed: false,
+            young: None,
+        };
         while let Some(bytes) = durable::read(&archive.manifest_file(archive.made), MANIFEST_BYTES_MAX as u64)? {
             archive.take(&bytes)?;
         }
@@ -224,7 +230,7 @@ impl Archive {
     }
 
     fn manifest_file(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:016x}.manifest"))
+        manifest_file(&self.evidence.shared.dir, number)
     }
 
     /// What is archived is noted for each place: another one begins at the first segment.
@@ -318,9 +324,16 @@ impl Archive {
         let object = name.to_string();
         let unusable = |source| ArchiveError::Place { object: object.clone(), source };
         self.place.put(&object, content).map_err(unusable)?;
+        self.read_back(name, content.len(), content.digest())
+    }
+
+    /// Reads all of an object back.
+    fn read_back(&self, name: &Name, bytes: u64, digest: Hash) -> Result<(), ArchiveError> {
+        let object = name.to_string();
+        let unusable = |source| ArchiveError::Place { object: object.clone(), source };
         let file = self.place.open(&object).map_err(unusable)?;
-        let found = directory::digest_of(file.take(content.len().saturating_add(1))).map_err(unusable)?;
-        if found == content.digest() { Ok(()) } else { Err(ArchiveError::Lies(object)) }
+        let found = directory::digest_of(file.take(bytes.saturating_add(1))).map_err(unusable)?;
+        if found == digest { Ok(()) } else { Err(ArchiveError::Lies(object)) }
     }
 
     /// Brings the next segment into the archive, when there is one that is sealed and signed. It counts once
@@ -352,19 +365,33 @@ impl Archive {
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let manifest = self.own(number, &bytes)?;
         let sealed = manifest.segment;
+        let digest = archive::sha256(&bytes);
+        let name = Name::Segment { index: sealed.index, digest: sealed.sha256.0 };
+        if self.evidence.shared.segments.gone(sealed.index).is_some() {
+            // Another place than the one before: it must have the segment already.
+            self.read_back(&name, sealed.bytes, sealed.sha256.0).map_err(|error| match error {
+                ArchiveError::Place { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    ArchiveError::Elsewhere(sealed.index)
+                }
+                other => other,
+            })?;
+        } else {
+            self.bring_segment(&name, &sealed)?;
+        }
+        // The manifest last: what it names is there.
+        self.put(&Name::Manifest { number, digest }, &Content::Bytes(&bytes, digest))?;
+        let (segment, manifest) = (sealed.index, archive::hex(&digest));
+        Ok(Archived { segment, digest: archive::hex(&sealed.sha256.0), manifest })
+    }
+
+    fn bring_segment(&self, name: &Name, sealed: &Sealed) -> Result<(), ArchiveError> {
         let path = seal::segment_file(&self.evidence.shared.dir, sealed.index);
         let damaged = |detail: String| ArchiveError::Damaged { segment: sealed.index, detail };
         let now = fs::File::open(&path)?;
         if now.metadata()?.len() != sealed.bytes || directory::digest_of(now)? != sealed.sha256.0 {
             return Err(damaged("its bytes are no longer those that its manifest names".to_owned()));
         }
-        let segment = Name::Segment { index: sealed.index, digest: sealed.sha256.0 };
-        self.put(&segment, &Content::File(&path, sealed.bytes, sealed.sha256.0))?;
-        // The manifest last: what it names is there.
-        let digest = archive::sha256(&bytes);
-        self.put(&Name::Manifest { number, digest }, &Content::Bytes(&bytes, digest))?;
-        let (segment, manifest) = (sealed.index, archive::hex(&digest));
-        Ok(Archived { segment, digest: archive::hex(&sealed.sha256.0), manifest })
+        self.put(name, &Content::File(&path, sealed.bytes, sealed.sha256.0))
     }
 
     /// Notes that the segment of the last [`Archive::step`] is in the archive and recorded.

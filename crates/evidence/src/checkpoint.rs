@@ -28,6 +28,7 @@ use crate::{
     publish::Publish,
     queue::Item,
     record::{Health, RecordError, Shared},
+    unsigned,
 };
 
 /// How often the free space is looked at.
@@ -66,27 +67,32 @@ pub(crate) fn run(
     low_water_bytes: u64,
 ) {
     let mut look_at = Instant::now();
-    // What could not be written because the disk was full, the newest of each tenant.
+    // What could not be written because the disk was full, or signed because a token does not answer: the newest of
+    // each log.
     let mut waiting: HashMap<LogName, Job> = HashMap::new();
     loop {
         if Instant::now() >= look_at {
             look_at = Instant::now() + LOOK_EVERY;
             look(shared, low_water_bytes);
             for (_, job) in std::mem::take(&mut waiting) {
-                if let Err(RecordError::NoSpace) = sign(shared, tiles, &job) {
+                if let Err(RecordError::NoSpace | RecordError::Unsigned(_)) = sign(shared, tiles, &job) {
                     waiting.insert(job.log.clone(), job);
                 }
             }
+            unsigned::look(shared);
         }
         match jobs.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
             Ok(mut job) => {
                 let signed = sign(shared, tiles, &job);
                 let full = matches!(signed, Err(RecordError::NoSpace));
+                let later = full || matches!(signed, Err(RecordError::Unsigned(_)));
                 if let Some(reply) = job.reply.take() {
                     let _gone = reply.send(signed);
                 }
                 if full {
                     look(shared, low_water_bytes);
+                }
+                if later {
                     waiting.insert(job.log.clone(), job);
                 } else {
                     waiting.remove(&job.log);
@@ -111,7 +117,8 @@ fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<Sig
         opened.is_ok_and(|of| (of.size, of.root) == (job.size, job.root))
     });
     let is_new = same.is_none();
-    let note = same.unwrap_or_else(|| signing.checkpoint(job.size, &job.root));
+    let signed = same.map_or_else(|| signing.signed_checkpoint(job.size, &job.root), Ok);
+    let note = shared.unsigned.told(&job.log, signed)?;
     // An empty log has nothing that could be lost.
     if job.size > 0 && is_new {
         path.parent()
@@ -135,8 +142,13 @@ fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<Sig
 
 /// Compares the free space with the mark, and says so once when it crosses it.
 fn look(shared: &Shared, low_water_bytes: u64) {
-    let Ok(disk) = rustix::fs::statvfs(&shared.dir) else { return };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let free = || rustix::fs::statvfs(&shared.dir).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let Some(mut space) = free() else { return };
+    // What was brought here to be read goes before agents stop.
+    if space < low_water_bytes && shared.segments.forget_fetched() {
+        space = free().unwrap_or(space);
+    }
+    let free = space;
     let before = shared.health.borrow().clone();
     // A quarter more before agents may go on: otherwise one file more or less would flap.
     let enough = low_water_bytes.saturating_add(low_water_bytes / 4);
@@ -147,7 +159,7 @@ fn look(shared: &Shared, low_water_bytes: u64) {
     };
     shared.health.send_if_modified(|health| {
         // The sequencer may have failed in between, and that stays.
-        let stays = matches!(health, Health::Failed { .. });
+        let stays = matches!(health, Health::Failed { .. } | Health::Unsigned { .. });
         if !stays {
             *health = now;
         }

@@ -152,7 +152,7 @@ impl Evidence {
         let mut files = Files { dir: dest };
         let (mut tiles, mut bundles, mut found) = (HashTiles::default(), EntryBundles::default(), 0);
         let (origin, mut statements) = (self.origin(&LogName::Tenant(tenant.clone()))?, Vec::new());
-        walk(&self.shared.dir, (Position::default(), signed.end), |_, of, leaf, _| {
+        walk(&self.shared.segments, (Position::default(), signed.end), |_, of, leaf, _| {
             if of == tenant.as_str() && found < signed.size {
                 tiles.push(leaf_hash(leaf), &mut files)?;
                 // Few leaves are about keys, and most are not worth reading for it.

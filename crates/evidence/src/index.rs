@@ -30,6 +30,7 @@ use tokio::sync::oneshot;
 use crate::{
     read::ReadError,
     record::{RecordError, Shared},
+    segments::unfetched,
 };
 
 mod forget;
@@ -327,6 +328,8 @@ impl Indexer {
         self.shut();
         self.edges.clear();
         self.position = Position::default();
+        // Nothing more is released before it is there again.
+        self.shared.segments.passed.index.store(0, Ordering::Release);
         if let Err(error) = table::remove(&self.shared.index.path) {
             tracing::warn!(%error, "the evidence index could not be removed");
         }
@@ -382,6 +385,7 @@ impl Indexer {
             });
             match opened {
                 Ok(Some((table, position))) if position <= self.shared.progress.end() => {
+                    self.shared.segments.passed.index.store(position.segment, Ordering::Release);
                     (self.table, self.position) = (Some(table), position);
                     return Ok(());
                 }
@@ -402,7 +406,8 @@ impl Indexer {
                 return Ok(());
             }
             if let Err(error) = self.batch(end) {
-                if matches!(&error, SealError::Read(_)) && self.position > Position::default() {
+                let read = matches!(&error, SealError::Read(_)) && unfetched(&error).is_none();
+                if read && self.position > Position::default() {
                     // The place is not one of this log; if the log itself is damaged, the next attempt says so.
                     self.begin_anew("its place in the log is not there");
                 }
@@ -416,7 +421,7 @@ impl Indexer {
 
     /// Indexes the next leaves.
     fn batch(&mut self, end: Position) -> Result<(), SealError> {
-        let mut reader = Leaves::new(&self.shared.dir, self.position, end);
+        let mut reader = Leaves::new(&self.shared.segments, self.position, end);
         let (mut found, mut logs) = (Found::default(), BTreeMap::<TenantName, Added>::new());
         let (mut count, mut bytes, mut position) = (0, 0, self.position);
         let (mut time, mut time_text) = (0, String::new());
@@ -473,6 +478,7 @@ impl Indexer {
         let (runtime, table) = self.table()?;
         runtime.block_on(table.add(position, logs.iter()))?;
         self.position = position;
+        self.shared.segments.passed.index.store(position.segment, Ordering::Release);
         Ok(())
     }
 

@@ -65,8 +65,12 @@ impl Evidence {
         let shared = &self.shared;
         let keys = shared.keyring.tenant(tenant)?;
         let all = (Position::default(), shared.progress.end());
-        let span = filter.run.map_or(all, |run| shared.progress.span(tenant, run));
-        walk(&shared.dir, span, |at, of, leaf, sealed| {
+        let mut span = filter.run.map_or(all, |run| shared.progress.span(tenant, run));
+        // Released segments that end before are not brought back for it.
+        if let Some(since) = filter.since {
+            span.0 = span.0.max(shared.segments.since(since));
+        }
+        walk(&shared.segments, span, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
                 return Ok(true);
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use cogward_ledger::{
     key_chain::{Entry, KeyChain, Why},
-    note::{Checkpoint, NOTE_BYTES_MAX, Note},
+    note::{Checkpoint, NOTE_BYTES_MAX, Note, SignError},
 };
 use cogward_model::{
     TenantName, Timestamp,
@@ -72,6 +72,8 @@ pub struct KeyState {
     pub chain: Arc<KeyChain>,
     /// The one that still signs along, and until when.
     pub retiring: Option<(u64, Timestamp)>,
+    /// By generation: the token that a key is in, as its label and serial number name it.
+    pub tokens: BTreeMap<u64, String>,
     /// The statements, as packs have them.
     pub statements: Vec<Entry>,
     /// What another operator has to confirm.
@@ -105,8 +107,8 @@ pub enum KeyChangeError {
     #[error("the key before signs along for at most {OVERLAP_DAYS_MAX} days")]
     Days,
     /// The statement could not be signed.
-    #[error("the statement could not be signed")]
-    Unsigned,
+    #[error("the statement could not be signed: {0}")]
+    Unsigned(#[from] SignError),
     /// The statement would not be believed.
     #[error("the statement would not be believed: {0}")]
     Chain(String),
@@ -192,6 +194,7 @@ impl Evidence {
             chain: keys.chain(),
             retiring: record.retire.map(|retire| (retire.generation, Timestamp::from_unix_micros(retire.at_us))),
             statements: keys.entries(),
+            tokens: keys.tokens(),
             request: record.request,
         })
     }

@@ -1,7 +1,7 @@
 //! The keys of the ledger: for each tenant one that signs, one that wraps, and the data keys it wraps.
 //!
 //! `keys/plane.id` names this plane's logs; `keys/<tenant>.sign` (Ed25519), `keys/<tenant>.mldsa` (ML-DSA-44; both
-//! with their successors in [`crate::log_keys`]) and `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
+//! with their successors in [`crate::log_keys`], the first in a token where [`crate::token`] says so) and `keys/<tenant>.kek` are made at the tenant's first event; `keys/plane.log.*` are those of the plane log;
 //! `vault/<tenant>/` holds the wrapped data keys ([`crate::data_keys`]). A new data key is on the disk before the
 //! first leaf that needs it is acknowledged.
 
@@ -23,7 +23,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cogward_model::{Entropy, TenantName};
 use zeroize::Zeroizing;
 
-use crate::{data_keys::DataKeys, durable, log_keys::LogKeys, plane::PlaneKeys, resealed::Resealed};
+use crate::{
+    data_keys::DataKeys,
+    durable,
+    log_keys::LogKeys,
+    plane::PlaneKeys,
+    resealed::Resealed,
+    token::{Places, TokenError, TokenOptions},
+};
 
 /// Why the keys are not usable.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,19 @@ pub enum KeyringError {
     /// It is there and is another one.
     #[error("the key {0} is not the one that the log's statements name; restore the one that belongs to the log")]
     OtherKey(PathBuf),
+    /// The key is in a token, and this plane was started without it.
+    #[error(
+        "{path} says that the key is in the PKCS#11 token {token}, which was not named: start with --log-keys and its URI"
+    )]
+    NoToken {
+        /// Says so.
+        path: PathBuf,
+        /// Which token.
+        token: String,
+    },
+    /// The token does not do what is asked of it.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The log knows of keys that these files do not know.
     #[error("rollback detected: the keys of {0} were replaced since these key files were written")]
     Behind(String),
@@ -58,7 +78,10 @@ pub(crate) struct Keyring {
     plane: String,
     plane_keys: PlaneKeys,
     entropy: Arc<dyn Entropy>,
+    places: Arc<Places>,
     tenants: Mutex<HashMap<TenantName, Arc<TenantKeys>>>,
+    /// Held while keys are read or made: that may take a token's time, and nobody waits for it whose keys are there.
+    loading: Mutex<()>,
     /// Whether any tenant has a data key that is not on the disk.
     unsaved: Arc<AtomicBool>,
 }
@@ -72,7 +95,7 @@ pub(crate) struct TenantKeys {
 }
 
 impl Keyring {
-    pub(crate) fn open(dir: &Path, entropy: Arc<dyn Entropy>) -> Result<Self, KeyringError> {
+    pub(crate) fn open(dir: &Path, entropy: Arc<dyn Entropy>, tokens: &TokenOptions) -> Result<Self, KeyringError> {
         let (keys, vault) = (dir.join("keys"), dir.join("vault"));
         for path in [&keys, &vault] {
             durable::directory(path).map_err(|source| KeyringError::Io { path: path.clone(), source })?;
@@ -89,10 +112,12 @@ impl Keyring {
         }
         // No tenant has a dot in its name.
         let origin = format!("cogward.dev/ledger/{plane}");
-        let log = LogKeys::open(&keys, "plane.log", &origin, &*entropy)?;
+        let places = Arc::new(Places::new(tokens, &keys)?);
+        let log = LogKeys::open((&keys, Arc::clone(&places)), "plane.log", &origin, &*entropy)?;
         let salt = hmac::Key::new(hmac::HMAC_SHA256, &*seed(keys.join("plane.log.salt"), &*entropy)?);
         let plane_keys = PlaneKeys { log, salt };
-        Ok(Self { keys, vault, plane, plane_keys, entropy, tenants: Mutex::default(), unsaved: Arc::default() })
+        let (tenants, loading, unsaved) = Default::default();
+        Ok(Self { keys, vault, plane, plane_keys, entropy, places, tenants, loading, unsaved })
     }
 
     /// The keys of the plane log.
@@ -102,19 +127,27 @@ impl Keyring {
 
     /// A tenant's keys, made when there are none.
     pub(crate) fn tenant(&self, tenant: &TenantName) -> Result<Arc<TenantKeys>, KeyringError> {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keys) = tenants.get(tenant) {
-            return Ok(Arc::clone(keys));
+        if let Some(keys) = self.loaded(tenant) {
+            return Ok(keys);
+        }
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = self.loaded(tenant) {
+            return Ok(keys);
         }
         let keys = Arc::new(self.load(tenant)?);
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.insert(tenant.clone(), Arc::clone(&keys));
         Ok(keys)
+    }
+
+    fn loaded(&self, tenant: &TenantName) -> Option<Arc<TenantKeys>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone)
     }
 
     fn load(&self, tenant: &TenantName) -> Result<TenantKeys, KeyringError> {
         let damaged = || KeyringError::Damaged(self.keys.join(tenant.as_str()));
         let origin = format!("cogward.dev/ledger/{}/{tenant}", self.plane);
-        let log = LogKeys::open(&self.keys, tenant.as_str(), &origin, &*self.entropy)?;
+        let log = LogKeys::open((&self.keys, Arc::clone(&self.places)), tenant.as_str(), &origin, &*self.entropy)?;
         let kek_bytes = seed(self.keys.join(format!("{tenant}.kek")), &*self.entropy)?;
         let kek = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*kek_bytes).map_err(|_| damaged())?);
         // The file of data keys must not say whose they are: an id is a keyed hash of the person's name.
@@ -125,6 +158,11 @@ impl Keyring {
         let resealed = Resealed::new(dir.clone());
         let data = DataKeys::new(dir, tenant.clone(), kek, index, entropy, unsaved);
         Ok(TenantKeys { log, data, resealed })
+    }
+
+    /// The tokens that were named.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        self.places.named()
     }
 
     /// This plane's name in the origins of its logs.
@@ -185,7 +223,7 @@ mod tests {
     fn keys_are_the_same_after_a_restart_and_a_torn_record_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let acme: TenantName = "acme".parse().unwrap();
-        let first = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap();
+        let first = Keyring::open(dir.path(), Arc::new(SystemEntropy), &TokenOptions::default()).unwrap();
         let keys = first.tenant(&acme).unwrap();
         let anna = keys.data.sealing(of("anna"), 20_000).unwrap().id;
         assert_ne!(anna, keys.data.sealing(of("berta"), 20_000).unwrap().id);
@@ -198,7 +236,10 @@ mod tests {
         assert!(!bytes.windows(4).any(|w| w == b"anna"));
         bytes.extend_from_slice(&[1; 20]);
         std::fs::write(&path, bytes).unwrap();
-        let again = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap().tenant(&acme).unwrap();
+        let again = Keyring::open(dir.path(), Arc::new(SystemEntropy), &TokenOptions::default())
+            .unwrap()
+            .tenant(&acme)
+            .unwrap();
         assert!(matches!(again.data.find(&anna).unwrap(), Found::Key(_)));
         assert_eq!(again.data.sealing(of("anna"), 20_000).unwrap().id, anna, "the day goes on with its key");
         assert_eq!(again.log.key().verifying(), keys.log.key().verifying());
@@ -209,7 +250,7 @@ mod tests {
     fn a_destroyed_key_is_overwritten_where_it_stood_and_the_next_one_is_another() {
         let dir = tempfile::tempdir().unwrap();
         let acme: TenantName = "acme".parse().unwrap();
-        let ring = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap();
+        let ring = Keyring::open(dir.path(), Arc::new(SystemEntropy), &TokenOptions::default()).unwrap();
         let keys = ring.tenant(&acme).unwrap();
         let id = keys.data.sealing(of("anna"), 20_000).unwrap().id;
         let other = keys.data.sealing(of("berta"), 20_000).unwrap().id;
@@ -228,7 +269,10 @@ mod tests {
         }
         assert!(!after.windows(16).any(|now| now == tag));
         assert_eq!(before[110..], after[110..], "the other one is untouched");
-        let again = Keyring::open(dir.path(), Arc::new(SystemEntropy)).unwrap().tenant(&acme).unwrap();
+        let again = Keyring::open(dir.path(), Arc::new(SystemEntropy), &TokenOptions::default())
+            .unwrap()
+            .tenant(&acme)
+            .unwrap();
         for keys in [&keys, &again] {
             assert!(matches!(keys.data.find(&id).unwrap(), Found::Erased(found) if found == by));
             assert!(matches!(keys.data.find(&other).unwrap(), Found::Key(_)));

@@ -1,11 +1,13 @@
 //! The signing keys of one log: the present one, the one before it while that signs along, and what was said of them.
 //!
-//! `<log>.sign` and `<log>.mldsa` are the first key, `<log>.<n>.sign` and `.mldsa` the n-th after it. `<log>.chain`
+//! `<log>.sign` and `<log>.mldsa` are the first key, `<log>.<n>.sign` and `.mldsa` the n-th after it; where the Ed25519
+//! key is in a token, `.token` stands for `.sign` ([`crate::token`]). `<log>.chain`
 //! says which is the present one, with the statements that led to it: replacing that file is the one step by
 //! which a log gets another key. Each statement is in it before it is a leaf, so a leaf with a statement that is
 //! not in it means that these are older files than the log's.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -25,6 +27,7 @@ use crate::{
     durable,
     key_change::{KeyChangeError, KeyRequest},
     keys::{KeyringError, seed},
+    token::{Places, Reference, forget},
 };
 
 const FORM: u64 = 1;
@@ -73,6 +76,7 @@ struct Files {
     dir: PathBuf,
     name: String,
     origin: String,
+    places: Arc<Places>,
 }
 
 impl Files {
@@ -88,10 +92,9 @@ impl Files {
             return Err(damaged(path));
         }
         let Some(first) = record.statements.first() else {
-            // The only keys that are ever made without a word in a log: its first.
-            let seeds = self.seed_paths(0).map(|path| seed(path, entropy));
-            let [classic, quantum] = seeds;
-            let signing = self.key_of(&*classic?, &*quantum?)?;
+            self.make_first(entropy)?;
+            let [path, _] = self.seed_paths(0);
+            let signing = self.existing(0)?.ok_or(KeyringError::Gone(path))?;
             let chain = KeyChain::new(signing.verifying().clone());
             return Ok(State { signing: Arc::new(signing), chain: Arc::new(chain), record });
         };
@@ -106,7 +109,7 @@ impl Files {
     /// The key that signs, with the one before it while that is there.
     fn signing(&self, chain: &KeyChain, retire: Option<Retire>) -> Result<SigningKey, KeyringError> {
         let generation = chain.generation();
-        let [path, _] = self.seed_paths(generation);
+        let [path, _] = self.key_paths(generation);
         let present = self.existing(generation)?.ok_or_else(|| KeyringError::Gone(path.clone()))?;
         if present.verifying() != chain.present() {
             return Err(KeyringError::OtherKey(path));
@@ -129,6 +132,57 @@ impl Files {
         })
     }
 
+    /// What stands in the place of the first seed when the key is in a token.
+    fn token_path(&self, generation: u64) -> PathBuf {
+        let [seed, _] = self.seed_paths(generation);
+        seed.with_extension("token")
+    }
+
+    /// The files of a key, wherever it is.
+    fn key_paths(&self, generation: u64) -> [PathBuf; 2] {
+        let ([seed, quantum], token) = (self.seed_paths(generation), self.token_path(generation));
+        [if token.exists() { token } else { seed }, quantum]
+    }
+
+    /// Makes the only keys that are ever made without a word in a log: its first. The Ed25519 key comes first: where the
+    /// other one is and that is not, it was lost.
+    fn make_first(&self, entropy: &dyn Entropy) -> Result<(), KeyringError> {
+        let [classic, quantum] = self.seed_paths(0);
+        let token = self.token_path(0);
+        if !classic.exists() && !token.exists() {
+            if quantum.exists() {
+                return Err(KeyringError::Gone(classic));
+            }
+            if self.places.new_in_token() {
+                self.places.make(&token, &self.origin, 0)?;
+            }
+        }
+        if !token.exists() {
+            seed(classic, entropy)?;
+        }
+        seed(quantum, entropy).map(drop)
+    }
+
+    /// Makes the key of a generation that no statement names. What an attempt that broke off left was never anybody's.
+    fn make(&self, generation: u64, entropy: &dyn Entropy) -> Result<(), KeyringError> {
+        let [classic, quantum] = self.seed_paths(generation);
+        let token = self.token_path(generation);
+        let fresh = |path: PathBuf| {
+            let mut bytes = Zeroizing::new([0_u8; 32]);
+            entropy.fill(&mut *bytes);
+            let text = Zeroizing::new(STANDARD.encode(*bytes).into_bytes());
+            durable::replace(&path, &text).map_err(|source| KeyringError::Io { path, source })
+        };
+        if self.places.new_in_token() {
+            overwrite(&classic).map_err(|source| KeyringError::Io { path: classic, source })?;
+            self.places.make(&token, &self.origin, generation)?;
+        } else {
+            forget(&token)?;
+            fresh(classic)?;
+        }
+        fresh(quantum)
+    }
+
     fn key_of(&self, classic: &[u8; 32], quantum: &[u8; 32]) -> Result<SigningKey, KeyringError> {
         let key = SigningKey::from_seed(&self.origin, classic).and_then(|key| key.with_ml_dsa(quantum));
         key.map_err(|_| damaged(self.dir.join(&self.name)))
@@ -137,7 +191,13 @@ impl Files {
     /// A key that is there whole; none is ever made in its place. What is half destroyed is gone.
     fn existing(&self, generation: u64) -> Result<Option<SigningKey>, KeyringError> {
         let mut seeds = Vec::with_capacity(2);
-        for path in self.seed_paths(generation) {
+        let token = self.token_path(generation);
+        let reference = Reference::read(&token)?;
+        let [first, _] = self.seed_paths(generation);
+        if reference.is_some() && first.exists() {
+            return Err(damaged(token));
+        }
+        for path in self.seed_paths(generation).into_iter().skip(usize::from(reference.is_some())) {
             let text = durable::read(&path, SEED_BYTES);
             let Some(text) = text.map_err(|source| KeyringError::Io { path: path.clone(), source })? else {
                 return Ok(None);
@@ -151,8 +211,15 @@ impl Files {
                 None => return Err(damaged(path)),
             }
         }
-        let [classic, quantum] = seeds.as_slice() else { return Ok(None) };
-        self.key_of(classic, quantum).map(Some)
+        match (reference, seeds.as_slice()) {
+            (None, [classic, quantum]) => self.key_of(classic, quantum).map(Some),
+            (Some(reference), [quantum]) => {
+                let (public, device) = self.places.open((&token, &reference), &self.origin, generation)?;
+                let key = SigningKey::in_device(&self.origin, public, device).and_then(|key| key.with_ml_dsa(quantum));
+                key.map(Some).map_err(|_| damaged(token))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn write(&self, record: &Record) -> Result<(), KeyringError> {
@@ -173,8 +240,13 @@ pub(crate) struct LogKeys {
 
 impl LogKeys {
     /// Reads the keys of a log; makes its first when it never had any.
-    pub(crate) fn open(dir: &Path, name: &str, origin: &str, entropy: &dyn Entropy) -> Result<Self, KeyringError> {
-        let files = Files { dir: dir.to_path_buf(), name: name.to_owned(), origin: origin.to_owned() };
+    pub(crate) fn open(
+        (dir, places): (&Path, Arc<Places>),
+        name: &str,
+        origin: &str,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, KeyringError> {
+        let files = Files { dir: dir.to_path_buf(), name: name.to_owned(), origin: origin.to_owned(), places };
         let state = RwLock::new(files.load(entropy)?);
         Ok(Self { files, state, turn: RwLock::new(()) })
     }
@@ -200,6 +272,19 @@ impl LogKeys {
 
     pub(crate) fn record(&self) -> Record {
         self.state().record.clone()
+    }
+
+    /// In which tokens its keys are that still sign.
+    pub(crate) fn tokens(&self) -> BTreeMap<u64, String> {
+        let (present, retire) = {
+            let state = self.state();
+            (state.chain.generation(), state.record.retire)
+        };
+        let in_token = |generation| {
+            let reference = Reference::read(&self.files.token_path(generation)).ok().flatten()?;
+            Some((generation, reference.token))
+        };
+        [Some(present), retire.map(|retire| retire.generation)].into_iter().flatten().filter_map(in_token).collect()
     }
 
     /// No key is replaced while this is held.
@@ -266,6 +351,17 @@ impl LogKeys {
         self.state().chain.is_behind(note)
     }
 
+    /// The generation that a new key would have.
+    fn next(state: &State) -> Result<u64, KeyChangeError> {
+        if let Some(Retire { at_us, .. }) = state.record.retire {
+            return Err(KeyChangeError::Overlap(Timestamp::from_unix_micros(at_us)));
+        }
+        if state.record.statements.iter().any(|kept| kept.leaf.is_none()) {
+            return Err(KeyChangeError::Unsettled);
+        }
+        Ok(state.chain.generation() + 1)
+    }
+
     /// Replaces the key. From here on both sign; the statement has to become a leaf.
     pub(crate) fn rotate(
         &self,
@@ -273,23 +369,15 @@ impl LogKeys {
         (now, retire_at_us): (Timestamp, u64),
         signed_alone: impl FnOnce() -> io::Result<u64>,
     ) -> Result<Turned, KeyChangeError> {
+        let generation = Self::next(&self.state())?;
+        // A token takes its time, and nobody has to wait for it: changes of keys come one after the other.
+        self.files.make(generation, entropy)?;
         let _nobody_signs = self.turn.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Retire { at_us, .. }) = state.record.retire {
-            return Err(KeyChangeError::Overlap(Timestamp::from_unix_micros(at_us)));
-        }
-        if state.record.statements.iter().any(|kept| kept.leaf.is_none()) {
+        if Self::next(&state)? != generation {
             return Err(KeyChangeError::Unsettled);
         }
-        let generation = state.chain.generation() + 1;
-        for path in self.files.seed_paths(generation) {
-            let mut bytes = Zeroizing::new([0_u8; 32]);
-            entropy.fill(&mut *bytes);
-            let text = Zeroizing::new(STANDARD.encode(*bytes).into_bytes());
-            // What an attempt that broke off left there was never anybody's key.
-            durable::replace(&path, &text).map_err(|source| KeyringError::Io { path, source })?;
-        }
-        let [path, _] = self.files.seed_paths(generation);
+        let [path, _] = self.files.key_paths(generation);
         let new = self.files.existing(generation)?.ok_or(KeyringError::Gone(path))?;
         let size = signed_alone().map_err(|source| KeyringError::Io { path: self.files.record_path(), source })?;
         let statement = Statement::Rotation {
@@ -299,7 +387,7 @@ impl LogKeys {
             size,
             time: now.to_string(),
         };
-        let note = statement.signed(&[&state.signing, &new]).ok_or(KeyChangeError::Unsigned)?;
+        let note = statement.signed(&[&state.signing, &new])?;
         let retire = Some(Retire { generation: generation - 1, at_us: retire_at_us });
         let turned = self.turn_to(&mut state, note, retire)?;
         Ok(Turned { generation, size, ..turned })
@@ -322,7 +410,7 @@ impl LogKeys {
             return Err(KeyChangeError::Size { size, most });
         }
         let statement = Statement::Revocation { generation, key, size, why, time: now.to_string() };
-        let note = statement.signed(&[&state.signing]).ok_or(KeyChangeError::Unsigned)?;
+        let note = statement.signed(&[&state.signing])?;
         // Whoever else has it shall not be helped by its still signing along.
         let now_us = now.unix_micros();
         let retire = state.record.retire.map(|retire| Retire { at_us: retire.at_us.min(now_us), ..retire });
@@ -334,7 +422,7 @@ impl LogKeys {
     /// The one step: the statement is in the file, and what it says holds.
     fn turn_to(&self, state: &mut State, note: String, retire: Option<Retire>) -> Result<Turned, KeyChangeError> {
         // What does not fit would stop the next start: it is never written.
-        Note::parse(&note).map_err(|_| KeyChangeError::Unsigned)?;
+        Note::parse(&note).map_err(|error| KeyChangeError::Chain(error.to_string()))?;
         let mut chain = KeyChain::clone(&state.chain);
         chain.push(None, &note).map_err(|error| KeyChangeError::Chain(error.to_string()))?;
         let mut record = Record { retire, request: None, ..state.record.clone() };
@@ -365,8 +453,14 @@ impl LogKeys {
         if generation >= state.chain.generation() {
             return Err(KeyringError::OtherKey(first));
         }
+        let token = self.files.token_path(generation);
+        // The seeds go first and the word about a token last: what is destroyed by half is gone, and is finished.
         for path in self.files.seed_paths(generation) {
             overwrite(&path).map_err(|source| KeyringError::Io { path, source })?;
+        }
+        if let Some(reference) = Reference::read(&token)? {
+            self.files.places.destroy((&token, &reference), &self.files.origin, generation)?;
+            forget(&token)?;
         }
         let synced = File::open(&self.files.dir).and_then(|dir| dir.sync_all());
         synced.map_err(|source| KeyringError::Io { path: first, source })?;

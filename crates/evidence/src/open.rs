@@ -4,7 +4,11 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use cogward_ledger::{
@@ -31,9 +35,11 @@ use crate::{
     queue::{Item, Queue},
     read::Progress,
     record::{Evidence, Health, RECORDS_IN_FLIGHT_MAX, Shared},
+    segments::Segments,
     sequencer::Sequencer,
     snapshot::{self, Known, Snapshots},
     tenant_log::TenantLog,
+    token::TokenOptions,
     witnessed::Witnesses,
 };
 
@@ -54,6 +60,10 @@ pub struct EvidenceOptions {
     pub strict: bool,
     /// The log is read from a snapshot on at the next start, once it has grown by so many bytes.
     pub snapshot_bytes: u64,
+    /// Tokens that keys of logs are in; without them they are in files.
+    pub tokens: TokenOptions,
+    /// Where segments are read that were released.
+    pub archive: Option<Arc<dyn archive::Place>>,
 }
 
 impl EvidenceOptions {
@@ -68,6 +78,8 @@ impl EvidenceOptions {
             wal: cogward_wal::Options::default(),
             strict: false,
             snapshot_bytes: 64 * 1024 * 1024,
+            tokens: TokenOptions::default(),
+            archive: None,
         }
     }
 }
@@ -149,6 +161,34 @@ pub enum OpenError {
         /// The first segment that is there.
         first: u64,
     },
+    /// Segments are gone whose release is not recorded here.
+    #[error(
+        "segments {from} to {to} of the write-ahead log are not there, and that they were released is not recorded: \
+         `cogward evidence archive restore` brings them back; move them into `evidence/wal`"
+    )]
+    Gone {
+        /// The first of them.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// Early segments were released, and all others are gone.
+    #[error("rollback detected: {released} segments were released, and of the write-ahead log nothing is there")]
+    AllGone {
+        /// How many.
+        released: u64,
+    },
+    /// What shows that a segment was released is not there or not believed.
+    #[error("segment {segment} of the write-ahead log was released, but {detail}")]
+    Released {
+        /// Which.
+        segment: u64,
+        /// Why.
+        detail: String,
+    },
+    /// All of the log must be read, and a part of it is only in the archive.
+    #[error("all of the log must be read, because there is no snapshot of it that can be believed: {0}")]
+    Early(#[source] cogward_wal::ReadError),
     /// The threads could not be started.
     #[error("the ledger's threads could not be started")]
     Threads(#[source] io::Error),
@@ -160,14 +200,23 @@ impl Evidence {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: EvidenceOptions) -> Result<Self, OpenError> {
-        let EvidenceOptions { dir, clock, entropy, low_water_bytes, wal: wal_options, strict, snapshot_bytes } =
-            options;
+        let EvidenceOptions {
+            dir,
+            clock,
+            entropy,
+            low_water_bytes,
+            wal: wal_options,
+            strict,
+            snapshot_bytes,
+            tokens,
+            archive,
+        } = options;
         durable::directory(&dir)?;
-        archive::begins_whole(&dir)?;
-        let keyring = Keyring::open(&dir, Arc::clone(&entropy))?;
-        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes)?;
+        let keyring = Keyring::open(&dir, Arc::clone(&entropy), &tokens)?;
+        let segments = Segments::open(&dir, &keyring.plane().log, archive)?;
+        let mut snapshots = Snapshots::new(&dir, &*entropy, snapshot_bytes, &segments)?;
         let Recovered { mut wal, recovery, torn, passed_over } =
-            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?)?;
+            recover(&dir, wal_options, &snapshots, &SignedStates::read(&dir, &keyring)?, &segments)?;
         // Everything that was signed is before the tail: what is cut was never acknowledged.
         wal.cut_torn_tail()?;
         recovery.progress.advance(wal.end(), std::iter::empty());
@@ -188,10 +237,12 @@ impl Evidence {
             schema: Mutex::new(recovery.schema),
             sealing: Default::default(),
             index,
+            segments,
             anchors: recovery.anchors,
             published: Published::default(),
             witnesses: Witnesses::default(),
             timestamps: Default::default(),
+            unsigned: Default::default(),
             key_changes: Default::default(),
         });
         let tenants: Vec<_> = recovery.logs.keys().cloned().collect();
@@ -206,8 +257,9 @@ impl Evidence {
         if let Some(torn) = torn {
             note_recovery(&shared, torn);
         }
-        if let Some((until, roots)) = passed_over {
-            snapshot::scrub(&shared, until, roots);
+        match passed_over {
+            Some((until, roots)) => snapshot::scrub(&shared, until, roots),
+            None => shared.segments.passed.scrubbed.store(true, Ordering::Release),
         }
         let (checkpoints, jobs) = mpsc::channel();
         let sequencer = Sequencer {
@@ -258,16 +310,27 @@ fn recover(
     options: cogward_wal::Options,
     snapshots: &Snapshots,
     signed: &SignedStates,
+    segments: &Arc<Segments>,
 ) -> Result<Recovered, OpenError> {
     let read = |start: Option<Start>, mut recovery: Recovery| {
+        if start.is_none() {
+            // What was released comes back from the archive, once, and one segment at a time.
+            let mut early = segments.reader(Position::default(), segments.first_at());
+            while let Some(frame) = early.next_frame().map_err(OpenError::Early)? {
+                recovery.frame(frame);
+            }
+        }
         let wal = Wal::open_from(&dir.join("wal"), options, start, &mut |frame| recovery.frame(frame))?;
         recovery.check()?;
         Ok(Recovered { torn: wal.torn(), wal, recovery, passed_over: None })
     };
-    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed) {
-        let passed_over = Some((start.at, recovery.edges()));
+    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed, segments) {
+        let (passed_over, ends) = (Some((start.at, recovery.edges())), start.at.segment);
         match read(Some(start), recovery) {
-            Ok(recovered) => return Ok(Recovered { passed_over, ..recovered }),
+            Ok(recovered) => {
+                segments.passed.snapshot.store(ends, Ordering::Release);
+                return Ok(Recovered { passed_over, ..recovered });
+            }
             Err(OpenError::Wal(cogward_wal::OpenError::Held)) => return Err(cogward_wal::OpenError::Held.into()),
             Err(error) => tracing::warn!(%error, "the log does not follow from its snapshot: all of it is read"),
         }

@@ -385,8 +385,8 @@ impl Draft {
         }
         let manifest = serde_json::to_vec(&self.manifest).map_err(io::Error::from)?;
         write(dir, MANIFEST_FILE, 0o644, &manifest)?;
-        let note = keys.log.key().note(&signed_text(&self.manifest.origin, &manifest));
-        let note = note.ok_or_else(|| io::Error::other("the manifest cannot be signed"))?;
+        let note = keys.log.key().signed_note(&signed_text(&self.manifest.origin, &manifest));
+        let note = note.map_err(io::Error::other)?;
         write(dir, "verify.py", 0o755, VERIFIER.as_bytes())?;
         write(dir, "verify_part.py", 0o755, PART_VERIFIER.as_bytes())?;
         write(dir, "README.txt", 0o644, README.as_bytes())?;

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use cogward_ledger::{
     tree::Frontier,
 };
 use cogward_model::TenantName;
-use cogward_wal::{Position, Wal};
+use cogward_wal::Position;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     queue::Item,
     read::{ReadError, on_a_thread},
     record::{Evidence, Health, RecordError, Shared},
+    segments::Segments,
 };
 
 /// Newest places of a tenant that are remembered: an export may be some seconds behind.
@@ -221,8 +222,8 @@ pub enum AnchorFailure {
 }
 
 /// The hashes of all leaves of the plane log up to `end`, out of the write-ahead log.
-fn leaf_hashes(dir: &Path, end: Position) -> Result<Vec<Hash>, ReadError> {
-    let mut reader = Wal::reader(&dir.join("wal"), Position::default(), end);
+fn leaf_hashes(segments: &Arc<Segments>, end: Position) -> Result<Vec<Hash>, ReadError> {
+    let mut reader = segments.reader(Position::default(), end);
     let mut hashes = Vec::new();
     while let Some(frame) = reader.next_frame()? {
         if frame.kind == frames::PLANE {
@@ -297,13 +298,14 @@ impl Evidence {
         let opens = opens.ok_or(AnchorFailure::Unknown(signed.size))?;
         let published = self.published(&LogName::Plane).map_or(0, |published| published.size);
         let (dir, index, end) = (self.shared.dir.clone(), place.index, plane.end);
+        let segments = Arc::clone(&self.shared.segments);
         let proof = on_a_thread(move || {
             if tiled {
                 let dir = publish::tiles_dir(&dir, &LogName::Plane);
                 let mut tiles = TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, published));
                 return Ok::<_, AnchorFailure>(tiles.inclusion(index)?);
             }
-            let (leaves, at) = (leaf_hashes(&dir, end)?, usize::try_from(index));
+            let (leaves, at) = (leaf_hashes(&segments, end)?, usize::try_from(index));
             let proof = at.ok().and_then(|at| Tree::new(leaves).inclusion(at, usize::try_from(size).ok()?));
             proof.ok_or(AnchorFailure::Tiles(TileProofError::Range))
         });

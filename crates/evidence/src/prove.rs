@@ -21,7 +21,7 @@ use crate::{
         terms::{self, Term},
     },
     read::{ReadError, on_a_thread},
-    record::Evidence,
+    record::{Evidence, RecordError},
     search::{SearchError, View},
 };
 
@@ -105,10 +105,14 @@ impl Evidence {
             // The tree's own root at that size: the same text as was signed then, and so the same signature.
             checkpoint.root = proofs.root_of(at)?;
             checkpoint.size = at;
-            signed.note = keys.log.key().checkpoint(at, &checkpoint.root);
+            signed.note = keys
+                .log
+                .key()
+                .signed_checkpoint(at, &checkpoint.root)
+                .map_err(|e| RecordError::Unsigned(e.to_string().into()))?;
             proofs = proofs.resized(at);
         }
-        let leaves = Leaves::new(&self.shared.dir, Default::default(), self.shared.progress.end());
+        let leaves = Leaves::new(&self.shared.segments, Default::default(), self.shared.progress.end());
         Ok(Signed { note: signed.note, checkpoint, view, proofs, leaves, handle })
     }
 

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,7 @@ use cogward_ledger::{
     tiles::{EntryBundles, HashTiles, TILE_WIDTH, TilePath, TileSink},
 };
 use cogward_model::TenantName;
-use cogward_wal::{Position, Wal};
+use cogward_wal::Position;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -256,12 +256,7 @@ pub(crate) fn run(shared: &Shared, jobs: &mpsc::Receiver<Publish>, first: Vec<Pu
                 publisher.start_over();
             }
         }
-        let job = if waiting.is_empty() {
-            jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
-        } else {
-            jobs.recv_timeout(RETRY_AFTER)
-        };
-        match job {
+        match jobs.recv_timeout(RETRY_AFTER) {
             Ok(job) => next.push(job),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -282,11 +277,14 @@ impl Publisher<'_> {
         } else {
             (self.sizes, self.moved) = (mark.logs, false);
             self.writers.clear();
+            self.shared.segments.passed.tiles.store(mark.segment, Ordering::Release);
         }
     }
 
     fn start_over(&mut self) {
         (self.at, self.moved) = (Position::default(), false);
+        // Nothing more is released before the tiles are there again.
+        self.shared.segments.passed.tiles.store(0, Ordering::Release);
         self.sizes.clear();
         self.writers.clear();
     }
@@ -306,7 +304,7 @@ impl Publisher<'_> {
                 self.sizes.insert(name, writer.finished);
             }
         }
-        if Instant::now() >= self.mark_at {
+        if Instant::now() >= self.mark_at || self.shared.segments.passed.wants_mark.swap(false, Ordering::AcqRel) {
             self.mark_at = Instant::now() + MARK_EVERY;
             self.mark()?;
         }
@@ -318,7 +316,7 @@ impl Publisher<'_> {
         if end <= self.at {
             return Ok(());
         }
-        let mut reader = Wal::reader(&self.shared.dir.join("wal"), self.at, end);
+        let mut reader = self.shared.segments.reader(self.at, end);
         while let Some(frame) = reader.next_frame()? {
             let name = frames::split_text(frame.payload);
             let (name, leaf) = name.ok_or(cogward_wal::ReadError::Damaged(frame.position))?;
@@ -379,6 +377,7 @@ impl Publisher<'_> {
         let mark = Mark { segment: self.at.segment, offset: self.at.offset, logs: self.sizes.clone() };
         let bytes = serde_json::to_vec(&mark).map_err(io::Error::other)?;
         durable::replace(&self.shared.dir.join(MARK_FILE), &bytes)?;
+        self.shared.segments.passed.tiles.store(self.at.segment, Ordering::Release);
         self.moved = false;
         Ok(())
     }

@@ -6,8 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use cogward_ledger::leaf::{Parsed, hash_text, leaf_hash};
@@ -16,13 +15,16 @@ use cogward_model::{
     action::Amounts,
     id::{EventId, RedactionId},
 };
-use cogward_wal::{Position, Wal};
+use cogward_wal::Position;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
+    carried::{Committed, Mark, SealedName},
     frames,
+    kept::walk_needed,
     keys::{KeyringError, TenantKeys},
     record::Evidence,
+    segments::Segments,
     vault::{self, Sealed},
 };
 
@@ -193,6 +195,8 @@ pub struct Lasting {
     pub added: Kept<BTreeMap<String, i64>>,
     /// The labels of the data that it read.
     pub labels: Vec<String>,
+    /// The user's name as it is sealed in the record.
+    pub name: Option<SealedName>,
 }
 
 /// A value that the ledger only commits to.
@@ -269,20 +273,38 @@ impl From<BudgetAmounts> for Amounts {
 
 /// Walks the leaves between two places: where it is, the tenant, the leaf, and the disclosures sealed for it.
 pub(crate) fn walk<E: From<ReadError>>(
-    dir: &Path,
-    (from, to): (Position, Position),
+    segments: &Arc<Segments>,
+    span: (Position, Position),
     mut visit: impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
 ) -> Result<(), E> {
-    let mut reader = Wal::reader(&dir.join("wal"), from, to);
-    let mut sealed: Vec<Vec<u8>> = Vec::new();
+    walk_on(segments, span, &mut Vec::new(), &mut visit).map(drop)
+}
+
+/// Why a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// It came to its end.
+    All,
+    /// Whoever was shown the leaves has seen enough.
+    Enough,
+}
+
+/// The same behind `sealed`, which was found before the first leaf and is what comes behind the last one in the end.
+pub(crate) fn walk_on<E: From<ReadError>>(
+    segments: &Arc<Segments>,
+    (from, to): (Position, Position),
+    sealed: &mut Vec<Vec<u8>>,
+    visit: &mut impl FnMut(Position, &str, &[u8], &mut Vec<Vec<u8>>) -> Result<bool, E>,
+) -> Result<Walked, E> {
+    let mut reader = segments.reader(from, to);
     while let Some(frame) = reader.next_frame().map_err(|error| E::from(error.into()))? {
         let damaged = || E::from(ReadError::Damaged(frame.position));
         let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
         match frame.kind {
             frames::SEALED => sealed.push(rest.to_vec()),
             frames::LEAF => {
-                if !visit(frame.position, tenant, rest, &mut sealed)? {
-                    return Ok(());
+                if !visit(frame.position, tenant, rest, sealed)? {
+                    return Ok(Walked::Enough);
                 }
                 sealed.clear();
             }
@@ -290,7 +312,7 @@ pub(crate) fn walk<E: From<ReadError>>(
             _ => {}
         }
     }
-    Ok(())
+    Ok(Walked::All)
 }
 
 pub(crate) async fn on_a_thread<T: Send + 'static, E: From<ReadError> + Send + 'static>(
@@ -340,7 +362,7 @@ impl Evidence {
         let shared = &self.shared;
         let (keys, run) = (shared.keyring.tenant(tenant)?, run.to_string());
         let (mut found, mut bytes) = (Vec::new(), 0);
-        walk(&shared.dir, span, |at, of, leaf, sealed| {
+        walk(&shared.segments, span, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
                 return Ok(true);
             }
@@ -354,13 +376,25 @@ impl Evidence {
         Ok(found)
     }
 
-    /// Shows every decision and every outcome, in order. For the start, before anything is admitted.
+    /// Shows every decision and every outcome, in order, behind a leaf or from the first one, as far as the log was
+    /// committed at a moment. Gives the leaf behind which all is shown; none in an empty log.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn replay_decisions(&self, visit: &mut dyn FnMut(&DecidedOrCompleted)) -> Result<(), ReadError> {
+    pub fn replay_decisions(
+        &self,
+        after: Option<&Mark>,
+        upto: Committed,
+        visit: &mut dyn FnMut(&DecidedOrCompleted),
+    ) -> Result<Option<Mark>, ReadError> {
         let shared = &self.shared;
-        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, sealed| {
+        let (mut last, mut first) = (None, after);
+        let span = (after.map(Mark::at), upto.0);
+        walk_needed(&shared.dir, &shared.segments, span, |at, _, leaf, sealed| {
+            if let Some(known) = first.take() {
+                return if known.is_behind(at, leaf) { Ok(true) } else { Err(ReadError::Damaged(at)) };
+            }
+            last = Some(at);
             let parsed = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?;
             let kind = parsed.body.kind;
             if !kind.ends_with(".decided") && !kind.ends_with(".completed") {
@@ -394,20 +428,48 @@ impl Evidence {
                 visit(&DecidedOrCompleted::Completed { tenant, run, time, used: used.into(), refs, outcome });
             }
             Ok::<_, ReadError>(true)
-        })
+        })?;
+        let Some(last) = last else { return Ok(after.cloned()) };
+        if last.segment < shared.segments.first() {
+            // What is kept of a released segment is no place in the log.
+            return Ok(None);
+        }
+        let mut mark = None;
+        walk(&shared.segments, (last, upto.0), |at, _, leaf, _| {
+            mark = Some(Mark::behind(at, leaf));
+            Ok::<_, ReadError>(false)
+        })?;
+        Ok(mark)
     }
 
     /// Which of these events are in the log.
     pub(crate) fn find(&self, mut wanted: HashSet<String>) -> Result<HashSet<String>, ReadError> {
         let mut found = HashSet::new();
         let shared = &self.shared;
-        walk(&shared.dir, (Position::default(), shared.progress.end()), |at, _, leaf, _| {
-            let id = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.id;
-            found.extend(wanted.take(id));
-            Ok::<_, ReadError>(!wanted.is_empty())
-        })?;
+        let mut look = |span, wanted: &mut HashSet<String>| {
+            walk(&shared.segments, span, |at, _, leaf, _| {
+                let id = Parsed::from_bytes(leaf).map_err(|_| ReadError::Damaged(at))?.body.id;
+                found.extend(wanted.take(id));
+                Ok::<_, ReadError>(!wanted.is_empty())
+            })
+        };
+        let here = shared.segments.first_at();
+        look((here, shared.progress.end()), &mut wanted)?;
+        // Nothing is released while events wait to be published, so what is waiting now was made after the released
+        // segments ended. Only in an older copy of the state there are events that are in one of them.
+        let gone = shared.segments.gone_until().map_or(0, |until| until.unix_millis());
+        wanted.retain(|id| id.parse::<EventId>().is_ok_and(|id| made_at(&id) <= gone));
+        if !wanted.is_empty() {
+            look((Position::default(), here), &mut wanted)?;
+        }
         Ok(found)
     }
+}
+
+/// The milliseconds that an identifier begins with.
+fn made_at(id: &EventId) -> u64 {
+    let [a, b, c, d, e, f, ..] = id.to_bytes();
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 pub(crate) fn view(
@@ -494,6 +556,7 @@ fn lasting(
 ) -> Lasting {
     let whole: serde_json::Value = serde_json::from_slice(leaf).unwrap_or_default();
     let body = whole.get("body").cloned().unwrap_or_default();
+    let name = SealedName::among(known.id, sealed);
     let mut opened = disclosed(keys, &known.tenant, parsed.body.id, &body, sealed).unwrap_or_default();
     let mut kept = |there: bool, field: &str| match (there, opened.remove(field)) {
         (false, _) => Kept::Nothing,
@@ -511,7 +574,7 @@ fn lasting(
         Kept::Lost => Kept::Lost,
     };
     let agent = known.act.as_deref().and_then(|act| act.strip_prefix("agent:")?.split_once('@')?.0.parse().ok());
-    Lasting { agent, subject, added, labels: known.labels_read.clone() }
+    Lasting { agent, subject, added, labels: known.labels_read.clone(), name }
 }
 
 /// Amounts by their names; one beyond what a number of the ledger holds is a text.

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cogward_ledger::{
     Hash,
     leaf::{Parsed, hash_text, leaf_hash},
+    note::SignError,
     tree::Frontier,
 };
 use cogward_model::{TenantName, event::EventType, id::RedactionId, redaction::LegalGround};
@@ -33,6 +34,9 @@ pub enum ReceiptError {
     /// The log could not be signed.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The key does not sign.
+    #[error("the receipt could not be signed: {0}")]
+    Unsigned(#[from] SignError),
     /// The log could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -110,7 +114,7 @@ impl Evidence {
             let Some(first) = executed.first() else { return Err(ReceiptError::NotExecuted(redaction)) };
             let keys = evidence.shared.keyring.tenant(&tenant)?;
             let text = text_of(keys.log.key().verifying().origin(), redaction, first, &executed, &found);
-            let text = keys.log.key().note(&text).ok_or(ReceiptError::NotExecuted(redaction))?;
+            let text = keys.log.key().signed_note(&text)?;
             let indexes: Vec<u64> = found.iter().map(|leaf| leaf.seq).collect();
             let proofs = evidence.inclusions(&tenant, &indexes, signed.size, all)?;
             let leaves = found.iter().zip(proofs).map(|(leaf, proof)| ProvenLeaf {
@@ -143,7 +147,7 @@ impl Evidence {
             EventType::RedactionExecuted,
             EventType::RetentionExecuted,
         ];
-        walk(&self.shared.dir, span, |at, of, leaf, _| {
+        walk(&self.shared.segments, span, |at, of, leaf, _| {
             let damaged = |_| ReadError::Damaged(at);
             if of != tenant.as_str() || !leaf.windows(name.len()).any(|part| part == name.as_bytes()) {
                 return Ok(true);
@@ -171,7 +175,7 @@ impl Evidence {
     ) -> Result<Vec<Vec<Hash>>, ReceiptError> {
         let mut paths: Vec<Vec<Sibling>> = indexes.iter().map(|index| siblings(*index, size)).collect();
         let mut seq = 0;
-        walk(&self.shared.dir, span, |_, of, leaf, _| {
+        walk(&self.shared.segments, span, |_, of, leaf, _| {
             if of == tenant.as_str() {
                 let hash = leaf_hash(leaf);
                 for sibling in paths.iter_mut().flatten().filter(|sibling| sibling.from <= seq && seq < sibling.to) {

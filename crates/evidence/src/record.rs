@@ -26,7 +26,9 @@ use crate::{
     publish::Published,
     queue::{Append, Item, Queue},
     read::Progress,
+    segments::Segments,
     stamped::Timestamps,
+    unsigned::Unsigned,
     vault,
     witnessed::Witnesses,
 };
@@ -63,6 +65,9 @@ pub enum RecordError {
     /// The checkpoint did not fit on the disk; it is written when there is space. Nothing is lost.
     #[error("the disk is full, so the newest checkpoint is not written yet")]
     NoSpace,
+    /// The key of the log does not sign: it is in a token that does not answer. It is tried again; nothing is lost.
+    #[error("the log cannot be signed now: {0}")]
+    Unsigned(Arc<str>),
     /// An earlier write failed; nothing is recorded until the plane is started again.
     #[error("the ledger cannot be written: {0}")]
     Failed(Arc<str>),
@@ -77,6 +82,11 @@ pub enum Health {
     LowSpace {
         /// Bytes left.
         free: u64,
+    },
+    /// It can, but nothing of it was signed for a while: agents must stop, the audit goes on.
+    Unsigned {
+        /// Why not.
+        why: Arc<str>,
     },
     /// It cannot, for the life of this process.
     Failed {
@@ -104,10 +114,12 @@ pub(crate) struct Shared {
     /// value under a retired key is in the log once the queue is empty.
     pub(crate) sealing: RwLock<()>,
     pub(crate) index: index::Handle,
+    pub(crate) segments: Arc<Segments>,
     pub(crate) anchors: Anchors,
     pub(crate) published: Published,
     pub(crate) witnesses: Witnesses,
     pub(crate) timestamps: Timestamps,
+    pub(crate) unsigned: Unsigned,
     /// Held while the keys of a log are changed.
     pub(crate) key_changes: tokio::sync::Mutex<()>,
 }

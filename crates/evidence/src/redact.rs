@@ -368,7 +368,7 @@ impl Evidence {
     fn key_of_field(&self, keys: &TenantKeys, tenant: &TenantName, seq: u64, field: &str) -> Result<KeyId, EraseError> {
         let mut answer = Err(EraseError::NoSuchLeaf(seq));
         let whole = (Position::default(), self.shared.progress.end());
-        walk(&self.shared.dir, whole, |at, of, leaf, sealed| {
+        walk(&self.shared.segments, whole, |at, of, leaf, sealed| {
             if of != tenant.as_str() {
                 return Ok(true);
             }
@@ -440,7 +440,7 @@ impl Evidence {
         mut visit: impl FnMut(&Seen<'_>, Sealed) -> Result<(), EraseError>,
     ) -> Result<(), EraseError> {
         let whole = (Position::default(), self.shared.progress.end());
-        walk(&self.shared.dir, whole, |at, of, leaf, sealed| {
+        walk(&self.shared.segments, whole, |at, of, leaf, sealed| {
             let damaged = || EraseError::Read(ReadError::Damaged(at));
             if of != tenant.as_str() || sealed.is_empty() {
                 return Ok(true);

@@ -11,12 +11,12 @@ use cogward_model::{
     event::{Attribution, Event, EventType},
     id::RedactionId,
 };
-use cogward_wal::Position;
 use serde::Deserialize;
 
 use crate::{
     data_keys::key_name,
-    read::{ReadError, on_a_thread, walk},
+    kept::walk_needed,
+    read::{ReadError, on_a_thread},
     record::Evidence,
     redact::{EraseError, plan_again},
 };
@@ -138,8 +138,8 @@ impl Evidence {
 
     /// Shows every leaf about an erasure, from the beginning of the log: what was passed over would come back.
     fn erasures(&self, mut visit: impl FnMut(TenantName, Body)) -> Result<(), EraseError> {
-        let whole = (Position::default(), self.shared.progress.end());
-        walk(&self.shared.dir, whole, |at, of, leaf, _| {
+        let shared = &self.shared;
+        walk_needed(&shared.dir, &shared.segments, (None, shared.progress.end()), |at, of, leaf, _| {
             let damaged = || ReadError::Damaged(at);
             if may_be_erasure(leaf) && is_erasure(Parsed::from_bytes(leaf).map_err(|_| damaged())?.body.kind) {
                 let body = serde_json::from_slice::<Leaf>(leaf).map_err(|_| damaged())?.body;

@@ -212,7 +212,7 @@ impl Evidence {
             if view.table.position().await? < end {
                 return Ok(Some((from, end)));
             }
-            let mut leaves = Leaves::new(&self.shared.dir, at, end);
+            let mut leaves = Leaves::new(&self.shared.segments, at, end);
             on_a_thread(move || {
                 let mut found = Found::default();
                 Ok::<_, SearchError>(leaves.next(&mut found)?.then_some((from, found.end)))
@@ -280,7 +280,7 @@ impl Evidence {
         let tags: Vec<_> = terms.iter().map(|(term, value)| terms::tag(&keys, *term, value)).collect();
         let end = view.first_from(query.until).await?;
         let mut at = from.max(view.first_from_start(query.since).await?);
-        let mut reader = Leaves::new(&self.shared.dir, Position::default(), self.shared.progress.end());
+        let mut reader = Leaves::new(&self.shared.segments, Position::default(), self.shared.progress.end());
         let (mut found, mut leaves, mut bytes, mut hashes) = (Found::default(), Vec::new(), 0, None);
         let begun = Instant::now();
         while at < end {

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use std::{
 use aws_lc_rs::hmac;
 use cogward_ledger::{Hash, leaf::leaf_hash, plane::PlaneLeaf, tree::Frontier};
 use cogward_model::{Entropy, TenantName, Timestamp};
-use cogward_wal::{Position, Start, Wal};
+use cogward_wal::{Position, Start};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     plane::{LogName, Place, PlaneLog},
     read::{Progress, SpansImage},
     record::Shared,
+    segments::Segments,
     tenant_log::{LogImage, TenantLog},
 };
 
@@ -61,6 +62,11 @@ fn key(dir: &Path, entropy: &dyn Entropy) -> io::Result<hmac::Key> {
         }
     };
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+}
+
+/// A key for something else that only this plane reads again.
+pub(crate) fn derived_key(dir: &Path, entropy: &dyn Entropy, purpose: &[u8]) -> io::Result<hmac::Tag> {
+    Ok(hmac::sign(&key(dir, entropy)?, purpose))
 }
 
 /// What is kept.
@@ -124,7 +130,7 @@ pub(crate) struct Known {
 }
 
 /// The snapshot of this directory, when all that can be checked without reading the log holds.
-pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates) -> Option<Known> {
+pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates, segments: &Arc<Segments>) -> Option<Known> {
     let Image { start: (segment, offset, batch), last_time_us, schema, tenants, plane, spans, .. } =
         Image::read(dir, key)?;
     let start = Start { at: Position { segment, offset }, batch };
@@ -140,7 +146,7 @@ pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates) -> Optio
             }
             recovery.first.push(signed.published(LogName::Tenant(tenant.clone()), start.at));
         }
-        if !tail_is_there(dir, start.at, &tenant, &log) {
+        if !tail_is_there(segments, start.at, &tenant, &log) {
             return None;
         }
         recovery.logs.insert(tenant, log);
@@ -166,8 +172,19 @@ pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates) -> Optio
 }
 
 /// Whether the last leaf of a log lies where the snapshot says, and is the one that the edge ends with.
-fn tail_is_there(dir: &Path, end: Position, tenant: &TenantName, log: &TenantLog) -> bool {
-    let mut reader = Wal::reader(&dir.join("wal"), log.last_at, end);
+fn tail_is_there(segments: &Arc<Segments>, end: Position, tenant: &TenantName, log: &TenantLog) -> bool {
+    let here = segments.first_at();
+    if log.last_at < here {
+        // It is in a segment that was released: the manifests of those say how the log ended there.
+        let edge = segments.edges().edge(tenant.as_str());
+        if edge
+            .is_some_and(|(size, root, last)| (size, root) == (log.tree.size(), log.tree.root()) && last == log.last())
+        {
+            return true;
+        }
+    }
+    // What was sealed for a leaf may end the segment before it.
+    let mut reader = segments.reader(log.last_at.max(here), end);
     while let Ok(Some(frame)) = reader.next_frame() {
         if frame.kind == frames::LEAF {
             let leaf = frames::split_text(frame.payload).filter(|(name, _)| *name == tenant.as_str());
@@ -186,11 +203,13 @@ pub(crate) struct Snapshots {
     /// What was written when the last one was taken.
     taken: u64,
     writing: Option<JoinHandle<()>>,
+    segments: Arc<Segments>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(dir: &Path, entropy: &dyn Entropy, every: u64) -> io::Result<Self> {
-        Ok(Self { dir: dir.to_path_buf(), key: key(dir, entropy)?, every: every.max(1), taken: 0, writing: None })
+    pub(crate) fn new(dir: &Path, entropy: &dyn Entropy, every: u64, segments: &Arc<Segments>) -> io::Result<Self> {
+        let (key, segments) = (key(dir, entropy)?, Arc::clone(segments));
+        Ok(Self { dir: dir.to_path_buf(), key, every: every.max(1), taken: 0, writing: None, segments })
     }
 
     pub(crate) fn key(&self) -> &hmac::Key {
@@ -204,12 +223,14 @@ impl Snapshots {
 
     pub(crate) fn are_due(&self, written: u64) -> bool {
         let grown = written.wrapping_sub(self.taken);
-        grown >= self.every && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
+        let wanted = self.segments.passed.wants_snapshot.load(Ordering::Acquire);
+        (wanted || grown >= self.every) && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     pub(crate) fn write(&mut self, image: Image, written: u64) {
         self.taken = written;
-        let (file, key) = (path(&self.dir), self.key.clone());
+        let (file, key, segments) = (path(&self.dir), self.key.clone(), Arc::clone(&self.segments));
+        segments.passed.wants_snapshot.store(false, Ordering::Release);
         let work = move || {
             let text = match serde_json::to_vec(&image) {
                 Ok(text) => text,
@@ -217,8 +238,9 @@ impl Snapshots {
             };
             let bytes = [hmac::sign(&key, &text).as_ref(), &text].concat();
             // The one before stays in place: the next start reads more, and that is all.
-            if let Err(error) = durable::replace(&file, &bytes) {
-                tracing::warn!(%error, "a snapshot could not be written");
+            match durable::replace(&file, &bytes) {
+                Ok(()) => segments.passed.snapshot.store(image.start.0, Ordering::Release),
+                Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
             }
         };
         self.writing = std::thread::Builder::new().name("ledger-snapshot".into()).spawn(work).ok();
@@ -235,13 +257,21 @@ impl Drop for Snapshots {
 
 /// Reads what a start passed over, in the background and with pauses, and stops the ledger when it is damaged.
 pub(crate) fn scrub(shared: &Arc<Shared>, until: Position, roots: HashMap<LogName, (u64, Hash)>) {
-    let (dir, shared) = (shared.dir.join("wal"), Arc::downgrade(shared));
+    let (segments, shared) = (Arc::clone(&shared.segments), Arc::downgrade(shared));
     let work = move || {
-        if let Err(error) = read_again(&dir, until, &roots, &shared)
-            && let Some(shared) = shared.upgrade()
-        {
-            tracing::error!(%error, "the log before the snapshot is damaged");
-            let _failed = shared.fail(&io::Error::other(error));
+        // Nothing is released while this reads, so nothing of it is far away.
+        let read = match segments.first() {
+            0 => read_again(&segments, until, &roots, &shared),
+            _ => read_on(&segments, until, &roots, &shared),
+        };
+        match read {
+            Err(error) => {
+                if let Some(shared) = shared.upgrade() {
+                    tracing::error!(%error, "the log before the snapshot is damaged");
+                    let _failed = shared.fail(&io::Error::other(error));
+                }
+            }
+            Ok(()) => segments.passed.scrubbed.store(true, Ordering::Release),
         }
     };
     // Without the thread the same is found when it is read or exported.
@@ -250,13 +280,52 @@ pub(crate) fn scrub(shared: &Arc<Shared>, until: Position, roots: HashMap<LogNam
     }
 }
 
-fn read_again(
-    dir: &Path,
+/// Reads what is here behind released segments. It must go on where the signed manifests of those end; they
+/// themselves are verified where they are.
+fn read_on(
+    segments: &Arc<Segments>,
     until: Position,
     roots: &HashMap<LogName, (u64, Hash)>,
     shared: &Weak<Shared>,
 ) -> Result<(), String> {
-    let mut reader = Wal::reader(dir, Position::default(), until);
+    let mut walk = segments.edges().clone();
+    tracing::info!(segments = segments.first(), "segments are only in the archive, and are not read again here");
+    let mut reader = segments.reader(segments.first_at(), until);
+    for n in 1_u64.. {
+        match reader.next_frame().map_err(|error| error.to_string())? {
+            Some(frame) => walk.frame(frame.kind, frame.payload).map_err(|problem| {
+                format!("{}: {}: {}", problem.log.unwrap_or_default(), problem.what.as_str(), problem.detail)
+            })?,
+            None => break,
+        }
+        if n.is_multiple_of(SCRUB_FRAMES) {
+            std::thread::sleep(SCRUB_PAUSE);
+            if shared.strong_count() == 0 {
+                return Ok(());
+            }
+        }
+    }
+    let found = |log: &LogName| match log {
+        LogName::Plane => walk.edge(""),
+        LogName::Tenant(tenant) => walk.edge(tenant.as_str()),
+    };
+    let is = |log: &LogName, (size, root): &(u64, Hash)| match found(log) {
+        Some((found, other, _)) => (found, other) == (*size, *root),
+        None => *size == 0,
+    };
+    match roots.iter().find(|(log, edge)| !is(log, edge)) {
+        Some((log, _)) => Err(format!("{log} is not the one that was signed")),
+        None => Ok(()),
+    }
+}
+
+fn read_again(
+    segments: &Arc<Segments>,
+    until: Position,
+    roots: &HashMap<LogName, (u64, Hash)>,
+    shared: &Weak<Shared>,
+) -> Result<(), String> {
+    let mut reader = segments.reader(Position::default(), until);
     let mut recovery = Recovery::default();
     for n in 1_u64.. {
         match reader.next_frame().map_err(|error| error.to_string())? {

@@ -195,7 +195,7 @@ async fn the_budgets_history_is_what_was_decided_and_settled() {
     evidence.record(completed).await.unwrap();
     evidence.record(event("acme", None)).await.unwrap();
     let mut seen = Vec::new();
-    evidence.replay_decisions(&mut |one| seen.push(one.clone())).unwrap();
+    evidence.replay_decisions(None, evidence.committed(), &mut |one| seen.push(one.clone())).unwrap();
     let [
         DecidedOrCompleted::Decided { id: decision, reserved, budget, .. },
         DecidedOrCompleted::Completed { used, refs, .. },
@@ -217,4 +217,46 @@ async fn a_pack_is_not_written_over_anything_and_an_empty_log_can_be_exported() 
     assert_eq!(verified(&evidence, "nobody").await.leaves, 0);
     let refused = evidence.export(&tenant("nobody"), dir.path()).await;
     assert!(matches!(refused, Err(ExportError::NotEmpty(_))));
+}
+
+/// What is carried belongs to the log behind whose leaf it was made, and only whole.
+#[tokio::test]
+async fn what_is_carried_is_believed_only_beside_its_own_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let (evidence, other) = (open(&here), open(&there));
+    assert_eq!(evidence.carried(), None, "nothing was carried");
+    for _ in 0..3 {
+        evidence.record(event("acme", None)).await.unwrap();
+        other.record(event("acme", None)).await.unwrap();
+    }
+    let mark = |of: &Evidence| of.replay_decisions(None, of.committed(), &mut |_| {}).unwrap().unwrap();
+    let upto = mark(&evidence);
+    evidence.carry(&upto, b"what it comes to").unwrap();
+    let carried = evidence.carried().unwrap();
+    assert_eq!((&carried.upto, &carried.text[..]), (&upto, &b"what it comes to"[..]));
+
+    // Behind it only what came since is shown, and its end is carried on.
+    let id = evidence.record(event("acme", None)).await.unwrap();
+    let next = evidence.replay_decisions(Some(&upto), evidence.committed(), &mut |_| {}).unwrap().unwrap();
+    assert!(next != upto && id.seq == 3);
+    assert_eq!(evidence.replay_decisions(Some(&next), evidence.committed(), &mut |_| {}).unwrap(), Some(next));
+
+    let (ours, key) = (here.join("carried"), here.join("keys/snapshot.key"));
+    let whole = std::fs::read(&ours).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&ours, bytes).unwrap();
+        assert_eq!(evidence.carried(), None, "byte {at}");
+    }
+    for length in [0, 5, 12, 13, whole.len() - 1] {
+        std::fs::write(&ours, &whole[..length]).unwrap();
+        assert_eq!(evidence.carried(), None, "{length} bytes");
+    }
+    // That of another log, even with its key.
+    other.carry(&mark(&other), b"of another log").unwrap();
+    std::fs::copy(there.join("carried"), &ours).unwrap();
+    std::fs::copy(there.join("keys/snapshot.key"), &key).unwrap();
+    assert_eq!(evidence.carried(), None, "of another log");
 }

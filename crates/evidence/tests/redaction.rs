@@ -416,7 +416,7 @@ async fn what_policies_count_by_outlives_the_person_and_the_run() {
     assert!(matches!(evidence.examine(&tenant("acme"), &field).await, Err(EraseError::Counted("history"))));
     erase(&evidence, &subject("anna")).await;
     let mut seen = Vec::new();
-    evidence.replay_decisions(&mut |one| seen.push(one.clone())).unwrap();
+    evidence.replay_decisions(None, evidence.committed(), &mut |one| seen.push(one.clone())).unwrap();
     let Some(DecidedOrCompleted::Decided { lasting: Some(lasting), .. }) = seen.first() else { panic!("{seen:?}") };
     assert_eq!(lasting.subject, Kept::Lost);
     assert_eq!(lasting.added, Kept::Known(BTreeMap::from([("calls() per user".to_owned(), 1)])));

@@ -8,9 +8,9 @@ use std::{fs, path::Path};
 
 use cogward_evidence::{Added, CosignError, Evidence, LogName, WitnessBook, WitnessError};
 use cogward_ledger::{
-    note::VerifyingKey,
+    note::{SigningKey, VerifyingKey},
     policy::Policy,
-    verify::verify_dir,
+    verify::{self, What, verify_dir},
     witness::{AddCheckpoint, Examined},
 };
 use cogward_model::{SystemClock, SystemEntropy};
@@ -22,6 +22,10 @@ fn plane_key(evidence: &Evidence) -> VerifyingKey {
 
 fn witness(dir: &Path, name: &str, log: &VerifyingKey) -> WitnessBook {
     WitnessBook::open(dir, Some(name), vec![log.clone()], Box::new(SystemClock), &SystemEntropy).unwrap()
+}
+
+fn other_log() -> VerifyingKey {
+    SigningKey::from_seed("elsewhere.example/log", &[9; 32]).unwrap().verifying().clone()
 }
 
 /// Lets the plane log grow by one, and publishes it.
@@ -71,6 +75,36 @@ async fn a_quorum_of_witnesses_is_in_the_pack_and_less_is_said_and_not_refused()
     assert!(verify_dir(&dir.path().join("pack"), None).is_ok());
     let proof = fs::read_to_string(dir.path().join("pack/plane/checkpoint.tlog-proof")).unwrap();
     assert!(proof.contains("a.example") && proof.contains("c.example") && !proof.contains("b.example"));
+    // The auditor has names of witnesses and the plane's key from elsewhere.
+    let check = |pack: &str, plane_key: Option<&VerifyingKey>, witnesses: Option<&Policy>| {
+        let options = verify::Options { plane_key, witnesses, ..Default::default() };
+        verify::verify(&dir.path().join(pack), &options).map_err(|finding| (finding.what, finding.detail))
+    };
+    let anchored = check("pack", Some(&log), Some(&policy)).unwrap().anchored.unwrap();
+    assert!(anchored.key_pinned);
+    let seen: Vec<_> = anchored.seen.unwrap().into_iter().map(|seen| seen.by).collect();
+    assert_eq!((anchored.cosignatures, seen), (2, vec!["a.example".to_owned(), "c.example".to_owned()]));
+    let anchored = check("pack", None, None).unwrap().anchored.unwrap();
+    assert_eq!((anchored.key_pinned, anchored.cosignatures, anchored.seen), (false, 2, None));
+    let all = Policy::of(books.iter().map(|book| (book.keys()[0].clone(), None)).collect(), 3).unwrap();
+    for (pack, wanted, by) in [("pack", &all, "a.example, c.example"), ("below", &policy, "none of them")] {
+        let (what, detail) = check(pack, None, Some(wanted)).unwrap_err();
+        assert!(what == What::Anchor && detail.ends_with(by), "{detail}");
+    }
+    // A policy that names another plane log, and one that names this one.
+    for (key, there) in [(&log, true), (&other_log(), false)] {
+        let named = Policy::parse(&format!("log {}\nquorum none\n", key.ed25519_only())).unwrap();
+        assert_eq!(check("pack", None, Some(&named)).map(|_| ()).map_err(|(what, _)| what).is_ok(), there);
+    }
+    // An anchor that somebody else made: whole in itself, and found by whoever knows the plane's key.
+    let forger = open(&dir.path().join("forger"));
+    grow(&forger).await;
+    forger.export(&tenant("acme"), &dir.path().join("forged")).await.unwrap();
+    assert_eq!(check("forged", Some(&log), None).unwrap_err().0, What::Key);
+    fs::remove_dir_all(dir.path().join("forged/plane")).unwrap();
+    assert!(check("forged", None, None).unwrap().anchored.is_none());
+    assert_eq!(check("forged", Some(&log), None).unwrap_err().0, What::Missing);
+    assert_eq!(check("forged", None, Some(&policy)).unwrap_err().0, What::Missing);
     // Strangers' lines are not kept, nor a line that does not hold.
     let stranger = witness(&dir.path().join("s"), "stranger.example", &log);
     let note = first.1.clone() + &lines(ask(&evidence, &stranger, 0, &first).await);

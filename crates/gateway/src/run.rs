@@ -35,7 +35,8 @@ pub struct CutReport {
 }
 
 /// What a run has been let do, and not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tally {
     /// Tool calls that were admitted.
     pub tool_calls: u64,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::note::{Checkpoint, Note, NoteError, SigningKey, VerifyingKey};
+use crate::note::{Checkpoint, Note, NoteError, SignError, SigningKey, VerifyingKey};
 
 /// In a pack: the statements, a line each, in the order of the log.
 pub const KEYS_FILE: &str = "keys.jsonl";
@@ -186,12 +186,13 @@ impl Statement {
     }
 
     /// The statement as a signed note: of a rotation by the old and the new key, of a revocation by the present one.
-    /// `None` when a key cannot sign it.
-    #[must_use]
-    pub fn signed(&self, by: &[&SigningKey]) -> Option<String> {
+    ///
+    /// # Errors
+    /// A key does not sign it.
+    pub fn signed(&self, by: &[&SigningKey]) -> Result<String, SignError> {
         let text = self.text();
-        let lines: Option<String> = by.iter().map(|key| key.statement_lines(&text)).collect();
-        Some(format!("{text}\n{}", lines?))
+        let lines: Result<String, SignError> = by.iter().map(|key| key.statement_lines(&text)).collect();
+        Ok(format!("{text}\n{}", lines?))
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{
     vkey::{self, ED25519, ML_DSA},
 };
 
+use signer::Classic;
+pub use signer::{Device, SignError};
+
 /// A note of ours is some kilobytes; each witness adds a line.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 /// The public keys of a log, a line each.
@@ -223,7 +226,7 @@ impl std::str::FromStr for VerifyingKey {
 /// A log's keys.
 pub struct SigningKey {
     verifying: VerifyingKey,
-    pair: Ed25519KeyPair,
+    classic: Classic,
     ml_dsa: Option<PqdsaKeyPair>,
     /// The key before, which signs along for a while.
     older: Option<Box<SigningKey>>,
@@ -247,7 +250,7 @@ impl SigningKey {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| KeyError)?;
         let verifying = VerifyingKey { origin: origin.to_owned(), public, ml_dsa: None };
-        Ok(Self { verifying, pair, ml_dsa: None, older: None })
+        Ok(Self { verifying, classic: Classic::Seed(Box::new(pair)), ml_dsa: None, older: None })
     }
 
     /// The same, signing with the ML-DSA-44 key of a seed as well.
@@ -269,41 +272,55 @@ impl SigningKey {
     }
 
     /// Signs what the log is now.
-    #[must_use]
-    pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
+    ///
+    /// # Errors
+    /// See [`SignError`]; then there is no checkpoint, and none with fewer signatures.
+    pub fn signed_checkpoint(&self, size: u64, root: &Hash) -> Result<String, SignError> {
         let VerifyingKey { origin, public, ml_dsa } = &self.verifying;
         let text = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root));
-        let first = self.pair.sign(text.as_bytes());
-        let mut note = format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), first.as_ref()));
+        let first = self.sign_classic(text.as_bytes())?;
+        let mut note = format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), &first));
         if let (Some(public), Some(pair)) = (ml_dsa, &self.ml_dsa) {
             // A log makes no statement about time: that is what its witnesses do.
             let message = cosign::cosigned_message(origin, 0, origin, size, root);
             let mut signature = [0; 8 + ML_DSA_SIGNATURE_BYTES];
             let (_, tail) = signature.split_at_mut(8);
-            // It does not fail with a key of this kind; if it did, readers who know the key refuse the note.
-            if pair.sign(&message, tail).is_ok() {
-                note.push_str(&signature_line(origin, vkey::id(origin, ML_DSA, &public[..]), &signature));
-            }
+            pair.sign(&message, tail).map_err(|_| SignError::Quantum(origin.clone()))?;
+            note.push_str(&signature_line(origin, vkey::id(origin, ML_DSA, &public[..]), &signature));
         }
         // Lines of keys that a reader does not know are ignored: the form of the note is the same.
-        if let Some(older) = &self.older
-            && let Some((_, lines)) = older.checkpoint(size, root).rsplit_once("\n\n")
-        {
-            note.push_str(lines);
+        if let Some(older) = &self.older {
+            let older = older.signed_checkpoint(size, root)?;
+            note.push_str(older.rsplit_once("\n\n").map_or("", |(_, lines)| lines));
         }
-        note
+        Ok(note)
     }
 
-    /// Signs a text of some lines as a C2SP note, with the Ed25519 key: the form has no other signature of texts. `None`
-    /// for a text that could be taken for a checkpoint of the log, or that does not end with a line feed.
+    /// The same for a key whose seed is in this process, which always signs. Of any other that does not sign: an empty
+    /// text, which is no note.
     #[must_use]
-    pub fn note(&self, text: &str) -> Option<String> {
+    pub fn checkpoint(&self, size: u64, root: &Hash) -> String {
+        self.signed_checkpoint(size, root).unwrap_or_default()
+    }
+
+    /// Signs a text of some lines as a C2SP note, with the Ed25519 key: the form has no other signature of texts.
+    ///
+    /// # Errors
+    /// [`SignError::Text`] for a text that could be taken for a checkpoint of the log, or that does not end with a line
+    /// feed; else the key did not sign.
+    pub fn signed_note(&self, text: &str) -> Result<String, SignError> {
         let VerifyingKey { origin, public, .. } = &self.verifying;
         if text.lines().next() == Some(origin) || !text.ends_with('\n') || text.contains("\n\n") {
-            return None;
+            return Err(SignError::Text);
         }
-        let signed = self.pair.sign(text.as_bytes());
-        Some(format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), signed.as_ref())))
+        let signed = self.sign_classic(text.as_bytes())?;
+        Ok(format!("{text}\n{}", signature_line(origin, vkey::id(origin, ED25519, public), &signed)))
+    }
+
+    /// The same, without why not.
+    #[must_use]
+    pub fn note(&self, text: &str) -> Option<String> {
+        self.signed_note(text).ok()
     }
 }
 
@@ -412,6 +429,7 @@ impl Checkpoint {
     }
 }
 
+mod signer;
 mod statement;
 #[cfg(test)]
 mod tests;

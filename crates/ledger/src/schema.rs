@@ -308,7 +308,8 @@ impl Who {
 
 const PREFACE: &str = "\
 Beside the fields below every record has those of [the leaf](../evidence.md#what-a-record-looks-like): `act` and `sub` (who acts, for
-whom: both are always there), `id`, `tenant`, `type`, `v`, and within a run `run`, `run_seq`, `run_prev`.
+whom: both are always there), `id`, `tenant`, `type`, `v`, and within a run `run`, `run_seq`, `run_prev`. `On account of an agent` means
+that `act` names the agent that the record is about. Who gave a command about it is in the record's own fields.
 
 | class | what is in the log |
 |---|---|

@@ -19,10 +19,12 @@ use std::{
     path::Path,
 };
 
+use cogward_model::Timestamp;
 use serde::Serialize;
 
 use crate::{
     note::{Checkpoint, KEYS_BYTES_MAX, NOTE_BYTES_MAX, VerifyingKey},
+    policy::Policy,
     tiles::TILE_WIDTH,
 };
 
@@ -167,8 +169,23 @@ pub struct Anchored {
     pub size: u64,
     /// When it came into the plane log.
     pub time: String,
-    /// The plane's key, which came with the pack.
+    /// The plane's key.
     pub key: String,
+    /// Whether it was given by the reader and did not only come with the pack.
+    pub key_pinned: bool,
+    /// Signatures of the plane's checkpoint besides its own; nothing is said of them here.
+    pub cosignatures: usize,
+    /// Who of the reader's witnesses saw it, where the reader named any: they are enough by the reader's rule.
+    pub seen: Option<Vec<Seen>>,
+}
+
+/// A witness that saw the plane's checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// The witness, by its name in the reader's policy.
+    pub by: String,
+    /// When.
+    pub time: Timestamp,
 }
 
 /// What the reader of a log brings along.
@@ -178,6 +195,10 @@ pub struct Options<'a> {
     pub key: Option<&'a VerifyingKey>,
     /// The note of an older checkpoint of the same log, kept from before.
     pub against: Option<&'a str>,
+    /// The plane log's key, got from somewhere else than the pack: there must be an anchor, by this key.
+    pub plane_key: Option<&'a VerifyingKey>,
+    /// Which witnesses must have seen the plane's checkpoint: there must be an anchor that they are enough for.
+    pub witnesses: Option<&'a Policy>,
     /// Threads; one for each processor when it is 0.
     pub threads: usize,
     /// Runs that are held in memory at once, [`RUNS_MAX`] when it is 0. A log of more is walked more than once.
@@ -256,7 +277,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Verified, Finding> {
     }
     // Every further key of the log must have signed, too.
     Checkpoint::open(&note, &own).map_err(|e| log_finding(What::Signature, e.to_string()))?;
-    let (anchored, stamped) = anchor::check(dir, &checkpoint, &note)?.unzip();
+    let (anchored, stamped) = anchor::check(dir, &checkpoint, &note, options)?.unzip();
     let older = options.against.map(|note| against::open(note, &keys.known_as(key))).transpose()?;
     let log = join::walk(dir, &checkpoint, older.as_ref(), options)?;
     keys.compare(&checkpoint.origin, &log.key_leaves)?;

@@ -116,3 +116,66 @@ fn the_verifier_asks_the_network_nothing_and_writes_nothing() {
     });
     assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&str>::new());
 }
+
+#[test]
+fn what_is_in_a_pack_moves_no_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    pack(dir.path());
+    let path = dir.path().to_str().unwrap();
+    let checkpoint = fs::read_to_string(dir.path().join("checkpoint")).unwrap();
+    let painted = checkpoint.replacen("cogward.dev", "\u{1b}[2J\u{1b}[32mOK  999 leaves\u{7f}\u{9b}", 1);
+    fs::write(dir.path().join("checkpoint"), &painted).unwrap();
+    let kept = dir.path().join("kept");
+    fs::write(&kept, &painted).unwrap();
+    for arguments in [&[path][..], &[path, "--against", kept.to_str().unwrap()], &["--json", path]] {
+        let (code, text) = verify(arguments);
+        assert_eq!(code, Some(9), "{text}");
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_no_pack_is_no_damaged_pack() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    fs::write(dir.path().join("photo.jpg"), "x").unwrap();
+    let (code, text) = verify(&[path]);
+    assert_eq!((code, text.as_str()), (Some(2), ""));
+    let (code, text) = verify(&["--version"]);
+    assert!(code == Some(0) && text.starts_with("cogward-verify "), "{text}");
+    pack(dir.path());
+    let other = SigningKey::from_seed("cogward.dev/ledger/test/acme", &[4; 32]).unwrap().verifying().to_string();
+    let (code, text) = verify(&[path, "--key", &other]);
+    assert!(code == Some(9) && text.contains("verify it with the key of that time"), "{text}");
+    // Who wants the plane log is not content with a pack that has nothing of it.
+    let (code, text) = verify(&[path, "--plane-key", &other]);
+    assert!(code == Some(9) && text.contains("there is no plane/"), "{text}");
+    let (_, text) = verify(&[path]);
+    assert!(text.contains("NOTE: there is no plane/"), "{text}");
+    let policy = dir.path().join("policy");
+    for (text, why) in [("quorum none\n", "nothing to check"), ("quorum", "no end"), ("log x\nquorum none\n", "line 1")]
+    {
+        fs::write(&policy, text).unwrap();
+        let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_cogward-verify"))
+            .args([path, "--witnesses", policy.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(status.code() == Some(2) && String::from_utf8_lossy(&stderr).contains(why), "{stderr:?}");
+    }
+}
+
+#[test]
+fn a_reader_who_went_away_does_not_change_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    pack(dir.path());
+    for damaged in [false, true] {
+        if damaged {
+            fs::remove_file(dir.path().join("tile/0/000.p/1")).unwrap();
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status =
+            Command::new(env!("CARGO_BIN_EXE_cogward-verify")).arg(dir.path()).stdout(writer).status().unwrap();
+        assert_eq!(status.code(), Some(if damaged { 9 } else { 0 }));
+    }
+}

@@ -3,6 +3,8 @@
 //! MCP, OpenAI, Anthropic and CONNECT requests all become an [`Action`] before anything is decided,
 //! so there is one gate and one vocabulary of decisions.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Digest, NanoUsd, ToolName, UpstreamName};
 
 /// One request for an effect outside the sandbox.
@@ -125,7 +127,8 @@ impl ModelWire {
 }
 
 /// What an action uses up: reserved at its worst before it is carried out, settled at its actual after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Amounts {
     /// Model tokens, in and out.
     pub tokens: u64,

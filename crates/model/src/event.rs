@@ -289,6 +289,8 @@ event_types! {
     LedgerKeyRetired = "ledger.key.retired";
     /// A segment of the write-ahead log is in the archive: it was read back and is named by a signed manifest.
     LedgerArchived = "ledger.archived";
+    /// A segment of the write-ahead log is only in the archive from now on: it is removed from the plane's disk.
+    LedgerReleased = "ledger.released";
     /// A torn tail was cut at start.
     LedgerRecovered = "ledger.recovered";
     /// The host's clock was set: it went back, and the ledger's time waited for it, or ahead of the time that passed.
@@ -299,6 +301,10 @@ event_types! {
     LedgerLowSpace = "ledger.low_space";
     /// There is space again.
     LedgerSpaceRestored = "ledger.space_restored";
+    /// No checkpoint of a log can be signed, for longer than the plane puts up with; agents are stopped.
+    LedgerUnsigned = "ledger.unsigned";
+    /// Checkpoints are signed again.
+    LedgerSignedAgain = "ledger.signed_again";
 }
 
 impl EventType {

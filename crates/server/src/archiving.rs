@@ -3,6 +3,7 @@
 //! An archive that fails holds nothing up. It is tried again, and when it has failed for a while that is an alarm;
 //! one that gives back other bytes, or holds another history, is an alarm at once.
 
+mod release;
 mod s3;
 mod sign;
 
@@ -20,6 +21,7 @@ use cogward_evidence::{
 use cogward_journal::{Journal, JournalEvent, Severity};
 use cogward_ledger::archive::Objects;
 use cogward_model::{Clock, Timestamp, event::EventType};
+use cogward_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{boot::ServeError, events::by_plane};
@@ -47,23 +49,30 @@ pub struct ArchiveOptions {
     pub alarm_after: Duration,
     /// Bytes of a segment of the write-ahead log, where it is not the usual size.
     pub segment_bytes: Option<u64>,
+    /// Segments in the archive leave the plane's disk when their last record is older; never without it.
+    pub keep_local: Option<Duration>,
 }
 
 impl Default for ArchiveOptions {
     fn default() -> Self {
-        Self { place: None, alarm_after: Duration::from_secs(900), segment_bytes: None }
+        Self { place: None, alarm_after: Duration::from_secs(900), segment_bytes: None, keep_local: None }
     }
 }
 
 impl ArchiveOptions {
-    /// How the ledger is opened whose segments are archived.
-    pub(crate) fn evidence(&self, dir: PathBuf) -> EvidenceOptions {
+    /// How the ledger is opened whose segments are archived. What left the disk is read where they are.
+    ///
+    /// # Errors
+    /// See [`S3Error`].
+    pub(crate) fn evidence(&self, dir: PathBuf) -> Result<EvidenceOptions, S3Error> {
         let mut options = EvidenceOptions::new(dir);
+        let place = self.place.as_ref().map(|place| place.place(&CancellationToken::new())).transpose()?;
+        options.archive = place.map(Arc::from);
         if let Some(bytes) = self.segment_bytes {
             options.wal.segment_bytes = bytes;
             options.wal.first_segment_bytes = options.wal.first_segment_bytes.min(bytes);
         }
-        options
+        Ok(options)
     }
 }
 
@@ -112,6 +121,7 @@ impl Watched {
 /// The place cannot be used at all: a mistake in the command. One that does not answer now is no error.
 pub(crate) fn start(
     evidence: &Evidence,
+    store: &Store,
     journal: &Journal,
     clock: &Arc<dyn Clock>,
     options: &ArchiveOptions,
@@ -123,21 +133,24 @@ pub(crate) fn start(
     let shown = place.shown();
     let mut task = Task {
         evidence: evidence.clone(),
+        store: store.clone(),
         journal: journal.clone(),
         clock: Arc::clone(clock),
+        closing: closing.clone(),
         alarm_after: options.alarm_after,
+        keep_local: options.keep_local,
         watched: watched.clone(),
         failing: None,
     };
     match Archive::open(evidence, place) {
         Ok(archive) => {
             task.show(&archive);
-            tokio::spawn(task.until(archive, closing.clone()));
+            tokio::spawn(task.until(archive));
         }
         // The plane goes on without its archive, and says so.
         Err(error) => {
             task.fails(&error);
-            task.watched.set(task.status(shown, 0, 0, None));
+            task.watched.set(task.status(shown, (0, 0, evidence.released()), None));
         }
     }
     Ok(watched)
@@ -153,24 +166,24 @@ struct Failing {
 
 struct Task {
     evidence: Evidence,
+    store: Store,
     journal: Journal,
     clock: Arc<dyn Clock>,
+    closing: CancellationToken,
     alarm_after: Duration,
+    keep_local: Option<Duration>,
     watched: Watched,
     failing: Option<Failing>,
 }
 
 impl Task {
-    async fn until(mut self, mut archive: Archive, closing: CancellationToken) {
+    async fn until(mut self, mut archive: Archive) {
+        let closing = self.closing.clone();
         let mut publications = self.evidence.publications();
         loop {
             publications.mark_unchanged();
-            let stepped = tokio::task::spawn_blocking(move || {
-                let moved = archive.step();
-                (archive, moved)
-            });
             // What a step began is repeated by the next plane with the same bytes.
-            let Ok((back, moved)) = stepped.await else { return };
+            let Some((back, moved)) = self.blocking(archive, Archive::step).await else { return };
             archive = back;
             if closing.is_cancelled() {
                 return;
@@ -178,7 +191,11 @@ impl Task {
             let more = match moved {
                 Ok(Some(archived)) => self.record(&mut archive, archived).await,
                 Ok(None) => {
-                    self.works();
+                    let Some((back, released)) = self.release(archive).await else { return };
+                    archive = back;
+                    if released {
+                        self.works();
+                    }
                     false
                 }
                 Err(error) => {
@@ -193,6 +210,7 @@ impl Task {
             tokio::select! {
                 () = closing.cancelled() => return,
                 () = tokio::time::sleep(RETRY_AFTER), if self.failing.is_some() => {}
+                () = tokio::time::sleep(release::LOOK_EVERY), if self.keep_local.is_some() => {}
                 changed = publications.changed(), if self.failing.is_none() => if changed.is_err() { return },
             }
         }
@@ -277,14 +295,21 @@ impl Task {
     }
 
     fn show(&self, archive: &Archive) {
-        self.watched.set(self.status(archive.place(), archive.stored(), archive.waiting(), archive.newest()));
+        let counts = (archive.stored(), archive.waiting(), archive.released());
+        self.watched.set(self.status(archive.place(), counts, archive.newest()));
     }
 
-    fn status(&self, archive: String, segments: u64, waiting: u64, newest_manifest: Option<String>) -> ArchiveStatus {
+    fn status(
+        &self,
+        archive: String,
+        (segments, waiting, released): (u64, u64, u64),
+        newest_manifest: Option<String>,
+    ) -> ArchiveStatus {
         ArchiveStatus {
             archive,
             segments,
             waiting,
+            released,
             newest_manifest,
             failing_since: self.failing.as_ref().map(|failing| failing.at),
             failure: self.failing.as_ref().map(|failing| failing.why.clone()),

@@ -209,7 +209,11 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     }
     let store = Store::open(&state).await?;
     // A build for tests refuses to act on a record that the event schema does not know: that is a defect of ours.
-    let held = EvidenceOptions { strict: cfg!(debug_assertions), ..options.archive.evidence(dir) };
+    let held = EvidenceOptions {
+        strict: cfg!(debug_assertions),
+        tokens: options.tokens.clone(),
+        ..options.archive.evidence(dir)?
+    };
     let evidence = tokio::task::spawn_blocking(move || Evidence::open(held)).await??;
     evidence.witnessed_by(options.witnesses.clone())?;
     // A change of keys that a plane was killed in is carried on before anything is signed for anybody.
@@ -317,7 +321,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     journal.publish(JournalEvent::plane("plane.started"));
 
     let closing = CancellationToken::new();
-    let archived = archiving::start(&evidence, &journal, &clock, &options.archive, &closing)?;
+    let archived = archiving::start(&evidence, &store, &journal, &clock, &options.archive, &closing)?;
     let app = Arc::new(Plane {
         started: clock.now(),
         erasures: tokio::sync::Mutex::default(),
@@ -361,6 +365,7 @@ pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
     tokio::spawn(upkeep::purge_answers(app.clone()));
     tokio::spawn(upkeep::sweep_approvals(app.clone()));
     tokio::spawn(upkeep::retire_keys(app.clone()));
+    tokio::spawn(upkeep::carry_decisions(app.clone()));
     tokio::spawn(erasure::retention::watch(app.clone()));
     Ok(Running { app, listener, credential, door, log_door })
 }

@@ -226,7 +226,7 @@ impl Asking {
         let error = match answer {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!(witness = %self.name, "the witness answers again");
+                    tracing::info!(witness = %self.name, at = %self.uri, "the witness answers again");
                 }
                 return;
             }
@@ -250,7 +250,7 @@ impl Asking {
             self.journal.publish(JournalEvent::plane("evidence.split_view").severity(Severity::Warning).detail(detail));
         }
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(witness = %self.name, %error, "a witness does not cosign");
+            tracing::warn!(witness = %self.name, at = %self.uri, %error, "a witness does not cosign");
         }
     }
 }

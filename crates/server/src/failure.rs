@@ -53,7 +53,13 @@ impl Failure {
     }
 
     /// The plane's own fault: the cause goes to the log, the client gets a sentence.
-    pub(crate) fn internal(what: &str, error: &dyn std::error::Error) -> Self {
+    pub(crate) fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(missing) = cogward_evidence::unfetched(error) {
+            tracing::warn!(cause = %missing, "{what}");
+            return Self::new(ProblemCode::ArchiveUnreachable, missing.to_string()).rule("evidence.archive").next_step(
+                "see that the plane reaches its archive: `cogward evidence archive status`; then ask again",
+            );
+        }
         tracing::error!(cause = %cogward_engine::ports::PortError::from_error(error), "{what}");
         Self::new(ProblemCode::Internal, what.to_owned()).next_step("look at the plane's log")
     }
@@ -152,7 +158,7 @@ impl From<StartError> for Failure {
             StartError::Stopping => Self::new(ProblemCode::NotReady, text),
             StartError::Evidence(_) => Self::new(ProblemCode::EvidenceUnavailable, text)
                 .rule("evidence.durable")
-                .next_step("free space on the plane's disk, then look at `cogward plane show`"),
+                .next_step("`cogward plane show` says why: free space on the plane's disk, or connect the token"),
             StartError::Store(error) => error.into(),
             other => Self::internal("the run cannot be started", &other),
         }

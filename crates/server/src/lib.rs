@@ -46,7 +46,7 @@ use cogward_sandbox::SandboxConfig;
 pub use archiving::{ArchiveOptions, ArchivePlace, Lock, LockMode, S3Error, S3Options};
 pub use boot::{ListenError, Running, ServeError, start};
 pub use cogward_evidence::archive::{Options as ArchiveCheck, RestoreError, restore as restore_archive};
-pub use cogward_evidence::{Added, WitnessBook, WitnessError};
+pub use cogward_evidence::{Added, TOKENS_MAX, TokenOptions, TokenUri, UriError, WitnessBook, WitnessError};
 pub use cosigning::WitnessUrlError;
 pub use data_dir::DataDirError;
 pub use described::described;
@@ -83,6 +83,8 @@ pub struct ServeOptions {
     pub timestamps: Timestamping,
     /// Where sealed segments of the ledger are archived.
     pub archive: ArchiveOptions,
+    /// In which PKCS#11 tokens the keys of logs are; in files where there are none.
+    pub tokens: TokenOptions,
 }
 
 /// Runs a plane until `shutdown` resolves, then drains it. Prints the credential of a first start, and

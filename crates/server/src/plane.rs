@@ -100,8 +100,15 @@ impl Plane {
     }
 }
 
+/// What to do when a log cannot be signed.
+pub(crate) const UNSIGNED_NEXT: &str = "connect the token with the key; `cogward doctor --remote` says how it does";
+
 pub(crate) fn unrecorded(error: &RecordError) -> Failure {
-    Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
-        .rule("evidence.durable")
-        .next_step("free space on the plane's disk, then look at `cogward plane show`")
+    let failure = Failure::new(ProblemCode::EvidenceUnavailable, error.to_string());
+    match error {
+        RecordError::Unsigned(_) => failure.rule("evidence.signed").next_step(UNSIGNED_NEXT),
+        _ => failure
+            .rule("evidence.durable")
+            .next_step("free space on the plane's disk, then look at `cogward plane show`"),
+    }
 }

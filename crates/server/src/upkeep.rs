@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use cogward_model::Timestamp;
 
-use crate::plane::App;
+use crate::{budgets, plane::App};
 
 /// How often approvals whose time is over are ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether decisions are carried far enough.
+const CARRY_EVERY: Duration = Duration::from_secs(60);
 /// How often older ones are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 /// How long an answer to an idempotent command is kept.
@@ -33,6 +35,36 @@ pub(crate) async fn retire_keys(app: App) {
         tokio::select! {
             () = app.closing.cancelled() => return,
             () = tokio::time::sleep(PURGE_EVERY) => {}
+        }
+    }
+}
+
+/// Carries what decisions come to each time that a segment of the log is full, so that no start has to read much.
+pub(crate) async fn carry_decisions(app: App) {
+    let mut carried = None;
+    loop {
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = tokio::time::sleep(CARRY_EVERY) => {}
+        }
+        // The place first: a run that is not among those that live then has ended before a start can ask.
+        let upto = app.evidence.committed();
+        if carried == Some(upto.segment()) {
+            continue;
+        }
+        let live = match app.store.runs_unclosed().await {
+            Ok(runs) => runs.into_iter().map(|run| run.id).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "what decisions come to is not carried yet");
+                continue;
+            }
+        };
+        let (evidence, now) = (app.evidence.clone(), app.clock.now());
+        let kept = tokio::task::spawn_blocking(move || budgets::carry(&evidence, upto, &live, now)).await;
+        match kept {
+            Ok(Ok(())) => carried = Some(upto.segment()),
+            Ok(Err(error)) => tracing::warn!(%error, "what decisions come to is not carried yet"),
+            Err(error) => tracing::warn!(%error, "what decisions come to is not carried yet"),
         }
     }
 }

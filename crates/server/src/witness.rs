@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use cogward_engine::Receipt;
-use cogward_evidence::Evidence;
+use cogward_evidence::{Evidence, RecordError};
 use cogward_model::TenantName;
 use cogward_store::{PageRequest, Store};
 
@@ -34,6 +34,7 @@ pub(crate) async fn check(store: &Store, evidence: &Evidence) -> Result<(), Serv
             // A ledger that cannot sign says by itself what is wrong with it.
             None => match evidence.checkpoint(&tenant).await {
                 Ok(signed) => signed.size,
+                Err(error @ RecordError::Unsigned(_)) => return Err(ServeError::Record(error.to_string())),
                 Err(_) => return Ok(()),
             },
         };

@@ -203,6 +203,11 @@ impl Plane {
         }
     }
 
+    /// The options of `serve` from the next start on.
+    pub fn serve_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+    }
+
     /// What the plane said on its standard error.
     #[must_use]
     pub fn log(&self) -> String {

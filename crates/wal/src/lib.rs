@@ -20,3 +20,4 @@ pub use frame::{FRAME_BYTES_MAX, Frame, Position};
 pub use log::{Options, Wal, WalError};
 pub use reader::{ReadError, WalReader};
 pub use recovery::{OpenError, Start, Torn};
+pub use segment::Segments;

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -12,7 +13,7 @@ use crate::{
     frame::{self, FRAME_BYTES_MAX, HEADER_BYTES, Position},
     reader::WalReader,
     recovery::{Start, Torn},
-    segment::{self, SEGMENT_HEADER_BYTES},
+    segment::{self, InDirectory, SEGMENT_HEADER_BYTES},
 };
 
 /// How large the files are.
@@ -148,7 +149,7 @@ impl Wal {
     /// A reader of what is committed, from `from` to `to`; it does not disturb the writer.
     #[must_use]
     pub fn reader(dir: &Path, from: Position, to: Position) -> WalReader {
-        WalReader::new(dir.to_path_buf(), from, to)
+        WalReader::new(Arc::new(InDirectory(dir.to_path_buf())), from, to)
     }
 
     fn check(&self) -> Result<(), WalError> {

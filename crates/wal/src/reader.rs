@@ -1,10 +1,10 @@
 //! Reading what is committed, in order, a frame at a time.
 
-use std::{io, path::PathBuf};
+use std::{io, sync::Arc};
 
 use crate::{
     frame::{Frame, Position},
-    segment::{SegmentReader, Step},
+    segment::{SegmentReader, Segments, Step},
 };
 
 /// Why the log cannot be read on.
@@ -20,15 +20,17 @@ pub enum ReadError {
 
 /// Walks the frames between two places.
 pub struct WalReader {
-    dir: PathBuf,
+    from: Arc<dyn Segments>,
     at: Position,
     to: Position,
     open: Option<SegmentReader>,
 }
 
 impl WalReader {
-    pub(crate) fn new(dir: PathBuf, from: Position, to: Position) -> Self {
-        Self { dir, at: from, to, open: None }
+    /// A reader from `at` to `to` of segments that come from there.
+    #[must_use]
+    pub fn new(from: Arc<dyn Segments>, at: Position, to: Position) -> Self {
+        Self { from, at, to, open: None }
     }
 
     /// The next frame, or `None` at the end of the range.
@@ -43,7 +45,7 @@ impl WalReader {
             let mut reader = match self.open.take() {
                 Some(reader) => reader,
                 None => {
-                    let mut reader = SegmentReader::open(&self.dir, self.at.segment)?
+                    let mut reader = SegmentReader::open(&*self.from, self.at.segment)?
                         .ok_or(ReadError::Damaged(Position { segment: self.at.segment, offset: 0 }))?;
                     if self.at.offset > reader.offset {
                         reader.seek(self.at.offset)?;

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     frame::{FRAME_BYTES_MAX, Frame, HEADER_BYTES, Header, Position},
     log::{Options, Wal},
-    segment::{self, SEGMENT_HEADER_BYTES, SegmentReader, Step},
+    segment::{self, InDirectory, SEGMENT_HEADER_BYTES, SegmentReader, Step},
 };
 
 /// Why the log cannot be opened.
@@ -99,8 +99,8 @@ impl Wal {
         let mut end = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
         let mut torn = None;
         for index in first..=last {
-            let mut reader =
-                SegmentReader::open(dir, index)?.ok_or(OpenError::Damaged(Position { segment: index, offset: 0 }))?;
+            let mut reader = SegmentReader::open(&InDirectory(dir.to_path_buf()), index)?
+                .ok_or(OpenError::Damaged(Position { segment: index, offset: 0 }))?;
             if let Some(start) = start.filter(|start| start.at.segment == index) {
                 if start.at.offset < SEGMENT_HEADER_BYTES || start.at.offset > reader.size {
                     return Err(OpenError::Damaged(start.at));

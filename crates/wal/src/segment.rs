@@ -5,9 +5,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::frame::{HEADER_BYTES, Header};
@@ -89,6 +90,50 @@ pub(crate) fn adopt(dir: &Path, index: u64) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path(dir, index))
 }
 
+/// Where readers get the files of segments from.
+pub trait Segments: Send + Sync {
+    /// The file of a segment. Others may read it at the same time, and it may have no name any more.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be brought here.
+    fn open(&self, index: u64) -> io::Result<Arc<File>>;
+}
+
+/// The segments that lie in a directory.
+pub(crate) struct InDirectory(pub(crate) PathBuf);
+
+impl Segments for InDirectory {
+    fn open(&self, index: u64) -> io::Result<Arc<File>> {
+        File::open(path(&self.0, index)).map(Arc::new)
+    }
+}
+
+/// A place in a file that others read, too.
+struct Shared {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for Shared {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at = self.at.saturating_add(read as u64);
+        Ok(read)
+    }
+}
+
+impl Seek for Shared {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.metadata()?.len().checked_add_signed(by),
+        }
+        .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
 /// What stands at the reader's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -102,7 +147,7 @@ pub(crate) enum Step {
 
 /// Reads the frames of one segment in order.
 pub(crate) struct SegmentReader {
-    file: BufReader<File>,
+    file: BufReader<Shared>,
     /// The size that the header states.
     pub(crate) size: u64,
     /// Where the next frame starts.
@@ -112,10 +157,10 @@ pub(crate) struct SegmentReader {
 
 impl SegmentReader {
     /// Opens a segment, or `None` when its header is not the one it was made with.
-    pub(crate) fn open(dir: &Path, index: u64) -> io::Result<Option<Self>> {
-        let file = File::open(path(dir, index))?;
+    pub(crate) fn open(from: &dyn Segments, index: u64) -> io::Result<Option<Self>> {
+        let file = from.open(index)?;
         let length = file.metadata()?.len();
-        let mut file = BufReader::with_capacity(256 * 1024, file);
+        let mut file = BufReader::with_capacity(256 * 1024, Shared { file, at: 0 });
         let mut found = [0_u8; 32];
         match file.read_exact(&mut found) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -130,7 +175,7 @@ impl SegmentReader {
 
     /// Goes to `offset`, which must be where a frame starts.
     pub(crate) fn seek(&mut self, offset: u64) -> io::Result<()> {
-        io::Seek::seek(&mut self.file, io::SeekFrom::Start(offset))?;
+        self.file.seek(SeekFrom::Start(offset))?;
         self.offset = offset;
         Ok(())
     }

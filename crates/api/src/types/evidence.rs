@@ -66,6 +66,10 @@ pub struct EvidenceStatus {
     /// witnessed; missing when nothing ever was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure_seconds: Option<u64>,
+    /// For how long the log that was not signed for longest is unsigned, in seconds, since its key does not sign; missing
+    /// when all are signed. Whoever has the disk could rewrite what was recorded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsigned_seconds: Option<u64>,
     /// The newest time stamp of the plane log, if it ever had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<TimestampStatus>,
@@ -83,6 +87,9 @@ pub struct ArchiveStatus {
     pub segments: u64,
     /// Segments that are sealed and not in it yet.
     pub waiting: u64,
+    /// Segments that are only in it: they were removed from the plane's disk.
+    #[serde(default)]
+    pub released: u64,
     /// The SHA-256 of the newest manifest in it. Whoever keeps it can show later that nothing before it was taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_manifest: Option<String>,

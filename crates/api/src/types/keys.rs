@@ -56,6 +56,9 @@ pub struct LogKey {
     /// When it is destroyed, while it signs along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// The PKCS#11 token that the Ed25519 key is in; missing when it is in a file, or gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// The public keys, Ed25519 first: `NAME+HASH+BASE64` (C2SP signed-note).
     pub keys: Vec<String>,
 }

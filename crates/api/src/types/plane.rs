@@ -37,6 +37,11 @@ pub enum EvidenceHealth {
         /// Bytes that are left.
         free_bytes: u64,
     },
+    /// Nothing of it was signed for a while, since a key does not sign: agents are stopped, the audit is not.
+    Unsigned {
+        /// Why.
+        why: String,
+    },
     /// It cannot.
     Failed {
         /// Why.

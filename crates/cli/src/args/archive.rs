@@ -24,6 +24,10 @@ pub struct ArchiveFlags {
     #[arg(long, value_name = "SECONDS", default_value_t = 900, requires = "archive",
         value_parser = clap::value_parser!(u32).range(1..=604_800))]
     pub archive_alarm_after: u32,
+    /// Remove segments from this disk once the archive has them and their last record is so many days old; what is read of
+    /// them then comes from the archive. Nothing is removed without it
+    #[arg(long, value_name = "DAYS", requires = "archive", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub archive_keep_local: Option<u32>,
     /// The size of the segments that come from now on: a smaller one is sealed, and archived, sooner [default: 65536]
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
     pub evidence_segment_kib: Option<u64>,

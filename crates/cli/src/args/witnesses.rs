@@ -120,7 +120,7 @@ pub enum Exchange {
     /// Print what a witness without a network is handed: the plane's checkpoint and that its log only grew
     #[command(after_help = "Example:\n  cogward evidence checkpoint export --old 1200 > request.txt")]
     Export {
-        /// The size that the witness saw last
+        /// The size that the witness saw last; 0, or nothing, the first time
         #[arg(long, value_name = "SIZE")]
         old: Option<u64>,
     },

@@ -58,6 +58,7 @@ pub fn options(flags: ArchiveFlags) -> Result<ArchiveOptions, Failure> {
     Ok(ArchiveOptions {
         place,
         alarm_after: Duration::from_secs(flags.archive_alarm_after.into()),
+        keep_local: flags.archive_keep_local.map(|days| Duration::from_secs(u64::from(days) * 86_400)),
         segment_bytes: flags.evidence_segment_kib.map(|kib| kib * 1_024),
     })
 }

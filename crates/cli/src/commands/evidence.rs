@@ -111,7 +111,8 @@ fn exported(directory: &Path, path: &str, session: &mut Session<'_>) -> Result<(
             .next("nothing was left behind; repeat the command")
     })?;
     session.output.say(&format!("{files} files. Verify them, offline, with:"));
-    session.output.say(&format!("  cogward-verify {}", directory.display()));
+    session.output.say(&format!("  cogward-verify {} --key KEY", directory.display()));
+    session.output.say("KEY is the log's public key, kept elsewhere than in the pack: docs/evidence.md");
     // Said of the plane, not proven by it: the proof is in the pack, which is here by now.
     if let Ok(status) = session.client()?.get::<EvidenceStatus>(paths::EVIDENCE_STATUS) {
         session.output.say(&crate::show::witnessed(&status));

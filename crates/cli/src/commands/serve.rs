@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Session;
 use crate::{
-    args::{LogFormat, Serve, WitnessFlags},
+    args::{KeyPlace, LogFormat, Serve, TokenFlags, WitnessFlags},
     exit::{Exit, Failure},
     settings,
 };
@@ -29,6 +29,18 @@ fn witnesses(flags: &WitnessFlags) -> Result<Policy, Failure> {
     Policy::of(named, least).map_err(|error| Failure::usage(format!("the witnesses: {}", error.why)))
 }
 
+/// In which tokens the keys of logs are. What was given is not repeated: somebody may have written a PIN into it.
+fn tokens(flags: &TokenFlags) -> Result<cogward_server::TokenOptions, Failure> {
+    if flags.log_keys.len() > cogward_server::TOKENS_MAX {
+        return Err(Failure::usage(format!("--log-keys names more than {} tokens", cogward_server::TOKENS_MAX)));
+    }
+    let read = |uri: &String| {
+        uri.parse().map_err(|error| Failure::usage(format!("--log-keys: {error}")).next("docs/hsm.md has an example"))
+    };
+    let tokens = flags.log_keys.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
+    Ok(cogward_server::TokenOptions { tokens, new_keys_in_files: flags.new_log_keys == KeyPlace::File })
+}
+
 /// Runs the plane until it is asked to stop and has drained.
 pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     // No TLS yet: an address that others reach would carry credentials in clear.
@@ -46,6 +58,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
     }
     let witnesses = witnesses(&serve.witnesses)?;
     let archive = super::archive::options(serve.archive.clone())?;
+    let tokens = tokens(&serve.tokens)?;
     log_to_stderr(&serve)?;
     let data_dir = serve.data_dir.unwrap_or_else(|| settings::data_dir(session.variables));
     let supervisor_exe =
@@ -71,6 +84,7 @@ pub fn run(serve: Serve, session: &mut Session<'_>) -> Result<Exit, Failure> {
             every: Duration::from_secs(serve.timestamps.timestamp_every.into()),
         },
         archive,
+        tokens,
         data_dir,
         listen: serve.listen,
         supervisor_exe,

@@ -7,14 +7,14 @@ use crate::output::{Cell, Tone};
 
 impl Show for ArchiveStatus {
     const PLURAL: &'static str = "archives";
-    const HEAD: &'static [&'static str] = &["ARCHIVE", "SEGMENTS", "WAITING", "STATE"];
+    const HEAD: &'static [&'static str] = &["ARCHIVE", "SEGMENTS", "WAITING", "RELEASED", "STATE"];
     fn row(&self) -> Vec<Cell> {
         let state = match (self.alarm, self.failing_since) {
             (true, _) => Cell::toned("alarm".to_owned(), Tone::Bad),
             (false, Some(_)) => Cell::toned("fails".to_owned(), Tone::Warn),
             (false, None) => Cell::toned("works".to_owned(), Tone::Good),
         };
-        vec![Cell::from(&self.archive), self.segments.into(), self.waiting.into(), state]
+        vec![Cell::from(&self.archive), self.segments.into(), self.waiting.into(), self.released.into(), state]
     }
     fn name(&self) -> String {
         self.archive.clone()

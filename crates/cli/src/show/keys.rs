@@ -7,7 +7,7 @@ use crate::output::{Cell, Tone};
 
 impl Show for LogKey {
     const PLURAL: &'static str = "keys";
-    const HEAD: &'static [&'static str] = &["GENERATION", "ROLE", "ALONE UP TO", "UNTIL", "KEY"];
+    const HEAD: &'static [&'static str] = &["GENERATION", "ROLE", "ALONE UP TO", "UNTIL", "TOKEN", "KEY"];
     fn row(&self) -> Vec<Cell> {
         let tone = match self.role {
             KeyRole::Present => Tone::Good,
@@ -20,6 +20,7 @@ impl Show for LogKey {
             Cell::toned(self.role.as_str(), tone),
             self.counts_up_to.map_or_else(String::new, |size| size.to_string()).into(),
             self.until.map_or_else(String::new, |until| until.to_string()).into(),
+            self.token.clone().unwrap_or_default().into(),
             self.name().into(),
         ]
     }

@@ -56,7 +56,7 @@ impl Archive {
         let signing = log.key();
         let statements = log.record().statements.into_iter().skip(self.told).map(|kept| kept.statement).collect();
         let manifest = Manifest::new(signing.verifying(), self.made, self.newest, sealed, logs);
-        let manifest = manifest.with_statements(statements).sign(&signing);
+        let manifest = manifest.with_statements(statements).signed(&signing)?;
         let manifest = manifest.ok_or_else(|| damaged("its manifest would be too long".to_owned()))?;
         Ok(Some((manifest, walk)))
     }

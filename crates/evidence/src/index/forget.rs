@@ -3,7 +3,7 @@
 //! It happens while the keys are still there, because they say who it is; an index that is made anew afterwards
 //! cannot know it. What cannot be taken out takes the whole file along.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cogward_ledger::leaf::Parsed;
 use cogward_model::TenantName;
@@ -52,7 +52,7 @@ impl Indexer {
             let facts = keys.data.facts(id).map_err(ReadError::Keys)?;
             persons.extend(facts.map(|facts| facts.subject).filter(|person| *person != [0; 16]));
         }
-        let (dir, end) = (self.shared.dir.clone(), self.shared.progress.end());
+        let (segments, end) = (Arc::clone(&self.shared.segments), self.shared.progress.end());
         let (runtime, table) = self.table()?;
         let Some(log) = runtime.block_on(table.log(tenant.as_str()))? else { return Ok(()) };
         for person in persons {
@@ -62,7 +62,7 @@ impl Indexer {
                 let places = runtime.block_on(table.find(log.id, &[tag], (next, log.size), BATCH_LEAVES))?;
                 let Some((last, _)) = places.last() else { break };
                 next = last + 1;
-                let (mut reader, mut found) = (Leaves::new(&dir, Default::default(), end), Found::default());
+                let (mut reader, mut found) = (Leaves::new(&segments, Default::default(), end), Found::default());
                 let mut gone = Vec::new();
                 for (seq, at) in &places {
                     if !reader.find(*at, &mut found)? || found.tenant != tenant.as_str() {

@@ -1,10 +1,10 @@
 //! Leaves as they stand in the write-ahead log: with what is sealed for them, and where.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cogward_wal::{Position, Wal, WalReader};
+use cogward_wal::{Position, WalReader};
 
-use crate::{frames, read::ReadError};
+use crate::{frames, read::ReadError, segments::Segments};
 
 /// Frames that are read over rather than sought past, in bytes.
 const READ_OVER: u64 = 256 * 1024;
@@ -24,7 +24,7 @@ pub(crate) struct Found {
 
 /// Reads leaves from a place on.
 pub(crate) struct Leaves {
-    dir: PathBuf,
+    segments: Arc<Segments>,
     to: Position,
     reader: WalReader,
     at: Position,
@@ -32,9 +32,8 @@ pub(crate) struct Leaves {
 
 impl Leaves {
     /// The leaves from `from`, where one begins, to `to`.
-    pub(crate) fn new(dir: &Path, from: Position, to: Position) -> Self {
-        let dir = dir.join("wal");
-        Self { reader: Wal::reader(&dir, from, to), dir, to, at: from }
+    pub(crate) fn new(segments: &Arc<Segments>, from: Position, to: Position) -> Self {
+        Self { reader: segments.reader(from, to), segments: Arc::clone(segments), to, at: from }
     }
 
     /// The next one, into `found`; whether there was one.
@@ -69,12 +68,7 @@ impl Leaves {
         let near =
             at.segment == self.at.segment && at.offset >= self.at.offset && at.offset - self.at.offset < READ_OVER;
         if !near {
-            *self = Self {
-                reader: Wal::reader(&self.dir, at, self.to),
-                dir: std::mem::take(&mut self.dir),
-                to: self.to,
-                at,
-            };
+            (self.reader, self.at) = (self.segments.reader(at, self.to), at);
         }
         while self.next(found)? {
             if found.at >= at {

@@ -132,12 +132,12 @@ impl Conn {
     }
 }
 
-/// Closed loop over `connections`; gives latencies in microseconds, sorted, and calls per second.
-pub async fn load(address: SocketAddr, work: Work, connections: usize, time: Duration) -> (Vec<u64>, f64) {
+/// Closed loop over `connections`, spread over `addresses`; gives latencies in microseconds, sorted, and calls per second.
+pub async fn load(addresses: Vec<SocketAddr>, work: Work, connections: usize, time: Duration) -> (Vec<u64>, f64) {
     // Opened before the clock starts: 256 handshakes are not what is measured.
     let mut opened = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        opened.push(Conn::open(address, work).await);
+    for address in addresses.iter().cycle().take(connections) {
+        opened.push(Conn::open(*address, work).await);
     }
     let (start, path, body) = (Instant::now(), work.path(), work.body());
     let call = |mut conn: Conn| {

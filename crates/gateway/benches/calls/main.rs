@@ -8,6 +8,7 @@
 //! upstream: the command gets the upstream's URL as its last argument, prints the address that it listens on
 //! (`127.0.0.1:PORT`), and serves `/mcp` there until its standard input ends. Its processes count as its CPU.
 
+mod durable;
 mod load;
 mod peer;
 mod plane;
@@ -70,6 +71,24 @@ fn flush(dir: &Path) -> u64 {
     percentile(&times, 50)
 }
 
+/// A run whose fence is open: where its models and its tools are reached.
+fn open_run(gateway: &Gateway, budgets: &Budgets) -> (SocketAddr, SocketAddr) {
+    let run: RunId = Id::new(&SystemClock, &SystemEntropy);
+    let scope = Scope::run(run);
+    budgets.open(
+        scope.clone(),
+        Amounts { tokens: u64::MAX, cost: NanoUsd::MAX, tool_calls: u64::MAX, ..Amounts::default() },
+    );
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind").into();
+    let listeners = RunListeners { model: bind(), mcp: bind(), proxy: bind() };
+    let addresses =
+        (listeners.model.local_addr().expect("an address"), listeners.mcp.local_addr().expect("an address"));
+    let grant = RunGrant::new(run, &manifest(), Digest::from_bytes([0; 32]), None, vec![scope]);
+    gateway.open_run(grant, listeners).expect("open");
+    gateway.fence(run, FenceState::Open);
+    addresses
+}
+
 fn main() {
     let seconds: f64 = std::env::var("BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2.0);
     let rounds = 3;
@@ -82,6 +101,7 @@ fn main() {
     let flush = flush(dir.path());
     let _in_gateway = gw.enter();
     let evidence = Evidence::open(EvidenceOptions::new(dir.path().join("evidence"))).expect("evidence");
+    let ledger = evidence.clone();
     let budgets = Arc::new(Budgets::new());
     let gateway = Gateway::new(Arc::new(Ledger(evidence)), Arc::clone(&budgets), Arc::new(SystemClock));
     gateway.keep_pins(Arc::new(Trusting(Arc::clone(gateway.pins()))));
@@ -113,21 +133,8 @@ fn main() {
             None,
         )
         .expect("a provider");
-    let run: RunId = Id::new(&SystemClock, &SystemEntropy);
-    let scope = Scope::run(run);
-    budgets.open(
-        scope.clone(),
-        Amounts { tokens: u64::MAX, cost: NanoUsd::MAX, tool_calls: u64::MAX, ..Amounts::default() },
-    );
-    let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind").into();
-    let listeners = RunListeners { model: bind(), mcp: bind(), proxy: bind() };
-    let (model, mcp) =
-        (listeners.model.local_addr().expect("an address"), listeners.mcp.local_addr().expect("an address"));
-    gateway
-        .open_run(RunGrant::new(run, &manifest(), Digest::from_bytes([0; 32]), None, vec![scope]), listeners)
-        .expect("open");
+    let (model, mcp) = open_run(&gateway, &budgets);
     gateway.fence_plane(FenceState::Open);
-    gateway.fence(run, FenceState::Open);
 
     println!(
         "{:<32} {:>5} {:>8} {:>8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>9}",
@@ -153,11 +160,12 @@ fn main() {
         for &connections in all_connections {
             let mut rows = Vec::new();
             for _ in 0..rounds {
-                let (base, base_rate) =
-                    loader.block_on(async { tokio::spawn(load(direct, work, connections, time)).await }).expect("load");
+                let (base, base_rate) = loader
+                    .block_on(async { tokio::spawn(load(vec![direct], work, connections, time)).await })
+                    .expect("load");
                 let before = ours(&cpu());
                 let (through, rate) = loader
-                    .block_on(async { tokio::spawn(load(governed, work, connections, time)).await })
+                    .block_on(async { tokio::spawn(load(vec![governed], work, connections, time)).await })
                     .expect("load");
                 let after = ours(&cpu());
                 let spent = [0, 1].map(|part| (after[part] - before[part]) * 1e6 / through.len() as f64);
@@ -191,6 +199,12 @@ fn main() {
                 spent[1]
             );
         }
+    }
+    if "durable events".contains(&only) {
+        gateway.policies().active().replace(hundred_rules(), cogward_model::Timestamp::default()).expect("policies");
+        // A run has at most 256 connections.
+        let runs: Vec<_> = (0..8).map(|_| open_run(&gateway, &budgets).1).collect();
+        durable::measure(&gw, &loader, &ledger, &runs, time);
     }
     if let Some(peer) = Peer::start(&format!("http://{direct}/mcp")) {
         peer::measure(&peer, &loader, direct, time, rounds);

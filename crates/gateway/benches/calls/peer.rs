@@ -63,7 +63,9 @@ impl Drop for Peer {
 pub fn measure(peer: &Peer, loader: &Runtime, direct: SocketAddr, time: Duration, rounds: usize) {
     for connections in [1, 32, 256] {
         let run = |address| {
-            loader.block_on(async { tokio::spawn(load(address, Work::TOOL, connections, time)).await }).expect("load")
+            loader
+                .block_on(async { tokio::spawn(load(vec![address], Work::TOOL, connections, time)).await })
+                .expect("load")
         };
         let mut rows: Vec<_> = (0..rounds)
             .map(|_| {

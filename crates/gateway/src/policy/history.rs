@@ -60,7 +60,7 @@ pub struct Who {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Whose {
+pub(super) enum Whose {
     Run(RunId),
     User(Arc<str>),
     Agent(AgentName),
@@ -106,18 +106,18 @@ pub enum Ended {
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    sums: HashMap<Arc<str>, Sum>,
-    labels: BTreeSet<String>,
+pub(super) struct Kept {
+    pub(super) sums: HashMap<Arc<str>, Sum>,
+    pub(super) labels: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
-struct Tenant {
-    kept: HashMap<Whose, Kept>,
-    sums: usize,
+pub(super) struct Tenant {
+    pub(super) kept: HashMap<Whose, Kept>,
+    pub(super) sums: usize,
     /// The latest moment that was seen: time does not go back here.
-    now: u64,
-    unknown: bool,
+    pub(super) now: u64,
+    pub(super) unknown: bool,
 }
 
 /// The history of a whole plane.
@@ -135,14 +135,14 @@ pub(crate) struct Step<'a> {
 
 /// What a call added. Not settled by anything: what is dropped has counted.
 #[derive(Debug, Default)]
-pub(crate) struct Added(Vec<Mark>);
+pub(crate) struct Added(pub(super) Vec<Mark>);
 
 #[derive(Debug)]
-struct Mark {
-    whose: Whose,
-    tracker: Tracker,
-    amount: i64,
-    bucket: u64,
+pub(super) struct Mark {
+    pub(super) whose: Whose,
+    pub(super) tracker: Tracker,
+    pub(super) amount: i64,
+    pub(super) bucket: u64,
 }
 
 impl Added {
@@ -163,6 +163,33 @@ impl History {
         }
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(tenants.entry(name.clone()).or_default())
+    }
+
+    /// Whether anything is counted for a user.
+    pub(super) fn counts_for(&self, tenant: &TenantName, user: &Arc<str>) -> bool {
+        let tenant = self.tenant(tenant);
+        tenant.lock().unwrap_or_else(PoisonError::into_inner).kept.contains_key(&Whose::User(Arc::clone(user)))
+    }
+
+    /// Shows each tenant.
+    pub(super) fn each<T>(&self, mut show: impl FnMut(&TenantName, &Tenant) -> T) -> Vec<T> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let shown = tenants.iter().map(|(name, tenant)| {
+            let tenant = tenant.lock().unwrap_or_else(PoisonError::into_inner);
+            show(name, &tenant)
+        });
+        shown.collect()
+    }
+
+    /// Forgets everything. Only before anything is decided.
+    pub fn clear(&self) {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Puts a tenant's history into place.
+    pub(super) fn put(&self, name: TenantName, tenant: Tenant) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.insert(name, Arc::new(Mutex::new(tenant)));
     }
 
     /// Decides something in one step with what it adds.

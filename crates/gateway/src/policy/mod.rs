@@ -7,6 +7,7 @@
 
 pub mod active;
 mod ask;
+pub mod carried;
 mod changed;
 pub mod history;
 mod in_hand;

@@ -10,6 +10,9 @@ use super::{
     history::{Added, Ended, History, Who},
 };
 
+/// Names that are kept before it is looked whose are still needed.
+const NAMES_MAX: usize = 262_144;
+
 /// What a decision left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Earlier<'a> {
@@ -25,6 +28,8 @@ pub struct Earlier<'a> {
     pub agent: &'a AgentName,
     /// The user for whom it acted; none also for one whose key was destroyed: the counts of before are nobody's.
     pub subject: Option<&'a str>,
+    /// What that name can be read from again, for what is carried to the next start.
+    pub name: Option<Arc<str>>,
     /// What it added to which counts; none when that cannot be read any more.
     pub added: Option<&'a BTreeMap<String, i64>>,
     /// The labels of what it read.
@@ -36,15 +41,25 @@ pub struct Earlier<'a> {
 /// Rebuilds the history of a plane from its records, in their order.
 #[derive(Debug)]
 pub struct Restoring<'a> {
-    history: &'a History,
-    open: HashMap<EventId, (Who, Added)>,
+    pub(super) history: &'a History,
+    pub(super) open: HashMap<EventId, Open>,
+    /// From what the names of users can be read again, the newest of each.
+    pub(super) names: HashMap<(TenantName, Arc<str>), Arc<str>>,
+}
+
+/// A call that has not ended yet.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) who: Who,
+    pub(super) added: Added,
+    pub(super) time: Timestamp,
 }
 
 impl History {
     /// Begins to rebuild it. Nothing may be decided before everything was read.
     #[must_use]
     pub fn restoring(&self) -> Restoring<'_> {
-        Restoring { history: self, open: HashMap::new() }
+        Restoring { history: self, open: HashMap::new(), names: HashMap::new() }
     }
 }
 
@@ -80,7 +95,16 @@ impl Restoring<'_> {
             return;
         }
         match self.history.book(&who, adds, earlier.time) {
-            Ok(booked) => drop(self.open.insert(earlier.decision, (who, booked))),
+            Ok(added) => {
+                if let (Some(user), Some(name)) = (&who.user, &earlier.name) {
+                    self.names.insert((who.tenant.clone(), Arc::clone(user)), Arc::clone(name));
+                    if self.names.len() > NAMES_MAX {
+                        let history = self.history;
+                        self.names.retain(|(tenant, user), _| history.counts_for(tenant, user));
+                    }
+                }
+                self.open.insert(earlier.decision, Open { who, added, time: earlier.time });
+            }
             // More than there is room for: what is not known must not be taken for nothing.
             Err(_) => self.history.lose(earlier.tenant),
         }
@@ -88,8 +112,8 @@ impl Restoring<'_> {
 
     /// A call ended.
     pub fn ended(&mut self, decision: EventId, how: Ended, time: Timestamp) {
-        if let Some((who, added)) = self.open.remove(&decision) {
-            self.history.ended(&who, &added, how, time);
+        if let Some(open) = self.open.remove(&decision) {
+            self.history.ended(&open.who, &open.added, how, time);
         }
     }
 }

@@ -34,6 +34,19 @@ impl Sum {
         Self { window: window.map(millis).map(|whole| (whole.div_ceil(PARTS), whole)), ..Self::default() }
     }
 
+    /// All that is in it, oldest first.
+    pub(super) fn parts(&self) -> (i128, impl Iterator<Item = (u64, i128)>) {
+        (self.total, self.buckets.iter().copied())
+    }
+
+    /// A sum as its parts were; none when they cannot have been.
+    pub(super) fn of_parts(window: Option<Duration>, total: i128, buckets: Vec<(u64, i128)>) -> Option<Self> {
+        let sum = Self { total, buckets: buckets.into(), ..Self::over(window) };
+        let ordered = sum.buckets.iter().zip(sum.buckets.iter().skip(1)).all(|(before, after)| before.0 < after.0);
+        let summed = sum.window.is_none() || sum.buckets.iter().map(|(_, part)| part).sum::<i128>() == sum.total;
+        (ordered && summed && (sum.window.is_some() || sum.buckets.is_empty())).then_some(sum)
+    }
+
     /// The bucket of a moment.
     pub(super) fn bucket(&self, now: u64) -> u64 {
         self.window.map_or(0, |(part, _)| now / part)

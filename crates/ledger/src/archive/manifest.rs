@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Hash,
-    note::{NoteError, SigningKey, VerifyingKey},
+    note::{NoteError, SignError, SigningKey, VerifyingKey},
 };
 
 use super::{from_hex, hex, sha256};
@@ -140,11 +140,19 @@ impl Manifest {
     /// The bytes of the manifest, signed. `None` when it has no such form, or is too long.
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Option<Vec<u8>> {
-        let mut line = serde_json::to_string(self).ok()?;
+        self.signed(key).ok().flatten()
+    }
+
+    /// The same for a key that may not sign now.
+    ///
+    /// # Errors
+    /// The key does not sign.
+    pub fn signed(&self, key: &SigningKey) -> Result<Option<Vec<u8>>, SignError> {
+        let Ok(mut line) = serde_json::to_string(self) else { return Ok(None) };
         line.push('\n');
-        let note = key.note(&Self::text(&self.plane, self.number, &line))?;
+        let note = key.signed_note(&Self::text(&self.plane, self.number, &line))?;
         let bytes = (note + &line).into_bytes();
-        (bytes.len() <= MANIFEST_BYTES_MAX).then_some(bytes)
+        Ok((bytes.len() <= MANIFEST_BYTES_MAX).then_some(bytes))
     }
 
     /// Reads a manifest and checks that the plane's key signed it.

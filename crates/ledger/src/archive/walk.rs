@@ -109,6 +109,12 @@ impl Walk {
         self.logs.iter().map(|(tenant, log)| (self.origin_of(tenant), log.tree.size())).collect()
     }
 
+    /// Where the log of a tenant stands, the plane log with the empty name: its size, its root, and its last leaf.
+    #[must_use]
+    pub fn edge(&self, tenant: &str) -> Option<(u64, Hash, Option<Hash>)> {
+        self.logs.get(tenant).map(|log| (log.tree.size(), log.tree.root(), log.last))
+    }
+
     /// Goes on where a manifest says that a log was at the end of its segment.
     #[must_use]
     pub fn goes_on(&mut self, part: &LogPart) -> bool {

@@ -1,7 +1,7 @@
 //! `cogward-verify`: says whether an exported ledger is whole. Needs no plane and no network.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,12 +13,14 @@ use cogward_ledger::{
     map_check,
     note::{NOTE_BYTES_MAX, VerifyingKey},
     pack,
+    policy::{POLICY_BYTES_MAX, Policy},
     proof_file::{self, Proven},
     verify::{self, Contradiction, Finding, What},
 };
 
 const HELP: &str = "\
-cogward-verify [pack] DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
+cogward-verify [pack] DIR [--key VKEY|FILE] [--against FILE] [--plane-key VKEY|FILE]
+               [--witnesses POLICY] [--json] [--threads N]
 cogward-verify proof FILE --key VKEY|FILE [--json]
 cogward-verify index DIR [--key VKEY|FILE] [--against FILE] [--json] [--threads N]
 cogward-verify archive DIR [--key VKEY|FILE] [--against FILE] [--json]
@@ -39,10 +41,16 @@ an agent) is checked leaf by leaf against the signed root, and for being all of 
   --against  an older `checkpoint` of the same log that you kept. The log must contain all
              that it covers. Without one nobody can see whether the holder of the key
              wrote the log anew.
+  --plane-key  the public key of the plane log, got from somewhere else: the log's checkpoint
+             must be in that log.
+  --witnesses  a C2SP tlog-policy file: who must have seen the plane log's checkpoint. Its
+             `log` lines are keys of plane logs, as --plane-key.
   --json     the verdict as one JSON object
   --threads  so many threads; one for each processor without it
+  --version  which program this is
 
-Exit code: 0 it holds, 9 it does not, 2 the command is wrong.
+Exit code: 0 it holds, 9 it does not, 2 the command is wrong or there is nothing to verify.
+A key that is not that of the log makes it fail, too: the program cannot know which is right.
 ";
 
 /// What is verified.
@@ -68,20 +76,39 @@ struct Arguments {
     key: Option<VerifyingKey>,
     /// The older checkpoint's note.
     against: Option<String>,
+    plane_key: Option<VerifyingKey>,
+    witnesses: Option<Policy>,
     json: bool,
     threads: usize,
 }
 
-fn arguments() -> Result<Option<Arguments>, String> {
+/// What the command asks for.
+enum Asked {
+    Help,
+    Version,
+    Verdict(Box<Arguments>),
+}
+
+fn arguments() -> Result<Asked, String> {
     let (mut words, mut key, mut against, mut json, mut threads) = (Vec::new(), None, None, false, 0);
+    let (mut plane_key, mut witnesses) = (None, None);
     let mut given = std::env::args_os().skip(1);
     while let Some(argument) = given.next() {
         match argument.to_str() {
-            Some("-h" | "--help") => return Ok(None),
+            Some("-h" | "--help") => return Ok(Asked::Help),
+            Some("--version") => return Ok(Asked::Version),
             Some("--json") => json = true,
             Some("--key") => {
                 let value = given.next().ok_or("--key needs a key or a file")?;
                 key = Some(read_key(&value)?);
+            }
+            Some("--plane-key") => {
+                let value = given.next().ok_or("--plane-key needs a key or a file")?;
+                plane_key = Some(read_key(&value)?);
+            }
+            Some("--witnesses") => {
+                let path = PathBuf::from(given.next().ok_or("--witnesses needs a file")?);
+                witnesses = Some(read_policy(&path)?);
             }
             Some("--against") => {
                 let path = PathBuf::from(given.next().ok_or("--against needs a file")?);
@@ -111,15 +138,48 @@ fn arguments() -> Result<Option<Arguments>, String> {
         Task::Pack(path) | Task::Index(path) | Task::Archive(path) if !path.is_dir() => {
             return Err(format!("{} is not a directory", path.display()));
         }
+        Task::Pack(path) | Task::Index(path) => readable_pack(path)?,
         Task::Proof(path) if !path.is_file() => return Err(format!("{} is not a file", path.display())),
         // A proof has no key beside it that could be shown instead.
         Task::Proof(_) if key.is_none() => return Err("a proof needs the log's key: --key".to_owned()),
         _ => {}
     }
     if against.is_some() && task.whole_log().is_none() && !matches!(task, Task::Archive(_)) {
-        return Err("--against compares whole logs; of a part ask for `evidence prove --consistency`".to_owned());
+        let next =
+            "of a part ask the plane for `evidence prove consistency OLD` and verify that with `cogward-verify proof`";
+        return Err(format!("--against compares whole logs; {next}"));
     }
-    Ok(Some(Arguments { task, key, against, json, threads }))
+    if (plane_key.is_some() || witnesses.is_some()) && task.whole_log().is_none() {
+        return Err(
+            "--plane-key and --witnesses are about whole logs: only their packs have the plane log's proof".to_owned()
+        );
+    }
+    Ok(Asked::Verdict(Box::new(Arguments { task, key, against, plane_key, witnesses, json, threads })))
+}
+
+/// What is no pack at all, or may not be read, is no damaged pack.
+fn readable_pack(dir: &Path) -> Result<(), String> {
+    let files = [verify::CHECKPOINT_FILE, verify::KEY_FILE, pack::MANIFEST_FILE].map(|name| dir.join(name));
+    if files.iter().all(|file| file.symlink_metadata().is_err()) {
+        return Err(format!("{} is no exported ledger: it has no {}", dir.display(), verify::CHECKPOINT_FILE));
+    }
+    let opened = |file: &PathBuf| std::fs::File::open(file).map_err(|error| error.kind());
+    match files.iter().find(|file| matches!(opened(file), Err(std::io::ErrorKind::PermissionDenied))) {
+        Some(file) => Err(format!("you may not read {}", file.display())),
+        None => Ok(()),
+    }
+}
+
+fn read_policy(path: &Path) -> Result<Policy, String> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(POLICY_BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let policy = Policy::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if policy.logs().is_empty() && !policy.needs_witnesses() {
+        return Err(format!("{}: it names no log and needs no witness, so there is nothing to check", path.display()));
+    }
+    Ok(policy)
 }
 
 /// A key is a line or two.
@@ -175,20 +235,33 @@ fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
     Some((meaning, older, now))
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what this program is for")]
+/// Prints a line. What came with a pack may move no cursor; and a reader who went away does not change the verdict.
+fn say(line: &str) {
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    let _gone = writeln!(std::io::stdout(), "{shown}");
+}
+
 fn main() -> ExitCode {
     let arguments = match arguments() {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            print!("{HELP}");
+        Ok(Asked::Verdict(arguments)) => arguments,
+        Ok(Asked::Help) => {
+            say(HELP.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Asked::Version) => {
+            say(concat!("cogward-verify ", env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
         Err(mistake) => {
-            eprintln!("cogward-verify: {mistake}\n\n{HELP}");
+            let mistake: String = mistake.chars().flat_map(char::escape_debug).collect();
+            let _gone = writeln!(std::io::stderr(), "cogward-verify: {mistake}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
-    let Arguments { task, key, .. } = &arguments;
+    let Arguments { task, key, .. } = &*arguments;
     if let Task::Archive(dir) = task {
         return archived(dir, &arguments);
     }
@@ -201,20 +274,23 @@ fn main() -> ExitCode {
     };
     let code = if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(9) };
     match (verdict, arguments.json) {
-        (Ok(said), true) => println!("{}", said.json),
-        (Ok(said), false) => said.lines.iter().for_each(|line| println!("{line}")),
+        (Ok(said), true) => say(&said.json.to_string()),
+        (Ok(said), false) => said.lines.iter().for_each(|line| say(line)),
         (Err(finding), as_json) => {
             let notes = if finding.what == What::Against { both_notes(&arguments) } else { None };
             if as_json {
                 let notes = notes.map(|(_, older, now)| serde_json::json!({"older": older, "now": now}));
-                println!("{}", serde_json::json!({"verdict": "failed", "finding": finding, "notes": notes}));
+                say(&serde_json::json!({"verdict": "failed", "finding": finding, "notes": notes}).to_string());
                 return code;
             }
-            println!("FAILED  {finding}");
+            say(&format!("FAILED  {finding}"));
+            if finding.what == What::Signature && key.is_some() {
+                say(OTHER_KEY);
+            }
             if let Some((meaning, older, now)) = notes {
-                println!(
+                say(&format!(
                     "{meaning}\n\n--- the checkpoint that was kept\n{older}\n--- the checkpoint of this log\n{now}"
-                );
+                ));
             }
         }
     }
@@ -232,6 +308,18 @@ const UNPINNED: &str =
 
 const UNCOMPARED: &str = "NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.";
 
+const OTHER_KEY: &str = "If it was signed by another key of that log, say before its key was replaced, verify it with the key of that time.";
+
+const UNANCHORED: &str = "NOTE: there is no plane/ in the pack: no witness and no time stamp speaks for it.";
+
+const UNPINNED_PLANE: &str = "WARNING: the key of the plane log came with the pack as well. What `plane` and `stamp` say is worth as much as that key: give it with --plane-key.";
+
+const UNWITNESSED: &str = "NOTE: nobody but the plane signed its checkpoint: no witness speaks for it.";
+
+const PART: &str = "NOTE: a part is of the state of the log that its checkpoint signs, and cannot show later leaves, or that the log was never another: compare that checkpoint with those that you kept (evidence prove consistency).";
+
+const ON_REQUEST: &str = "NOTE: the plane commits to its index every 65,536 leaves, and for what is behind that when somebody asks. A root that was made for this pack was made by who made the pack.";
+
 const STAMPED: &str = "NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem";
 
 const FOLLOWED: &str = "each was replaced by a statement that it signed itself. Keep the present one.";
@@ -241,7 +329,14 @@ const REVOKED: &str = "WARNING: the key that you gave was revoked. Whoever has i
 fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Finding> {
     let Arguments { key, against, threads, .. } = arguments;
     let key = key.as_ref();
-    let options = verify::Options { key, against: against.as_deref(), threads: *threads, ..Default::default() };
+    let options = verify::Options {
+        key,
+        against: against.as_deref(),
+        plane_key: arguments.plane_key.as_ref(),
+        witnesses: arguments.witnesses.as_ref(),
+        threads: *threads,
+        ..Default::default()
+    };
     let log = verify::verify(dir, &options)?;
     let mut lines = vec![
         format!("OK  {} leaves, {} runs ({} closed)", log.leaves, log.runs, log.closed_runs),
@@ -263,8 +358,9 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
             all.insert("index".to_owned(), serde_json::to_value(index).unwrap_or_default());
         }
     }
-    if let Some(plane) = &log.anchored {
-        lines.push(format!("    plane {}: among {} checkpoints since {}", plane.origin, plane.size, plane.time));
+    match &log.anchored {
+        Some(plane) => anchored_lines(plane, &mut lines),
+        None => lines.push(UNANCHORED.to_owned()),
     }
     if let Some(stamped) = &log.stamped {
         lines.push(format!("    stamp {} leaves since {}, says a time stamp authority", stamped.leaves, stamped.time));
@@ -290,13 +386,33 @@ fn whole(dir: &Path, arguments: &Arguments, with_index: bool) -> Result<Said, Fi
     Ok(Said { json, lines })
 }
 
+fn anchored_lines(plane: &verify::Anchored, lines: &mut Vec<String>) {
+    lines.push(format!(
+        "    plane {}: among its first {} checkpoints, there since {}",
+        plane.origin, plane.size, plane.time
+    ));
+    lines.push(format!("    plane key {}", plane.key));
+    lines.push(match (&plane.seen, plane.cosignatures) {
+        (Some(seen), _) => {
+            let by: Vec<_> = seen.iter().map(|seen| format!("{} on {}", seen.by, seen.time)).collect();
+            format!("    seen  by {}: enough by the policy that you gave", by.join(", "))
+        }
+        (None, 0) => UNWITNESSED.to_owned(),
+        (None, count) => format!("NOTE: {count} signatures of witnesses were not checked: --witnesses POLICY."),
+    });
+    if !plane.key_pinned {
+        lines.push(UNPINNED_PLANE.to_owned());
+    }
+}
+
 fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     let pack = pack::verify_pack(dir, key)?;
     let of = match &pack.scope {
         Scope::Run { run } => format!("run {run}"),
         Scope::Window { since, until } => {
             let end = |time: &Option<String>, open: &str| time.clone().unwrap_or_else(|| open.to_owned());
-            format!("all from {} to {}", end(since, "the beginning"), end(until, "the end"))
+            let (since, until) = (end(since, "the beginning"), end(until, "the end"));
+            format!("all from {since} to {until} that the first {} leaves have", pack.size)
         }
         Scope::Key { of, value, from, to, since, until } => {
             let end = |word: &str, time: &Option<String>| {
@@ -324,22 +440,25 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     if let Some(generation) = pack.pinned_generation {
         lines.push(format!("    the key that you gave is number {generation}: {FOLLOWED}"));
     }
+    if let Scope::Key { .. } = &pack.scope {
+        lines.push(ON_REQUEST.to_owned());
+    }
+    lines.push(PART.to_owned());
     if !pack.key_pinned {
         lines.push(UNPINNED.to_owned());
     }
     Ok(Said { json: serde_json::json!({"verdict": "ok", "pack": pack}), lines })
 }
 
-#[expect(clippy::print_stdout, reason = "the verdict is what this program is for")]
 fn archived(dir: &Path, arguments: &Arguments) -> ExitCode {
     let options = archive::Options { key: arguments.key.as_ref(), against: arguments.against.as_deref() };
     match (archive::verify(&archive::Directory::new(dir), &options), arguments.json) {
-        (Ok(found), true) => println!("{}", serde_json::json!({"verdict": "ok", "archive": found})),
-        (Ok(found), false) => archived_lines(&found).iter().for_each(|line| println!("{line}")),
+        (Ok(found), true) => say(&serde_json::json!({"verdict": "ok", "archive": found}).to_string()),
+        (Ok(found), false) => archived_lines(&found).iter().for_each(|line| say(line)),
         (Err(finding), as_json) => {
             match as_json {
-                true => println!("{}", serde_json::json!({"verdict": "failed", "finding": finding})),
-                false => println!("FAILED  {finding}"),
+                true => say(&serde_json::json!({"verdict": "failed", "finding": finding}).to_string()),
+                false => say(&format!("FAILED  {finding}")),
             }
             return ExitCode::from(9);
         }

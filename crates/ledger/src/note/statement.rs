@@ -5,7 +5,7 @@
 
 use aws_lc_rs::signature::{self, ML_DSA_44, UnparsedPublicKey};
 
-use super::{Note, NoteError, NoteSignature, SigningKey, VerifyingKey, signature_line};
+use super::{Note, NoteError, NoteSignature, SignError, SigningKey, VerifyingKey, signature_line};
 use crate::{
     cosign::ML_DSA_SIGNATURE_BYTES,
     vkey::{self, ED25519, ML_DSA},
@@ -57,20 +57,22 @@ impl VerifyingKey {
 
 impl SigningKey {
     /// The lines of this key below a statement. A text that could be taken for a checkpoint of the log gets none.
-    #[must_use]
-    pub fn statement_lines(&self, text: &str) -> Option<String> {
+    ///
+    /// # Errors
+    /// See [`SignError`].
+    pub fn statement_lines(&self, text: &str) -> Result<String, SignError> {
         let VerifyingKey { origin, public, ml_dsa } = &self.verifying;
         if text.lines().next() == Some(origin) || !text.ends_with('\n') || text.contains("\n\n") {
-            return None;
+            return Err(SignError::Text);
         }
-        let signed = self.pair.sign(text.as_bytes());
-        let mut lines = signature_line(origin, vkey::id(origin, ED25519, public), signed.as_ref());
+        let signed = self.sign_classic(text.as_bytes())?;
+        let mut lines = signature_line(origin, vkey::id(origin, ED25519, public), &signed);
         if let (Some(public), Some(pair)) = (ml_dsa, &self.ml_dsa) {
             let mut signature = [0; ML_DSA_SIGNATURE_BYTES];
-            pair.sign(&message(text), &mut signature).ok()?;
+            pair.sign(&message(text), &mut signature).map_err(|_| SignError::Quantum(origin.clone()))?;
             lines.push_str(&signature_line(origin, vkey::id(origin, ML_DSA, &public[..]), &signature));
         }
-        Some(lines)
+        Ok(lines)
     }
 
     /// A key that signs every checkpoint a second time: the one before, while readers still know no other.

@@ -46,6 +46,7 @@ fn translated(health: &Health) -> LedgerHealth {
     match health {
         Health::Ok => LedgerHealth::Ok,
         Health::LowSpace { .. } => LedgerHealth::LowSpace,
+        Health::Unsigned { why } => LedgerHealth::Unsigned(why.to_string()),
         Health::Failed { why } => LedgerHealth::Failed(why.to_string()),
     }
 }
@@ -92,6 +93,7 @@ impl Records for PlaneLedger {
         match &*self.evidence.health().borrow() {
             Health::Ok => None,
             Health::LowSpace { free } => Some(format!("only {free} bytes of the ledger's disk are free")),
+            Health::Unsigned { why } => Some(format!("nothing was signed for a while: {why}")),
             Health::Failed { why } => Some(format!("the ledger cannot be written: {why}")),
         }
     }

@@ -216,6 +216,7 @@ mod tests {
             witnesses: Default::default(),
             timestamps: Default::default(),
             archive: Default::default(),
+            tokens: Default::default(),
         };
         crate::start(options).await.unwrap()
     }

@@ -6,8 +6,8 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use cogward_api::{EvidenceLeaf, Page, PageQuery, ProblemCode, TAR};
-use cogward_evidence::LeafView;
+use cogward_api::{EvidenceLeaf, Page, PageQuery, TAR};
+use cogward_evidence::{AnchorFailure, ExportError, LeafView};
 use cogward_model::{
     RunId, TenantName,
     event::EventType,
@@ -21,7 +21,7 @@ use crate::{
     events::by_operator,
     extract::{Asked, Caller, Params},
     failure::Failure,
-    plane::{App, Plane},
+    plane::{App, Plane, unrecorded},
 };
 
 /// A leaf on the wire, with its hidden values or without.
@@ -70,7 +70,7 @@ pub(crate) async fn checkpoint(
 ) -> Result<Response, Failure> {
     known_tenant(&app, &tenant).await?;
     let signed = app.evidence.checkpoint(&tenant).await;
-    let signed = signed.map_err(|e| Failure::new(ProblemCode::EvidenceUnavailable, e.to_string()))?;
+    let signed = signed.map_err(|error| unrecorded(&error))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], signed.note).into_response())
 }
 
@@ -78,10 +78,10 @@ pub(crate) async fn checkpoint(
 pub(super) async fn whole(app: &Plane, caller: &Caller, tenant: TenantName) -> Result<Response, Failure> {
     app.record(by_operator(EventType::EvidenceExported, tenant.clone(), &caller.0, None)).await?;
     let staging = staged(app);
-    app.evidence
-        .export(&tenant, staging.path())
-        .await
-        .map_err(|e| Failure::internal("the evidence cannot be exported", &e))?;
+    app.evidence.export(&tenant, staging.path()).await.map_err(|error| match error {
+        ExportError::Record(error) | ExportError::Anchor(AnchorFailure::Record(error)) => unrecorded(&error),
+        other => Failure::internal("the evidence cannot be exported", &other),
+    })?;
     Ok(sent(staging, &tenant))
 }
 

@@ -310,7 +310,7 @@ async fn committed(app: &Plane, tenant: &TenantName, nonce: &str, size: u64) -> 
             Some(next) => cursor = Some(next),
             None => {
                 return Err(Failure::invalid("nobody had committed to this number when that checkpoint was signed")
-                    .next_step("commit to it first: `cogward evidence sample --commit`"));
+                    .next_step("commit to it first: `cogward evidence sample commit HASH`"));
             }
         }
     }

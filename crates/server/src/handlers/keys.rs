@@ -5,7 +5,7 @@ use cogward_api::{
     KeyChangeRequest, KeyRevocation, KeyRole, KeyRotation, KeyStatement, KeyWhy, KeysQuery, LogKey, LogKeys,
     ProblemCode,
 };
-use cogward_evidence::{KeyChange, KeyChangeError, KeyRequest, KeyState, LogName};
+use cogward_evidence::{KeyChange, KeyChangeError, KeyRequest, KeyState, KeyringError, LogName};
 use cogward_identity::Operator;
 use cogward_journal::{JournalEvent, Severity};
 use cogward_ledger::key_chain::Why;
@@ -17,7 +17,7 @@ use crate::{
     events::by_operator,
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
-    plane::{App, Plane, unrecorded},
+    plane::{App, Plane, UNSIGNED_NEXT, unrecorded},
 };
 
 /// For so long the old key signs along when nobody says otherwise: time for witnesses and readers to take the new one.
@@ -37,7 +37,13 @@ fn failure(error: KeyChangeError) -> Failure {
         KeyChangeError::Size { .. } => refused("key.size", error),
         KeyChangeError::Days => Failure::invalid(error.to_string()).rule("key.overlap"),
         KeyChangeError::Record(error) => unrecorded(&error),
-        KeyChangeError::Unsigned | KeyChangeError::Chain(_) | KeyChangeError::Keys(_) | KeyChangeError::Read(_) => {
+        // A token: nothing was changed, and what may have been made in it is used by the next attempt.
+        KeyChangeError::Unsigned(_) | KeyChangeError::Keys(KeyringError::Token(_)) => {
+            Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
+                .rule("evidence.signed")
+                .next_step(UNSIGNED_NEXT)
+        }
+        KeyChangeError::Chain(_) | KeyChangeError::Keys(_) | KeyChangeError::Read(_) => {
             Failure::internal("the keys could not be changed", &error)
         }
     }
@@ -65,7 +71,7 @@ fn request_of(request: KeyRequest) -> KeyChangeRequest {
 }
 
 fn view(state: KeyState) -> LogKeys {
-    let KeyState { origin, chain, retiring, statements, request } = state;
+    let KeyState { origin, chain, retiring, statements, request, mut tokens } = state;
     let keys = chain.keys().map(|(generation, key)| {
         let along = retiring.filter(|(of, _)| *of == generation);
         let role = match along {
@@ -79,6 +85,7 @@ fn view(state: KeyState) -> LogKeys {
             role,
             counts_up_to: chain.counts_up_to(generation),
             until: along.map(|(_, until)| until),
+            token: tokens.remove(&generation),
             keys: key.lines().lines().map(str::to_owned).collect(),
         }
     });

@@ -104,6 +104,7 @@ pub(super) fn state(app: &Plane) -> Result<EvidenceStatus, Failure> {
         witnesses: app.evidence.witnesses().witnesses().iter().map(|witness| witness.name.clone()).collect(),
         quorum_wanted: found.needs_witnesses,
         exposure_seconds: quorum.as_ref().map(|quorum| if below_quorum { age(quorum.time) } else { 0 }),
+        unsigned_seconds: app.evidence.unsigned_seconds(),
         timestamp: stamped(app),
         witnessed: quorum,
         seen,
@@ -139,9 +140,9 @@ pub(crate) async fn add_cosignatures(
     body: Json<Cosignatures>,
 ) -> Result<Answer<EvidenceStatus>, Failure> {
     let cosigned = app.evidence.cosign(&body.value.note).await.map_err(|error| match error {
-        CosignError::Note(_) | CosignError::Unknown(_) | CosignError::Size { .. } => {
-            Failure::invalid(error.to_string())
-        }
+        CosignError::Unknown(_) => Failure::invalid(error.to_string())
+            .next_step("name the witness's key to the plane: `cogward serve --witness-policy FILE`, docs/evidence.md"),
+        CosignError::Note(_) | CosignError::Size { .. } => Failure::invalid(error.to_string()),
         CosignError::SplitView { .. } => Failure::new(ProblemCode::SplitView, error.to_string()),
         CosignError::Tiles(_) | CosignError::Io(_) | CosignError::Read(_) => {
             Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())

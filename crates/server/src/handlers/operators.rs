@@ -1,6 +1,6 @@
 //! Operators: who may command the plane, and the replacement of their credentials.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json as Answer, extract::State};
 use cogward_api::{
@@ -8,7 +8,7 @@ use cogward_api::{
     RotatedOperator,
     types::operators::{OVERLAP_SECONDS_MAX, ROLES_MAX},
 };
-use cogward_evidence::Health;
+use cogward_evidence::{Health, RecordError};
 use cogward_identity::{CreateError, RevokeError, Role};
 use cogward_journal::JournalEvent;
 use cogward_model::{
@@ -24,7 +24,7 @@ use crate::{
     events::by_operator,
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
-    plane::{App, Plane},
+    plane::{App, Plane, unrecorded},
 };
 
 fn view(row: OperatorRow) -> Operator {
@@ -55,8 +55,10 @@ pub(crate) async fn list(
 
 /// Refuses what hands out a credential while its record cannot be written: asked before and not after.
 fn recordable(plane: &Plane) -> Result<(), Failure> {
-    if *plane.evidence.health().borrow() == Health::Ok {
-        return Ok(());
+    match &*plane.evidence.health().borrow() {
+        Health::Ok => return Ok(()),
+        Health::Unsigned { why } => return Err(unrecorded(&RecordError::Unsigned(Arc::clone(why)))),
+        Health::LowSpace { .. } | Health::Failed { .. } => {}
     }
     Err(Failure::new(ProblemCode::EvidenceUnavailable, "evidence cannot be written")
         .rule("evidence.durable")
@@ -67,6 +69,11 @@ fn recordable(plane: &Plane) -> Result<(), Failure> {
 fn distinct(mut roles: Vec<RoleName>) -> Result<Vec<RoleName>, Failure> {
     if roles.len() > ROLES_MAX {
         return Err(Failure::invalid(format!("an operator has at most {ROLES_MAX} roles")));
+    }
+    // It would read as if it took something away.
+    if roles.iter().any(|role| role.as_str() == "auditor") {
+        let next = "an operator who may only read is made with `operator add NAME --auditor`";
+        return Err(Failure::invalid(format!("`auditor` is no role that approvals can ask for: {next}")));
     }
     roles.sort();
     roles.dedup();

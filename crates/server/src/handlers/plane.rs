@@ -13,6 +13,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer<Plane> {
     let evidence = match &*app.evidence.health().borrow() {
         Health::Ok => EvidenceHealth::Ok,
         Health::LowSpace { free } => EvidenceHealth::LowSpace { free_bytes: *free },
+        Health::Unsigned { why } => EvidenceHealth::Unsigned { why: why.to_string() },
         Health::Failed { why } => EvidenceHealth::Failed { why: why.to_string() },
     };
     Answer(Plane {
@@ -37,7 +38,23 @@ pub(crate) async fn doctor(State(app): State<App>) -> Answer<Doctor> {
             fix: Some(format!("activate another version: `cogward policy list --level {level}`")),
         });
     }
+    doctor.checks.extend(log_keys(&app));
     Answer(doctor)
+}
+
+/// Whether the tokens with the keys of logs sign, on a plane that has any.
+fn log_keys(app: &App) -> Option<Check> {
+    let tokens = app.evidence.tokens().join(", ");
+    let unsigned = app.evidence.unsigned_seconds();
+    (!tokens.is_empty()).then(|| Check {
+        name: "log keys".to_owned(),
+        status: if unsigned.is_none() { CheckStatus::Ok } else { CheckStatus::Missing },
+        detail: match unsigned {
+            None => format!("in {tokens}"),
+            Some(seconds) => format!("in {tokens}, which did not sign for {seconds} s"),
+        },
+        fix: unsigned.map(|_| "connect the token; the plane's log says what it answers".to_owned()),
+    })
 }
 
 pub(crate) async fn who_am_i(Caller(operator): Caller) -> Answer<WhoAmI> {

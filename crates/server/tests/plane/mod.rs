@@ -63,6 +63,7 @@ impl Plane {
             witnesses: Default::default(),
             timestamps: Default::default(),
             archive: Default::default(),
+            tokens: Default::default(),
         };
         start(options).await.unwrap()
     }
@@ -98,6 +99,7 @@ impl Plane {
                     witnesses: Default::default(),
                     timestamps: Default::default(),
                     archive: Default::default(),
+                    tokens: Default::default(),
                 };
                 match start(options).await {
                     Ok(running) => return running,
