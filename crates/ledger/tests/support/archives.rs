@@ -268,6 +268,10 @@ fn readers(all: &mut Vec<Case>) {
     let mut unnamed = objects.clone();
     unnamed.insert("segments/leftover.new".to_owned(), b"left".to_vec());
     all.push(case("with-a-leftover", unnamed, "ok", Some(LEAVES)));
+    let mut unnamed = objects.clone();
+    let name = manifest_of(&objects, 2);
+    unnamed.insert(name.replacen("0000000000000002", "2", 1), objects[&name].clone());
+    all.push(case("with-a-manifest-under-another-name", unnamed, "ok", Some(LEAVES)));
     for (name, origin, seed, what) in [
         ("known", PLANE, 61, "ok"),
         ("known-another", PLANE, 62, "signature"),
@@ -662,6 +666,9 @@ fn keys_changed(all: &mut Vec<Case>) {
         let name = format!("a-tenants-key-replaced-kept-by-the-{name}");
         all.push(Case { against: Some(note), verdict, ..case(name, objects.clone(), "ok", None) });
     }
+    let mut nonsense = Maker::new();
+    nonsense.keys[1].1 = vec!["nonsense".to_owned()];
+    all.push(case("told-nonsense-and-no-key-replaced", nonsense.objects(), "signature", None));
     // Told before the segment of its time: the present key has to sign from there on.
     let mut early = Maker::rotated();
     early.keys[1].1 = early.keys[2].1.clone();
