@@ -84,7 +84,9 @@ fn key(evidence: &Evidence) -> VerifyingKey {
 }
 
 fn check(dir: &Path, key: &VerifyingKey, against: Option<&str>) -> Result<Verified, Finding> {
-    verify(&Directory::new(dir), &Options { key: Some(key), against })
+    let found = verify(&Directory::new(dir), &Options { key: Some(key), against });
+    support::as_the_other_verifier(&found, dir, key, against);
+    found
 }
 
 fn objects(dir: &Path) -> Vec<String> {
