@@ -417,6 +417,14 @@ def close(roots, edge):
     return right
 
 
+def say(text):
+    """Prints what may have come with a pack: it moves no cursor. A reader who went away does not change the verdict."""
+    try:
+        print("".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments):
     as_json, key, against, dirs, given = False, None, None, [], list(arguments)
     while arguments:
@@ -460,36 +468,38 @@ def main(arguments):
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
-        print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        say(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
         if finding.what == "against" and not as_json:
             # Two signed notes that cannot both be true are the proof, whoever reads them.
-            print(f"--- the checkpoint that was kept\n{against}\n--- the checkpoint of this log")
-            print(text_of(read(dirs[0], "checkpoint", 65536), "signature", "checkpoint"))
+            say(f"--- the checkpoint that was kept\n{against}\n--- the checkpoint of this log")
+            say(text_of(read(dirs[0], "checkpoint", 65536), "signature", "checkpoint"))
         return 9
     if as_json:
-        print(json.dumps({"verdict": "ok", "log": log}))
+        say(json.dumps({"verdict": "ok", "log": log, "ml_dsa_checked": MLDSA44PublicKey is not None}))
         return 0
-    print(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
-    print(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
+    say(f"OK  {log['leaves']} leaves, {log['runs']} runs ({log['closed_runs']} closed)")
+    say(f"    log   {log['origin']}\n    root  {log['root']}\n    key   {log['key']}")
     if log["pinned_generation"] is not None:
-        print(f"    the key that you gave is number {log['pinned_generation']}, this is number {log['generation']}: "
+        say(f"    the key that you gave is number {log['pinned_generation']}, this is number {log['generation']}: "
               "each was replaced by a statement that it signed itself. Keep the present one.")
     if log["pinned_revoked"]:
-        print("WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one "
+        say("WARNING: the key that you gave was revoked. Whoever has it can lead you to another log: compare the present one "
               "with the one that the operator published.")
     if log["anchored"]:
-        print(f"    plane {log['anchored']['origin']}: among its first {log['anchored']['size']} checkpoints, there since {log['anchored']['time']}")
+        say(f"    plane key {log['anchored']['key']}")
+        say("WARNING: the key of the plane log came with the pack as well: compare it with the one that the operator published.")
+        say(f"    plane {log['anchored']['origin']}: among its first {log['anchored']['size']} checkpoints, there since {log['anchored']['time']}")
     if log["stamped"]:
-        print(f"    stamp {log['stamped']['leaves']} leaves since {log['stamped']['time']}, says a time stamp authority")
-        print("NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem")
+        say(f"    stamp {log['stamped']['leaves']} leaves since {log['stamped']['time']}, says a time stamp authority")
+        say("NOTE: the authority's signature was not checked here. In plane/timestamp: openssl ts -verify -in checkpoint.tsr -data checkpoint -CAfile CA.pem")
     if MLDSA44PublicKey is None:
-        print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
+        say("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
     if log["against"] is None:
-        print("NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.")
+        say("NOTE: no older checkpoint was given (--against). If the holder of the key wrote the log anew, this cannot show it. Keep `checkpoint`.")
     else:
-        print(f"    contains the {log['against']} leaves of the older checkpoint")
+        say(f"    contains the {log['against']} leaves of the older checkpoint")
     if not key:
-        print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
+        say("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
     return 0
 
 

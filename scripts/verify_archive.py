@@ -10,7 +10,7 @@ import json, os, re, sys
 
 sys.dont_write_bytecode = True
 from verify import (
-    MLDSA44PublicKey, Finding, is_time, open_checkpoint, parse_key, read, read_leaf, refuse, sha, unsigned_checkpoint, url64,
+    MLDSA44PublicKey, Finding, is_time, open_checkpoint, parse_key, read, read_leaf, refuse, say, sha, unsigned_checkpoint, url64,
 )
 from verify_keys import Chain, chain_from, strict
 from verify_part import signed_text
@@ -354,22 +354,22 @@ def main(arguments):
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
-        print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        say(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
         return 9
     if as_json:
-        print(json.dumps({"verdict": "ok", "archive": found}))
+        say(json.dumps({"verdict": "ok", "archive": found, "ml_dsa_checked": MLDSA44PublicKey is not None}))
         return 0
-    print(f"OK  {found['segments']} segments, {found['bytes']} bytes, {found['leaves']} leaves of {len(found['logs'])} logs")
-    print(f"    plane    {found['plane']}\n    newest   manifest {found['newest']}")
-    print("NOTE: the chains of runs were not looked at. For those export a log and use verify.py.")
+    say(f"OK  {found['segments']} segments, {found['bytes']} bytes, {found['leaves']} leaves of {len(found['logs'])} logs")
+    say(f"    plane    {found['plane']}\n    newest   manifest {found['newest']}")
+    say("NOTE: the chains of runs were not looked at. For those export a log and use verify.py.")
     if MLDSA44PublicKey is None:
-        print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
+        say("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
     if not found["compared"]:
-        print("NOTE: an archive cannot show by itself that its newest part is there. Keep a checkpoint or its newest manifest (--against).")
+        say("NOTE: an archive cannot show by itself that its newest part is there. Keep a checkpoint or its newest manifest (--against).")
     if found["key_revoked"]:
-        print("WARNING: the key that you gave was revoked. Whoever has it can lead you to another archive.")
+        say("WARNING: the key that you gave was revoked. Whoever has it can lead you to another archive.")
     if not found["key_pinned"]:
-        print("WARNING: the key came with the archive. Compare it with the one that the operator published, or give it with --key.")
+        say("WARNING: the key came with the archive. Compare it with the one that the operator published, or give it with --key.")
     return 0
 
 

@@ -9,7 +9,7 @@ import base64, json, os, re, sys
 
 sys.dont_write_bytecode = True  # nothing is written into a pack
 from verify import (
-    MLDSA44PublicKey, READ, Beyond, Finding, b64, check_leaf, head, is_time, key_id, parse_key, parse_note, read, refuse, sha,
+    MLDSA44PublicKey, READ, Beyond, Finding, b64, check_leaf, head, is_time, key_id, parse_key, parse_note, read, refuse, say, sha,
     signed_by, text_of, url64,
 )
 from verify_plane import included, opened
@@ -290,20 +290,23 @@ def main(arguments):
     except Finding as finding:
         report = {"leaf": finding.leaf, "what": finding.what, "detail": finding.detail}
         where = "" if finding.leaf is None else f"leaf {finding.leaf}: "
-        print(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
+        say(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
         return 9
     if as_json:
-        print(json.dumps({"verdict": "ok", "pack": pack}))
+        say(json.dumps({"verdict": "ok", "pack": pack, "ml_dsa_checked": MLDSA44PublicKey is not None}))
         return 0
-    print(f"OK  {pack['leaves']} leaves: {json.dumps(pack['scope'])}")
+    say(f"OK  {pack['leaves']} leaves: {json.dumps(pack['scope'])}")
     if not pack["complete"]:
-        print("    the run, or the window, may go on behind this checkpoint")
-    print(f"    log   {pack['origin']}, {pack['size']} leaves\n    root  {pack['root']}\n    key   {pack['key']}")
-    print(f"    disclosures  {pack['disclosures']}")
+        say("    the run, or the window, may go on behind this checkpoint")
+    scope = pack["scope"]
+    if "until" not in scope and scope.get("to", pack["size"]) < pack["size"]:
+        say(f"NOTE: of leaves {scope['to']} to {pack['size'] - 1} nothing is said: they came behind what the index of this pack covers.")
+    say(f"    log   {pack['origin']}, {pack['size']} leaves\n    root  {pack['root']}\n    key   {pack['key']}")
+    say(f"    disclosures  {pack['disclosures']}")
     if MLDSA44PublicKey is None:
-        print("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
+        say("NOTE: ML-DSA-44 signatures were not checked: that needs the package `cryptography` in version 48 or later")
     if not key:
-        print("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
+        say("WARNING: the key came with the pack. Compare it with the one that the operator published, or give it with --key.")
     return 0
 
 

@@ -56,6 +56,9 @@ impl Sequencer {
         }
         self.plane.checkpointed = self.plane.tree.size();
         let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
-        let _ended = self.checkpoints.send(Job { log: LogName::Plane, size, root, end: self.wal.end(), reply });
+        let job = Job { log: LogName::Plane, size, root, end: self.wal.end(), reply };
+        if self.checkpoints.send(job).is_err() {
+            let _told = self.shared.fail(&std::io::Error::other("the thread that signs checkpoints ended"));
+        }
     }
 }

@@ -143,7 +143,11 @@ fn sign(shared: &Shared, tiles: &mpsc::Sender<Publish>, job: &Job) -> Result<Sig
 /// Compares the free space with the mark, and says so once when it crosses it.
 fn look(shared: &Shared, low_water_bytes: u64) {
     let free = || rustix::fs::statvfs(&shared.dir).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    let Some(mut space) = free() else { return };
+    // A disk that cannot be asked is taken to be full.
+    let mut space = free().unwrap_or_else(|| {
+        tracing::warn!("the free space of the ledger's disk cannot be asked");
+        0
+    });
     // What was brought here to be read goes before agents stop.
     if space < low_water_bytes && shared.segments.forget_fetched() {
         space = free().unwrap_or(space);

@@ -470,7 +470,9 @@ impl DataKeys {
                 continue;
             }
             let path = self.path(*number);
-            append(&self.dir, &path, new.as_flattened())
+            // Part of a record of an attempt that failed must not stand before this one.
+            let at = (block.saved * RECORD_BYTES) as u64;
+            append(&self.dir, &path, Some(at), new.as_flattened())
                 .map_err(|source| KeyringError::Io { path: path.clone(), source })?;
             block.saved = block.records.len();
         }
@@ -478,16 +480,18 @@ impl DataKeys {
     }
 }
 
-/// Appends to a file of the vault, durably.
-pub(crate) fn append(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Appends to a file of the vault, durably. What is there behind `end` is not the vault's and is cut.
+pub(crate) fn append(dir: &Path, path: &Path, end: Option<u64>, bytes: &[u8]) -> io::Result<()> {
     let is_new = !path.exists();
-    if is_new && !dir.exists() {
-        durable::directory(dir)?;
-        if let Some(parent) = dir.parent() {
-            File::open(parent)?.sync_all()?;
+    durable::directory(dir)?;
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if let Some(end) = end {
+        match file.metadata()?.len() {
+            there if there < end => return Err(io::Error::other("the file is shorter than what was written to it")),
+            there if there > end => file.set_len(end)?,
+            _ => {}
         }
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_data()?;
     if is_new {

@@ -7,9 +7,19 @@ use std::{
     path::Path,
 };
 
-/// Makes a directory that only the plane may enter.
+/// Makes a directory that only the plane may enter, and those above it. What is flushed in it later is then there after a
+/// power failure, too: a file system owes nobody the entry of a directory that was not flushed.
 pub(crate) fn directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    directory(above)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    File::open(above)?.sync_all()
 }
 
 /// Puts `bytes` into place: written beside it, flushed, renamed, and the directory flushed.

@@ -179,7 +179,11 @@ impl Keyring {
             let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
             tenants.values().map(Arc::clone).collect()
         };
-        tenants.iter().try_for_each(|keys| keys.data.save())
+        let saved = tenants.iter().try_for_each(|keys| keys.data.save());
+        if saved.is_err() {
+            self.unsaved.store(true, Ordering::Release);
+        }
+        saved
     }
 }
 
@@ -210,13 +214,39 @@ fn or_make(path: &Path, length: usize, make: impl FnOnce() -> Vec<u8>) -> Result
 
 #[cfg(test)]
 mod tests {
-    use cogward_model::{SystemEntropy, id::RedactionId};
+    use cogward_model::{Id, SystemClock, SystemEntropy, id::RedactionId};
 
     use super::*;
     use crate::data_keys::{Found, Purpose, Sealing};
 
     fn of(subject: &str) -> Purpose<'_> {
         Purpose { class: Sealing::Personal, subject: Some(subject), run: None }
+    }
+
+    /// A full disk takes a part of a record; what is written once there is room stands where it belongs.
+    #[test]
+    fn what_an_attempt_left_behind_does_not_stand_before_the_next_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme: TenantName = "acme".parse().unwrap();
+        let open = || Keyring::open(dir.path(), Arc::new(SystemEntropy), &TokenOptions::default()).unwrap();
+        let first = open();
+        let keys = first.tenant(&acme).unwrap();
+        let anna = keys.data.sealing(of("anna"), 20_000).unwrap().id;
+        first.save().unwrap();
+        let path = dir.path().join("vault/acme/666.deks");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &[7; 40]].concat()).unwrap();
+        let berta = keys.data.sealing(of("berta"), 20_000).unwrap().id;
+        first.save().unwrap();
+        assert_eq!(keys.data.destroy(&[anna], Id::new(&SystemClock, &SystemEntropy), false).unwrap(), 1);
+        let again = open();
+        let keys = again.tenant(&acme).unwrap();
+        assert!(matches!(keys.data.find(&anna).unwrap(), Found::Erased(_)));
+        assert!(matches!(keys.data.find(&berta).unwrap(), Found::Key(_)));
+        // What was written and is not there any more is nothing to go on from.
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        keys.data.sealing(of("cora"), 20_000).unwrap();
+        assert!(again.save().is_err() && again.save().is_err(), "it is not forgotten that keys are not on the disk");
     }
 
     #[test]

@@ -112,9 +112,9 @@ impl Resealed {
             bytes.extend_from_slice(event.as_bytes());
             bytes.extend_from_slice(sealed);
         }
-        append(&self.dir, &path, &bytes).map_err(failed)?;
+        // Before: what an append that failed left behind is found and cut by whoever comes next.
         files.remove(&block);
-        Ok(())
+        append(&self.dir, &path, None, &bytes).map_err(failed)
     }
 }
 
@@ -147,6 +147,19 @@ mod tests {
             let found = again().find(7, "evt_2", "args").unwrap().unwrap();
             assert_eq!(found.key_id, [2; 16], "cut at {cut}");
             assert!(found.open(&two, "acme", "evt_2").is_some());
+        }
+        // A disk that was full left a part, and the same plane goes on.
+        std::fs::write(&path, &whole).unwrap();
+        let resealed = again();
+        assert!(resealed.find(7, "evt_1", "args").unwrap().is_some());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        assert!(resealed.add(7, &[sealed(&two, "evt_1", "args", "a")]).is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..30]].concat()).unwrap();
+        resealed.add(7, &[sealed(&two, "evt_4", "args", "d")]).unwrap();
+        for event in ["evt_1", "evt_2", "evt_4"] {
+            assert!(again().find(7, event, "args").unwrap().is_some(), "{event}");
         }
         assert!(again().find(7, "evt_3", "args").unwrap().is_none());
         assert!(again().find(8, "evt_2", "args").unwrap().is_none());

@@ -289,6 +289,9 @@ impl Sequencer {
             None => (0, cogward_ledger::tree::empty_root()),
         };
         let job = Job { log: LogName::Tenant(tenant.clone()), size, root, end: self.wal.end(), reply };
-        let _ended = self.checkpoints.send(job);
+        // It ends after this one: that it is not there means that it broke.
+        if self.checkpoints.send(job).is_err() {
+            let _told = self.shared.fail(&std::io::Error::other("the thread that signs checkpoints ended"));
+        }
     }
 }

@@ -91,6 +91,9 @@ pub enum CosignError {
     Read(#[from] ReadError),
 }
 
+/// Lines of the log's own keys that are kept below a checkpoint.
+const OWN_LINES_MAX: usize = 8;
+
 /// The witnesses and what they said.
 #[derive(Default)]
 pub(crate) struct Witnesses(Mutex<Known>);
@@ -108,13 +111,19 @@ impl Known {
         let size = Checkpoint::from_text(parsed.text).ok()?.size;
         let before = self.gathering.get(&size).map(|cosigned| cosigned.note.clone());
         let mut merged = before.clone().unwrap_or_else(|| {
-            // The log's own lines, and none of a stranger.
+            // The log's own lines, a few at most (two kinds of two keys), and none of a stranger.
             let own = parsed.signatures.iter().filter(|line| parsed.text.starts_with(&format!("{}\n", line.name)));
-            own.fold(format!("{}\n", parsed.text), |note, line| note + line.line + "\n")
+            own.take(OWN_LINES_MAX).fold(format!("{}\n", parsed.text), |note, line| note + line.line + "\n")
         });
         for line in &parsed.signatures {
-            let of_policy = self.policy.witnesses().iter().any(|witness| witness.key.wrote(line));
-            if of_policy && !merged.contains(line.line) && merged.len() + line.line.len() < NOTE_BYTES_MAX {
+            // One that does not hold would make a witness's own line worthless: anybody could bring it.
+            let alone = format!("{}\n{}\n", parsed.text, line.line);
+            let alone = Note::parse(&alone).ok();
+            let holds = |note: &Note<'_>| self.policy.witnesses().iter().any(|witness| witness.key.saw(note).is_some());
+            if alone.as_ref().is_some_and(holds)
+                && !merged.contains(line.line)
+                && merged.len() + line.line.len() < NOTE_BYTES_MAX
+            {
                 merged.push_str(line.line);
                 merged.push('\n');
             }

@@ -105,6 +105,18 @@ async fn a_quorum_of_witnesses_is_in_the_pack_and_less_is_said_and_not_refused()
     assert!(check("forged", None, None).unwrap().anchored.is_none());
     assert_eq!(check("forged", Some(&log), None).unwrap_err().0, What::Missing);
     assert_eq!(check("forged", None, Some(&policy)).unwrap_err().0, What::Missing);
+    // A witness that brings a line in another's name which does not hold takes nothing away from that one.
+    let grown = grow(&evidence).await;
+    let own = lines(ask(&evidence, &books[0], first.0, &grown).await);
+    let theirs = lines(ask(&evidence, &books[1], 0, &grown).await);
+    let (name, signature) = theirs.trim_end().rsplit_once(' ').unwrap();
+    let mut junk = signature.as_bytes().to_vec();
+    let last = junk.len() - 8;
+    junk[last] = if junk[last] == b'A' { b'B' } else { b'A' };
+    let junk = format!("{name} {}\n", String::from_utf8(junk).unwrap());
+    assert!(!evidence.cosign(&(grown.1.clone() + &own + &junk)).await.unwrap().judged.quorum);
+    assert!(evidence.cosign(&(grown.1.clone() + &theirs)).await.unwrap().judged.quorum);
+    let first = grown;
     // Strangers' lines are not kept, nor a line that does not hold.
     let stranger = witness(&dir.path().join("s"), "stranger.example", &log);
     let note = first.1.clone() + &lines(ask(&evidence, &stranger, 0, &first).await);

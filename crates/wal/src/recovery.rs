@@ -114,6 +114,9 @@ impl Wal {
             end = (reader.offset, reader.size);
         }
         let file = OpenOptions::new().read(true).write(true).open(segment::path(dir, last))?;
+        // Of a process that was killed the last frames may be in the page cache alone. They are acted upon from here on, so
+        // they must not be lost with the power any more. Earlier segments were flushed when they were full.
+        file.sync_all()?;
         Ok(Self {
             dir: dir.to_path_buf(),
             options,
@@ -122,7 +125,8 @@ impl Wal {
             segment: last,
             size: end.1,
             offset: end.0,
-            batch: state.batch + 1,
+            // A batch whose end is missing goes on: nothing behind it may look as if it had been acknowledged.
+            batch: if state.last_in_batch { state.batch + 1 } else { state.batch },
             torn,
             buffer: Vec::with_capacity(1024 * 1024),
             last_frame: 0,

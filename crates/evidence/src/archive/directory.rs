@@ -46,8 +46,11 @@ impl Place for DirectoryPlace {
         let path = self.directory.path(name);
         let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         durable::directory(dir)?;
+        let named = || File::open(dir).and_then(|dir| dir.sync_all());
         if path.symlink_metadata().is_ok() {
-            return Ok(());
+            // An attempt that was broken off may have named it and no more.
+            named()?;
+            return File::open(self.directory.root())?.sync_all();
         }
         let beside = path.with_extension("new");
         let written = write(&beside, content);
@@ -57,7 +60,7 @@ impl Place for DirectoryPlace {
             return Err(error);
         }
         fs::rename(&beside, &path)?;
-        File::open(dir)?.sync_all()?;
+        named()?;
         File::open(self.directory.root())?.sync_all()
     }
 

@@ -239,7 +239,8 @@ fn both_notes(arguments: &Arguments) -> Option<(&'static str, String, String)> {
 fn say(line: &str) {
     let mut shown = String::with_capacity(line.len());
     for c in line.chars() {
-        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (c.is_control() && c != '\n') { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     let _gone = writeln!(std::io::stdout(), "{shown}");
 }
@@ -440,7 +441,13 @@ fn partial(dir: &Path, key: Option<&VerifyingKey>) -> Result<Said, Finding> {
     if let Some(generation) = pack.pinned_generation {
         lines.push(format!("    the key that you gave is number {generation}: {FOLLOWED}"));
     }
-    if let Scope::Key { .. } = &pack.scope {
+    if let Scope::Key { to, until, .. } = &pack.scope {
+        if until.is_none() && *to < pack.size {
+            lines.push(format!(
+                "NOTE: of leaves {to} to {} nothing is said: they came behind what the index of this pack covers.",
+                pack.size - 1
+            ));
+        }
         lines.push(ON_REQUEST.to_owned());
     }
     lines.push(PART.to_owned());

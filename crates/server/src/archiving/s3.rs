@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 use super::sign::{Credentials, Unsigned, escaped, signed};
 use crate::cosigning;
 
+/// By how many days the lock of an object that is there already may be shorter than that of a new one.
+const EARLIER_DAYS: u32 = 3;
 /// How long the store may take to begin an answer, and between two parts of one.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// How long one object may take on its way there.
@@ -353,9 +355,12 @@ impl Bucket {
         let Some(lock) = self.options.lock else { return Ok(()) };
         let said = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (mode, until) = (said("x-amz-object-lock-mode"), said("x-amz-object-lock-retain-until-date"));
-        // An object of an earlier attempt may be locked for some days less; one whose lock is over is not locked.
-        let today = SystemClock.now().to_string();
-        let is_later = until.get(..10).zip(today.get(..10)).is_some_and(|(until, today)| until > today);
+        // An object of an earlier attempt may be locked for some days less. Who may write there could have put it there
+        // before, under a lock that is over tomorrow.
+        let days = u64::from(lock.days.saturating_sub(EARLIER_DAYS).max(1));
+        let least = SystemClock.now().unix_micros().saturating_add(days * 86_400_000_000);
+        let least = cogward_model::Timestamp::from_unix_micros(least).to_string();
+        let is_later = until.get(..10).zip(least.get(..10)).is_some_and(|(until, least)| until >= least);
         let is_strict = mode == LockMode::Compliance.as_str() || mode == lock.mode.as_str();
         if is_strict && is_later {
             return Ok(());

@@ -112,6 +112,46 @@ fn damage_before_acknowledged_batches_is_never_taken_for_a_torn_tail() {
     assert!(matches!(read_all(dir.path(), TINY).0, Err(OpenError::Damaged(at)) if at.offset == 32));
 }
 
+/// The first crash takes the end of a batch, the second one tears what was written behind it.
+#[test]
+fn a_second_crash_behind_half_a_batch_is_a_torn_tail_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 4096, first_segment_bytes: 4096 };
+    written(dir.path(), &[&[b"one"], &[b"two", b"lost"]]);
+    let path = segment::path(dir.path(), 0);
+    let tear = |payload: &[u8]| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(payload.len()).position(|window| window == payload).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    tear(b"lost");
+    let (wal, seen) = read_all(dir.path(), options);
+    assert_eq!(seen, [b"one".to_vec(), b"two".to_vec()]);
+    let mut wal = wal.unwrap();
+    wal.cut_torn_tail().unwrap();
+    wal.append(1, &[b"three"]).unwrap();
+    wal.append(1, &[b"four"]).unwrap();
+    wal.commit().unwrap();
+    drop(wal);
+    assert_eq!(read_all(dir.path(), options).1.len(), 4);
+    tear(b"three");
+    let (wal, seen) = read_all(dir.path(), options);
+    assert_eq!(seen, [b"one".to_vec(), b"two".to_vec()]);
+    let mut wal = wal.unwrap();
+    assert!(wal.torn().is_some());
+    // What comes behind it once more is acknowledged, and then no damage before it is a torn tail.
+    wal.cut_torn_tail().unwrap();
+    for payload in [b"five", b"six!", b"eins"] {
+        wal.append(1, &[payload]).unwrap();
+        wal.commit().unwrap();
+    }
+    drop(wal);
+    assert_eq!(read_all(dir.path(), options).1.len(), 5);
+    tear(b"five");
+    assert!(matches!(read_all(dir.path(), options).0, Err(OpenError::Damaged(_))));
+}
+
 #[test]
 fn a_missing_or_shortened_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
