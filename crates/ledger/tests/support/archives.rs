@@ -53,6 +53,7 @@ pub fn verdict(objects: &dyn Objects, key: Option<&str>, against: Option<&str>) 
 }
 
 type Frames = Vec<(u8, Vec<u8>)>;
+type Done = fn(&mut Vec<u8>);
 
 fn named(name: &str, bytes: &[u8]) -> Vec<u8> {
     [&[name.len() as u8], name.as_bytes(), bytes].concat()
@@ -91,7 +92,7 @@ struct Maker {
     /// What each segment says of itself which one it is.
     indexes: Vec<u64>,
     /// What is done to a segment before its digest is taken.
-    done: Option<(usize, fn(&mut Vec<u8>))>,
+    done: Option<(usize, Done)>,
 }
 
 impl Maker {
