@@ -114,7 +114,7 @@ mod tests {
         assert!(tool(Some("files/read")).is_ok());
         assert!(step(tool(Some("files"))).contains("--tool-server"));
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
-        let (early, late) = (at("2026-11-01T00:00:00Z"), at("2026-12-01T00:00:00Z"));
+        let (early, late) = (at("2026-11-01T00:00:00.000000Z"), at("2026-12-01T00:00:00.000000Z"));
         assert!(window(early, late).is_ok() && window(late, None).is_ok() && window(None, early).is_ok());
         assert!(window(late, early).is_err() && window(early, early).is_err());
     }
