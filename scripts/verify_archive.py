@@ -357,7 +357,7 @@ def main(arguments):
         say(json.dumps({"verdict": "failed", "finding": report}) if as_json else f"FAILED  {where}{finding.what}: {finding.detail}")
         return 9
     if as_json:
-        say(json.dumps({"verdict": "ok", "archive": found, "ml_dsa_checked": MLDSA44PublicKey is not None}))
+        say(json.dumps({"verdict": "ok", "archive": found} | ({} if MLDSA44PublicKey else {"ml_dsa_checked": False})))
         return 0
     say(f"OK  {found['segments']} segments, {found['bytes']} bytes, {found['leaves']} leaves of {len(found['logs'])} logs")
     say(f"    plane    {found['plane']}\n    newest   manifest {found['newest']}")

@@ -6,7 +6,7 @@ what it is over, and its time. The authority's own signature is NOT checked here
 import base64, json, os, re
 
 from verify import (
-    Finding, b64, beside, depth, is_time, key_file, open_checkpoint, read, refuse, sha, text_of, url64,
+    Finding, b64, beside, depth, is_time, key_file, open_checkpoint, parse_note, read, refuse, sha, text_of, url64,
 )
 
 
@@ -88,9 +88,12 @@ def check_anchor(root, note, origin, size, log_root):
     if os.path.lexists(os.path.join(where, "keys.jsonl")):
         beside("verify_keys", "The key of the plane log was replaced").chain_of(where, plane, keys, in_own_log=False)
     expected = (url64(sha(note.encode())), url64(log_root), size)
-    leaf, plane_size, _ = placed(where, origin, plane, keys, expected)
+    leaf, plane_size, plane_note = placed(where, origin, plane, keys, expected)
+    others = sum(name != plane for name, _, _ in parse_note(plane_note, "anchor")[1])
     stamped = check_stamp(os.path.join(where, "timestamp"), origin, size, plane, keys)
-    return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0]}, stamped
+    # A key of the plane log and names of witnesses cannot be given here: cogward-verify judges those.
+    return {"origin": plane, "size": plane_size, "time": leaf[6], "key": keys_text.split("\n")[0], "key_pinned": False,
+            "cosignatures": others, "seen": None}, stamped
 
 
 def check_stamp(where, origin, size, plane, keys):

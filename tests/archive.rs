@@ -386,7 +386,7 @@ fn segments_leave_the_disk_and_everything_still_works() -> Result<()> {
     ])?;
     let id = asked["id"].as_str().context("an id")?.to_owned();
     let approve = ["evidence", "redact", "approve", &id, "--reason", "checked"];
-    ensure!(plane.command(&approve).env("COGWARD_TOKEN", &bob).status()?.success());
+    ensure!(plane.command(approve).env("COGWARD_TOKEN", &bob).status()?.success());
     plane.ok(["evidence", "redact", "execute", &id, "--reason", "due"])?;
     let after = plane.json(["evidence", "show", "--run", &run])?;
     ensure!(disclosed(&after) == 0 && after.to_string().contains(&id), "{after}");
@@ -419,4 +419,37 @@ fn segments_leave_the_disk_and_everything_still_works() -> Result<()> {
     plane.kill_9()?;
     fs::rename(at("taken"), &first)?;
     plane.up()
+}
+
+#[test]
+fn what_left_the_disk_comes_back_from_a_store_that_is_there_and_does_not_lie() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let at = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
+    let store = ObjectStore::start(&scratch.path().join("store"))?;
+    let credentials = at("s3.txt");
+    store.credentials(Path::new(&credentials), 0o600)?;
+    let reached = ["--s3-endpoint", store.word("url"), "--s3-credentials", &credentials];
+    let place = "s3://bank-archive/cogward/a";
+    let options =
+        [&["--archive", place, "--archive-lock-days", "30", "--archive-keep-local", "0"][..], &reached, &SMALL]
+            .concat();
+    let mut plane = Plane::start_serving(EXE, &options)?;
+    news(&plane, 0, 120)?;
+    archive_until(&plane, |status| status["released"].as_u64() >= Some(1))?;
+    ensure!(!plane.data_dir().join("evidence/wal/0000000000000000.seg").exists());
+    for (fault, says) in [("down", "503"), ("lies", "other bytes")] {
+        // What was brought before lies open in the process: another one asks anew.
+        plane.kill_9()?;
+        store.set(fault, true)?;
+        plane.up()?;
+        let refused = plane.cli(["evidence", "export", &at(fault)])?;
+        let said = format!("{refused:?}");
+        ensure!(refused.code() == 1 && said.contains("archive_unreachable") && said.contains(says), "{said}");
+        store.set(fault, false)?;
+    }
+    let pack = at("pack");
+    plane.ok(["evidence", "export", &pack])?;
+    let checked = Command::new(plane.verifier()).arg(&pack).output()?;
+    ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    Ok(())
 }

@@ -59,7 +59,9 @@ fn key(evidence: &Evidence) -> VerifyingKey {
 }
 
 fn check(store: &Path, key: &VerifyingKey) -> Result<Verified, Finding> {
-    verify(&Directory::new(store), &Options { key: Some(key), against: None })
+    let found = verify(&Directory::new(store), &Options { key: Some(key), against: None });
+    support::as_the_other_verifier(&found, store, key, None);
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,11 @@ use std::{
 };
 
 use cogward_evidence::{Evidence, EvidenceOptions};
-use cogward_ledger::verify::{Verified, verify_dir};
+use cogward_ledger::{
+    archive,
+    note::VerifyingKey,
+    verify::{Verified, verify_dir},
+};
 use cogward_model::{
     Clock, Id, RunId, SystemClock, SystemEntropy, TenantName, Timestamp,
     event::{Attribution, Event, EventType},
@@ -103,4 +107,35 @@ pub fn python() -> Command {
     let there = Command::new(&python).args(["-c", "import cryptography"]).output().is_ok_and(|o| o.status.success());
     assert!(there, "`{python}` has no package `cryptography`: set COGWARD_PYTHON, as `make test` does");
     Command::new(python)
+}
+
+/// Holds a verdict of an archive against that of `scripts/verify_archive.py`: the same rule and leaf, or as many leaves.
+pub fn as_the_other_verifier(
+    ours: &Result<archive::Verified, archive::Finding>,
+    dir: &Path,
+    key: &VerifyingKey,
+    against: Option<&str>,
+) {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(scratch.path().join(name), text).unwrap();
+        scratch.path().join(name)
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/verify_archive.py");
+    let mut theirs = python();
+    theirs.arg(script).arg(dir).arg("--json").arg("--key").arg(file("key", &key.lines()));
+    if let Some(against) = against {
+        theirs.arg("--against").arg(file("kept", against));
+    }
+    let output = theirs.output().unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    match ours {
+        Ok(found) => assert_eq!((&said["archive"]["leaves"], &said["verdict"]), (&found.leaves.into(), &"ok".into())),
+        Err(finding) => {
+            let found = serde_json::json!({"leaf": finding.leaf, "what": finding.what});
+            let theirs = serde_json::json!({"leaf": said["finding"]["leaf"], "what": said["finding"]["what"]});
+            assert_eq!(theirs, found, "{finding}");
+        }
+    }
 }

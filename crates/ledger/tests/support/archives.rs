@@ -53,6 +53,7 @@ pub fn verdict(objects: &dyn Objects, key: Option<&str>, against: Option<&str>) 
 }
 
 type Frames = Vec<(u8, Vec<u8>)>;
+type Done = fn(&mut Vec<u8>);
 
 fn named(name: &str, bytes: &[u8]) -> Vec<u8> {
     [&[name.len() as u8], name.as_bytes(), bytes].concat()
@@ -88,6 +89,10 @@ struct Maker {
     /// The seed of the plane's key by the time of each segment, and what is said of it then.
     keys: Vec<(u8, Vec<String>)>,
     two_kinds: bool,
+    /// What each segment says of itself which one it is.
+    indexes: Vec<u64>,
+    /// What is done to a segment before its digest is taken.
+    done: Option<(usize, Done)>,
 }
 
 impl Maker {
@@ -115,6 +120,8 @@ impl Maker {
             segments: vec![first, second, third],
             keys: vec![(61, vec![]), (61, vec![]), (61, vec![])],
             two_kinds: false,
+            indexes: vec![0, 1, 2],
+            done: None,
         }
     }
 
@@ -163,7 +170,11 @@ impl Maker {
         let (mut objects, mut walk, mut previous) = (BTreeMap::new(), Walk::new(PLANE), None);
         let hashes = self.hashes();
         for (n, frames) in self.segments.iter().enumerate() {
-            let bytes = segment(n as u64, frames, if n == 1 { 0 } else { 40 });
+            let mut bytes = segment(self.indexes[n], frames, if n == 1 { 0 } else { 40 });
+            let size = bytes.len() as u64;
+            if let Some((_, done)) = self.done.filter(|(which, _)| *which == n) {
+                done(&mut bytes);
+            }
             walk.begin();
             // What no verifier takes is not in the manifest either; they find it in the segment.
             frames.iter().for_each(|(kind, payload)| drop(walk.frame(*kind, payload)));
@@ -187,7 +198,7 @@ impl Maker {
             });
             let to = frames.iter().map(|(_, payload)| 20 + payload.len() as u64).sum::<u64>() + 32;
             let digest = sha256(&bytes);
-            let sealed = Sealed { index: n as u64, sha256: Hex(digest), bytes: bytes.len() as u64, from: 32, to };
+            let sealed = Sealed { index: n as u64, sha256: Hex(digest), bytes: size, from: 32, to };
             let key = self.key(n, PLANE);
             let mut manifest = Manifest::new(key.verifying(), n as u64, previous, sealed, parts.collect())
                 .with_statements(self.keys[n].1.clone());
@@ -258,6 +269,10 @@ fn readers(all: &mut Vec<Case>) {
     let mut unnamed = objects.clone();
     unnamed.insert("segments/leftover.new".to_owned(), b"left".to_vec());
     all.push(case("with-a-leftover", unnamed, "ok", Some(LEAVES)));
+    let mut unnamed = objects.clone();
+    let name = manifest_of(&objects, 2);
+    unnamed.insert(name.replacen("0000000000000002", "2", 1), objects[&name].clone());
+    all.push(case("with-a-manifest-under-another-name", unnamed, "ok", Some(LEAVES)));
     for (name, origin, seed, what) in [
         ("known", PLANE, 61, "ok"),
         ("known-another", PLANE, 62, "signature"),
@@ -652,6 +667,9 @@ fn keys_changed(all: &mut Vec<Case>) {
         let name = format!("a-tenants-key-replaced-kept-by-the-{name}");
         all.push(Case { against: Some(note), verdict, ..case(name, objects.clone(), "ok", None) });
     }
+    let mut nonsense = Maker::new();
+    nonsense.keys[1].1 = vec!["nonsense".to_owned()];
+    all.push(case("told-nonsense-and-no-key-replaced", nonsense.objects(), "signature", None));
     // Told before the segment of its time: the present key has to sign from there on.
     let mut early = Maker::rotated();
     early.keys[1].1 = early.keys[2].1.clone();
@@ -720,6 +738,14 @@ fn frames_changed(all: &mut Vec<Case>) {
         change(&mut maker);
         all.push(case(name, maker.objects(), what, leaf));
     };
+    add("segment-that-says-another-number", "bytes", None, &|maker| maker.indexes[1] = 2);
+    add("segment-with-something-behind-its-frames", "bytes", None, &|maker| {
+        maker.done = Some((0, |bytes| *bytes.last_mut().unwrap() = 1));
+    });
+    add("segment-longer-than-it-says", "bytes", None, &|maker| maker.done = Some((0, |bytes| bytes.push(0))));
+    add("segment-shorter-than-it-says", "bytes", None, &|maker| {
+        maker.done = Some((0, |bytes| bytes.truncate(bytes.len() - 1)));
+    });
     add("leaf-taken-out", "seq", Some(1), &|maker| drop(maker.segments[0].remove(1)));
     add("leaf-twice", "seq", Some(2), &|maker| maker.segments[0].insert(1, base.segments[0][1].clone()));
     add("leaves-exchanged", "seq", Some(0), &|maker| maker.segments[0].swap(0, 1));

@@ -2,7 +2,7 @@
 
 use cogward_api::EvidenceQuery;
 use cogward_evidence::REFUSED;
-use cogward_model::{Timestamp, event::EventType, id::OperatorId};
+use cogward_model::{Digest, Timestamp, ToolName, UpstreamName, event::EventType, id::OperatorId};
 
 use crate::{failure::Failure, plane::Plane};
 
@@ -46,13 +46,36 @@ fn decision(word: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-/// Refuses a tool without its server.
+/// Refuses a tool without its server, and what cannot be the name of one. A question is recorded with what was asked for, in
+/// clear and for ever: free text has no place in it.
 pub(super) fn tool(name: Option<&str>) -> Result<(), Failure> {
-    match name {
-        Some(name) if !name.contains('/') => {
-            Err(Failure::invalid("a tool is asked for with its server, as `SERVER/TOOL`")
+    let Some(name) = name else { return Ok(()) };
+    let (server, tool) = name.split_once('/').unwrap_or((name, ""));
+    if server.parse::<UpstreamName>().is_ok() && tool.parse::<ToolName>().is_ok() {
+        return Ok(());
+    }
+    Err(Failure::invalid("a tool is asked for with its server, as `SERVER/TOOL`")
+        .rule("evidence.query")
+        .next_step("all tools of a server: `--tool-server SERVER` (`tool_server` in the request)"))
+}
+
+/// Refuses what cannot be the name of a tool server.
+pub(super) fn tool_server(name: Option<&str>) -> Result<(), Failure> {
+    match name.map(str::parse::<UpstreamName>) {
+        Some(Err(error)) => {
+            Err(Failure::invalid(format!("no tool server has that name: {error}")).rule("evidence.query"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what cannot be the digest of a policy version.
+fn policy(digest: Option<&str>) -> Result<(), Failure> {
+    match digest.map(str::parse::<Digest>) {
+        Some(Err(_)) => {
+            Err(Failure::invalid("a policy version is asked for by its digest, `sha256:` and 64 hex digits")
                 .rule("evidence.query")
-                .next_step("all tools of a server: `--tool-server SERVER` (`tool_server` in the request)"))
+                .next_step("`cogward policy list` shows the digests"))
         }
         _ => Ok(()),
     }
@@ -75,6 +98,8 @@ pub(super) fn search(query: &EvidenceQuery) -> Result<(), Failure> {
     event_type(query.kind.as_deref())?;
     decision(query.decision.as_deref())?;
     tool(query.tool.as_deref())?;
+    tool_server(query.tool_server.as_deref())?;
+    policy(query.policy.as_deref())?;
     window(query.since, query.until)
 }
 
@@ -113,6 +138,10 @@ mod tests {
         assert!(step(decision(Some("premit"))).contains("did you mean `permit`?"));
         assert!(tool(Some("files/read")).is_ok());
         assert!(step(tool(Some("files"))).contains("--tool-server"));
+        // Recorded in clear and for ever: no place for the name of a person.
+        assert!(tool(Some("Jane Smith/account")).is_err() && tool(Some("files/Jane Smith")).is_err());
+        assert!(tool_server(Some("files")).is_ok() && tool_server(Some("Jane Smith")).is_err());
+        assert!(policy(Some("Jane Smith")).is_err() && policy(Some(&format!("sha256:{}", "0".repeat(64)))).is_ok());
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
         let (early, late) = (at("2026-11-01T00:00:00.000000Z"), at("2026-12-01T00:00:00.000000Z"));
         assert!(window(early, late).is_ok() && window(late, None).is_ok() && window(None, early).is_ok());

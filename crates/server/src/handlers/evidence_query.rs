@@ -188,6 +188,7 @@ pub(crate) async fn reindex(
 fn part(query: &ExportQuery) -> Result<Option<Part>, Failure> {
     evidence_asked::event_type(query.kind.as_deref())?;
     evidence_asked::tool(query.tool.as_deref())?;
+    evidence_asked::tool_server(query.tool_server.as_deref())?;
     evidence_asked::window(query.since, query.until)?;
     let mut parts = Vec::new();
     let window = (query.since, query.until);
