@@ -188,7 +188,14 @@ fn a_plane_that_was_rolled_back_whole_has_an_alarm_that_leads_to_what_is_known_o
     let both = fs::read_to_string(&file)?;
     ensure!(told.contains(&file.display().to_string()) && both.contains("--- this plane"), "{told}\n{both}");
     ensure!(both.contains(&witness.url) && both.contains("w1 at "), "{both}");
-    let found = plane.json(["evidence", "search", "--type", "security.finding"])?;
+    // The alarm stands before the finding has its leaf.
+    let found = loop {
+        let found = plane.json(["evidence", "search", "--type", "security.finding"])?;
+        if !found[0].is_null() {
+            break found;
+        }
+        ensure!(Instant::now() < until, "no finding\n{}", plane.log());
+    };
     let body = &found[0]["body"];
     ensure!(body["finding"] == "split_view" && body["ours"].is_string(), "{found}");
     ensure!(body["detail"].as_str().is_some_and(|detail| detail.contains("split-view")), "{found}");

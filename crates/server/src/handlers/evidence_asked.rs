@@ -143,7 +143,7 @@ mod tests {
         assert!(tool_server(Some("files")).is_ok() && tool_server(Some("Jane Smith")).is_err());
         assert!(policy(Some("Jane Smith")).is_err() && policy(Some(&format!("sha256:{}", "0".repeat(64)))).is_ok());
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
-        let (early, late) = (at("2026-11-01T00:00:00Z"), at("2026-12-01T00:00:00Z"));
+        let (early, late) = (at("2026-11-01T00:00:00.000000Z"), at("2026-12-01T00:00:00.000000Z"));
         assert!(window(early, late).is_ok() && window(late, None).is_ok() && window(None, early).is_ok());
         assert!(window(late, early).is_err() && window(early, early).is_err());
     }
