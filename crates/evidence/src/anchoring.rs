@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     SignedCheckpoint,
-    checkpoint::Job,
+    checkpoint::{Job, Work},
     frames,
     plane::{LogName, Place, Submitted},
     record::RecordError,
@@ -57,7 +57,7 @@ impl Sequencer {
         self.plane.checkpointed = self.plane.tree.size();
         let (size, root) = (self.plane.tree.size(), self.plane.tree.root());
         let job = Job { log: LogName::Plane, size, root, end: self.wal.end(), reply };
-        if self.checkpoints.send(job).is_err() {
+        if self.checkpoints.send(Work::Sign(job)).is_err() {
             let _told = self.shared.fail(&std::io::Error::other("the thread that signs checkpoints ended"));
         }
     }

@@ -8,6 +8,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -28,6 +29,7 @@ use crate::{
     publish::Publish,
     queue::Item,
     record::{Health, RecordError, Shared},
+    snapshot::Taken,
     unsigned,
 };
 
@@ -54,6 +56,13 @@ pub(crate) struct Job {
     pub(crate) reply: Option<oneshot::Sender<Result<SignedCheckpoint, RecordError>>>,
 }
 
+/// What the thread that signs does, in this order.
+pub(crate) enum Work {
+    Sign(Job),
+    /// Keeps a snapshot of what was handed over to be signed before it.
+    Keep(Taken),
+}
+
 /// The file of a log's last checkpoint.
 pub(crate) fn path(dir: &Path, log: &LogName) -> PathBuf {
     log.dir(dir).join("checkpoint")
@@ -62,7 +71,7 @@ pub(crate) fn path(dir: &Path, log: &LogName) -> PathBuf {
 /// Works until the sequencer is gone.
 pub(crate) fn run(
     shared: &Arc<Shared>,
-    jobs: &mpsc::Receiver<Job>,
+    work: &mpsc::Receiver<Work>,
     tiles: &mpsc::Sender<Publish>,
     low_water_bytes: u64,
 ) {
@@ -70,6 +79,7 @@ pub(crate) fn run(
     // What could not be written because the disk was full, or signed because a token does not answer: the newest of
     // each log.
     let mut waiting: HashMap<LogName, Job> = HashMap::new();
+    let mut snapshot: Option<JoinHandle<()>> = None;
     loop {
         if Instant::now() >= look_at {
             look_at = Instant::now() + LOOK_EVERY;
@@ -81,8 +91,8 @@ pub(crate) fn run(
             }
             unsigned::look(shared);
         }
-        match jobs.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
-            Ok(mut job) => {
+        match work.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
+            Ok(Work::Sign(mut job)) => {
                 let signed = sign(shared, tiles, &job);
                 let full = matches!(signed, Err(RecordError::NoSpace));
                 let later = full || matches!(signed, Err(RecordError::Unsigned(_)));
@@ -98,9 +108,17 @@ pub(crate) fn run(
                     waiting.remove(&job.log);
                 }
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            // While a log waits to be signed, the snapshot before is the one that a start would believe.
+            Ok(Work::Keep(taken)) if waiting.is_empty() && shared.check().is_ok() => match taken.write() {
+                Ok(writing) => snapshot = Some(writing),
+                Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
+            },
+            Ok(Work::Keep(_)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
+    }
+    if let Some(writing) = snapshot {
+        let _ended = writing.join();
     }
 }
 

@@ -227,7 +227,11 @@ fn recover(
         recovery.check()?;
         Ok(Recovered { torn: wal.torn(), wal, recovery, passed_over: None })
     };
-    if let Some(Known { start, recovery }) = snapshot::known(dir, snapshots.key(), signed, segments) {
+    let known = snapshot::known(dir, snapshots.key(), signed, segments).unwrap_or_else(|why| {
+        tracing::warn!(why, "the snapshot is not believed: all of the log is read");
+        None
+    });
+    if let Some(Known { start, recovery }) = known {
         let (passed_over, ends) = (Some((start.at, recovery.edges())), start.at.segment);
         match read(Some(start), recovery) {
             Ok(recovered) => {

@@ -20,7 +20,7 @@ use cogward_wal::{Position, Wal};
 use tokio::sync::oneshot;
 
 use crate::{
-    checkpoint::Job,
+    checkpoint::{Job, Work},
     frames,
     plane::{LogName, PlaneLog},
     queue::{Append, Item},
@@ -47,7 +47,7 @@ pub(crate) struct Sequencer {
     /// When the plane log may be signed again.
     pub(crate) plane_at: Instant,
     pub(crate) last_time: Timestamp,
-    pub(crate) checkpoints: mpsc::Sender<Job>,
+    pub(crate) checkpoints: mpsc::Sender<Work>,
     /// Leaves of outbox events that the store has not yet been told of.
     pub(crate) published: HashMap<EventId, LeafRef>,
     pub(crate) batch: Batch,
@@ -257,14 +257,18 @@ impl Sequencer {
         if let Some(start) = self.wal.start()
             && self.snapshots.are_due(self.batch.written)
         {
-            let tenants = self.logs.iter().map(|(tenant, log)| (tenant.clone(), log.image())).collect();
+            // Of an empty log nothing is signed.
+            let logs = self.logs.iter().filter(|(_, log)| log.tree.size() > 0);
+            let tenants = logs.map(|(tenant, log)| (tenant.clone(), log.image())).collect();
             let schema = self.shared.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if self.plane.tree.size() > self.plane.checkpointed {
                 self.plane_checkpoint(None);
             }
             let plane = PlaneImage::new(&self.plane.tree, self.shared.anchors.newest());
             let image = Image::new(start, self.last_time, schema, tenants, plane, self.shared.progress.image());
-            self.snapshots.write(image, self.batch.written);
+            let taken = self.snapshots.take(image, self.batch.written);
+            // That it is not there is told where it signs.
+            let _ended = self.checkpoints.send(Work::Keep(taken));
         }
     }
 
@@ -290,7 +294,7 @@ impl Sequencer {
         };
         let job = Job { log: LogName::Tenant(tenant.clone()), size, root, end: self.wal.end(), reply };
         // It ends after this one: that it is not there means that it broke.
-        if self.checkpoints.send(job).is_err() {
+        if self.checkpoints.send(Work::Sign(job)).is_err() {
             let _told = self.shared.fail(&std::io::Error::other("the thread that signs checkpoints ended"));
         }
     }

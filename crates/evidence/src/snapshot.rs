@@ -129,46 +129,61 @@ pub(crate) struct Known {
     pub(crate) recovery: Recovery,
 }
 
-/// The snapshot of this directory, when all that can be checked without reading the log holds.
-pub(crate) fn known(dir: &Path, key: &hmac::Key, signed: &SignedStates, segments: &Arc<Segments>) -> Option<Known> {
+/// The snapshot of this directory, when there is one.
+///
+/// # Errors
+/// Why it is not believed. All is checked that can be without reading the log.
+pub(crate) fn known(
+    dir: &Path,
+    key: &hmac::Key,
+    signed: &SignedStates,
+    segments: &Arc<Segments>,
+) -> Result<Option<Known>, &'static str> {
+    if !path(dir).exists() {
+        return Ok(None);
+    }
     let Image { start: (segment, offset, batch), last_time_us, schema, tenants, plane, spans, .. } =
-        Image::read(dir, key)?;
+        Image::read(dir, key).ok_or("it does not bear this plane's mark, or is of another form")?;
     let start = Start { at: Position { segment, offset }, batch };
     let last_time = Timestamp::from_unix_micros(last_time_us);
     let mut recovery = Recovery::known(signed.clone(), last_time, schema, Progress::from_image(spans));
     for (tenant, image) in tenants {
-        let log = TenantLog::from_image(image)?;
+        let log = TenantLog::from_image(image).ok_or("a log in it is not one")?;
         // Signed at least as far: what is signed later must follow from here, which only the true edge lets it.
-        let signed = signed.tenant(&tenant).filter(|signed| signed.size >= log.tree.size())?;
+        let signed = signed.tenant(&tenant).filter(|signed| signed.size >= log.tree.size());
+        let signed = signed.ok_or("a log is further than it was signed")?;
         if signed.size == log.tree.size() {
             if signed.root != log.tree.root() {
-                return None;
+                return Err("a log is not the one that was signed");
             }
             recovery.first.push(signed.published(LogName::Tenant(tenant.clone()), start.at));
         }
         if !tail_is_there(segments, start.at, &tenant, &log) {
-            return None;
+            return Err("the last leaf of a log is not where it says");
         }
         recovery.logs.insert(tenant, log);
     }
-    recovery.plane = PlaneLog { tree: Frontier::from_parts(plane.size, plane.subtrees)?, checkpointed: plane.size };
+    let tree = Frontier::from_parts(plane.size, plane.subtrees).ok_or("the plane log in it is not one")?;
+    recovery.plane = PlaneLog { tree, checkpointed: plane.size };
     if plane.size > 0 {
-        let signed = signed.plane().filter(|signed| signed.size >= plane.size)?;
+        let signed = signed.plane().filter(|signed| signed.size >= plane.size);
+        let signed = signed.ok_or("the plane log is further than it was signed")?;
         if signed.size == plane.size {
             if signed.root != recovery.plane.tree.root() {
-                return None;
+                return Err("the plane log is not the one that was signed");
             }
             recovery.first.push(signed.published(LogName::Plane, start.at));
         }
     }
     for (tenant, text) in plane.newest {
-        let leaf = PlaneLeaf::from_bytes(text.as_bytes())?;
+        let leaf = PlaneLeaf::from_bytes(text.as_bytes()).ok_or("a leaf of the plane log in it is not one")?;
         // That of an older checkpoint is of no use any more.
-        if signed.anchored(&leaf).ok()?.is_some_and(|of| *of == tenant) {
+        let of = signed.anchored(&leaf).map_err(|_| "a leaf of the plane log is not of the last checkpoint")?;
+        if of.is_some_and(|of| *of == tenant) {
             recovery.anchors.placed(&tenant, Place { index: leaf.seq, leaf });
         }
     }
-    Some(Known { start, recovery })
+    Ok(Some(Known { start, recovery }))
 }
 
 /// Whether the last leaf of a log lies where the snapshot says, and is the one that the edge ends with.
@@ -194,7 +209,7 @@ fn tail_is_there(segments: &Arc<Segments>, end: Position, tenant: &TenantName, l
     false
 }
 
-/// Writes snapshots, each on a thread of its own, one at a time.
+/// When snapshots are taken.
 pub(crate) struct Snapshots {
     dir: PathBuf,
     key: hmac::Key,
@@ -202,14 +217,15 @@ pub(crate) struct Snapshots {
     every: u64,
     /// What was written when the last one was taken.
     taken: u64,
-    writing: Option<JoinHandle<()>>,
+    /// Held by the one that is on its way to the disk.
+    under_way: Arc<()>,
     segments: Arc<Segments>,
 }
 
 impl Snapshots {
     pub(crate) fn new(dir: &Path, entropy: &dyn Entropy, every: u64, segments: &Arc<Segments>) -> io::Result<Self> {
         let (key, segments) = (key(dir, entropy)?, Arc::clone(segments));
-        Ok(Self { dir: dir.to_path_buf(), key, every: every.max(1), taken: 0, writing: None, segments })
+        Ok(Self { dir: dir.to_path_buf(), key, every: every.max(1), taken: 0, under_way: Arc::default(), segments })
     }
 
     pub(crate) fn key(&self) -> &hmac::Key {
@@ -224,34 +240,50 @@ impl Snapshots {
     pub(crate) fn are_due(&self, written: u64) -> bool {
         let grown = written.wrapping_sub(self.taken);
         let wanted = self.segments.passed.wants_snapshot.load(Ordering::Acquire);
-        (wanted || grown >= self.every) && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
+        (wanted || grown >= self.every) && Arc::strong_count(&self.under_way) == 1
     }
 
-    pub(crate) fn write(&mut self, image: Image, written: u64) {
+    /// Takes one. It goes to the thread that signs, behind all that it must not be ahead of.
+    pub(crate) fn take(&mut self, image: Image, written: u64) -> Taken {
         self.taken = written;
-        let (file, key, segments) = (path(&self.dir), self.key.clone(), Arc::clone(&self.segments));
-        segments.passed.wants_snapshot.store(false, Ordering::Release);
-        let work = move || {
-            let text = match serde_json::to_vec(&image) {
-                Ok(text) => text,
-                Err(error) => return tracing::error!(%error, "a snapshot could not be written"),
-            };
-            let bytes = [hmac::sign(&key, &text).as_ref(), &text].concat();
-            // The one before stays in place: the next start reads more, and that is all.
-            match durable::replace(&file, &bytes) {
-                Ok(()) => segments.passed.snapshot.store(image.start.0, Ordering::Release),
-                Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
-            }
-        };
-        self.writing = std::thread::Builder::new().name("ledger-snapshot".into()).spawn(work).ok();
+        self.segments.passed.wants_snapshot.store(false, Ordering::Release);
+        Taken {
+            image,
+            file: path(&self.dir),
+            key: self.key.clone(),
+            segments: Arc::clone(&self.segments),
+            _under_way: Arc::clone(&self.under_way),
+        }
     }
 }
 
-impl Drop for Snapshots {
-    fn drop(&mut self) {
-        if let Some(writing) = self.writing.take() {
-            let _ended = writing.join();
-        }
+/// A snapshot that is not on the disk yet.
+///
+/// One that is ahead of the last checkpoint of a log would not be believed by the next start. In its place there was
+/// one that would have been; and where segments were released, reading everything takes the archive.
+pub(crate) struct Taken {
+    image: Image,
+    file: PathBuf,
+    key: hmac::Key,
+    segments: Arc<Segments>,
+    _under_way: Arc<()>,
+}
+
+impl Taken {
+    /// Writes it, on a thread of its own. Only called when every log is signed at least as far.
+    pub(crate) fn write(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("ledger-snapshot".into()).spawn(move || {
+            let text = match serde_json::to_vec(&self.image) {
+                Ok(text) => text,
+                Err(error) => return tracing::error!(%error, "a snapshot could not be written"),
+            };
+            let bytes = [hmac::sign(&self.key, &text).as_ref(), &text].concat();
+            // The one before stays in place: the next start reads more, and that is all.
+            match durable::replace(&self.file, &bytes) {
+                Ok(()) => self.segments.passed.snapshot.store(self.image.start.0, Ordering::Release),
+                Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
+            }
+        })
     }
 }
 

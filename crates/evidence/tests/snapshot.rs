@@ -154,6 +154,60 @@ async fn a_damaged_snapshot_or_one_of_another_plane_is_not_believed() {
     assert!(believed(&good));
 }
 
+/// Copies what a plane is writing to: a file that is not there any more was on its way to another name.
+fn copy_living(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let dest = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_living(&path, &dest),
+            false => match fs::copy(&path, &dest) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// A snapshot in place of one that a start would have believed must be one, too, whenever the plane is killed: where
+/// segments were released, there is no other way to start without the archive. That every log is signed as far takes a
+/// flush for each of them, and a snapshot takes one.
+#[tokio::test]
+async fn a_snapshot_is_never_ahead_of_what_is_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (evidence, file) = (open(dir.path()), dir.path().join("snapshot"));
+    let mut seen = Vec::new();
+    // What is damaged below is not the last leaf of its log: those are looked at.
+    for _ in 0..20 {
+        evidence.record(event("filler", None)).await.unwrap();
+    }
+    for round in 0..3 {
+        for n in 0..150 {
+            evidence.record(event(&format!("bank-{n}"), None)).await.unwrap();
+        }
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let new = loop {
+            match fs::read(&file) {
+                Ok(bytes) if bytes != seen => break bytes,
+                _ => assert!(std::time::Instant::now() < until, "no snapshot after round {round}"),
+            }
+            std::thread::yield_now();
+        };
+        // What a plane that is killed now leaves behind: the log last, it is never behind what is signed.
+        let killed = tempfile::tempdir().unwrap();
+        copy_living(dir.path(), killed.path());
+        copy_living(&dir.path().join("wal"), &killed.path().join("wal"));
+        fs::write(killed.path().join("snapshot"), &new).unwrap();
+        let mut damaged = fs::read(segment(killed.path(), 0)).unwrap();
+        damaged[6_000] ^= 1;
+        fs::write(segment(killed.path(), 0), damaged).unwrap();
+        let opened = Evidence::open(EvidenceOptions { snapshot_bytes: u64::MAX, ..options(killed.path()) });
+        assert!(opened.is_ok(), "round {round}: {:?}", opened.err());
+        seen = new;
+    }
+}
+
 /// The key that marks snapshots is in the plane's directory: whoever has the whole directory can make any snapshot.
 /// A copy of a true one, taken at any time, is the best that they can have, and it hides nothing either.
 #[tokio::test]
