@@ -274,6 +274,45 @@ async fn what_is_read_of_a_server_is_labelled_like_its_tools() {
     assert!(gate.admit(&run, other(read("more", "more:///a.txt"))).await.is_ok());
 }
 
+/// The template as it is published, in production.
+#[tokio::test]
+async fn the_template_of_dora_lets_models_and_hosts_of_the_register_through() {
+    let ledger = Arc::new(Ledger::default());
+    let (gate, _, scope) = setup(&ledger, 100);
+    activate(&gate, &[("plane", include_str!("../../../../../docs/policies/dora.cedar"))]);
+    let mut manifest = serde_json::to_value(manifest()).unwrap();
+    manifest["spec"]["tier"] = "production".into();
+    manifest["spec"]["permissions"]["models"] = serde_json::json!([
+        {"provider": "openai", "name": "gpt-5", "maxOutputTokens": 256},
+        {"provider": "other", "name": "tiny", "maxOutputTokens": 256},
+    ]);
+    manifest["spec"]["permissions"]["egress"] = serde_json::json!([
+        {"host": "api.example.com", "port": 443}, {"host": "other.example.com", "port": 443},
+    ]);
+    let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+    let id: RunId = Id::new(&SystemClock, &SystemEntropy);
+    let grant = RunGrant::new(id, &manifest, Digest::from_bytes([7; 32]), None, vec![scope]);
+    assert_eq!(grant.tier.as_str(), "production");
+    let run = Arc::new(RunContext::new(grant));
+    run.fence.set(FenceState::Open);
+    let model = |provider: &str, model: &str| Action::ModelCall {
+        provider: provider.parse().unwrap(),
+        model: model.to_owned(),
+        wire: cogward_model::action::ModelWire::OpenAiChat,
+        streaming: false,
+    };
+    let host = |host: &str| Action::Egress { host: host.to_owned(), port: 443 };
+    for (action, registered) in [
+        (model("openai", "gpt-5"), true),
+        (model("other", "tiny"), false),
+        (host("api.example.com"), true),
+        (host("other.example.com"), false),
+    ] {
+        let refused = gate.admit(&run, other(action.clone())).await.map(well).err().map(|refusal| refusal.rule);
+        assert_eq!(refused, (!registered).then(|| "policy.plane.dora-28-register".to_owned()), "{action:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_marks_of_a_server_are_those_of_all_its_tools() {
     use crate::pins::{PinTable, ServerPins, ToolMarks};
