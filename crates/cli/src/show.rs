@@ -281,6 +281,8 @@ impl Show for Provider {
             let text = format!("{model}  ${} in, ${} out", price.input_per_million, price.output_per_million);
             all.push(("PRICE", text.into()));
         }
+        let labels: Vec<&str> = self.labels.iter().map(|label| label.as_str()).collect();
+        all.push(("LABELS", labels.join(", ").into()));
         all
     }
 }

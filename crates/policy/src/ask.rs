@@ -319,14 +319,17 @@ impl Deed {
         }
     }
 
-    /// Whether what it is on carries labels: a tool has its own, a resource and a prompt those of all tools of their server.
-    /// Nobody labels the others.
+    /// Whether what it is on carries labels: a tool has its own, a resource and a prompt those of all tools of their server,
+    /// a model those of its provider. Nobody labels the others.
     #[must_use]
     pub fn has_labels(&self) -> bool {
         match self {
-            Self::ToolCall { .. } | Self::Memory { .. } | Self::ResourceRead { .. } | Self::PromptGet { .. } => true,
-            Self::ModelCall { .. }
-            | Self::Egress { .. }
+            Self::ToolCall { .. }
+            | Self::Memory { .. }
+            | Self::ModelCall { .. }
+            | Self::ResourceRead { .. }
+            | Self::PromptGet { .. } => true,
+            Self::Egress { .. }
             | Self::Token { .. }
             | Self::RunCommand { .. }
             | Self::OperatorCommand { .. }

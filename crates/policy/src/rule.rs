@@ -130,15 +130,15 @@ impl Scope {
 
     /// Whether something can match whose resource carries no labels.
     pub(crate) fn may_have_no_labels(&self) -> bool {
-        const LABELLED: [&str; 4] = ["tool_call", "memory", "resource_read", "prompt_get"];
+        const LABELLED: [&str; 5] = ["tool_call", "memory", "model_call", "resource_read", "prompt_get"];
         let labelled = |(uid, _): &(EntityUid, bool)| {
             let action = uid.id().unescaped();
             LABELLED.contains(&action) || action.starts_with("tool:")
         };
         !self.actions().is_some_and(|actions| actions.iter().all(labelled))
             && self.resource.may_be(
-                &["Model", "Host", "ToolServer", "Agent", "Tenant", "Plane", "Audience"],
-                &["Provider", "Domain", "ToolServer", "Agent", "Tenant", "Plane", "Model", "Host", "Audience"],
+                &["Host", "ToolServer", "Agent", "Tenant", "Plane", "Audience"],
+                &["Host", "Domain", "ToolServer", "Agent", "Tenant", "Plane", "Audience"],
             )
     }
 

@@ -1,6 +1,6 @@
 //! One call, decided by the active versions together with its history.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
@@ -58,7 +58,7 @@ pub(crate) struct Cleared {
     pub(crate) approved: Option<Digest>,
     redacted: Vec<Obligation>,
     counted: Counted,
-    reads: ToolMarks,
+    reads: Arc<BTreeSet<String>>,
 }
 
 /// What a call added to its history; taken back when the call is not recorded.
@@ -81,8 +81,8 @@ impl Cleared {
     /// The call is recorded: what it added stays, what it reads has been read. Gives what is settled with it, and
     /// what is taken out of its answer.
     pub(crate) fn keep(mut self, policies: &Policies, run: &RunContext) -> (Added, Vec<Obligation>) {
-        if !self.reads.labels.is_empty() {
-            policies.history.reads(&run.who, &*self.reads.labels);
+        if !self.reads.is_empty() {
+            policies.history.reads(&run.who, &*self.reads);
         }
         (std::mem::take(&mut self.counted.added), self.redacted)
     }
@@ -173,7 +173,7 @@ impl Policies {
             approved,
             redacted: obligation::of_result(&stepped.decided.obligations),
             counted,
-            reads: judging.marks.clone(),
+            reads: judging.reads(),
         };
         let approved_before =
             approved.is_some() && judging.question.first.is_some_and(|first| first.approved == approved);
@@ -225,7 +225,7 @@ impl Policies {
     /// Decides, and adds what a permitted call adds, in one step. What was `approved` is permitted.
     fn step(&self, judging: &Judging<'_>, mut facts: Facts, approved: Option<&Decided>) -> Result<Stepped, Refusal> {
         let needs = judging.slice.needs();
-        let lasting = !judging.adds.is_empty() || !judging.marks.labels.is_empty();
+        let lasting = !judging.adds.is_empty() || !judging.reads().is_empty();
         if needs.history.is_empty() && !needs.labels && !lasting {
             return Ok(judging.decide(facts));
         }
@@ -290,8 +290,16 @@ impl Judging<'_> {
         }
     }
 
+    /// The labels of the data that is read. Those of a model say what it is, not what it answers with.
+    fn reads(&self) -> Arc<BTreeSet<String>> {
+        match self.question.action {
+            Action::ModelCall { .. } => Arc::default(),
+            _ => Arc::clone(&self.marks.labels),
+        }
+    }
+
     fn add(&self, step: &mut Step<'_>) -> Result<Added, HistoryError> {
-        if !self.marks.labels.is_empty() && !step.has_room_for_labels() {
+        if !self.reads().is_empty() && !step.has_room_for_labels() {
             return Err(HistoryError::Full);
         }
         step.add(self.adds.clone())
@@ -392,8 +400,8 @@ impl Cleared {
             let amounts = self.counted.added.amounts().map(|(key, amount)| (key.to_owned(), amount_value(amount)));
             fields.push(confidential("history", Value::Map(amounts.collect())));
         }
-        if !self.reads.labels.is_empty() {
-            fields.push(public("labels_read", self.reads.labels.iter().cloned().collect::<Vec<_>>()));
+        if !self.reads.is_empty() {
+            fields.push(public("labels_read", self.reads.iter().cloned().collect::<Vec<_>>()));
         }
         fields
     }

@@ -113,7 +113,7 @@ fn changed(rule: &Rule, mark: &str, labels: &[String]) -> Result<Policy, SetErro
                 "right": {"Set": labels.iter().map(|label| serde_json::json!({"Value": label})).collect::<Vec<_>>()},
             }
         });
-        // A model, a host and what commands are about carry none.
+        // A host, a tool server and what commands are about carry none.
         let some = serde_json::json!({"has": {"left": {"Var": "resource"}, "attr": "labels"}});
         let has = serde_json::json!({"&&": {"left": some, "right": all}});
         let unless = serde_json::json!({"kind": "unless", "body": has});

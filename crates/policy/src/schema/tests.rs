@@ -277,11 +277,11 @@ fn labels_are_read_only_of_what_carries_them() {
     // A forbid on the label of a host would never match: it is refused when it is written, and not taken as if it did.
     for head in [
         "principal, action == Cogward::Action::\"egress\", resource",
-        "principal, action == Cogward::Action::\"model_call\", resource",
+        "principal, action in [Cogward::Action::\"model_call\", Cogward::Action::\"egress\"], resource",
         "principal, action == Cogward::Action::\"sampling\", resource",
         "principal, action == Cogward::Action::\"elicitation\", resource",
         "principal, action, resource is Cogward::Host",
-        "principal, action, resource in Cogward::Provider::\"openai\"",
+        "principal, action, resource in Cogward::Domain::\"example.com\"",
         "principal is Cogward::AgentVersion, action, resource",
     ] {
         for clause in ["forbid", "permit"] {
@@ -290,7 +290,7 @@ fn labels_are_read_only_of_what_carries_them() {
             assert!(!found.is_empty(), "{text}");
             for one in found {
                 assert_eq!(one.severity, Severity::Error, "{text}: {one}");
-                assert!(one.next_step.contains("models, hosts and tool servers do not"), "{text}: {one}");
+                assert!(one.next_step.contains("hosts and tool servers do not"), "{text}: {one}");
             }
         }
         let found = findings(&format!("@require_label(\"register\") permit({head});"));
@@ -301,6 +301,8 @@ fn labels_are_read_only_of_what_carries_them() {
         "principal, action in Cogward::Action::\"memory\", resource",
         "principal, action == Cogward::Action::\"tool:bank/pay\", resource",
         "principal, action in [Cogward::Action::\"resource_read\", Cogward::Action::\"prompt_get\"], resource",
+        "principal, action == Cogward::Action::\"model_call\", resource",
+        "principal, action, resource in Cogward::Provider::\"openai\"",
         "principal, action, resource is Cogward::Tool",
         "principal, action, resource is Cogward::Resource in Cogward::ToolServer::\"bank\"",
     ] {

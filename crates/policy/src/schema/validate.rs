@@ -20,9 +20,8 @@ use crate::{
 const TOOLS_AT_ONCE: usize = 16;
 
 /// What to do where a rule reads labels of what has none.
-const LABELLED: &str = "Tools, resources and prompts carry labels; models, hosts and tool servers do not. Name those \
-                        actions in the head, or ask first: `resource has labels && …`. A model is told by its provider, a \
-                        host by its domain";
+const LABELLED: &str = "Tools, resources, prompts and models carry labels; hosts and tool servers do not. Name those \
+                        actions in the head, or ask first: `resource has labels && …`. A host is told by its domain";
 
 /// A pinned tool by server and name.
 pub(super) type Tool = (String, String);

@@ -314,6 +314,41 @@ async fn the_template_of_dora_lets_models_and_hosts_of_the_register_through() {
 }
 
 #[tokio::test]
+async fn a_model_has_the_labels_of_its_provider_and_a_run_does_not_read_them() {
+    let ledger = Arc::new(Ledger::default());
+    let text = "permit(principal, action, resource);
+        @id(\"register\") forbid(principal, action == Cogward::Action::\"model_call\", resource)
+        unless { resource.labels.contains(\"registered\") };
+        @id(\"clean\") forbid(principal, action in Cogward::Action::\"tool_call\", resource)
+        unless { context.labels.isEmpty() };";
+    let (gate, run, _) = setup(&ledger, 100);
+    let labels = Arc::new(crate::upstreams::ProviderLabels::default());
+    gate.policies().providers_labelled_by(Arc::clone(&labels));
+    activate(&gate, &[("plane", text)]);
+    let model = || Action::ModelCall {
+        provider: "scripted".parse().unwrap(),
+        model: "demo-model".to_owned(),
+        wire: cogward_model::action::ModelWire::OpenAiChat,
+        streaming: false,
+    };
+    let (own, elsewhere) = (TenantName::default_tenant(), "acme".parse().unwrap());
+    let provider: UpstreamName = "scripted".parse().unwrap();
+    let label = |tenant: &TenantName, all: &[&str]| {
+        labels.put(tenant, &provider, all.iter().map(|label| (*label).to_owned()).collect());
+    };
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register");
+    label(&elsewhere, &["registered"]);
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register", "of another tenant");
+    label(&own, &["registered", "european"]);
+    well(gate.admit(&run, other(model())).await.ok().unwrap());
+    let record = ledger.of(EventType::ModelCallDecided).pop().unwrap();
+    assert_eq!(value(&record, "labels_read"), None);
+    assert!(gate.admit(&run, pay("{}")).await.is_ok(), "nothing labelled was read");
+    label(&own, &["european"]);
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register", "taken away");
+}
+
+#[tokio::test]
 async fn the_marks_of_a_server_are_those_of_all_its_tools() {
     use crate::pins::{PinTable, ServerPins, ToolMarks};
     let table = PinTable::default();
