@@ -58,7 +58,7 @@ type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 
 /// The labels of providers, for policies.
 #[derive(Debug, Default)]
-pub struct ProviderLabels(RwLock<HashMap<(TenantName, UpstreamName), Arc<BTreeSet<String>>>>);
+pub struct ProviderLabels(Named<BTreeSet<String>>);
 
 impl ProviderLabels {
     /// The labels of a provider. Asked for every call of a model: nothing is waited for.
