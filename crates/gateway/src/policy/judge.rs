@@ -28,6 +28,9 @@ use crate::{
     run::RunContext,
 };
 
+/// How long what is asked for may be to be shown before what goes along with it, in bytes.
+const SHOWN_BEFORE_BYTES_MAX: usize = 8 * 1024;
+
 /// The answer to a question.
 pub(crate) enum Judgement {
     /// It may take place.
@@ -326,8 +329,12 @@ impl Judging<'_> {
         let arguments = arguments.or(self.question.content.arguments);
         let content = self.question.content;
         let request = request(self.question.action, arguments.or(content.body), content.beside, content.definition);
-        // Of what is no tool the body says what is asked for.
+        // Of what is no tool the body says what is asked for. What goes along stands behind it, and before what is so long
+        // that whoever approves sees it cut.
         let shown = match (arguments.or(content.body), content.beside) {
+            (Some(first), Some(beside)) if first.len() > SHOWN_BEFORE_BYTES_MAX => {
+                Some(Bytes::from([beside.as_ref(), b"\n", first.as_ref()].concat()))
+            }
             (Some(first), Some(beside)) => Some(Bytes::from([first.as_ref(), b"\n", beside.as_ref()].concat())),
             (first, beside) => first.or(beside).cloned(),
         };

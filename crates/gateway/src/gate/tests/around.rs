@@ -160,7 +160,7 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
     let ledger = Arc::new(Ledger::default());
     let text = "@escalate(\"privacy\") permit(principal, action, resource);";
     let (gate, run, _) = governed(&ledger, &[("plane", text)]);
-    let people = people(&gate, (0..3).map(|_| Ok(ApprovalState::Pending(reference()))).collect());
+    let people = people(&gate, (0..4).map(|_| Ok(ApprovalState::Pending(reference()))).collect());
     for beside in [None, Some("amount=1"), Some("amount=2")] {
         let mut call = other(sampling());
         call.target.2 = beside.map(Bytes::from);
@@ -171,6 +171,12 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
     // Whoever approves it sees that too.
     let last = people.asked.lock().unwrap().pop().unwrap().arguments.unwrap();
     assert_eq!(last, "{\"messages\":[\"transfer 5000\"]}\namount=2");
+    // Also behind a text that is longer than anybody is shown.
+    let mut call = other(sampling());
+    (call.target.1, call.target.2) = ("x".repeat(20_000).into(), Some("amount=5000".into()));
+    assert!(gate.admit(&run, call).await.is_err());
+    let last = people.asked.lock().unwrap().pop().unwrap().arguments.unwrap();
+    assert!(last.starts_with(b"amount=5000\nxxx") && last.len() > 20_000);
 }
 
 #[tokio::test]
