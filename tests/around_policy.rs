@@ -116,3 +116,75 @@ fn an_answer_that_wraps_what_is_redacted_does_not_show_it() -> Result<()> {
     ensure!(text.contains("[redacted]") && text.contains("Ada"), "{clean}");
     Ok(())
 }
+
+/// Asks the model once, and says how that went.
+const ASKS: &str = r#"
+import json, os, urllib.error, urllib.request
+body = json.dumps({"model": "demo-model", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}).encode()
+request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat/completions", body, {"content-type": "application/json"})
+try:
+    print(json.dumps({"status": urllib.request.urlopen(request, timeout=60).status}), flush=True)
+except urllib.error.HTTPError as e:
+    print(json.dumps({"status": e.code, "said": e.read().decode()}), flush=True)
+"#;
+
+#[test]
+fn labels_are_read_of_models_and_a_rule_about_labels_of_hosts_is_refused() -> Result<()> {
+    let plane = Plane::start(env!("CARGO_BIN_EXE_cogward"))?;
+    let script = plane.scratch().join("script.json");
+    fs::write(&script, r#"{"steps": [], "default": {"reply": {"text": "yes"}}}"#)?;
+    let script = script.to_string_lossy().into_owned();
+    let add = |labels: &[&str]| {
+        let fixed = ["provider", "add", "scripted", "--script", &script, "--price", "demo-model=0.15,0.60"];
+        let labels = labels.iter().flat_map(|label| ["--label", *label]);
+        plane.ok(fixed.into_iter().chain(["--reason", "test"]).chain(labels)).map(drop)
+    };
+    add(&[])?;
+    let path = plane.scratch().join("policy.cedar");
+    let put = |text: &str| -> Result<cogward_testkit::Output> {
+        fs::write(&path, text)?;
+        let path = path.to_string_lossy();
+        plane.cli(["policy", "put", &path, "--level", "tenant:default", "--reason", "test", "-o", "json"])
+    };
+    // It would never match, so whoever writes it is told, and it is not taken.
+    for action in ["egress", "elicitation", "sampling"] {
+        let text = format!(
+            "@id(\"all\") permit (principal, action, resource);\n\
+             @id(\"secret\") forbid (principal, action == Cogward::Action::\"{action}\", resource) when {{ resource.labels.contains(\"secret\") }};\n"
+        );
+        let refused = put(&text)?;
+        let said = refused.stdout.clone() + &refused.stderr;
+        ensure!(refused.code() != 0 && said.contains("hosts and tool servers do not"), "{action}: {said}");
+    }
+    let registered = put("@id(\"all\") permit (principal, action, resource);\n\
+         @id(\"register\") forbid (principal, action == Cogward::Action::\"model_call\", resource)\n\
+         unless { resource.labels.contains(\"registered\") };\n")?;
+    ensure!(registered.code() == 0, "{}{}", registered.stdout, registered.stderr);
+    let version: Value = serde_json::from_str(&registered.stdout)?;
+    let digest = version["digest"].as_str().context("a digest")?;
+    for command in ["approve", "activate"] {
+        plane.ok(["policy", command, digest, "--level", "tenant:default", "--reason", "test"])?;
+    }
+    plane.register(&Agent {
+        name: "asks",
+        source: ASKS,
+        permissions: "    models:\n      - {provider: scripted, name: demo-model, maxOutputTokens: 64}\n",
+        changes: &[],
+    })?;
+    let ask = || -> Result<Value> {
+        let run = plane.start_run("asks")?;
+        plane.run_until(&run, |run| run["ended"].is_string())?;
+        let out = plane.logs(&run, "stdout");
+        Ok(serde_json::from_str(out.lines().next().with_context(|| plane.logs(&run, "stderr"))?)?)
+    };
+    let before = ask()?;
+    ensure!(before["status"] == 403 && before.to_string().contains("policy.tenant.register"), "{before}");
+    add(&["registered", "european"])?;
+    let shown = plane.json(["provider", "show", "scripted"])?;
+    ensure!(shown["labels"] == serde_json::json!(["european", "registered"]), "{shown:#}");
+    let after = ask()?;
+    ensure!(after["status"] == 200, "{after}");
+    add(&["european"])?;
+    ensure!(ask()?["status"] == 403, "the label was taken away");
+    Ok(())
+}

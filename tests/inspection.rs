@@ -318,3 +318,76 @@ fn what_cannot_be_inspected_or_is_not_stored_is_not_registered() -> Result<()> {
     }
     Ok(())
 }
+
+const PAYS: &str = r#"
+import time, urllib.error, urllib.request
+def ask(path):
+    try:
+        return 200, urllib.request.urlopen("https://api.example.com" + path, timeout=30).read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+def say(name, answer):
+    print(name, *answer, flush=True)
+for name, path in [("first", "/v1/pay?amount=1"), ("again", "/v1/pay?amount=1"), ("more", "/v1/pay?amount=5000"), ("none", "/v1/pay"), ("deeper", "/v1/pay/x?amount=1")]:
+    say(name, ask(path))
+print("asked", flush=True)
+while True:
+    others = [ask("/v1/pay?amount=5000")[0] for _ in range(3)] + [ask("/v1/pay")[0]]
+    print("others", *others, flush=True)
+    if ask("/v1/pay?amount=1")[0] == 200:
+        break
+    time.sleep(0.05)
+say("after", ask("/v1/pay?amount=1"))
+print("done", flush=True)
+"#;
+
+const CLERKS: &str = r#"@id("all") permit (principal, action, resource);
+@id("pays") @escalate("clerk") permit (principal is Cogward::AgentVersion, action == Cogward::Action::"egress", resource)
+when { context has request && context.request.path like "/v1/pay*" };
+"#;
+
+#[test]
+fn an_approval_of_a_request_is_for_its_query_and_its_path() -> Result<()> {
+    let outside = outside()?;
+    let plane = plane(&outside)?;
+    let file = plane.scratch().join("policy.cedar");
+    fs::write(&file, CLERKS)?;
+    let level = ["--level", "tenant:default", "--reason", "test"];
+    let put = plane.json(["policy", "put", &file.to_string_lossy()].into_iter().chain(level))?;
+    let digest = put["digest"].as_str().context("a digest")?;
+    plane.ok(["policy", "approve", digest].into_iter().chain(level))?;
+    plane.ok(["policy", "activate", digest].into_iter().chain(level))?;
+    let clerk = plane.ok(["operator", "add", "bo", "--role", "clerk", "--reason", "test"])?.trim().to_owned();
+    let run = plane.launch(&Agent { name: "pays", source: PAYS, permissions: PERMISSIONS, changes: &[ROOM] })?;
+    plane.said(&run, "asked\n")?;
+    let answer = |name: &str| -> Result<(String, Value)> {
+        let out = plane.logs(&run, "stdout");
+        let line = out.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).context(name.to_owned())?;
+        let (status, body) = line.split_once(' ').context("a status and a body")?;
+        Ok((status.to_owned(), serde_json::from_str(body)?))
+    };
+    let waits_for = |name: &str| -> Result<String> {
+        let (status, body) = answer(name)?;
+        ensure!(status == "403" && body["error"]["code"] == "approval_required", "{name}: {status} {body}");
+        Ok(body["error"]["approval"]["id"].as_str().context("an approval")?.to_owned())
+    };
+    let first = waits_for("first")?;
+    assert_eq!(waits_for("again")?, first, "the same request is the same question");
+    let others = [waits_for("more")?, waits_for("none")?, waits_for("deeper")?];
+    assert!(!others.contains(&first) && others[0] != others[1] && others[1] != others[2], "{first} {others:?}");
+    let shown = plane.json(["approval", "show", &first])?;
+    assert!(shown["arguments"].as_str().is_some_and(|text| text.contains("amount=1")), "{shown:#}");
+    let approve = ["approval", "approve", &first, "--reason", "one is right"];
+    let approved = plane.command(approve).env("COGWARD_TOKEN", &clerk).output()?;
+    ensure!(approved.status.success(), "{}", String::from_utf8_lossy(&approved.stderr));
+    plane.said(&run, "done\n")?;
+    let out = plane.logs(&run, "stdout");
+    let beside: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("others ")).collect();
+    ensure!(!beside.is_empty() && beside.iter().all(|line| *line == "403 403 403 403"), "{out}");
+    ensure!(waits_for("after")? != first, "it was for one request: {out}");
+    let leaves = plane.leaves(&run)?;
+    assert_eq!(count(&leaves, "egress.decided", Some("permit")), 1);
+    let told = serde_json::to_string(&leaves)?;
+    assert!(told.contains("query") && !told.contains("amount=") && !told.contains("/v1/pay"), "{told}");
+    Ok(())
+}

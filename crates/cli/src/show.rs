@@ -9,7 +9,7 @@ use cogward_model::{
     attestation::{Attested, Check},
     memory::MemoryBackend,
     run::RunState,
-    upstream::{ProviderShape, ToolNetwork, ToolSandbox, ToolTransport},
+    upstream::{Price, ProviderShape, ToolNetwork, ToolSandbox, ToolTransport},
     violation::{Severity, ViolationTotal},
 };
 
@@ -277,10 +277,10 @@ impl Show for Provider {
     }
     fn details(&self) -> Vec<(&'static str, Cell)> {
         let mut all: Vec<_> = Self::HEAD.iter().copied().zip(self.row()).collect();
-        for (model, price) in &self.prices {
-            let text = format!("{model}  ${} in, ${} out", price.input_per_million, price.output_per_million);
-            all.push(("PRICE", text.into()));
+        for (model, Price { input_per_million, output_per_million }) in &self.prices {
+            all.push(("PRICE", format!("{model}  ${input_per_million} in, ${output_per_million} out").into()));
         }
+        all.extend(self.labels.iter().map(|label| ("LABEL", Cell::from(&label.to_string()))));
         all
     }
 }

@@ -116,10 +116,12 @@ impl Gateway {
         let pins: Arc<pins::PinTable> = Arc::default();
         let gate = gate::Gate::new(records, budgets, clock);
         gate.policies().tools_marked_by(Arc::clone(&pins) as Arc<dyn policy::ToolFacts>);
+        let upstreams = Upstreams::new();
+        gate.policies().providers_labelled_by(Arc::clone(upstreams.provider_labels()));
         Self {
             inner: Arc::new(Inner {
                 gate,
-                upstreams: Upstreams::new(),
+                upstreams,
                 egress: egress::Egress::new(options),
                 pins,
                 keeper: OnceLock::new(),

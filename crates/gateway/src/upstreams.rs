@@ -3,7 +3,7 @@
 //! Credentials come in here and go out only in requests to their own upstream; nothing here prints them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -56,12 +56,32 @@ pub struct StoredCredential {
 
 type Named<T> = RwLock<HashMap<(TenantName, UpstreamName), Arc<T>>>;
 
+/// The labels of providers, for policies.
+#[derive(Debug, Default)]
+pub struct ProviderLabels(Named<BTreeSet<String>>);
+
+impl ProviderLabels {
+    /// The labels of a provider. Asked for every call of a model: nothing is waited for.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantName, provider: &UpstreamName) -> Arc<BTreeSet<String>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(tenant.clone(), provider.clone())).cloned().unwrap_or_default()
+    }
+
+    /// Says the labels of a provider: all of them.
+    pub fn put(&self, tenant: &TenantName, provider: &UpstreamName, labels: BTreeSet<String>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert((tenant.clone(), provider.clone()), Arc::new(labels));
+    }
+}
+
 /// All upstreams of a plane.
 pub struct Upstreams {
     tool_servers: Named<ToolServerClient>,
     processes: RwLock<Arc<dyn ServerProcesses>>,
     inside: RwLock<Option<Arc<dyn InsideServers>>>,
     providers: Named<ProviderClient>,
+    labels: Arc<ProviderLabels>,
     credentials: Named<StoredCredential>,
 }
 
@@ -72,6 +92,7 @@ impl Default for Upstreams {
             processes: RwLock::new(tool_process::by_default()),
             inside: RwLock::default(),
             providers: Named::default(),
+            labels: Arc::default(),
             credentials: Named::default(),
         }
     }
@@ -82,6 +103,12 @@ impl Upstreams {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The labels of the providers.
+    #[must_use]
+    pub fn provider_labels(&self) -> &Arc<ProviderLabels> {
+        &self.labels
     }
 
     /// Has the processes of tool servers that are added from now on started by `processes`. Until then nothing is started
@@ -167,7 +194,9 @@ impl Upstreams {
         timeouts: ProviderTimeouts,
     ) -> Result<(), crate::model::provider::ProviderError> {
         let key = (provider.tenant.clone(), provider.name.clone());
+        let labels = provider.labels.iter().map(ToString::to_string).collect();
         let client = Arc::new(ProviderClient::new(provider, credential, timeouts)?);
+        self.labels.put(&key.0, &key.1, labels);
         self.providers.write().unwrap_or_else(PoisonError::into_inner).insert(key, client);
         Ok(())
     }

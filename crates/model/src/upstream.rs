@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, NanoUsd, TenantName, ToolName, UpstreamName,
+    DataLabel, Digest, NanoUsd, TenantName, ToolName, UpstreamName,
     memory::{MemoryBackend, MemoryQuota, MemoryScope},
 };
 
@@ -318,6 +318,9 @@ pub struct Provider {
     /// Prices of its models. A model without a price is refused: its cost could not be limited.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
+    /// Labels that policies read of its models, as `resource.labels`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<DataLabel>,
 }
 
 /// The wire that a provider speaks.

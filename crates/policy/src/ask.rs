@@ -38,7 +38,7 @@ pub struct Head {
     pub principal: Principal,
     /// What, to what.
     pub deed: Deed,
-    /// The data labels of the resource, set by operators.
+    /// The data labels of the resource, set by operators; they count only where [`Deed::has_labels`].
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub labels: BTreeSet<String>,
 }
@@ -316,6 +316,25 @@ impl Deed {
         match self {
             Self::ToolCall { server, tool, .. } | Self::Memory { server, tool, .. } => Some((server, tool)),
             _ => None,
+        }
+    }
+
+    /// Whether what it is on carries labels: a tool has its own, a resource and a prompt those of all tools of their server,
+    /// a model those of its provider. Nobody labels the others.
+    #[must_use]
+    pub fn has_labels(&self) -> bool {
+        match self {
+            Self::ToolCall { .. }
+            | Self::Memory { .. }
+            | Self::ModelCall { .. }
+            | Self::ResourceRead { .. }
+            | Self::PromptGet { .. } => true,
+            Self::Egress { .. }
+            | Self::Token { .. }
+            | Self::RunCommand { .. }
+            | Self::OperatorCommand { .. }
+            | Self::Sampling { .. }
+            | Self::Elicitation { .. } => false,
         }
     }
 

@@ -144,22 +144,25 @@ pub fn tool_action(server: &str, tool: &str) -> String {
 
 fn resource(stage: &mut Stage, head: &Head) -> Result<EntityUid, HeadError> {
     let labels = || RestrictedExpression::new_set(head.labels.iter().map(|label| text(label)));
-    let labelled = |pairs: &[(&str, &str)]| -> Attributes {
+    let named = |pairs: &[(&str, &str)]| -> Attributes {
         let mut attributes: Attributes = pairs.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
-        attributes.insert("labels".to_owned(), labels());
+        if head.deed.has_labels() {
+            attributes.insert("labels".to_owned(), labels());
+        }
         attributes
     };
-    let server_entity =
-        |stage: &mut Stage, server: &str, attributes: Attributes| stage.add("ToolServer", server, attributes, &[]);
+    let server_entity = |stage: &mut Stage, server: &str| {
+        stage.add("ToolServer", server, Attributes::from([("name".to_owned(), text(server))]), &[])
+    };
     match &head.deed {
         Deed::ToolCall { server, tool, .. } | Deed::Memory { server, tool, .. } => {
-            let parent = server_entity(stage, server.as_str(), labelled(&[("name", server.as_str())]))?;
-            let attributes = labelled(&[("server", server.as_str()), ("name", tool.as_str())]);
+            let parent = server_entity(stage, server.as_str())?;
+            let attributes = named(&[("server", server.as_str()), ("name", tool.as_str())]);
             stage.add("Tool", &format!("{server}/{tool}"), attributes, &[&parent])
         }
         Deed::ModelCall { provider, model } => {
             let parent = stage.plain("Provider", provider.as_str(), &[])?;
-            let attributes = labelled(&[("provider", provider.as_str()), ("name", model)]);
+            let attributes = named(&[("provider", provider.as_str()), ("name", model)]);
             stage.add("Model", &format!("{provider}/{model}"), attributes, &[&parent])
         }
         Deed::Egress { host, port } => {
@@ -171,7 +174,7 @@ fn resource(stage: &mut Stage, head: &Head) -> Result<EntityUid, HeadError> {
                 let domain = stage.plain("Domain", &name, &above.iter().collect::<Vec<_>>())?;
                 above = Some(domain);
             }
-            let mut attributes = labelled(&[("name", host)]);
+            let mut attributes = named(&[("name", host)]);
             attributes.insert("port".to_owned(), RestrictedExpression::new_long(i64::from(*port)));
             stage.add("Host", &format!("{host}:{port}"), attributes, &above.iter().collect::<Vec<_>>())
         }
@@ -183,17 +186,15 @@ fn resource(stage: &mut Stage, head: &Head) -> Result<EntityUid, HeadError> {
         }
         Deed::OperatorCommand { tenant: Some(tenant), .. } => stage.tenant(tenant.as_str()),
         Deed::OperatorCommand { tenant: None, .. } => stage.plain("Plane", "plane", &[]),
-        Deed::Sampling { server } | Deed::Elicitation { server } => {
-            server_entity(stage, server.as_str(), labelled(&[("name", server.as_str())]))
-        }
+        Deed::Sampling { server } | Deed::Elicitation { server } => server_entity(stage, server.as_str()),
         Deed::ResourceRead { server, uri } => {
-            let parent = server_entity(stage, server.as_str(), labelled(&[("name", server.as_str())]))?;
-            let attributes = labelled(&[("server", server.as_str()), ("uri", uri)]);
+            let parent = server_entity(stage, server.as_str())?;
+            let attributes = named(&[("server", server.as_str()), ("uri", uri)]);
             stage.add("Resource", &format!("{server}/{uri}"), attributes, &[&parent])
         }
         Deed::PromptGet { server, prompt } => {
-            let parent = server_entity(stage, server.as_str(), labelled(&[("name", server.as_str())]))?;
-            let attributes = labelled(&[("server", server.as_str()), ("name", prompt)]);
+            let parent = server_entity(stage, server.as_str())?;
+            let attributes = named(&[("server", server.as_str()), ("name", prompt)]);
             stage.add("Prompt", &format!("{server}/{prompt}"), attributes, &[&parent])
         }
     }

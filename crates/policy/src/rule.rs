@@ -128,6 +128,20 @@ impl Scope {
             && self.resource.may_be(&["Agent", "Tenant", "Plane"], &["Agent", "Tenant", "Plane"])
     }
 
+    /// Whether something can match whose resource carries no labels.
+    pub(crate) fn may_have_no_labels(&self) -> bool {
+        const LABELLED: [&str; 5] = ["tool_call", "memory", "model_call", "resource_read", "prompt_get"];
+        let labelled = |(uid, _): &(EntityUid, bool)| {
+            let action = uid.id().unescaped();
+            LABELLED.contains(&action) || action.starts_with("tool:")
+        };
+        !self.actions().is_some_and(|actions| actions.iter().all(labelled))
+            && self.resource.may_be(
+                &["Host", "ToolServer", "Agent", "Tenant", "Plane", "Audience"],
+                &["Host", "Domain", "ToolServer", "Agent", "Tenant", "Plane", "Audience"],
+            )
+    }
+
     pub(crate) fn matches(&self, principal: &Place, action: &Place, resource: &Place) -> bool {
         let action = self.action.as_ref().is_none_or(|wanted| {
             wanted.iter().any(|(uid, exactly)| if *exactly { action.uid == *uid } else { action.within(uid) })

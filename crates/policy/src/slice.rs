@@ -169,6 +169,10 @@ impl Slice {
     }
 
     /// The answer of one level, and the rules that matched.
+    fn has_label(&self, label: &str) -> bool {
+        self.head.deed.has_labels() && self.head.labels.contains(label)
+    }
+
     fn level<'a>(&self, level: &'a LevelSlice, facts: &Facts) -> (LevelDecision, Vec<&'a Arc<Rule>>) {
         let mut answer = LevelDecision {
             level: level.level.clone(),
@@ -207,7 +211,7 @@ impl Slice {
         } else if !failed.is_empty() {
             (answer.cause, answer.rules) = (Cause::RuleFailed, failed);
         } else if !matched.is_empty() {
-            let unlabelled = ids(&|rule| rule.require_labels.iter().any(|label| !self.head.labels.contains(label)));
+            let unlabelled = ids(&|rule| rule.require_labels.iter().any(|label| !self.has_label(label)));
             let escalates = ids(&|rule| rule.escalation.is_some());
             if !unlabelled.is_empty() {
                 (answer.cause, answer.rules) = (Cause::LabelMissing, unlabelled);

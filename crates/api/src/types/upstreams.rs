@@ -1,9 +1,12 @@
 //! Tool servers and model providers. Their credentials go in and never come out.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use cogward_model::{
-    TenantName, Timestamp, UpstreamName,
+    DataLabel, TenantName, Timestamp, UpstreamName,
     upstream::{Price, ProviderShape, ToolServerLimits, ToolTransport},
 };
 use schemars::JsonSchema;
@@ -129,6 +132,9 @@ pub struct Provider {
     pub shape: ProviderShape,
     /// Prices of its models, by model.
     pub prices: BTreeMap<String, Price>,
+    /// Labels that policies read of its models, as `resource.labels`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<DataLabel>,
     /// Whether the plane keeps a key for it.
     pub has_credential: bool,
     /// When it was added or last replaced.
@@ -144,6 +150,10 @@ pub struct ProviderPut {
     /// Prices of its models, by model. A model without a price is refused: its cost could not be limited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prices: BTreeMap<String, Price>,
+    /// Labels that policies read of its models, as `resource.labels`: all of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = 32))]
+    pub labels: BTreeSet<DataLabel>,
     /// The key that the plane is to keep sealed and send to it. Without one, a kept one is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("writeOnly" = true))]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use cogward_model::{ToolName, UpstreamName, upstream::Price};
+use cogward_model::{DataLabel, ToolName, UpstreamName, upstream::Price};
 
 use super::{LimitFlag, ReasonFlag, ReasonMaybe, TenantFlag};
 
@@ -401,6 +401,9 @@ pub struct ProviderAdd {
     /// What a model costs: dollars per million input tokens and per million output tokens
     #[arg(long, value_name = "MODEL=IN,OUT", value_parser = price)]
     pub price: Vec<(String, Price)>,
+    /// A label that policies read of its models; may be repeated. Those that are given replace the ones before
+    #[arg(long)]
+    pub label: Vec<DataLabel>,
     #[command(flatten)]
     pub credential: CredentialFlag,
     #[command(flatten)]

@@ -49,5 +49,6 @@ fn put(add: ProviderAdd) -> Result<ProviderPut, Failure> {
         _ => return Err(Failure::usage("give either --kind KIND --base-url BASE-URL or --script FILE")),
     };
     let credential = credential(&add.credential)?;
-    Ok(ProviderPut { shape, prices: unique(add.price)?, credential, reason: add.reason.reason })
+    let labels = add.label.into_iter().collect();
+    Ok(ProviderPut { shape, prices: unique(add.price)?, labels, credential, reason: add.reason.reason })
 }

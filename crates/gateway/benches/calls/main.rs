@@ -129,6 +129,7 @@ fn main() {
                 name: "fake".parse().expect("a name"),
                 shape: ProviderShape::OpenAi { base_url: format!("http://{direct}/v1") },
                 prices: [("m".to_owned(), price)].into(),
+                labels: Default::default(),
             },
             None,
         )

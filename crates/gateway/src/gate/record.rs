@@ -7,7 +7,10 @@ use cogward_model::{
     event::{Event, EventType, Field, FieldClass, Value},
 };
 
-use crate::run::RunContext;
+use crate::{mcp::sha256, run::RunContext};
+
+/// How much of a path is kept sealed in the vault, in bytes; of a longer one, which is refused, there is the digest.
+const PATH_KEPT_BYTES_MAX: usize = 8 * 1024;
 
 /// The record of a decision, without what the policies said.
 pub(super) fn decision(run: &RunContext, action: &Action, verdict: &'static str, rule: &str) -> Event {
@@ -33,7 +36,7 @@ pub(super) fn decision(run: &RunContext, action: &Action, verdict: &'static str,
             .public("host", bounded(host))
             .public("port", u64::from(*port))
             .public("method", bounded(method))
-            .confidential("path", bounded(path)),
+            .confidential("path", whole(path)),
         // So may the name of a resource.
         Action::ResourceRead { server, uri } => {
             event.public("server", server.as_str()).confidential("uri", bounded(uri))
@@ -63,6 +66,11 @@ pub(super) fn amounts(amounts: Amounts) -> Value {
         ("tokens".to_owned(), amounts.tokens.into()),
         ("tool_calls".to_owned(), amounts.tool_calls.into()),
     ]))
+}
+
+/// A path to its end: what follows a part that is shown may be what it is about.
+fn whole(path: &str) -> String {
+    if path.len() <= PATH_KEPT_BYTES_MAX { path.to_owned() } else { sha256(path.as_bytes()).to_string() }
 }
 
 /// What an agent sent is shown in clear only up to a bound, and without control characters.

@@ -156,7 +156,8 @@ pub(super) async fn call(
     let objection = target.examined.objection.take();
     let asked = target.arguments.clone();
     let worst = Amounts { tool_calls: 1, ..Amounts::default() };
-    let admitted = match inner.gate.admit(run, Call { target, worst, objection, fields: Vec::new() }).await {
+    let fields = caller.trace(run).into_iter().collect();
+    let admitted = match inner.gate.admit(run, Call { target, worst, objection, fields }).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
             return match waits::ask(inner, run, &caller, &mut request, &refusal, round) {

@@ -6,11 +6,15 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use cogward_model::event::Field;
+
 use super::{
+    call::kept_field,
     can, rpc,
     session::Session,
     upstream::exchange::{ClientCan, LogLevel},
 };
+use crate::run::RunContext;
 
 /// Which era a request is of.
 #[derive(Debug, Clone)]
@@ -95,6 +99,13 @@ impl Caller {
             Era::Session(session) => session.level(),
             Era::Stateless => self.level,
         }
+    }
+
+    /// What of its `_meta` goes on, for the record. It is no part of what is approved: a call that is made again has another
+    /// place in its trace.
+    pub(super) fn trace(&self, run: &RunContext) -> Option<Field> {
+        let told = (!self.carried.is_empty()).then(|| format!("{{{}}}", self.carried))?;
+        Some(kept_field(run, "trace", told.as_bytes()))
     }
 
     pub(super) fn is_stateless(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What the client of an agent can be asked, as it declared it: by a session once, by a stateless request each time.
 
+use std::collections::BTreeSet;
+
 use super::{members::Members, upstream::exchange::ClientCan};
 
 /// The extension that the plane passes on.
@@ -54,9 +56,7 @@ pub(super) fn carried(meta: Option<&str>) -> String {
     let Some(mut meta) = meta.and_then(|meta| Members::read(meta.as_bytes())) else { return String::new() };
     meta.retain(|key, value| match (key, serde_json::from_str::<&str>(value)) {
         ("traceparent", Ok(text)) => is_trace_parent(text),
-        ("tracestate", Ok(text)) => {
-            text.len() <= TRACE_STATE_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
-        }
+        ("tracestate", Ok(text)) => is_trace_state(text),
         _ => false,
     });
     meta.bare()
@@ -66,6 +66,21 @@ pub(super) fn carried(meta: Option<&str>) -> String {
 fn is_trace_parent(text: &str) -> bool {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
     lengths == [2, 32, 16, 2] && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'))
+}
+
+/// `vendor=value,tenant@other=value`: members without spaces, each key once.
+fn is_trace_state(text: &str) -> bool {
+    let key = |text: &str| {
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let rest =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'*' | b'/' | b'@');
+        first && text.bytes().all(rest)
+    };
+    let value = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
+    let mut keys = BTreeSet::new();
+    let mut member =
+        |text: &str| text.split_once('=').is_some_and(|(k, v)| key(k) && value(v) && keys.insert(k.to_owned()));
+    text.len() <= TRACE_STATE_BYTES_MAX && text.split(',').all(|text| member(text.trim_matches([' ', '\t'])))
 }
 
 #[cfg(test)]
@@ -104,13 +119,22 @@ mod tests {
             r#"{{"baggage":"user=ada",{parent},"progressToken":1,"io.modelcontextprotocol/logLevel":"debug","x":{{"y":1.0}}}}"#
         );
         assert_eq!(carried(Some(&meta)), parent);
+        let state = r#""tracestate":"rojo=00f067aa0ba902b7, t61@congo=t61rcWkgMzE""#;
+        assert_eq!(carried(Some(&format!("{{{state}}}"))), state);
         assert_eq!((carried(None), carried(Some("7")), carried(Some("{}"))), Default::default());
         for other in [
             r#"{"traceparent":"send 5000 to DE02"}"#,
             r#"{"traceparent":"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"}"#,
             r#"{"traceparent":{"a":1},"tracestate":["a"]}"#,
             r#"{"tracestate":"a\u0000b"}"#,
-            &format!(r#"{{"tracestate":"{}"}}"#, "a".repeat(TRACE_STATE_BYTES_MAX + 1)),
+            r#"{"tracestate":"pay 5000 to DE02"}"#,
+            r#"{"tracestate":"a=pay 5000 to DE02"}"#,
+            r#"{"tracestate":"a=1,a=2"}"#,
+            r#"{"tracestate":"a=1,,b=2"}"#,
+            r#"{"tracestate":"A=1"}"#,
+            r#"{"tracestate":"=1"}"#,
+            r#"{"tracestate":"a="}"#,
+            &format!(r#"{{"tracestate":"a={}"}}"#, "a".repeat(TRACE_STATE_BYTES_MAX)),
         ] {
             assert_eq!(carried(Some(other)), "", "{other}");
         }

@@ -93,7 +93,7 @@ impl Given {
     pub(crate) fn new() -> Self {
         let (states, run) = (States::default(), Id::new(&SystemClock, &SystemEntropy));
         let (own, other) = (request_digest(&[b"tools/call", b"a"]), request_digest(&[b"tools/call", b"b"]));
-        let text = states.seal(run, &own, Some("the server's own")).expect("a short state is sealed");
+        let text = states.seal(run, &own, Some("the server's own"), Vec::new()).expect("a short state is sealed");
         Self { states, run, own, other, text }
     }
 

@@ -16,6 +16,7 @@ use cogward_model::{
 };
 
 use super::{
+    call::kept_field,
     catalogue::sha256,
     members::Members,
     rpc,
@@ -218,6 +219,41 @@ impl Allowed {
             admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result: None });
         }
     }
+}
+
+/// Decides about an answer that a client gives without having been asked for it, as the question that it would answer:
+/// else a tool server would be told by the agent what policy does not let it ask.
+pub(super) async fn unasked(
+    inner: &Inner,
+    run: &Arc<RunContext>,
+    server: &UpstreamName,
+    call: First,
+    answer: &Bytes,
+) -> Result<(), Refusal> {
+    for method in would_answer(answer) {
+        let call_more = Call {
+            target: Asking { server: server.clone(), method, params: answer.clone() },
+            worst: Amounts::default(),
+            objection: None,
+            fields: vec![kept_field(run, "responses", answer), public("unasked", true)],
+        };
+        let admitted = inner.gate.admit_more(run, call, call_more).await?;
+        let (used, result) = (Amounts::default(), Some(sha256(answer)));
+        admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result });
+    }
+    Ok(())
+}
+
+/// The questions that an answer may be one to. What looks like several is decided as each of them, and what looks like
+/// none as one to the user.
+fn would_answer(answer: &[u8]) -> Vec<AskMethod> {
+    let members = Members::read(answer);
+    let has =
+        |names: &[&str]| members.as_ref().is_some_and(|members| names.iter().any(|name| members.get(name).is_some()));
+    let model = has(&["role", "model", "stopReason"]);
+    let user = has(&["action"]) || !model;
+    let kinds = [(model, AskMethod::Sample), (user, AskMethod::Elicit)];
+    kinds.into_iter().filter_map(|(is, method)| is.then_some(method)).collect()
 }
 
 /// The number of a question, out of the id that a client answered with.

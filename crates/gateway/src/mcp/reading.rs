@@ -280,7 +280,7 @@ pub(super) async fn answer(
         target,
         worst: Amounts { tool_calls: 1, ..Amounts::default() },
         objection,
-        fields: vec![public("method", method), confidential("args", args)],
+        fields: [public("method", method), confidential("args", args)].into_iter().chain(caller.trace(run)).collect(),
     };
     let admitted = match inner.gate.admit(run, call).await {
         Ok(admitted) => admitted,

@@ -28,7 +28,7 @@ use super::{
     catalogue::sha256,
     listing,
     members::{Members, quoted},
-    question::Question,
+    question::{self, Question},
     rejection::Rejection,
     rpc,
     session::TaskOwner,
@@ -74,6 +74,8 @@ pub(super) struct Request {
 pub(super) struct More {
     pub(super) responses: Option<Bytes>,
     pub(super) state: Option<String>,
+    /// Those of the answers that nobody asked for.
+    pub(super) unasked: Vec<Bytes>,
 }
 
 impl More {
@@ -139,10 +141,31 @@ impl Relay {
     async fn run<A: Governed + Sync>(mut self, admitted: Admitted<A>, mut line: Line) {
         let more = self.request.more.take();
         let hush = admitted.redacts().then(|| line.run.mcp.quiet.hush(&self.request.server));
-        let ended = self.converse(&admitted, &mut line, more).await.unwrap_or_else(Ended::from);
+        let ended = match self.unasked(&admitted, &mut line, more.as_ref()).await {
+            Ok(None) => self.converse(&admitted, &mut line, more).await.unwrap_or_else(Ended::from),
+            Ok(Some(refusal)) => Ended::Withheld(refusal),
+            Err(parted) => parted.into(),
+        };
         let answer = self.settle(admitted, &line, ended).await;
         drop(hush);
         line.deliver(answer).await;
+    }
+
+    /// Decides about answers that nobody asked for. With one that may not be given, nothing is forwarded.
+    async fn unasked<A: Governed + Sync>(
+        &self,
+        admitted: &Admitted<A>,
+        line: &mut Line,
+        more: Option<&More>,
+    ) -> Result<Option<Refusal>, Parted> {
+        for answer in more.iter().flat_map(|more| &more.unasked) {
+            let (inner, run) = (Arc::clone(&self.inner), Arc::clone(&line.run));
+            let deciding = question::unasked(&inner, &run, &self.request.server, admitted.first(), answer);
+            if let Err(refusal) = line.wait(deciding).await? {
+                return Ok(Some(refusal));
+            }
+        }
+        Ok(None)
     }
 
     async fn converse<A: Governed + Sync>(
@@ -293,7 +316,11 @@ impl Relay {
             return Ok(Err("the tool server asks for more in a way that is not MCP".to_owned()));
         };
         if needs.questions.is_empty() {
-            return Ok(Ok(More { responses: Some(Bytes::from_static(b"{}")), state: needs.state }));
+            return Ok(Ok(More {
+                responses: Some(Bytes::from_static(b"{}")),
+                state: needs.state,
+                unasked: Vec::new(),
+            }));
         }
         // What the plane answers itself needs no way to the client.
         let asked = match line.caller.era.clone() {
@@ -336,7 +363,7 @@ impl Relay {
             responses.push_str(&format!("{comma}{}:{result}", quoted(key)));
         }
         responses.push('}');
-        Ok(Ok(More { responses: Some(responses.into()), state: needs.state }))
+        Ok(Ok(More { responses: Some(responses.into()), state: needs.state, unasked: Vec::new() }))
     }
 
     /// Settles the call, then says what the agent gets.
@@ -469,7 +496,9 @@ impl Relay {
         }
         let Some(mut members) = Members::read(&reply.result) else { return wrong("its answer is not a result") };
         // Answers are taken with a state only, so there is one whether the server has one or not.
-        let sealed = line.run.mcp.states.seal(line.run.grant.run, &self.request.digest(), needs.state.as_deref());
+        let asked = needs.questions.iter().map(|(key, _)| sha256(key.as_bytes())).collect();
+        let (run, digest) = (line.run.grant.run, self.request.digest());
+        let sealed = line.run.mcp.states.seal(run, &digest, needs.state.as_deref(), asked);
         let Some(sealed) = sealed else { return wrong("the tool server's request state is too long") };
         members.set("requestState", quoted(&sealed));
         Answer::Result { bytes: members.json(), typed: true, room: None }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cogward_model::{
+    Digest,
     action::Action,
     decision::{Refusal, RefusalCode},
 };
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     answer::Answer,
+    catalogue::sha256,
     members::Members,
     relay::{More, Request, Resume},
     rpc,
@@ -53,10 +55,12 @@ pub(super) async fn answers(
         return Err(Answer::Error { code: rpc::INVALID_PARAMS, message: text.to_owned(), data: None });
     }
     let responses = responses.map(|responses| Bytes::copy_from_slice(responses.get().as_bytes()));
-    // A server that has no state of its own takes answers without one (SEP-2322). They are judged, recorded and approved
-    // with the call.
+    // A server that has no state of its own takes answers without one (SEP-2322). They are recorded and approved with the
+    // call, and because nobody asked for them in this run they are decided like the questions that they would answer.
     let Some(state) = state else {
-        return Ok(Going::Fresh(responses.map(|responses| More { responses: Some(responses), state: None })));
+        let more =
+            |responses: Bytes| More { unasked: unasked(&responses, &[]), responses: Some(responses), state: None };
+        return Ok(Going::Fresh(responses.map(more)));
     };
     for fence in [inner.gate.plane_fence(), &run.fence] {
         if let Err(refusal) = fence.pass().await {
@@ -65,7 +69,10 @@ pub(super) async fn answers(
     }
     match run.mcp.states.take(run.grant.run, &request.digest(), state) {
         Ok(Taken::Waiting(resume)) => Ok(Going::On(resume, responses)),
-        Ok(Taken::Inner(inner)) => Ok(Going::Fresh(Some(More { responses, state: inner }))),
+        Ok(Taken::Inner(inner, asked)) => {
+            let unasked = responses.as_ref().map(|responses| unasked(responses, &asked)).unwrap_or_default();
+            Ok(Going::Fresh(Some(More { responses, state: inner, unasked })))
+        }
         Ok(Taken::Approval(awaited)) if waits::is_given_up(responses.as_ref()) => {
             let refusal = inner.gate.refuse(run, action, awaited.given_up(), Vec::new()).await;
             Err(Answer::refused(request.shape, rpc::INTERNAL_ERROR, &refusal.sentence()))
@@ -78,6 +85,13 @@ pub(super) async fn answers(
             Err(Answer::Error { code: rpc::INVALID_PARAMS, message: refusal.sentence(), data: None })
         }
     }
+}
+
+/// Answers under a key that was not asked.
+fn unasked(responses: &[u8], asked: &[Digest]) -> Vec<Bytes> {
+    let Some(members) = Members::read(responses) else { return Vec::new() };
+    let unasked = members.iter().filter(|(key, _)| !asked.contains(&sha256(key.as_bytes())));
+    unasked.map(|(_, answer)| Bytes::copy_from_slice(answer.as_bytes())).collect()
 }
 
 fn is_responses(text: &str) -> bool {

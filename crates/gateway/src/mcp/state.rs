@@ -15,7 +15,7 @@ use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use cogward_model::{Entropy, RunId, SystemEntropy};
+use cogward_model::{Digest, Entropy, RunId, SystemEntropy};
 use tokio::time::Instant;
 
 use super::{relay::Resume, waits::Awaited};
@@ -48,8 +48,8 @@ struct Open {
 /// What waits for a state to come back.
 #[derive(Debug)]
 enum Waits {
-    /// Nothing in the plane: the tool server has a state of its own.
-    Server,
+    /// Nothing in the plane: the tool server has a state of its own. What it asked, by the digests of its keys.
+    Server(Vec<Digest>),
     /// A call in the plane.
     Call(Resume),
     /// A call that a person has to approve, which is not made yet.
@@ -65,8 +65,8 @@ const APPROVAL: u8 = 2;
 pub(super) enum Taken {
     /// The call goes on.
     Waiting(Resume),
-    /// The tool server is asked again, with its own state.
-    Inner(Option<String>),
+    /// The tool server is asked again, with its own state, and told what it asked, by the digests of its keys.
+    Inner(Option<String>, Vec<Digest>),
     /// The call is decided again, with the approval that it waits for.
     Approval(Box<Awaited>),
 }
@@ -83,10 +83,16 @@ pub(super) enum StateError {
 }
 
 impl States {
-    /// A state for the request with `digest`, with a tool server's state inside.
-    pub(super) fn seal(&self, run: RunId, digest: &[u8; 32], inner: Option<&str>) -> Option<String> {
+    /// A state for the request with `digest`, with a tool server's state inside, for answers to what it `asked`.
+    pub(super) fn seal(
+        &self,
+        run: RunId,
+        digest: &[u8; 32],
+        inner: Option<&str>,
+        asked: Vec<Digest>,
+    ) -> Option<String> {
         let kind = if inner.is_some() { INNER } else { OWN };
-        self.give(run, digest, (kind, inner.unwrap_or_default()), Waits::Server, STATE_AGE)
+        self.give(run, digest, (kind, inner.unwrap_or_default()), Waits::Server(asked), STATE_AGE)
     }
 
     /// A state for a request whose call waits in the plane.
@@ -163,7 +169,7 @@ impl States {
         match open.waits {
             _ if open.until <= Instant::now() => Err(StateError::Spent),
             Waits::Call(resume) => Ok(Taken::Waiting(resume)),
-            Waits::Server => Ok(Taken::Inner((*kind == INNER).then(|| inner.to_owned()))),
+            Waits::Server(asked) => Ok(Taken::Inner((*kind == INNER).then(|| inner.to_owned()), asked)),
             Waits::Approval(awaited) if *kind == APPROVAL && awaited.bound() == inner => Ok(Taken::Approval(awaited)),
             Waits::Approval(_) => Err(StateError::Forged),
         }
@@ -230,7 +236,7 @@ mod tests {
 
     fn inner(taken: Result<Taken, StateError>) -> Result<Option<String>, StateError> {
         taken.map(|taken| match taken {
-            Taken::Inner(inner) => inner,
+            Taken::Inner(inner, _) => inner,
             Taken::Waiting(_) => Some("waits".to_owned()),
             Taken::Approval(awaited) => Some(awaited.approval.id.to_string()),
         })
@@ -269,14 +275,14 @@ mod tests {
     async fn a_state_is_good_once_for_its_run_its_request_and_its_time() {
         let (states, run, other) = (States::default(), run(), run());
         let (digest, wrong) = (request_digest(&[b"tools/call", b"a"]), request_digest(&[b"tools/calla", b""]));
-        let state = states.seal(run, &digest, Some("upstream's own")).unwrap();
+        let state = states.seal(run, &digest, Some("upstream's own"), vec![]).unwrap();
         assert!(!state.contains("upstream"));
         assert_eq!(inner(states.take(other, &digest, &state)), Err(StateError::Forged), "another run");
         assert_eq!(inner(States::default().take(run, &digest, &state)), Err(StateError::Forged), "another plane");
         assert_eq!(inner(states.take(run, &wrong, &state)), Err(StateError::Other));
         assert_eq!(inner(states.take(run, &digest, &state)), Ok(Some("upstream's own".to_owned())));
         assert_eq!(inner(states.take(run, &digest, &state)), Err(StateError::Spent), "used before");
-        let late = states.seal(run, &digest, None).unwrap();
+        let late = states.seal(run, &digest, None, vec![]).unwrap();
         tokio::time::advance(STATE_AGE).await;
         assert_eq!(inner(states.take(run, &digest, &late)), Err(StateError::Spent), "too late");
     }
@@ -285,7 +291,7 @@ mod tests {
     async fn no_byte_of_a_state_can_be_changed() {
         let (states, run) = (States::default(), run());
         let digest = request_digest(&[b"x"]);
-        let state = states.seal(run, &digest, Some("inner")).unwrap();
+        let state = states.seal(run, &digest, Some("inner"), vec![]).unwrap();
         for place in 0..state.len() {
             let mut forged = state.clone().into_bytes();
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
@@ -303,11 +309,11 @@ mod tests {
     async fn states_are_bounded_and_the_oldest_goes_first() {
         let (states, run) = (States::default(), run());
         let digest = request_digest(&[b"x"]);
-        let first = states.seal(run, &digest, None).unwrap();
+        let first = states.seal(run, &digest, None, vec![]).unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
-        let rest: Vec<String> = (0..OPEN_MAX).map(|_| states.seal(run, &digest, None).unwrap()).collect();
+        let rest: Vec<String> = (0..OPEN_MAX).map(|_| states.seal(run, &digest, None, vec![]).unwrap()).collect();
         assert_eq!(inner(states.take(run, &digest, &first)), Err(StateError::Spent));
         assert_eq!(inner(states.take(run, &digest, &rest[OPEN_MAX - 1])), Ok(None));
-        assert!(states.seal(run, &digest, Some(&"x".repeat(INNER_BYTES_MAX + 1))).is_none());
+        assert!(states.seal(run, &digest, Some(&"x".repeat(INNER_BYTES_MAX + 1)), vec![]).is_none());
     }
 }

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 
 use super::{
     answer::{Answer, MISSING_CAPABILITY, Shape},
+    call::kept_field,
     caller::Caller,
     endpoint::{Params, refused, respond},
     members::quoted,
@@ -51,7 +52,9 @@ pub(super) async fn answer(
     let Ok(tool) = owner.tool.parse() else { return none(&caller) };
     let Some(client) = inner.upstreams.tool_server(&run.grant.tenant, &owner.server) else { return none(&caller) };
     let mut there = format!(r#"{{"taskId":{}"#, quoted(task));
+    let mut told = None;
     if let Some(responses) = params.input_responses.filter(|_| method == "tasks/update") {
+        told = Some(kept_field(run, "responses", responses.get().as_bytes()));
         there.push_str(&format!(r#","inputResponses":{}"#, responses.get()));
     }
     there.push('}');
@@ -59,7 +62,7 @@ pub(super) async fn answer(
         target: Reading::new(Action::ToolCall { server: owner.server.clone(), tool }, there.clone().into()),
         worst: Amounts::default(),
         objection: None,
-        fields: vec![public("method", method)],
+        fields: [public("method", method)].into_iter().chain(told).chain(caller.trace(run)).collect(),
     };
     // Who approved the call did not approve what it is told later.
     let first = if method == "tasks/update" { First { approved: None, ..owner.call } } else { owner.call };

@@ -1,6 +1,6 @@
 //! One call, decided by the active versions together with its history.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
@@ -27,6 +27,9 @@ use crate::{
     policy::History,
     run::RunContext,
 };
+
+/// How long what is asked for may be to be shown before what goes along with it, in bytes.
+const SHOWN_BEFORE_BYTES_MAX: usize = 8 * 1024;
 
 /// The answer to a question.
 pub(crate) enum Judgement {
@@ -58,7 +61,7 @@ pub(crate) struct Cleared {
     pub(crate) approved: Option<Digest>,
     redacted: Vec<Obligation>,
     counted: Counted,
-    reads: ToolMarks,
+    reads: Arc<BTreeSet<String>>,
 }
 
 /// What a call added to its history; taken back when the call is not recorded.
@@ -81,8 +84,8 @@ impl Cleared {
     /// The call is recorded: what it added stays, what it reads has been read. Gives what is settled with it, and
     /// what is taken out of its answer.
     pub(crate) fn keep(mut self, policies: &Policies, run: &RunContext) -> (Added, Vec<Obligation>) {
-        if !self.reads.labels.is_empty() {
-            policies.history.reads(&run.who, &*self.reads.labels);
+        if !self.reads.is_empty() {
+            policies.history.reads(&run.who, &*self.reads);
         }
         (std::mem::take(&mut self.counted.added), self.redacted)
     }
@@ -173,7 +176,7 @@ impl Policies {
             approved,
             redacted: obligation::of_result(&stepped.decided.obligations),
             counted,
-            reads: judging.marks.clone(),
+            reads: judging.reads(),
         };
         let approved_before =
             approved.is_some() && judging.question.first.is_some_and(|first| first.approved == approved);
@@ -225,7 +228,7 @@ impl Policies {
     /// Decides, and adds what a permitted call adds, in one step. What was `approved` is permitted.
     fn step(&self, judging: &Judging<'_>, mut facts: Facts, approved: Option<&Decided>) -> Result<Stepped, Refusal> {
         let needs = judging.slice.needs();
-        let lasting = !judging.adds.is_empty() || !judging.marks.labels.is_empty();
+        let lasting = !judging.adds.is_empty() || !judging.reads().is_empty();
         if needs.history.is_empty() && !needs.labels && !lasting {
             return Ok(judging.decide(facts));
         }
@@ -290,8 +293,16 @@ impl Judging<'_> {
         }
     }
 
+    /// The labels of the data that is read. Those of a model say what it is, not what it answers with.
+    fn reads(&self) -> Arc<BTreeSet<String>> {
+        match self.question.action {
+            Action::ModelCall { .. } => Arc::default(),
+            _ => Arc::clone(&self.marks.labels),
+        }
+    }
+
     fn add(&self, step: &mut Step<'_>) -> Result<Added, HistoryError> {
-        if !self.marks.labels.is_empty() && !step.has_room_for_labels() {
+        if !self.reads().is_empty() && !step.has_room_for_labels() {
             return Err(HistoryError::Full);
         }
         step.add(self.adds.clone())
@@ -318,8 +329,12 @@ impl Judging<'_> {
         let arguments = arguments.or(self.question.content.arguments);
         let content = self.question.content;
         let request = request(self.question.action, arguments.or(content.body), content.beside, content.definition);
-        // Of what is no tool the body says what is asked for.
+        // Of what is no tool the body says what is asked for. What goes along stands behind it, and before what is so long
+        // that whoever approves sees it cut.
         let shown = match (arguments.or(content.body), content.beside) {
+            (Some(first), Some(beside)) if first.len() > SHOWN_BEFORE_BYTES_MAX => {
+                Some(Bytes::from([beside.as_ref(), b"\n", first.as_ref()].concat()))
+            }
             (Some(first), Some(beside)) => Some(Bytes::from([first.as_ref(), b"\n", beside.as_ref()].concat())),
             (first, beside) => first.or(beside).cloned(),
         };
@@ -392,8 +407,8 @@ impl Cleared {
             let amounts = self.counted.added.amounts().map(|(key, amount)| (key.to_owned(), amount_value(amount)));
             fields.push(confidential("history", Value::Map(amounts.collect())));
         }
-        if !self.reads.labels.is_empty() {
-            fields.push(public("labels_read", self.reads.labels.iter().cloned().collect::<Vec<_>>()));
+        if !self.reads.is_empty() {
+            fields.push(public("labels_read", self.reads.iter().cloned().collect::<Vec<_>>()));
         }
         fields
     }

@@ -41,12 +41,12 @@ pub use self::{
     obligation::Withheld,
     restore::{Earlier, Restoring},
 };
-use crate::{approvals::Approvals, gate::First, run::RunContext};
+use crate::{approvals::Approvals, gate::First, run::RunContext, upstreams::ProviderLabels};
 
 /// What operators know of a tool beside its name.
 #[derive(Debug, Clone, Default)]
 pub struct ToolMarks {
-    /// The labels of the data that it reads.
+    /// The labels of the data that it reads; of a model, those of its provider.
     pub labels: Arc<BTreeSet<String>>,
     /// The types of its arguments, of the definition that was approved; none for a tool that is not pinned.
     pub shape: Option<Arc<Shape>>,
@@ -72,6 +72,7 @@ pub struct Policies {
     history: Arc<History>,
     approvals: OnceLock<Arc<dyn Approvals>>,
     marks: OnceLock<Arc<dyn ToolFacts>>,
+    providers: OnceLock<Arc<ProviderLabels>>,
 }
 
 /// One call, as the policies are asked about it.
@@ -136,7 +137,16 @@ impl Policies {
         let _ = self.marks.set(marks);
     }
 
+    /// Where the labels of providers are. The first ones stay; without them, no provider has any.
+    pub fn providers_labelled_by(&self, labels: Arc<ProviderLabels>) {
+        let _ = self.providers.set(labels);
+    }
+
     fn marks(&self, run: &RunContext, action: &Action) -> ToolMarks {
+        if let (Action::ModelCall { provider, .. }, Some(labels)) = (action, self.providers.get()) {
+            let labels = labels.of(&run.grant.tenant, provider);
+            return ToolMarks { labels, shape: None, memory: None };
+        }
         let (Some(marks), tenant) = (self.marks.get(), &run.grant.tenant) else { return ToolMarks::default() };
         match action {
             Action::ToolCall { server, tool } => marks.of(tenant, server, tool),

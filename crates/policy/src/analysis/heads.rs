@@ -46,8 +46,8 @@ impl<'a> Heads<'a> {
         let operators = self.operators();
         let labels_of_all = self.labels();
         let mut heads = Vec::new();
-        for (deed, labelled) in self.deeds() {
-            let labels = if labelled { labels_of_all.clone() } else { vec![BTreeSet::new()] };
+        for deed in self.deeds() {
+            let labels = if deed.has_labels() { labels_of_all.clone() } else { vec![BTreeSet::new()] };
             let commands = matches!(deed, Deed::RunCommand { .. } | Deed::OperatorCommand { .. });
             for principal in if commands { &operators } else { &agents } {
                 for labels in &labels {
@@ -203,8 +203,8 @@ impl<'a> Heads<'a> {
         principals
     }
 
-    /// Every deed that rules tell apart, and whether its resource has labels.
-    fn deeds(&mut self) -> Vec<(Deed, bool)> {
+    /// Every deed that rules tell apart.
+    fn deeds(&mut self) -> Vec<Deed> {
         let mut deeds = Vec::new();
         self.of_pinned(&mut deeds);
         self.of_servers(&mut deeds);
@@ -212,7 +212,7 @@ impl<'a> Heads<'a> {
         self.of_hosts(&mut deeds);
         let other = self.constants.other.as_str();
         for audience in self.constants.named("Audience").chain([other]) {
-            self.push(&mut deeds, (Deed::Token { audience: audience.to_owned() }, false));
+            self.push(&mut deeds, Deed::Token { audience: audience.to_owned() });
         }
         let commands = domain::texts(&self.compared(Root::Context, &["command"]), other);
         let tenants = self.tenants();
@@ -220,15 +220,15 @@ impl<'a> Heads<'a> {
             for tenant in &tenants {
                 let agents = self.constants.named("Agent").map(str::to_owned).chain([format!("{tenant}/{other}")]);
                 for agent in agents.filter(|agent| agent.split_once('/').is_some_and(|(of, _)| of == tenant.as_str())) {
-                    self.push(&mut deeds, (Deed::RunCommand { agent, command: command.clone() }, false));
+                    self.push(&mut deeds, Deed::RunCommand { agent, command: command.clone() });
                 }
                 let (tenant, command) = (Some(tenant.clone()), command.clone());
-                if !self.push(&mut deeds, (Deed::OperatorCommand { tenant, command }, false)) {
+                if !self.push(&mut deeds, Deed::OperatorCommand { tenant, command }) {
                     return deeds;
                 }
             }
             if matches!(self.level, PolicyScope::Plane) {
-                self.push(&mut deeds, (Deed::OperatorCommand { tenant: None, command }, false));
+                self.push(&mut deeds, Deed::OperatorCommand { tenant: None, command });
             }
         }
         deeds
@@ -243,7 +243,7 @@ impl<'a> Heads<'a> {
 
     /// The approved tools, whose calls have arguments: of those that rules do not tell apart by their names, one for each
     /// shape of what they read. And one that may be approved later.
-    fn of_pinned(&mut self, deeds: &mut Vec<(Deed, bool)>) {
+    fn of_pinned(&mut self, deeds: &mut Vec<Deed>) {
         let tools = self.tools();
         let named: BTreeSet<&str> = tools
             .iter()
@@ -277,9 +277,9 @@ impl<'a> Heads<'a> {
         for (server, tool) in pinned {
             for operation in MemoryOperation::ALL.into_iter().filter(|_| memories) {
                 let (server, tool) = (server.clone(), tool.clone());
-                self.push(deeds, (Deed::Memory { server, tool, operation, pinned: true }, true));
+                self.push(deeds, Deed::Memory { server, tool, operation, pinned: true });
             }
-            self.push(deeds, (Deed::ToolCall { server, tool, pinned: true }, true));
+            self.push(deeds, Deed::ToolCall { server, tool, pinned: true });
         }
     }
 
@@ -288,7 +288,7 @@ impl<'a> Heads<'a> {
         self.is_read(Root::Context, "operation") || self.constants.named("Action").any(|id| id == "memory")
     }
 
-    fn of_servers(&mut self, deeds: &mut Vec<(Deed, bool)>) {
+    fn of_servers(&mut self, deeds: &mut Vec<Deed>) {
         let constants = self.constants;
         let targets = |kind: &'static str| constants.named(kind).filter_map(|id| id.split_once('/'));
         let tools = self.tools();
@@ -310,26 +310,26 @@ impl<'a> Heads<'a> {
             // Every tool has calls at which it is not pinned: before it is approved, or in another tenant.
             for tool in &names {
                 let deed = Deed::ToolCall { server: server.clone(), tool: tool.clone(), pinned: false };
-                self.push(deeds, (deed, true));
+                self.push(deeds, deed);
                 for operation in MemoryOperation::ALL.into_iter().filter(|_| memories) {
                     let (server, tool) = (server.clone(), tool.clone());
-                    self.push(deeds, (Deed::Memory { server, tool, operation, pinned: false }, true));
+                    self.push(deeds, Deed::Memory { server, tool, operation, pinned: false });
                 }
             }
             for uri in &uris {
-                self.push(deeds, (Deed::ResourceRead { server: server.clone(), uri: uri.clone() }, true));
+                self.push(deeds, Deed::ResourceRead { server: server.clone(), uri: uri.clone() });
             }
             for prompt in &prompts {
-                self.push(deeds, (Deed::PromptGet { server: server.clone(), prompt: prompt.clone() }, true));
+                self.push(deeds, Deed::PromptGet { server: server.clone(), prompt: prompt.clone() });
             }
-            self.push(deeds, (Deed::Sampling { server: server.clone() }, true));
-            if !self.push(deeds, (Deed::Elicitation { server }, true)) {
+            self.push(deeds, Deed::Sampling { server: server.clone() });
+            if !self.push(deeds, Deed::Elicitation { server }) {
                 return;
             }
         }
     }
 
-    fn of_models(&mut self, deeds: &mut Vec<(Deed, bool)>) {
+    fn of_models(&mut self, deeds: &mut Vec<Deed>) {
         let constants = self.constants;
         let models: BTreeSet<(&str, &str)> = constants.named("Model").filter_map(|id| id.split_once('/')).collect();
         let named = constants.named("Provider").chain(models.iter().map(|(provider, _)| *provider));
@@ -340,14 +340,14 @@ impl<'a> Heads<'a> {
         for provider in providers {
             for model in &names {
                 let deed = Deed::ModelCall { provider: provider.clone(), model: model.clone() };
-                if !self.push(deeds, (deed, true)) {
+                if !self.push(deeds, deed) {
                     return;
                 }
             }
         }
     }
 
-    fn of_hosts(&mut self, deeds: &mut Vec<(Deed, bool)>) {
+    fn of_hosts(&mut self, deeds: &mut Vec<Deed>) {
         let constants = self.constants;
         let hosts = constants.named("Host").filter_map(|id| id.rsplit_once(':'));
         let named: Vec<(String, u16)> =
@@ -373,7 +373,7 @@ impl<'a> Heads<'a> {
         let ports: BTreeSet<u16> = ports.chain(named.iter().map(|(_, port)| *port)).chain([443]).collect();
         for host in names {
             for port in &ports {
-                if !self.push(deeds, (Deed::Egress { host: host.clone(), port: *port }, true)) {
+                if !self.push(deeds, Deed::Egress { host: host.clone(), port: *port }) {
                     return;
                 }
             }

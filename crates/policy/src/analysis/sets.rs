@@ -107,12 +107,15 @@ fn changed(rule: &Rule, mark: &str, labels: &[String]) -> Result<Policy, SetErro
     let mut json = rule.policy.to_json().map_err(SetError::of)?;
     json["effect"] = "forbid".into();
     if !labels.is_empty() {
-        let has = serde_json::json!({
+        let all = serde_json::json!({
             "containsAll": {
                 "left": {".": {"left": {"Var": "resource"}, "attr": "labels"}},
                 "right": {"Set": labels.iter().map(|label| serde_json::json!({"Value": label})).collect::<Vec<_>>()},
             }
         });
+        // A host, a tool server and what commands are about carry none.
+        let some = serde_json::json!({"has": {"left": {"Var": "resource"}, "attr": "labels"}});
+        let has = serde_json::json!({"&&": {"left": some, "right": all}});
         let unless = serde_json::json!({"kind": "unless", "body": has});
         match json["conditions"].as_array_mut() {
             Some(conditions) => conditions.push(unless),

@@ -16,6 +16,13 @@ const NOT_ASKED: [&str; 1] = ["token"];
 
 pub(super) fn asked(version: &Version, findings: &mut Vec<Finding>) {
     for rule in version.rules() {
+        if !rule.require_labels.is_empty() && rule.scope.may_have_no_labels() {
+            let what = "`@require_label` on a rule that also matches what carries no labels (hosts, questions of tool \
+                        servers, commands): that would be blocked each time";
+            let next_step = "Name in its head what it is about: `action in [Cogward::Action::\"tool_call\", \
+                             Cogward::Action::\"resource_read\"]`";
+            findings.push(finding(rule, Severity::Error, what.into(), next_step.into()));
+        }
         let named = rule.scope.actions().unwrap_or_default().iter().map(|(uid, _)| uid.id().unescaped());
         let counted = rule.trackers.iter().filter_map(|tracker| match tracker.of {
             Pattern::Action(action) => Some(action),

@@ -271,3 +271,51 @@ fn four_eyes_are_a_mark_on_an_escalation() {
         assert!(check(&format!("{wrong} permit(principal, {PAY}, resource);")).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn labels_are_read_only_of_what_carries_them() {
+    // A forbid on the label of a host would never match: it is refused when it is written, and not taken as if it did.
+    for head in [
+        "principal, action == Cogward::Action::\"egress\", resource",
+        "principal, action in [Cogward::Action::\"model_call\", Cogward::Action::\"egress\"], resource",
+        "principal, action == Cogward::Action::\"sampling\", resource",
+        "principal, action == Cogward::Action::\"elicitation\", resource",
+        "principal, action, resource is Cogward::Host",
+        "principal, action, resource in Cogward::Domain::\"example.com\"",
+        "principal is Cogward::AgentVersion, action, resource",
+    ] {
+        for clause in ["forbid", "permit"] {
+            let text = format!("{clause}({head}) when {{ resource.labels.contains(\"register\") }};");
+            let found = findings(&text);
+            assert!(!found.is_empty(), "{text}");
+            for one in found {
+                assert_eq!(one.severity, Severity::Error, "{text}: {one}");
+                assert!(one.next_step.contains("hosts and tool servers do not"), "{text}: {one}");
+            }
+        }
+        let found = findings(&format!("@require_label(\"register\") permit({head});"));
+        assert!(found.iter().any(|one| one.what.contains("carries no labels")), "{head}: {found:?}");
+    }
+    for head in [
+        "principal, action in Cogward::Action::\"tool_call\", resource",
+        "principal, action in Cogward::Action::\"memory\", resource",
+        "principal, action == Cogward::Action::\"tool:bank/pay\", resource",
+        "principal, action in [Cogward::Action::\"resource_read\", Cogward::Action::\"prompt_get\"], resource",
+        "principal, action == Cogward::Action::\"model_call\", resource",
+        "principal, action, resource in Cogward::Provider::\"openai\"",
+        "principal, action, resource is Cogward::Tool",
+        "principal, action, resource is Cogward::Resource in Cogward::ToolServer::\"bank\"",
+    ] {
+        for text in [
+            format!("permit({head}) when {{ resource.labels.contains(\"open\") }};"),
+            format!("@require_label(\"open\") permit({head});"),
+        ] {
+            assert_eq!(findings(&text), [], "{text}");
+        }
+    }
+    // Of everything, it is asked first; and a version that was stored earlier is still read.
+    let guarded =
+        "forbid(principal, action, resource) when { resource has labels && resource.labels.contains(\"x\") };";
+    assert_eq!(findings(guarded), []);
+    assert!(Version::load(PolicyScope::Plane, "@require_label(\"open\") permit(principal, action, resource);").is_ok());
+}

@@ -19,6 +19,10 @@ use crate::{
 /// Rules about single tools are checked against so many tools at a time: the cost is the product of both.
 const TOOLS_AT_ONCE: usize = 16;
 
+/// What to do where a rule reads labels of what has none.
+const LABELLED: &str = "Tools, resources, prompts and models carry labels; hosts and tool servers do not. Name those \
+                        actions in the head, or ask first: `resource has labels && …`. A host is told by its domain";
+
 /// A pinned tool by server and name.
 pub(super) type Tool = (String, String);
 
@@ -121,8 +125,12 @@ impl Schema {
         }
     }
 
-    /// Says why an argument of a tool is not offered, and what else there is.
+    /// Says why an argument of a tool is not offered, and what else there is; and what carries labels.
     fn reason(&self, rule: &Rule, finding: &mut Finding) {
+        if finding.what.contains("`labels`") && finding.what.contains("attribute") {
+            finding.next_step = LABELLED.into();
+            return;
+        }
         let Some(path) = argument(&finding.what) else { return };
         let tools = self.exact_tools(rule);
         let shapes = tools.iter().filter_map(|tool| self.tools.get(tool).map(|shape| (tool, shape)));

@@ -132,6 +132,35 @@ fn a_required_label_that_is_not_there_blocks() {
     assert_eq!(decided.rule(), "policy.plane.inside");
 }
 
+#[test]
+fn what_nobody_labels_has_no_labels_whatever_a_question_says() {
+    let server = || "bank".parse().unwrap();
+    let model = Deed::ModelCall { provider: server(), model: "m".into() };
+    let host = Deed::Egress { host: "api.example.com".into(), port: 443 };
+    let (sampling, read) =
+        (Deed::Sampling { server: server() }, Deed::ResourceRead { server: server(), uri: "a:b".into() });
+    let forbid = format!(
+        "{ALL} @id(\"no\") forbid(principal, action, resource)
+        when {{ resource has labels && resource.labels.contains(\"open\") }};"
+    );
+    let unguarded =
+        format!("{ALL} @id(\"no\") forbid(principal, action, resource) when {{ resource.labels.isEmpty() }};");
+    let required = "@id(\"inside\") @require_label(\"open\") permit(principal, action, resource);";
+    for deed in [host, sampling] {
+        let says = |text: &str| {
+            let decided = decide(&[("plane", text)], deed.clone(), &["open"]);
+            (decided.verdict, decided.levels[0].cause)
+        };
+        assert_eq!(says(&forbid), (Verdict::Permit, Cause::Permitted), "{deed:?}");
+        assert_eq!(says(&unguarded), (Verdict::Block, Cause::RuleFailed), "{deed:?}");
+        assert_eq!(says(required), (Verdict::Block, Cause::LabelMissing), "{deed:?}");
+    }
+    for deed in [read, model] {
+        assert_eq!(decide(&[("plane", &forbid)], deed.clone(), &["open"]).verdict, Verdict::Block);
+        assert_eq!(decide(&[("plane", required)], deed, &["open"]).verdict, Verdict::Permit);
+    }
+}
+
 fn memory(tool: &str, pinned: bool) -> Deed {
     let operation = MemoryOperation::of_tool(tool);
     Deed::Memory { server: "notes".parse().unwrap(), tool: tool.parse().unwrap(), operation, pinned }

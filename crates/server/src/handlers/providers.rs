@@ -12,7 +12,9 @@ use cogward_store::ProviderRow;
 use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
 
-use super::{bounded_reason, etag, known_tenant, page_of, precondition, tool_servers::keep_secret};
+use super::{
+    bounded_reason, etag, known_tenant, page_of, precondition, tool_servers::keep_secret, tools::bounded_labels,
+};
 use crate::{
     events::{by_operator, digest_of},
     extract::{Asked, Caller, Json, Params},
@@ -26,9 +28,9 @@ pub(crate) fn secret_name(tenant: &TenantName, name: &UpstreamName) -> String {
 }
 
 async fn view(plane: &Plane, row: ProviderRow) -> Result<Provider, Failure> {
-    let upstream::Provider { tenant, name, shape, prices } = row.config;
+    let upstream::Provider { tenant, name, shape, prices, labels } = row.config;
     let has_credential = plane.store.secret(&secret_name(&tenant, &name)).await?.is_some();
-    Ok(Provider { tenant, name, shape, prices, has_credential, updated: row.updated })
+    Ok(Provider { tenant, name, shape, prices, labels, has_credential, updated: row.updated })
 }
 
 pub(crate) async fn list(
@@ -64,10 +66,11 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Json<ProviderPut>,
 ) -> Result<impl IntoResponse, Failure> {
-    let ProviderPut { shape, prices, credential, reason } = body.value;
+    let ProviderPut { shape, prices, labels, credential, reason } = body.value;
     bounded_reason(reason.as_deref())?;
+    bounded_labels(&labels)?;
     known_tenant(&app, &tenant).await?;
-    let config = upstream::Provider { tenant: tenant.clone(), name: name.clone(), shape, prices };
+    let config = upstream::Provider { tenant: tenant.clone(), name: name.clone(), shape, prices, labels };
     let secret = credential.map(|c| Zeroizing::new(c.into_exposed()));
     let for_gateway = || secret.clone().map(Credential::new);
     // Its script or its base URL is read here; a real provider is not called, because a call costs.
@@ -84,6 +87,7 @@ pub(crate) async fn put(
         .public("revision", revision)
         .public("models", config.prices.keys().cloned().collect::<Vec<_>>())
         .public("has_credential", secret.is_some())
+        .public("labels", config.labels.iter().map(ToString::to_string).collect::<Vec<_>>())
         .confidential("config", digest_of(&config));
     let committed = tx.commit(vec![event]).await?;
     app.publish(committed).await?;

@@ -1,6 +1,6 @@
 //! The tools of tool servers, and what else they define: looked at, approved, blocked, labelled.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{Json as Answer, extract::State, response::IntoResponse};
 use cogward_api::{
@@ -11,7 +11,7 @@ use cogward_gateway::pins::{
     diff::{self, Change},
     suspicion::{self, Names},
 };
-use cogward_model::{TenantName, Timestamp, UpstreamName, pin::Suspicion, pin_name::PinName};
+use cogward_model::{DataLabel, TenantName, Timestamp, UpstreamName, pin::Suspicion, pin_name::PinName};
 use cogward_store::ToolPinRow;
 use http::HeaderMap;
 
@@ -25,7 +25,7 @@ use crate::{
 
 /// How long a server may take to say what it offers before the operator is shown what is known.
 const REFRESH_MAX: Duration = Duration::from_secs(5);
-/// Most labels of a tool.
+/// Most labels of a tool or of a provider.
 const LABELS_MAX: usize = 32;
 
 type Path = (TenantName, UpstreamName, PinName);
@@ -185,6 +185,13 @@ pub(crate) async fn block(
     decide(&app, caller, path, headers, Decision::Block { reason }).await
 }
 
+pub(super) fn bounded_labels(labels: &BTreeSet<DataLabel>) -> Result<(), Failure> {
+    if labels.len() > LABELS_MAX {
+        return Err(Failure::invalid(format!("there are at most {LABELS_MAX} labels")).rule("limits.labels"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn label(
     State(app): State<App>,
     caller: Caller,
@@ -194,8 +201,6 @@ pub(crate) async fn label(
 ) -> Result<impl IntoResponse, Failure> {
     let ToolLabelsPut { labels, idempotent, reason } = body.value;
     bounded_reason(reason.as_deref())?;
-    if labels.len() > LABELS_MAX {
-        return Err(Failure::invalid(format!("a tool has at most {LABELS_MAX} labels")).rule("limits.labels"));
-    }
+    bounded_labels(&labels)?;
     decide(&app, caller, path, headers, Decision::Label { labels, idempotent, reason }).await
 }

@@ -51,6 +51,21 @@ async fn each_request_is_decided_and_recorded_by_itself() {
 }
 
 #[tokio::test]
+async fn a_path_is_recorded_to_its_end() {
+    let rig = Rig::new(|_| ok("fine")).await;
+    let mut agent = rig.agent(HOST).await;
+    let long = format!("/v1/{}/pay-5000", "a".repeat(4_000));
+    let answer = agent.ask(&format!("GET {long} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    assert_eq!(answer.status, 200, "{}", answer.all());
+    assert_eq!(field(&rig.decided()[0], "path"), long);
+    // Of one that is too long to be decided there is the digest.
+    let longer = format!("/v1/{}", "a".repeat(9_000));
+    let answer = agent.ask(&format!("GET {longer} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    assert!(answer.status != 200, "{}", answer.all());
+    assert_eq!(field(&rig.decided()[1], "path"), crate::mcp::sha256(longer.as_bytes()).to_string());
+}
+
+#[tokio::test]
 async fn bodies_are_streamed_both_ways_and_headers_of_one_hop_or_of_ours_stay_here() {
     let rig = Rig::new(|_| {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 1\r\nX-Cogward-Code: x\r\nTrailer: t\r\n\r\n\

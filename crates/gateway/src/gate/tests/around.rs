@@ -160,7 +160,7 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
     let ledger = Arc::new(Ledger::default());
     let text = "@escalate(\"privacy\") permit(principal, action, resource);";
     let (gate, run, _) = governed(&ledger, &[("plane", text)]);
-    let people = people(&gate, (0..3).map(|_| Ok(ApprovalState::Pending(reference()))).collect());
+    let people = people(&gate, (0..4).map(|_| Ok(ApprovalState::Pending(reference()))).collect());
     for beside in [None, Some("amount=1"), Some("amount=2")] {
         let mut call = other(sampling());
         call.target.2 = beside.map(Bytes::from);
@@ -171,6 +171,12 @@ async fn an_approval_is_for_what_goes_along_with_a_call_too() {
     // Whoever approves it sees that too.
     let last = people.asked.lock().unwrap().pop().unwrap().arguments.unwrap();
     assert_eq!(last, "{\"messages\":[\"transfer 5000\"]}\namount=2");
+    // Also behind a text that is longer than anybody is shown.
+    let mut call = other(sampling());
+    (call.target.1, call.target.2) = ("x".repeat(20_000).into(), Some("amount=5000".into()));
+    assert!(gate.admit(&run, call).await.is_err());
+    let last = people.asked.lock().unwrap().pop().unwrap().arguments.unwrap();
+    assert!(last.starts_with(b"amount=5000\nxxx") && last.len() > 20_000);
 }
 
 #[tokio::test]
@@ -272,6 +278,80 @@ async fn what_is_read_of_a_server_is_labelled_like_its_tools() {
         assert_eq!(refused(&gate, &run, other(action)).await.rule, "policy.plane.no");
     }
     assert!(gate.admit(&run, other(read("more", "more:///a.txt"))).await.is_ok());
+}
+
+/// The template as it is published, in production.
+#[tokio::test]
+async fn the_template_of_dora_lets_models_and_hosts_of_the_register_through() {
+    let ledger = Arc::new(Ledger::default());
+    let (gate, _, scope) = setup(&ledger, 100);
+    activate(&gate, &[("plane", include_str!("../../../../../docs/policies/dora.cedar"))]);
+    let mut manifest = serde_json::to_value(manifest()).unwrap();
+    manifest["spec"]["tier"] = "production".into();
+    manifest["spec"]["permissions"]["models"] = serde_json::json!([
+        {"provider": "openai", "name": "gpt-5", "maxOutputTokens": 256},
+        {"provider": "other", "name": "tiny", "maxOutputTokens": 256},
+    ]);
+    manifest["spec"]["permissions"]["egress"] = serde_json::json!([
+        {"host": "api.example.com", "port": 443}, {"host": "other.example.com", "port": 443},
+    ]);
+    let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+    let id: RunId = Id::new(&SystemClock, &SystemEntropy);
+    let grant = RunGrant::new(id, &manifest, Digest::from_bytes([7; 32]), None, vec![scope]);
+    assert_eq!(grant.tier.as_str(), "production");
+    let run = Arc::new(RunContext::new(grant));
+    run.fence.set(FenceState::Open);
+    let model = |provider: &str, model: &str| Action::ModelCall {
+        provider: provider.parse().unwrap(),
+        model: model.to_owned(),
+        wire: cogward_model::action::ModelWire::OpenAiChat,
+        streaming: false,
+    };
+    let host = |host: &str| Action::Egress { host: host.to_owned(), port: 443 };
+    for (action, registered) in [
+        (model("openai", "gpt-5"), true),
+        (model("other", "tiny"), false),
+        (host("api.example.com"), true),
+        (host("other.example.com"), false),
+    ] {
+        let refused = gate.admit(&run, other(action.clone())).await.map(well).err().map(|refusal| refusal.rule);
+        assert_eq!(refused, (!registered).then(|| "policy.plane.dora-28-register".to_owned()), "{action:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_has_the_labels_of_its_provider_and_a_run_does_not_read_them() {
+    let ledger = Arc::new(Ledger::default());
+    let text = "permit(principal, action, resource);
+        @id(\"register\") forbid(principal, action == Cogward::Action::\"model_call\", resource)
+        unless { resource.labels.contains(\"registered\") };
+        @id(\"clean\") forbid(principal, action in Cogward::Action::\"tool_call\", resource)
+        unless { context.labels.isEmpty() };";
+    let (gate, run, _) = setup(&ledger, 100);
+    let labels = Arc::new(crate::upstreams::ProviderLabels::default());
+    gate.policies().providers_labelled_by(Arc::clone(&labels));
+    activate(&gate, &[("plane", text)]);
+    let model = || Action::ModelCall {
+        provider: "scripted".parse().unwrap(),
+        model: "demo-model".to_owned(),
+        wire: cogward_model::action::ModelWire::OpenAiChat,
+        streaming: false,
+    };
+    let (own, elsewhere) = (TenantName::default_tenant(), "acme".parse().unwrap());
+    let provider: UpstreamName = "scripted".parse().unwrap();
+    let label = |tenant: &TenantName, all: &[&str]| {
+        labels.put(tenant, &provider, all.iter().map(|label| (*label).to_owned()).collect());
+    };
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register");
+    label(&elsewhere, &["registered"]);
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register", "of another tenant");
+    label(&own, &["registered", "european"]);
+    well(gate.admit(&run, other(model())).await.ok().unwrap());
+    let record = ledger.of(EventType::ModelCallDecided).pop().unwrap();
+    assert_eq!(value(&record, "labels_read"), None);
+    assert!(gate.admit(&run, pay("{}")).await.is_ok(), "nothing labelled was read");
+    label(&own, &["european"]);
+    assert_eq!(refused(&gate, &run, other(model())).await.rule, "policy.plane.register", "taken away");
 }
 
 #[tokio::test]

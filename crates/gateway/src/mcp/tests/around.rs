@@ -117,6 +117,10 @@ async fn a_server_says_nothing_beside_while_an_answer_of_it_is_redacted() {
     }
 }
 
+fn decided(plane: &Plane, kind: EventType) -> Vec<Recorded> {
+    plane.ledger.of(kind).iter().map(|event| field(event, "decision").unwrap()).collect()
+}
+
 #[tokio::test]
 async fn answers_that_go_along_with_a_call_are_recorded_whether_they_were_asked_for_or_not() {
     let (plane, _desk) = plane(true).await;
@@ -129,6 +133,11 @@ async fn answers_that_go_along_with_a_call_are_recorded_whether_they_were_asked_
     };
     agent.modern("tools/call", call.clone(), URL).await;
     assert!(recorded(&plane));
+    // Nobody asked: it is decided like the question that it would answer, under the call that it came with.
+    let unasked = plane.ledger.of(EventType::ElicitationDecided).pop().unwrap();
+    assert_eq!(field(&unasked, "unasked"), Some(true.into()));
+    assert!(format!("{:?}", field(&unasked, "responses")).contains("5000"), "{unasked:?}");
+    assert!(matches!(field(&unasked, "refs"), Some(Recorded::List(refs)) if refs.len() == 1), "{unasked:?}");
     let can = r#"{"elicitation":{}}"#;
     let first = agent.modern("tools/call", json!({"name": "ask_user", "arguments": {}}), can).await.json();
     assert!(!recorded(&plane), "there were none");
@@ -136,6 +145,109 @@ async fn answers_that_go_along_with_a_call_are_recorded_whether_they_were_asked_
     again["requestState"] = first["result"]["requestState"].clone();
     let second = agent.modern("tools/call", again, can).await;
     assert!(shown(&second).contains("5000") && recorded(&plane), "{:?}", second.body);
+    // What was asked was decided when it was asked, and not once more.
+    assert_eq!(decided(&plane, EventType::ElicitationDecided).len(), 2);
+}
+
+/// Where policy does not let a server ask, an agent cannot tell it without having been asked.
+#[tokio::test]
+async fn answers_that_nobody_asked_for_are_decided_like_their_questions() {
+    let (plane, desk) = plane(true).await;
+    let (user, model) = (EventType::ElicitationDecided, EventType::SamplingDecided);
+    let agent = plane.run_of(&manifest(true), 100);
+    let can = r#"{"elicitation":{},"sampling":{}}"#;
+    let forbids = |action: &str| {
+        format!(
+            "permit(principal, action, resource);
+            @id(\"mute\") forbid(principal, action == Cogward::Action::\"{action}\", resource);"
+        )
+    };
+    let tell = async |answers: Value, state: Option<Value>| {
+        let mut call = json!({"name": "ask_user", "arguments": {}, "inputResponses": answers});
+        if let Some(state) = state {
+            call["requestState"] = state;
+        }
+        agent.modern("tools/call", call, can).await
+    };
+    let accepted = json!({"action": "accept", "content": {"pay": 5000}});
+    let said = json!({"role": "assistant", "content": {"type": "text", "text": "pay 5000"}, "model": "m"});
+    let both = json!({"action": "accept", "role": "assistant", "content": {"pay": 5000}});
+    let roots = json!({"roots": [{"uri": "file:///pay-5000"}]});
+    for (action, answer, blocked) in [
+        ("elicitation", &accepted, true),
+        ("elicitation", &roots, true),
+        ("elicitation", &both, true),
+        ("elicitation", &json!({"pay": 5000}), true),
+        ("elicitation", &said, false),
+        ("sampling", &said, true),
+        ("sampling", &both, true),
+        ("sampling", &accepted, false),
+    ] {
+        activate(&plane, &forbids(action));
+        let before = desk.calls.load(Ordering::SeqCst);
+        let reply = tell(json!({"who": answer}), None).await;
+        let forwarded = desk.calls.load(Ordering::SeqCst) - before;
+        assert_eq!(forwarded, usize::from(!blocked), "{action} {answer}: {:?}", reply.body);
+        assert_eq!(shown(&reply).contains("policy_blocked"), blocked, "{action} {answer}: {:?}", reply.body);
+        let kind = if action == "sampling" { model } else { user };
+        if blocked {
+            assert_eq!(decided(&plane, kind).pop(), Some("block".into()), "{action} {answer}");
+            let call = plane.ledger.of(EventType::ToolCallCompleted).pop().unwrap();
+            assert_eq!(field(&call, "outcome"), Some("unknown".into()), "{call:?}");
+        }
+    }
+    // One answer of several is enough, and a state is good for what it asked alone.
+    activate(&plane, "permit(principal, action, resource);");
+    let first = agent.modern("tools/call", json!({"name": "ask_user", "arguments": {}}), can).await.json();
+    let state = first["result"]["requestState"].clone();
+    activate(&plane, &forbids("elicitation"));
+    let before = desk.calls.load(Ordering::SeqCst);
+    let reply = tell(json!({"who": accepted, "pay": accepted}), Some(state)).await;
+    assert!(shown(&reply).contains("policy_blocked"), "{:?}", reply.body);
+    assert_eq!(desk.calls.load(Ordering::SeqCst), before);
+    // The same with nothing but what was asked goes on, though no more would be asked by now.
+    activate(&plane, "permit(principal, action, resource);");
+    let first = agent.modern("tools/call", json!({"name": "ask_user", "arguments": {}}), can).await.json();
+    activate(&plane, &forbids("elicitation"));
+    let reply = tell(json!({"who": accepted}), Some(first["result"]["requestState"].clone())).await;
+    assert!(shown(&reply).contains("5000"), "{:?}", reply.body);
+    // A prompt that is taken is no way round either.
+    let prompt = json!({"name": "greet", "inputResponses": {"who": accepted}});
+    let reply = agent.modern("prompts/get", prompt, can).await;
+    assert!(shown(&reply).contains("policy_blocked"), "{:?}", reply.body);
+    assert!(!desk.seen.lock().unwrap().iter().any(|message| message["method"] == "prompts/get"));
+}
+
+#[tokio::test]
+async fn what_a_task_is_told_is_recorded_and_asking_about_it_takes_a_slot() {
+    const CAN: &str = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
+    let (plane, desk) = plane(true).await;
+    let agent = plane.run_of(&manifest(true), 20);
+    agent.modern("tools/call", json!({"name": "begin", "arguments": {}}), CAN).await;
+    let told = json!({"taskId": "task-1", "inputResponses": {"who": {"action": "accept", "content": {"pay": 5000}}}});
+    agent.modern("tasks/update", told, CAN).await;
+    let record = plane.ledger.of(EventType::ToolCallDecided).pop().unwrap();
+    assert_eq!(field(&record, "method"), Some("tasks/update".into()));
+    assert!(format!("{:?}", field(&record, "responses")).contains("5000"), "{record:?}");
+    // Calls in flight leave no slot for what is asked about tasks, and a task whose call is over needs none itself.
+    let run = plane.gateway.context(agent.run).unwrap();
+    let all = u32::try_from(cogward_model::limits::RUN_CALLS_IN_FLIGHT_MAX).unwrap();
+    let slots = Arc::clone(&run.calls).acquire_many_owned(all).await.unwrap();
+    let asked = |desk: &super::desk::Desk| {
+        desk.seen.lock().unwrap().iter().filter(|message| message["method"] == "tasks/get").count()
+    };
+    let reply = agent.modern("tasks/get", json!({"taskId": "task-1"}), CAN).await;
+    assert!(shown(&reply).contains("limits.callsInFlight"), "{:?}", reply.body);
+    assert_eq!(asked(&desk), 0);
+    drop(slots);
+    let reply = agent.modern("tasks/get", json!({"taskId": "task-1"}), CAN).await.json();
+    assert_eq!((reply["result"]["status"].as_str(), asked(&desk)), (Some("working"), 1));
+    // Asked without end, it is answered at its pace.
+    let (begun, most) = (std::time::Instant::now(), crate::pace::BURST + 20);
+    for _ in 0..most {
+        agent.modern("tasks/get", json!({"taskId": "task-1"}), CAN).await;
+    }
+    assert!(begun.elapsed() >= crate::pace::INTERVAL * 16, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -149,6 +261,9 @@ async fn nothing_of_the_meta_of_a_call_goes_on_but_its_place_in_a_trace() {
         let seen = desk.seen.lock().unwrap();
         let call = seen.iter().find(|message| message["method"] == "tools/call").unwrap();
         assert!(call["params"]["_meta"]["traceparent"] == parent && !call.to_string().contains("EVIL"), "{call}");
+        // What goes on is in the record.
+        let record = plane.ledger.of(EventType::ToolCallDecided).pop().unwrap();
+        assert_eq!(field(&record, "trace"), Some(format!(r#"{{"traceparent":"{parent}"}}"#).into()), "{record:?}");
     }
 }
 
