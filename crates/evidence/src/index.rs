@@ -426,7 +426,7 @@ impl Indexer {
 
     /// Indexes the next leaves.
     fn batch(&mut self, end: Position) -> Result<(), SealError> {
-        let mut reader = Leaves::new(&self.shared.segments, self.position, end);
+        let mut reader = Leaves::new(&self.shared.segments, self.position, end).heads();
         let (mut found, mut logs) = (Found::default(), BTreeMap::<TenantName, (Added, Tags)>::new());
         let (mut count, mut bytes, mut position) = (0, 0, self.position);
         let (mut time, mut time_text) = (0, String::new());

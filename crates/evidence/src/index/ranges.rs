@@ -105,7 +105,7 @@ pub(crate) fn maps(
     places: &[(u64, Position)],
     (from, to): (u64, u64),
 ) -> Result<Maps, SealError> {
-    let mut reader = Leaves::new(&shared.segments, Position::default(), shared.progress.end());
+    let mut reader = Leaves::new(&shared.segments, Position::default(), shared.progress.end()).heads();
     let (mut found, mut maps, mut next) = (Found::default(), Maps::default(), from);
     let keys = shared.keyring.tenant(tenant).map_err(ReadError::Keys)?;
     let mut keys_of: HashMap<(Kind, String), Hash> = HashMap::new();

@@ -96,7 +96,8 @@ struct Body<'a> {
 
 /// A pseudonym as a text.
 pub(crate) fn hex(bytes: &[u8; KEY_ID_BYTES]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }
 
 /// The field with the name of the person on whose authority a leaf is.

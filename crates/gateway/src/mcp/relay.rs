@@ -125,7 +125,8 @@ pub(super) async fn relay<A: Governed + Sync + 'static>(
     let shape = request.shape;
     let line = Line::new(Arc::clone(admitted.run()), caller, shape, first);
     let relay = Relay { inner: Arc::clone(inner), client, request };
-    tokio::spawn(relay.run(admitted, line));
+    // It is large: in a box it is moved once, and not on every step of the way to its task.
+    tokio::spawn(Box::pin(relay.run(admitted, line)));
     answer.await.unwrap_or_else(|_| line::broken())
 }
 
