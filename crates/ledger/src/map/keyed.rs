@@ -213,8 +213,8 @@ mod tests {
         wanted.sort();
         assert_eq!(read(named), wanted);
         assert_eq!(
-            read(r#""tool":"crm/read","tool_server":"other""#)[1..],
-            [text(Kind::Tool, "crm/read"), text(Kind::ToolServer, "crm"),]
+            read(r#""tool":"crm/read","tool_server":"other""#),
+            [text(Kind::Tool, "crm/read"), text(Kind::ToolServer, "crm"), kind]
         );
         for broken in [r#""run":7"#, r#""tool":"a","tool":"b""#, r#""act":["agent:x@1"]"#] {
             assert!(values(leaf(broken).as_bytes()).is_err(), "{broken}");
