@@ -196,7 +196,7 @@ mod tests {
             r#""tool":7,"approval":[],"server":-1"#,
             r#""tool":true,"approval":{"deep":[{"er":["x"]}]},"tool_server":[1.5,[["y"]],{}]"#,
         ] {
-            assert_eq!(read(members), [kind.clone()], "{members}");
+            assert_eq!(read(members), std::slice::from_ref(&kind), "{members}");
         }
         let named =
             r#""tool":"re\u0061d","server":"crm","approval":["b",1,null,"a",["c"],"b"],"act":"agent:x@1","run":"r""#;
