@@ -6,7 +6,7 @@
 //! roots of the verifiable index into the logs, made from the leaves themselves and not from the file.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +19,7 @@ use std::{
 
 use cogward_ledger::{
     Hash,
-    leaf::{Parsed, leaf_hash},
+    leaf::leaf_hash,
     map::{Claim, RANGE_LEAVES},
     tree::Frontier,
 };
@@ -31,6 +31,7 @@ use crate::{
     read::ReadError,
     record::{RecordError, Shared},
     segments::unfetched,
+    vault::KEY_ID_BYTES,
 };
 
 mod forget;
@@ -47,6 +48,7 @@ pub(crate) use self::{
 };
 use table::Added;
 pub use table::IndexError;
+use terms::{Read, Term};
 
 /// How often the log is looked at while nobody asks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -205,6 +207,9 @@ impl Edge {
         })
     }
 }
+
+/// What stands in the index for the terms of one tenant, as far as it is known: each is a keyed hash.
+type Tags = HashMap<(Term, String), [u8; KEY_ID_BYTES]>;
 
 /// Everything that the thread owns.
 struct Indexer {
@@ -421,8 +426,8 @@ impl Indexer {
 
     /// Indexes the next leaves.
     fn batch(&mut self, end: Position) -> Result<(), SealError> {
-        let mut reader = Leaves::new(&self.shared.segments, self.position, end);
-        let (mut found, mut logs) = (Found::default(), BTreeMap::<TenantName, Added>::new());
+        let mut reader = Leaves::new(&self.shared.segments, self.position, end).heads();
+        let (mut found, mut logs) = (Found::default(), BTreeMap::<TenantName, (Added, Tags)>::new());
         let (mut count, mut bytes, mut position) = (0, 0, self.position);
         let (mut time, mut time_text) = (0, String::new());
         if self.edges.len() > EDGES_MAX {
@@ -437,27 +442,27 @@ impl Indexer {
             let damaged = || ReadError::Damaged(found.at);
             let tenant: TenantName = found.tenant.parse().map_err(|_| damaged())?;
             let keys = self.shared.keyring.tenant(&tenant).map_err(ReadError::Keys)?;
-            let parsed = Parsed::from_bytes(&found.leaf).map_err(|_| damaged())?;
-            if parsed.chain.time != time_text {
-                time = parsed.chain.time.parse::<Timestamp>().map_err(|_| damaged())?.unix_micros();
-                time_text = parsed.chain.time.to_owned();
+            let read = Read::from_bytes(&found.leaf).ok_or_else(damaged)?;
+            if read.chain.time != time_text {
+                time = read.chain.time.parse::<Timestamp>().map_err(|_| damaged())?.unix_micros();
+                read.chain.time.clone_into(&mut time_text);
             }
             if !self.edges.contains_key(&tenant) {
                 let edge = self.load(&tenant)?;
                 self.edges.insert(tenant.clone(), edge);
             }
             let Some(edge) = self.edges.get_mut(&tenant) else { continue };
-            if parsed.chain.seq != edge.size {
+            if read.chain.seq != edge.size {
                 return Err(IndexError::Damaged("it misses leaves").into());
             }
-            let added = logs.entry(tenant).or_default();
-            let terms = terms::of(&keys, &found.leaf, &found.sealed).map_err(ReadError::Keys)?;
-            for (term, value) in terms.ok_or_else(damaged)? {
-                added.terms.push((terms::tag(&keys, term, &value), edge.size));
+            let (added, tags) = logs.entry(tenant).or_default();
+            let is_claim = read.kind() == EventType::LedgerIndexed.as_str();
+            for (term, value) in read.terms(&keys, &found.sealed).map_err(ReadError::Keys)? {
+                // Most leaves are found by what those before them are found by.
+                let tag = tags.entry((term, value)).or_insert_with_key(|(term, value)| terms::tag(&keys, *term, value));
+                added.terms.push((*tag, edge.size));
             }
-            if parsed.body.kind == EventType::LedgerIndexed.as_str()
-                && let Some(claim) = Claim::of(&found.leaf)
-            {
+            if is_claim && let Some(claim) = Claim::of(&found.leaf) {
                 added.claims.push((claim.from, claim.to, edge.size));
                 if claim.from == edge.sealed && claim.to - claim.from == RANGE_LEAVES {
                     edge.sealed = claim.to;
@@ -468,7 +473,7 @@ impl Indexer {
             count += 1;
             bytes += found.leaf.len() + found.sealed.iter().map(Vec::len).sum::<usize>();
         }
-        for (tenant, added) in &mut logs {
+        for (tenant, (added, _)) in &mut logs {
             if let Some(edge) = self.edges.get(tenant) {
                 added.tiles.extend(edge.unfinished());
                 (added.size, added.sealed) = (edge.size, edge.sealed);
@@ -476,7 +481,7 @@ impl Indexer {
             added.terms.sort_unstable();
         }
         let (runtime, table) = self.table()?;
-        runtime.block_on(table.add(position, logs.iter()))?;
+        runtime.block_on(table.add(position, logs.iter().map(|(tenant, (added, _))| (tenant, added))))?;
         self.position = position;
         self.shared.segments.passed.index.store(position.segment, Ordering::Release);
         Ok(())

@@ -78,6 +78,12 @@ impl Sealed {
         Some((*key_id, split_text(rest)?.0))
     }
 
+    /// As much of a frame's payload behind its tenant as [`Self::peek`] reads.
+    pub(crate) fn head(rest: &[u8]) -> Option<&[u8]> {
+        let (_, field) = Self::peek(rest)?;
+        rest.get(..KEY_ID_BYTES + 1 + field.len())
+    }
+
     /// Reads a frame's payload behind its tenant.
     pub(crate) fn parse(rest: &[u8]) -> Option<Self> {
         let (key_id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
@@ -151,6 +157,10 @@ mod tests {
         let (tenant, rest) = split_text(&frame).unwrap();
         let sealed = || Sealed::parse(rest).unwrap();
         assert_eq!(tenant, "acme");
+        let head = Sealed::head(rest).unwrap();
+        assert!(head.len() < rest.len() - 16);
+        assert_eq!(Sealed::peek(head), Some(([1; 16], "args")));
+        assert_eq!(Sealed::head(&head[..head.len() - 1]), None);
         assert_eq!(sealed().open(&key, "acme", "evt_1"), Some(disclosure));
         assert_eq!(sealed().open(&key, "acme", "evt_2"), None);
         assert_eq!(sealed().open(&key, "evil", "evt_1"), None);

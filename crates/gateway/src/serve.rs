@@ -1,9 +1,9 @@
 //! Serving a run on its three listeners. Bounded connections, bounded heads, no delay on small writes.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use cogward_model::{Listener, limits::REQUEST_HEAD_MS_MAX};
-use http::{Request, Response};
+use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
-use crate::{Inner, body::AgentBody, egress, mcp, model, run::RunContext, stall::Patient};
+use crate::{Inner, egress, mcp, model, run::RunContext, stall::Patient};
 
 /// The listeners that only one run's sandbox can connect to.
 #[derive(Debug)]
@@ -115,13 +115,14 @@ async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream:
     let stream = Patient::new(stream, Arc::clone(&run));
     let service = service_fn(move |request: Request<Incoming>| {
         let (inner, run) = (Arc::clone(&inner), Arc::clone(&run));
-        answer(async move {
-            match door {
+        // What the largest door needs is held for every connection, and moved with every request.
+        async move {
+            Ok::<_, Infallible>(match door {
                 Door::Model => model::serve(inner, run, request).await,
                 Door::Mcp => mcp::serve(inner, run, request).await,
-                Door::Proxy => egress::serve(inner, run, request).await,
-            }
-        })
+                Door::Proxy => Box::pin(egress::serve(inner, run, request)).await,
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -133,8 +134,4 @@ async fn connection(inner: Arc<Inner>, run: Arc<RunContext>, door: Door, stream:
     if let Err(error) = served {
         tracing::debug!(run = %name, %error, "connection ended");
     }
-}
-
-async fn answer(response: impl Future<Output = Response<AgentBody>>) -> Result<Response<AgentBody>, Infallible> {
-    Ok(response.await)
 }

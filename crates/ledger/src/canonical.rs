@@ -35,11 +35,30 @@ pub enum Keys {
     Any,
 }
 
+/// Bytes that are looked at together.
+const TOGETHER: usize = 32;
+
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+/// Where the first byte is that needs an escape.
+fn first_escape(bytes: &[u8]) -> Option<usize> {
+    let (together, rest) = bytes.as_chunks::<TOGETHER>();
+    // Without a way out in between, which lets the compiler look at all of them at once.
+    let plain = |part: &&[u8; TOGETHER]| !part.iter().fold(false, |found, byte| found | needs_escape(*byte));
+    let before = together.iter().take_while(plain).count();
+    let from = before * TOGETHER;
+    let near = together.get(before).map_or(rest, <[u8; TOGETHER]>::as_slice);
+    near.iter().position(|byte| needs_escape(*byte)).map(|at| from + at)
+}
+
 /// Writes a text with its quotes.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|b| *b < 0x20 || *b == b'"' || *b == b'\\') {
+    while let Some(at) = first_escape(rest) {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((byte, tail)) = special.split_first() else { break };
@@ -61,7 +80,19 @@ pub fn write_text(out: &mut Vec<u8>, text: &str) {
 
 /// Writes an integer.
 pub fn write_integer(out: &mut Vec<u8>, integer: u64) {
-    out.extend_from_slice(integer.to_string().as_bytes());
+    // The longest has twenty digits.
+    let (mut digits, mut at, mut left) = ([b'0'; 20], 20, integer);
+    while at > 0 {
+        at -= 1;
+        if let (Some(digit), Ok(value)) = (digits.get_mut(at), u8::try_from(left % 10)) {
+            *digit += value;
+        }
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
 }
 
 /// Writes a value.
@@ -80,7 +111,12 @@ fn write_at(out: &mut Vec<u8>, value: &Value, keys: Keys, depth: usize) -> Resul
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
-        Value::Int(n) if (-INTEGER_MAX..=INTEGER_MAX).contains(n) => out.extend_from_slice(n.to_string().as_bytes()),
+        Value::Int(n) if (-INTEGER_MAX..=INTEGER_MAX).contains(n) => {
+            if *n < 0 {
+                out.push(b'-');
+            }
+            write_integer(out, n.unsigned_abs());
+        }
         Value::Int(n) => return Err(CanonicalError::Integer(*n)),
         Value::Text(text) => write_text(out, text),
         Value::List(items) => {
@@ -164,6 +200,28 @@ mod tests {
                 let parsed: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
                 prop_assert_eq!(serde_json::to_vec(&parsed).unwrap(), bytes);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_integer_is_written_as_everywhere(integer: u64) {
+            for integer in [integer, integer % 1_000, 0, u64::MAX] {
+                let mut out = Vec::new();
+                write_integer(&mut out, integer);
+                prop_assert_eq!(out, integer.to_string().into_bytes());
+            }
+        }
+
+        /// Wherever it stands among bytes that are looked at together.
+        #[test]
+        fn what_needs_an_escape_gets_one(plain in "[a-zäö]{0,80}", at in 0_usize..80, byte in 0_u8..0x80) {
+            let mut text: Vec<char> = plain.chars().collect();
+            text.insert(at.min(text.len()), char::from(byte));
+            let text: String = text.into_iter().collect();
+            let mut out = Vec::new();
+            write_text(&mut out, &text);
+            prop_assert_eq!(out, serde_json::to_vec(&text).unwrap());
         }
     }
 

@@ -105,14 +105,12 @@ pub fn encode(event: &Event, id: &EventId, entropy: &dyn Entropy) -> Result<Body
         Cow::Owned(Field { name: Cow::Borrowed(name), class: FieldClass::Public, value })
     };
     let mut fields: Vec<Cow<'_, Field>> = Vec::with_capacity(event.fields.len() + 7);
+    let classes = schema().of(event.kind);
     for field in &event.fields {
         if !is_field_name(&field.name) {
             return Err(EncodeError::FieldName(field.name.chars().take(64).collect()));
         }
-        if schema().is_secret(&field.name) {
-            return Err(EncodeError::Secret(field.name.to_string()));
-        }
-        let class = schema().class(event.kind, field);
+        let Some(class) = classes.class(field) else { return Err(EncodeError::Secret(field.name.to_string())) };
         fields.push(match class == field.class {
             true => Cow::Borrowed(field),
             // What nobody has classed may be about anybody.
@@ -147,7 +145,7 @@ fn write_body(fields: &[Cow<'_, Field>], run: Option<RunId>, entropy: &dyn Entro
     entropy.fill(&mut salts);
     let (salts, _) = salts.as_chunks::<SALT_BYTES>();
     let mut salts = salts.iter();
-    let mut body = Body { bytes: Vec::with_capacity(1024), split: 0, run, committed: Vec::with_capacity(hidden) };
+    let mut body = Body { bytes: Vec::with_capacity(1536), split: 0, run, committed: Vec::with_capacity(hidden) };
     let out = &mut body.bytes;
     out.extend_from_slice(b"{\"body\":{");
     let mut disclosed = 0;

@@ -6,10 +6,14 @@
 //! has the whole log makes the same map, [`check`](crate::map_check). The map of the data subjects is apart; its keys
 //! are keyed hashes that only the plane can make, so it binds the plane and cannot be made anew by others.
 
+mod keyed;
+
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+
+pub use self::keyed::{Keyed, Said, values};
 
 use crate::{
     Hash,
@@ -71,60 +75,6 @@ impl Kind {
 pub fn key(kind: Kind, value: &str) -> Hash {
     let text = ["cogward index v1", kind.as_str(), value].join("\0");
     to_hash(&digest::digest(&digest::SHA256, text.as_bytes()))
-}
-
-#[derive(Deserialize)]
-struct KeyLeaf {
-    body: KeyBody,
-}
-
-#[derive(Deserialize)]
-struct KeyBody {
-    #[serde(default)]
-    act: Option<String>,
-    #[serde(default)]
-    run: Option<String>,
-    #[serde(default)]
-    tool: serde_json::Value,
-    #[serde(default)]
-    tool_server: serde_json::Value,
-    #[serde(default)]
-    server: serde_json::Value,
-    #[serde(default)]
-    approval: serde_json::Value,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// The public values of a leaf that have keys, each once.
-///
-/// # Errors
-/// It is not a leaf.
-pub fn values(leaf: &[u8]) -> Result<Vec<(Kind, String)>, serde_json::Error> {
-    let KeyBody { act, run, tool, tool_server, server, approval, kind } = serde_json::from_slice::<KeyLeaf>(leaf)?.body;
-    let mut found = vec![(Kind::Type, kind)];
-    if let Some((agent, _)) = act.as_deref().and_then(|act| act.strip_prefix("agent:")?.split_once('@')) {
-        found.push((Kind::Agent, agent.to_owned()));
-    }
-    found.extend(run.map(|run| (Kind::Run, run)));
-    let mut on = tool_server.as_str().or(server.as_str()).map(str::to_owned);
-    if let Some(tool) = tool.as_str() {
-        match (tool.split_once('/'), &on) {
-            (Some((server, _)), _) => {
-                on = Some(server.to_owned());
-                found.push((Kind::Tool, tool.to_owned()));
-            }
-            (None, Some(server)) => found.push((Kind::Tool, format!("{server}/{tool}"))),
-            (None, None) => {}
-        }
-    }
-    found.extend(on.map(|server| (Kind::ToolServer, server)));
-    let one = approval.as_str().into_iter();
-    let many = approval.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
-    found.extend(one.chain(many).map(|id| (Kind::Approval, id.to_owned())));
-    found.sort();
-    found.dedup();
-    Ok(found)
 }
 
 /// The map of a range.

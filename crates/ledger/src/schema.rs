@@ -162,6 +162,8 @@ pub struct Schema {
     source: Source,
     /// All fields of each type, those of its groups too.
     fields: HashMap<EventType, HashMap<String, Spec>>,
+    /// The class of each of them, in the order of the names; none of a field that is never recorded.
+    classes: HashMap<EventType, Vec<(String, FieldClass)>>,
     digest: String,
 }
 
@@ -198,12 +200,19 @@ impl Schema {
             all.extend(spec.fields.iter().map(|(n, s)| (n.clone(), s.clone())));
             fields.insert(*kind, all);
         }
+        let classes = fields.iter().map(|(kind, of): (&EventType, &HashMap<String, Spec>)| {
+            let recorded = of.iter().filter(|(name, _)| !source.secret.contains(*name));
+            let mut classes: Vec<_> = recorded.map(|(name, spec)| (name.clone(), spec.class)).collect();
+            classes.sort_by(|(a, _), (b, _)| a.cmp(b));
+            (*kind, classes)
+        });
+        let classes = classes.collect();
         let digest = digest::digest(&digest::SHA256, SOURCE.as_bytes());
         let digest = digest.as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
             let _written = write!(text, "{byte:02x}");
             text
         });
-        Self { source, fields, digest }
+        Self { source, fields, classes, digest }
     }
 
     /// Its version: raised with every change of meaning.
@@ -218,20 +227,10 @@ impl Schema {
         &self.digest
     }
 
-    /// Whether a field of this name is never recorded, not even as a commitment.
+    /// How the fields of a type of event are written.
     #[must_use]
-    pub fn is_secret(&self, field: &str) -> bool {
-        self.source.secret.contains(field)
-    }
-
-    /// How a field is written: as the emitter says, or hidden where the schema says so or knows nothing of it.
-    #[must_use]
-    pub fn class(&self, kind: EventType, field: &Field) -> FieldClass {
-        if field.class != FieldClass::Public {
-            return field.class;
-        }
-        let spec = self.fields.get(&kind).and_then(|fields| fields.get(&*field.name));
-        spec.map_or(FieldClass::Confidential, |spec| spec.class)
+    pub fn of(&self, kind: EventType) -> Classes<'_> {
+        Classes { classes: self.classes.get(&kind).map(Vec::as_slice).unwrap_or_default(), secret: &self.source.secret }
     }
 
     /// Whether an event is what the schema says. For builds for tests: the encoder hides what is not known anyway.
@@ -293,6 +292,28 @@ impl Schema {
         page.push_str(&names.join(", "));
         page.push_str(".\n");
         page
+    }
+}
+
+/// How the fields of one type of event are written.
+#[derive(Debug, Clone, Copy)]
+pub struct Classes<'a> {
+    classes: &'a [(String, FieldClass)],
+    secret: &'a BTreeSet<String>,
+}
+
+impl Classes<'_> {
+    /// How a field is written: as the emitter says, or hidden where the schema says so or knows nothing of it. `None`: a
+    /// field of this name is never recorded, not even as a commitment.
+    #[must_use]
+    pub fn class(&self, field: &Field) -> Option<FieldClass> {
+        let known = self.classes.binary_search_by(|(name, _)| name.as_str().cmp(&field.name)).ok();
+        let said = match known.and_then(|at| self.classes.get(at)) {
+            Some((_, class)) => *class,
+            None if self.secret.contains(&*field.name) => return None,
+            None => FieldClass::Confidential,
+        };
+        Some(if field.class == FieldClass::Public { said } else { field.class })
     }
 }
 

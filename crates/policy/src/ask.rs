@@ -276,7 +276,34 @@ pub enum AskError {
     Unreadable(#[source] serde_json::Error),
 }
 
+impl Head {
+    /// The head as a part of every ask that has it: see [`Facts::asked`].
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub fn to_json(&self) -> Result<String, AskError> {
+        serde_json::to_string(self).map_err(AskError::Unreadable)
+    }
+}
+
 impl Facts {
+    /// What is recorded of the ask with these facts: as [`Ask::to_json`], with a head that was written before.
+    ///
+    /// # Errors
+    /// When it is too long to be recorded.
+    pub fn asked(&self, head: &str) -> Result<String, AskError> {
+        let mut text = Vec::with_capacity(head.len() + 256);
+        text.extend_from_slice(b"{\"head\":");
+        text.extend_from_slice(head.as_bytes());
+        text.extend_from_slice(b",\"facts\":");
+        serde_json::to_writer(&mut text, self).map_err(AskError::Unreadable)?;
+        text.push(b'}');
+        if text.len() > ASK_BYTES_MAX {
+            return Err(AskError::TooLong(text.len()));
+        }
+        String::from_utf8(text).map_err(|error| AskError::Unreadable(serde::de::Error::custom(error)))
+    }
+
     /// Nothing but the time.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
@@ -401,8 +428,7 @@ impl Ask {
     /// # Errors
     /// When it is too long to be recorded.
     pub fn to_json(&self) -> Result<String, AskError> {
-        let text = serde_json::to_string(self).map_err(AskError::Unreadable)?;
-        if text.len() > ASK_BYTES_MAX { Err(AskError::TooLong(text.len())) } else { Ok(text) }
+        self.facts.asked(&self.head.to_json()?)
     }
 
     /// Reads a recorded ask.

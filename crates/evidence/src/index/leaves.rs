@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cogward_wal::{Position, WalReader};
 
-use crate::{frames, read::ReadError, segments::Segments};
+use crate::{frames, read::ReadError, segments::Segments, vault::Sealed};
 
 /// Frames that are read over rather than sought past, in bytes.
 const READ_OVER: u64 = 256 * 1024;
@@ -28,12 +28,18 @@ pub(crate) struct Leaves {
     to: Position,
     reader: WalReader,
     at: Position,
+    heads: bool,
 }
 
 impl Leaves {
     /// The leaves from `from`, where one begins, to `to`.
     pub(crate) fn new(segments: &Arc<Segments>, from: Position, to: Position) -> Self {
-        Self { reader: segments.reader(from, to), segments: Arc::clone(segments), to, at: from }
+        Self { reader: segments.reader(from, to), segments: Arc::clone(segments), to, at: from, heads: false }
+    }
+
+    /// Of what was sealed for them, only what [`Sealed::peek`] reads.
+    pub(crate) fn heads(self) -> Self {
+        Self { heads: true, ..self }
     }
 
     /// The next one, into `found`; whether there was one.
@@ -49,7 +55,8 @@ impl Leaves {
             let damaged = || ReadError::Damaged(frame.position);
             let (tenant, rest) = frames::split_text(frame.payload).ok_or_else(damaged)?;
             if frame.kind == frames::SEALED {
-                found.sealed.push(rest.to_vec());
+                let kept = if self.heads { Sealed::head(rest).unwrap_or(rest) } else { rest };
+                found.sealed.push(kept.to_vec());
                 continue;
             }
             (found.at, found.end) = (begin, frame.end);

@@ -2,7 +2,10 @@
 //!
 //! They are made from the leaves themselves; the index says only where these are.
 
+use std::collections::HashMap;
+
 use cogward_ledger::{
+    Hash,
     leaf::{Parsed, hash_text},
     map::{self, Kind, MAP_VERSION, Map, RANGE_LEAVES},
 };
@@ -102,9 +105,10 @@ pub(crate) fn maps(
     places: &[(u64, Position)],
     (from, to): (u64, u64),
 ) -> Result<Maps, SealError> {
-    let mut reader = Leaves::new(&shared.segments, Position::default(), shared.progress.end());
+    let mut reader = Leaves::new(&shared.segments, Position::default(), shared.progress.end()).heads();
     let (mut found, mut maps, mut next) = (Found::default(), Maps::default(), from);
     let keys = shared.keyring.tenant(tenant).map_err(ReadError::Keys)?;
+    let mut keys_of: HashMap<(Kind, String), Hash> = HashMap::new();
     for (seq, place) in places {
         let there = *seq == next && reader.find(*place, &mut found)? && found.tenant == tenant.as_str();
         let parsed = Parsed::from_bytes(&found.leaf).ok().filter(|leaf| there && leaf.chain.seq == next);
@@ -113,8 +117,10 @@ pub(crate) fn maps(
             maps.first_time = parsed.chain.time.to_owned();
         }
         parsed.chain.time.clone_into(&mut maps.last_time);
-        for (kind, value) in map::values(&found.leaf).map_err(|_| ReadError::Damaged(found.at))? {
-            maps.public.add(map::key(kind, &value), next);
+        for named in map::values(&found.leaf).map_err(|_| ReadError::Damaged(found.at))? {
+            // Most leaves name what those before them named.
+            let key = keys_of.entry(named).or_insert_with_key(|(kind, value)| map::key(*kind, value));
+            maps.public.add(*key, next);
         }
         match terms::person(&keys, parsed.body.id, &found.sealed).map_err(ReadError::Keys)? {
             Person::Known(pseudonym) => maps.subjects.add(map::key(Kind::Subject, &pseudonym), next),

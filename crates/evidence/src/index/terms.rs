@@ -1,6 +1,11 @@
 //! What a leaf can be found by.
 
-use cogward_ledger::map::{self, Kind};
+use std::borrow::Cow;
+
+use cogward_ledger::{
+    leaf::ParsedChain,
+    map::{Keyed, Kind, Said},
+};
 use cogward_model::{event::EventType, id::OperatorId};
 use serde::Deserialize;
 
@@ -45,35 +50,54 @@ impl Term {
     }
 }
 
+/// A leaf as it is indexed: read once.
 #[derive(Deserialize)]
-struct Leaf {
-    body: Body,
+#[serde(deny_unknown_fields)]
+pub(crate) struct Read<'a> {
+    #[serde(borrow)]
+    body: Body<'a>,
+    /// Its place.
+    #[serde(borrow)]
+    pub(crate) chain: ParsedChain<'a>,
 }
 
 #[derive(Deserialize)]
-struct Body {
-    id: String,
+struct Body<'a> {
+    id: &'a str,
+    #[serde(borrow, default)]
+    act: Option<Cow<'a, str>>,
     #[serde(default)]
-    act: Option<String>,
-    #[serde(default)]
-    decision: serde_json::Value,
-    #[serde(default)]
-    policy_verdict: serde_json::Value,
-    #[serde(default)]
-    policy: serde_json::Value,
-    #[serde(default)]
-    operator: serde_json::Value,
-    #[serde(default)]
-    by: serde_json::Value,
-    #[serde(default)]
-    requested_by: serde_json::Value,
-    #[serde(default)]
-    approved_by: serde_json::Value,
+    run: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow, default)]
+    tool: Said<'a>,
+    #[serde(borrow, default)]
+    tool_server: Said<'a>,
+    #[serde(borrow, default)]
+    server: Said<'a>,
+    #[serde(borrow, default)]
+    approval: Said<'a>,
+    #[serde(borrow, default)]
+    decision: Said<'a>,
+    #[serde(borrow, default)]
+    policy_verdict: Said<'a>,
+    #[serde(borrow, default)]
+    policy: Said<'a>,
+    #[serde(borrow, default)]
+    operator: Said<'a>,
+    #[serde(borrow, default)]
+    by: Said<'a>,
+    #[serde(borrow, default)]
+    requested_by: Said<'a>,
+    #[serde(borrow, default)]
+    approved_by: Said<'a>,
 }
 
 /// A pseudonym as a text.
 pub(crate) fn hex(bytes: &[u8; KEY_ID_BYTES]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }
 
 /// The field with the name of the person on whose authority a leaf is.
@@ -114,50 +138,71 @@ pub(crate) fn of(
     leaf: &[u8],
     sealed: &[Vec<u8>],
 ) -> Result<Option<Vec<(Term, String)>>, KeyringError> {
-    let Some((id, mut terms)) = public(leaf) else { return Ok(None) };
-    if let Person::Known(pseudonym) = person(keys, &id, sealed)? {
-        terms.push((Term::User, pseudonym));
-    }
-    terms.sort();
-    terms.dedup();
-    Ok(Some(terms))
+    Read::from_bytes(leaf).map(|read| read.terms(keys, sealed)).transpose()
 }
 
-/// What stands in the leaf itself, with the id of its event.
-fn public(leaf: &[u8]) -> Option<(String, Vec<(Term, String)>)> {
-    let mut terms: Vec<(Term, String)> = Vec::with_capacity(10);
-    for (kind, value) in map::values(leaf).ok()? {
-        let term = match kind {
-            Kind::Agent => Term::Agent,
-            Kind::Run => Term::Run,
-            Kind::Tool => Term::Tool,
-            Kind::ToolServer => Term::ToolServer,
-            Kind::Approval => Term::Approval,
-            Kind::Type => Term::Type,
-            Kind::Subject => Term::User,
-        };
-        terms.push((term, value));
+impl<'a> Read<'a> {
+    /// Reads a leaf; `None` when it is none.
+    pub(crate) fn from_bytes(leaf: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(leaf).ok()
     }
-    let Body { id, act, decision, policy_verdict, policy, operator, by, requested_by, approved_by } =
-        serde_json::from_slice::<Leaf>(leaf).ok()?.body;
-    if let Some((_, version)) = act.as_deref().and_then(|act| act.split_once('@')) {
-        terms.push((Term::Version, version.to_owned()));
+
+    /// The type of its event.
+    pub(crate) fn kind(&self) -> &str {
+        self.body.kind
     }
-    for decision in [decision.as_str(), policy_verdict.as_str()].into_iter().flatten() {
-        terms.push((Term::Decision, decision.to_owned()));
+
+    /// Everything that it can be found by.
+    pub(crate) fn terms(self, keys: &TenantKeys, sealed: &[Vec<u8>]) -> Result<Vec<(Term, String)>, KeyringError> {
+        let person = person(keys, self.body.id, sealed)?;
+        let mut terms = self.public();
+        if let Person::Known(pseudonym) = person {
+            terms.push((Term::User, pseudonym));
+        }
+        terms.sort();
+        terms.dedup();
+        Ok(terms)
     }
-    let kind = terms.iter().find(|(term, _)| *term == Term::Type).map(|(_, kind)| kind.as_str());
-    let always = EventType::ALL.iter().any(|known| known.is_refusal() && Some(known.as_str()) == kind);
-    if always || decision.as_str() == Some("block") || policy_verdict.as_str() == Some("block") {
-        terms.push((Term::Decision, REFUSED.to_owned()));
+
+    /// What stands in the leaf itself.
+    fn public(self) -> Vec<(Term, String)> {
+        let Body { act, run, kind, tool, tool_server, server, approval, decision, policy_verdict, policy, .. } =
+            self.body;
+        let Body { operator, by, requested_by, approved_by, .. } = self.body;
+        let mut terms: Vec<(Term, String)> = Vec::with_capacity(16);
+        if let Some((_, version)) = act.as_deref().and_then(|act| act.split_once('@')) {
+            terms.push((Term::Version, version.to_owned()));
+        }
+        for decision in [decision.text(), policy_verdict.text()].into_iter().flatten() {
+            terms.push((Term::Decision, decision.to_owned()));
+        }
+        let always = EventType::ALL.iter().any(|known| known.is_refusal() && known.as_str() == kind);
+        if always || decision.text() == Some("block") || policy_verdict.text() == Some("block") {
+            terms.push((Term::Decision, REFUSED.to_owned()));
+        }
+        // Whose command it was, who asked for it and who agreed; and the operator whom it is about.
+        let operators = [&operator, &by, &requested_by, &approved_by].into_iter().filter_map(|said| said.text());
+        terms.extend(operators.filter(|id| id.parse::<OperatorId>().is_ok()).map(|id| (Term::Operator, id.to_owned())));
+        // `tenant:retail sha256:…`, one or several: by the digest.
+        for named in policy.texts() {
+            terms.extend(named.rsplit(' ').next().map(|digest| (Term::Policy, digest.to_owned())));
+        }
+        let (kind, run) = (Cow::Borrowed(kind), run.map(Cow::Borrowed));
+        let keyed = Keyed { kind, act, run, tool, tool_server, server, approval };
+        terms.extend(keyed.values().into_iter().map(|(kind, value)| (term(kind), value)));
+        terms
     }
-    // Whose command it was, who asked for it and who agreed; and the operator whom it is about.
-    let operators = [&operator, &by, &requested_by, &approved_by].into_iter().filter_map(serde_json::Value::as_str);
-    terms.extend(operators.filter(|id| id.parse::<OperatorId>().is_ok()).map(|id| (Term::Operator, id.to_owned())));
-    // `tenant:retail sha256:…`, one or several: by the digest.
-    let several = policy.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
-    for named in policy.as_str().into_iter().chain(several) {
-        terms.extend(named.rsplit(' ').next().map(|digest| (Term::Policy, digest.to_owned())));
+}
+
+/// What the verifiable index has keys for can be asked for too.
+fn term(kind: Kind) -> Term {
+    match kind {
+        Kind::Agent => Term::Agent,
+        Kind::Run => Term::Run,
+        Kind::Tool => Term::Tool,
+        Kind::ToolServer => Term::ToolServer,
+        Kind::Approval => Term::Approval,
+        Kind::Type => Term::Type,
+        Kind::Subject => Term::User,
     }
-    Some((id, terms))
 }

@@ -30,7 +30,7 @@ const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 /// Answers a message.
 pub(super) async fn answer(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &Asked<'_>) -> Response<AgentBody> {
     if asked.method == "initialize" {
-        return initialize(inner, run, asked).await;
+        return Box::pin(initialize(inner, run, asked)).await;
     }
     let session = match in_session(run, asked.headers) {
         Ok(session) => session,
@@ -49,7 +49,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &As
     match asked.method {
         "ping" => return ok(rpc::result(id, b"{}")),
         "tools/list" => {
-            return match listing::list(inner, run).await {
+            return match Box::pin(listing::list(inner, run)).await {
                 Ok(served) => {
                     let parts: [&[u8]; 3] = [br#"{"tools":"#, &served.tools, b"}"];
                     ok(run.answers.hold(rpc::result(id, &parts.concat())).await)
@@ -70,7 +70,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &As
         _ => {}
     }
     if let Some(shelf) = Shelf::of(asked.method) {
-        return match shelf::list(inner, run, shelf).await {
+        return match Box::pin(shelf::list(inner, run, shelf)).await {
             Ok(list) => {
                 let head = format!(r#"{{"{}":"#, shelf.member());
                 let parts: [&[u8]; 3] = [head.as_bytes(), &list, b"}"];
@@ -97,9 +97,9 @@ pub(super) async fn answer(inner: &Arc<Inner>, run: &Arc<RunContext>, asked: &As
                 session.unwatch(uri);
                 return ok(rpc::result(id, b"{}"));
             }
-            subscribe(inner, run, &session, &caller, uri).await
+            Box::pin(subscribe(inner, run, &session, &caller, uri)).await
         }
-        method => reading::answer(inner, run, caller, method, params).await.unwrap_or_else(unknown),
+        method => Box::pin(reading::answer(inner, run, caller, method, params)).await.unwrap_or_else(unknown),
     }
 }
 

@@ -65,21 +65,21 @@ pub(super) async fn answer(
     let invalid = |why: &str| refused(StatusCode::BAD_REQUEST, Some(id), rpc::INVALID_PARAMS, why);
     let unknown = || refused(StatusCode::NOT_FOUND, Some(id), rpc::METHOD_NOT_FOUND, "no such method");
     match asked.method {
-        "server/discover" => return ok(rpc::result(id, &discovery(inner, run).await)),
+        "server/discover" => return ok(rpc::result(id, &Box::pin(discovery(inner, run)).await)),
         "tools/list" => {
-            return match listing::list(inner, run).await {
+            return match Box::pin(listing::list(inner, run)).await {
                 Ok(served) => listed(run, id, "tools", &served.tools).await,
                 Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
             };
         }
-        "subscriptions/listen" => return listen(inner, run, asked, id).await,
+        "subscriptions/listen" => return Box::pin(listen(inner, run, asked, id)).await,
         // These belong to the era with sessions.
         "resources/subscribe" | "resources/unsubscribe" => return unknown(),
         method if !legacy::granted(run, method) => return unknown(),
         _ => {}
     }
     if let Some(shelf) = Shelf::of(asked.method) {
-        return match shelf::list(inner, run, shelf).await {
+        return match Box::pin(shelf::list(inner, run, shelf)).await {
             Ok(list) => listed(run, id, shelf.member(), &list).await,
             Err(refusal) => refused(StatusCode::OK, Some(id), rpc::INTERNAL_ERROR, &refusal.sentence()),
         };
@@ -89,10 +89,10 @@ pub(super) async fn answer(
         Err(why) => return invalid(why),
     };
     if asked.method.starts_with("tasks/") {
-        return tasks::answer(inner, run, caller, asked.method, params).await.unwrap_or_else(unknown);
+        return Box::pin(tasks::answer(inner, run, caller, asked.method, params)).await.unwrap_or_else(unknown);
     }
     if asked.method != "tools/call" {
-        return reading::answer(inner, run, caller, asked.method, params).await.unwrap_or_else(unknown);
+        return Box::pin(reading::answer(inner, run, caller, asked.method, params)).await.unwrap_or_else(unknown);
     }
     let Some(name) = params.name.as_deref() else { return invalid("`name` is missing") };
     if let Err(why) = mirrored(inner, run, asked, name).await {

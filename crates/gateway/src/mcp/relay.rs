@@ -7,7 +7,7 @@
 
 mod line;
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use cogward_model::{
@@ -127,7 +127,8 @@ pub(super) async fn relay<A: Governed + Sync + 'static>(
     let shape = request.shape;
     let line = Line::new(Arc::clone(admitted.run()), caller, shape, first);
     let relay = Relay { inner: Arc::clone(inner), client, request };
-    tokio::spawn(relay.run(admitted, line));
+    // It is large: in a box it is moved once, and not on every step of the way to its task.
+    tokio::spawn(Box::pin(relay.run(admitted, line)));
     answer.await.unwrap_or_else(|_| line::broken())
 }
 
@@ -198,7 +199,9 @@ impl Relay {
             {
                 return Ok(Ended::Withheld(refusal));
             }
-            let mut exchange = match line.wait(self.client.open(admitted, place, peer, request)).await? {
+            // Pinned here and not there: an argument is kept twice, before it is waited for and while it is.
+            let opening = pin!(self.client.open(admitted, place, peer, request));
+            let mut exchange = match line.wait(opening).await? {
                 Ok(exchange) => exchange,
                 Err(error) => return Ok(Ended::Failed(error)),
             };
@@ -206,7 +209,7 @@ impl Relay {
                 Ended::Needs(reply) if !line.caller.is_stateless() || self.carries(line, &reply) => reply,
                 ended => return Ok(ended),
             };
-            more = match self.gather(admitted.first(), line, &reply).await? {
+            more = match Box::pin(self.gather(admitted.first(), line, &reply)).await? {
                 Ok(more) => Some(more),
                 Err(why) => return Ok(Ended::Stopped(why)),
             };
@@ -241,7 +244,8 @@ impl Relay {
         // What a session is asked is asked beside the exchange, and no longer than it lasts.
         let mut asked = JoinSet::new();
         loop {
-            match line.wait(exchange.next()).await? {
+            let next = pin!(exchange.next());
+            match line.wait(next).await? {
                 // Where policy takes parts out of the answer, nothing around it is shown and nothing asked back. What is
                 // logged or asked may be about another call than the one that it is put down to.
                 Ok(Step::Progress(_)) if admitted.redacts() => {}
@@ -254,7 +258,7 @@ impl Relay {
                 Ok(Step::Away) => line.away(),
                 Ok(Step::Ask(ask)) => match &line.caller.era {
                     Era::Session(_) => self.ask(call, line, ask, &mut asked),
-                    Era::Stateless => self.park(call, line, ask).await?,
+                    Era::Stateless => Box::pin(self.park(call, line, ask)).await?,
                 },
                 Ok(Step::Done(reply)) => return Ok(Ended::Result(reply)),
                 Ok(Step::InputRequired(reply)) => return Ok(Ended::Needs(reply)),
@@ -372,14 +376,14 @@ impl Relay {
         let shape = self.request.shape;
         match ended {
             Ended::Result(reply) if self.request.method == "tasks/get" && Needs::read(&reply.result).is_some() => {
-                let answer = self.needs(admitted.first(), line, &reply).await;
+                let answer = Box::pin(self.needs(admitted.first(), line, &reply)).await;
                 let result = Some(sha256(&reply.result));
                 admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result });
                 answer
             }
             Ended::Result(reply) => self.result(admitted, line, reply),
             Ended::Needs(reply) => {
-                let answer = self.needs(admitted.first(), line, &reply).await;
+                let answer = Box::pin(self.needs(admitted.first(), line, &reply)).await;
                 let result = Some(sha256(&reply.result));
                 admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: false, result });
                 answer
@@ -389,9 +393,8 @@ impl Relay {
                     Rejection::withheld(code)
                 } else {
                     let rejection = Rejection { code, message, data };
-                    rejection
-                        .allowed(&self.inner, &line.run, &self.request.server, admitted.first(), line.caller.can)
-                        .await
+                    let (run, server, first) = (&line.run, &self.request.server, admitted.first());
+                    Box::pin(rejection.allowed(&self.inner, run, server, first, line.caller.can)).await
                 };
                 let result = None;
                 admitted.settle(&Outcome::Completed { used, estimated: false, upstream_error: true, result });

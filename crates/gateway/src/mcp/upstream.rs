@@ -273,7 +273,7 @@ impl ToolServerClient {
         }
         let changes = self.hub.changes(List::Tools);
         let mut builder = CatalogueBuilder::default();
-        let pages = self.pages("tools/list", connection, |page| builder.page(page));
+        let pages = Box::pin(self.pages("tools/list", connection, |page| builder.page(page)));
         let listed = tokio::time::timeout(self.timeouts.start, pages).await;
         let (generation, holds) = listed.map_err(|_| self.timed_out(self.timeouts.start))??;
         let catalogue = Arc::new(builder.finish());
@@ -372,8 +372,11 @@ impl ToolServerClient {
         let connection = self.connect(peer).await?;
         match connection.begin(&self.name, peer, request, room.clone()).await {
             Err(RequestError::NotTaken(error)) => {
-                let connection = self.reconnect(peer, connection.generation, &error).await?;
-                connection.begin(&self.name, peer, request, room).await.map_err(RequestError::into_inner)
+                let again = async {
+                    let connection = self.reconnect(peer, connection.generation, &error).await?;
+                    connection.begin(&self.name, peer, request, room).await.map_err(RequestError::into_inner)
+                };
+                Box::pin(again).await
             }
             other => other.map_err(RequestError::into_inner),
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cogward_model::{Digest, Timestamp, policy_scope::PolicyScope};
-use cogward_policy::{Active, Deed, Findings, Head, Hierarchy, Tracker as Declared, Version};
+use cogward_policy::{Active, AskError, Deed, Facts, Findings, Head, Hierarchy, Tracker as Declared, Version};
 
 use super::history::{Per, Tracker};
 use crate::grant::RunGrant;
@@ -98,6 +98,8 @@ impl ActivePolicies {
 pub(super) struct Resolved {
     pub(super) current: Arc<Current>,
     pub(super) hierarchy: Arc<Hierarchy>,
+    /// The versions as the records name them.
+    pub(super) versions: Vec<String>,
     /// Every tracker that counts calls of this run, as the policies and as the history know it.
     pub(super) trackers: Vec<(Arc<Declared>, Tracker)>,
     /// The level because of which nothing is permitted to it.
@@ -108,7 +110,26 @@ pub(super) struct Resolved {
 #[derive(Debug, Default)]
 pub(crate) struct RunPolicies {
     resolved: RwLock<Option<Arc<Resolved>>>,
-    heads: Mutex<HashMap<Deed, Arc<Head>>>,
+    heads: Mutex<HashMap<Deed, Asking>>,
+}
+
+/// The head of a question, and how the records of its decisions begin.
+#[derive(Debug, Clone)]
+pub(super) struct Asking {
+    pub(super) head: Arc<Head>,
+    written: Arc<str>,
+}
+
+impl Asking {
+    fn new(head: Head) -> Result<Self, AskError> {
+        let written = head.to_json()?.into();
+        Ok(Self { head: Arc::new(head), written })
+    }
+
+    /// What is recorded of the question with these facts.
+    pub(super) fn record(&self, facts: &Facts) -> Result<String, AskError> {
+        facts.asked(&self.written)
+    }
 }
 
 impl RunPolicies {
@@ -124,17 +145,22 @@ impl RunPolicies {
     }
 
     /// The head of a question. `make` is asked when it is new, or its labels are not those of before.
-    pub(super) fn head(&self, deed: Deed, is: impl Fn(&Head) -> bool, make: impl FnOnce(Deed) -> Head) -> Arc<Head> {
+    pub(super) fn head(
+        &self,
+        deed: Deed,
+        is: impl Fn(&Head) -> bool,
+        make: impl FnOnce(Deed) -> Head,
+    ) -> Result<Asking, AskError> {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(head) = heads.get(&deed).filter(|head| is(head)) {
-            return Arc::clone(head);
+        if let Some(asking) = heads.get(&deed).filter(|asking| is(&asking.head)) {
+            return Ok(asking.clone());
         }
         if heads.len() >= HEADS_MAX {
             heads.clear();
         }
-        let head = Arc::new(make(deed.clone()));
-        heads.insert(deed, Arc::clone(&head));
-        head
+        let asking = Asking::new(make(deed.clone()))?;
+        heads.insert(deed, asking.clone());
+        Ok(asking)
     }
 }
 
@@ -153,7 +179,9 @@ impl Resolved {
             (declared, tracker)
         });
         let trackers = trackers.collect();
-        Self { current, hierarchy, trackers, unusable }
+        let versions = hierarchy.versions().iter();
+        let versions = versions.map(|version| format!("{} {}", version.level(), version.digest())).collect();
+        Self { current, hierarchy, versions, trackers, unusable }
     }
 
     /// The tracker of the history that a rule reads.

@@ -1,22 +1,24 @@
 //! The question as the policies read it: only what they read is looked up.
 
-use std::sync::Arc;
-
 use cogward_model::{
     action::{Action, Amounts},
     decision::{Refusal, RefusalCode},
 };
 use cogward_policy::{
-    BudgetLeft, Deed, Facts, Head, Needs, Principal, Shape, Tracker as Declared, Value,
+    AskError, BudgetLeft, Deed, Facts, Head, Needs, Principal, Shape, Tracker as Declared, Value,
     ask::{AgentVersion, HttpRequest, ModelFacts},
     track::Measure,
 };
 
-use super::{Question, ToolMarks, active::Resolved, history::Tracker};
+use super::{
+    Question, ToolMarks,
+    active::{Asking, Resolved},
+    history::Tracker,
+};
 use crate::grant::RunGrant;
 
 /// The head of a question: constant for a run and what it does.
-pub(super) fn head(question: &Question<'_>, marks: &ToolMarks) -> Arc<Head> {
+pub(super) fn head(question: &Question<'_>, marks: &ToolMarks) -> Result<Asking, AskError> {
     let deed = Deed::of(question.action, marks.shape.is_some(), marks.memory);
     let grant = &question.run.grant;
     question.run.policies.head(

@@ -10,11 +10,11 @@ use cogward_model::{
     decision::{Refusal, RefusalCode},
     event::{Field, Value},
 };
-use cogward_policy::{Ask, AskError, Decided, Facts, Head, Obligation, Slice, Verdict};
+use cogward_policy::{AskError, Decided, Facts, Obligation, Slice, Verdict};
 
 use super::{
     Adds, Content, InHand, Policies, Question, ToolMarks,
-    active::Resolved,
+    active::{Asking, Resolved},
     ask,
     changed::Changed,
     history::{Added, HistoryError, Step, Tracker, Who},
@@ -96,7 +96,7 @@ pub(super) struct Judging<'a> {
     pub(super) question: &'a Question<'a>,
     resolved: &'a Resolved,
     pub(super) slice: &'a Slice,
-    head: &'a Arc<Head>,
+    asking: &'a Asking,
     marks: &'a ToolMarks,
     adds: Vec<(Tracker, i64)>,
     /// What policy made of the arguments, where that is something else.
@@ -122,13 +122,16 @@ impl Policies {
             return blocked(unusable(level.level()));
         }
         let marks = self.marks(question.run, question.action);
-        let head = ask::head(question, &marks);
-        let slice = resolved.hierarchy.slice(&head);
+        let asking = match ask::head(question, &marks) {
+            Ok(asking) => asking,
+            Err(error) => return Judgement::Block { refusal: too_much(&error), fields: versions(&resolved) },
+        };
+        let slice = resolved.hierarchy.slice(&asking.head);
         let facts = match ask::facts(question, slice.needs(), &marks) {
             Ok(facts) => facts,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(&resolved) },
         };
-        let adds = match ask::adds(question, &resolved, &head.deed, &facts) {
+        let adds = match ask::adds(question, &resolved, &asking.head.deed, &facts) {
             Ok(adds) => adds,
             Err(refusal) => return Judgement::Block { refusal, fields: versions(&resolved) },
         };
@@ -136,7 +139,7 @@ impl Policies {
             return Judgement::Block { refusal, fields: versions(&resolved) };
         }
         let (resolved, slice) = (&*resolved, &*slice);
-        let mut judging = Judging { question, resolved, slice, head: &head, marks: &marks, adds, changed: None };
+        let mut judging = Judging { question, resolved, slice, asking: &asking, marks: &marks, adds, changed: None };
         self.conclude(&mut judging, facts, in_hand)
     }
 
@@ -263,7 +266,7 @@ impl Judging<'_> {
         let seen = Changed::views(&first, facts, self)?;
         let changed = self.with(arguments);
         let read = ask::facts(&changed, self.slice.needs(), self.marks)?;
-        let adds = ask::adds(&changed, self.resolved, &self.head.deed, &read)?;
+        let adds = ask::adds(&changed, self.resolved, &self.asking.head.deed, &read)?;
         (self.adds, self.changed) = (adds, Some(Changed { first, seen }));
         Ok(())
     }
@@ -356,7 +359,7 @@ impl Judging<'_> {
             awaits: self.question.awaits,
             level: level.clone(),
             rules: rules.clone(),
-            policy: version_texts(self.resolved),
+            policy: self.resolved.versions.clone(),
             at: self.question.now,
         };
         let mut asks: Vec<ApprovalAsk> = decided.escalations.iter().map(ask).collect();
@@ -384,7 +387,7 @@ impl Judging<'_> {
     /// What the record says of the decision.
     fn fields(&self, stepped: &Stepped) -> Result<Vec<Field>, Refusal> {
         let Stepped { decided, facts, .. } = stepped;
-        let input = Ask::new(Arc::clone(self.head), facts.clone()).to_json().map_err(|error| too_much(&error))?;
+        let input = self.asking.record(facts).map_err(|error| too_much(&error))?;
         let mut fields = versions(self.resolved);
         fields.push(public("policy_verdict", decided.verdict.as_str()));
         fields.push(public("policy_level", decided.decided_by.as_str()));
@@ -419,13 +422,8 @@ fn amount_value(amount: i64) -> Value {
     if amount.unsigned_abs() <= 1 << 53 { Value::Int(amount) } else { Value::Text(amount.to_string()) }
 }
 
-fn version_texts(resolved: &Resolved) -> Vec<String> {
-    let versions = resolved.hierarchy.versions().iter();
-    versions.map(|version| format!("{} {}", version.level(), version.digest())).collect()
-}
-
 fn versions(resolved: &Resolved) -> Vec<Field> {
-    vec![public("policy", version_texts(resolved)), public("policy_generation", resolved.current.active.generation())]
+    vec![public("policy", resolved.versions.clone()), public("policy_generation", resolved.current.active.generation())]
 }
 
 /// The digest of exactly what is asked for.

@@ -52,7 +52,7 @@ impl Connection {
         room: Option<Room>,
     ) -> Result<Flow, RequestError> {
         if let Some(level) = request.log_level.filter(|_| !self.offers.modern && self.offers.logging) {
-            self.say(server, level).await?;
+            Box::pin(self.say(server, level)).await?;
         }
         Ok(match &self.link {
             Link::Stdio(session) => Flow::Stdio(session.begin(request, peer.can, room).await?),

@@ -317,7 +317,7 @@ impl Core {
                 renewed = true;
                 continue;
             }
-            return Err(self.refused(status, response).await);
+            return Err(Box::pin(self.refused(status, response)).await);
         }
     }
 

@@ -118,7 +118,8 @@ impl Tokens {
             };
             self.get(&at).await
         };
-        let token = got.await.map_err(|why| UpstreamError::Unavailable {
+        // Seldom: in a box it takes no room in every request.
+        let token = Box::pin(got).await.map_err(|why| UpstreamError::Unavailable {
             server: server.clone(),
             cause: format!("no token for it can be had: {why}"),
             sent: false,

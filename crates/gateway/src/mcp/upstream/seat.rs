@@ -83,7 +83,8 @@ impl ToolServerClient {
     pub(super) async fn connect_to(&self, seat: &Seat, peer: Peer) -> Result<Connection, UpstreamError> {
         match seat.connected() {
             Some(connection) => Ok(connection),
-            None => self.establish(seat, peer).await,
+            // Seldom: in a box it takes no room in every call.
+            None => Box::pin(self.establish(seat, peer)).await,
         }
     }
 
