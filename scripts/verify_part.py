@@ -70,7 +70,8 @@ def values_of(body):
     found, act, tool = {("type", body["type"])}, text(body.get("act")) or "", text(body.get("tool"))
     if act.startswith("agent:") and "@" in act:
         found.add(("agent", act[6:].split("@", 1)[0]))
-    server = text(body.get("tool_server")) or text(body.get("server"))
+    on = text(body.get("tool_server"))
+    server = text(body.get("server")) if on is None else on
     if tool is not None and "/" in tool:
         server = tool.split("/", 1)[0]
         found.add(("tool", tool))
