@@ -1,6 +1,9 @@
 //! Inclusion and consistency proofs (RFC 9162, 2.1.3 and 2.1.4).
 
-use crate::{Hash, tree::empty_root, tree::node_hash};
+use crate::{
+    Hash,
+    tree::{Frontier, empty_root, node_hash},
+};
 
 /// A tree whose leaf hashes are at hand: makes proofs.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +44,62 @@ impl Tree {
             subproof(old, leaves, true, &mut proof);
             proof
         })
+    }
+}
+
+/// The path of one leaf, made while all leaves pass by once: what is held is as many hashes as the tree is high, squared at most.
+#[derive(Debug, Clone)]
+pub struct PassingPath {
+    size: u64,
+    seen: u64,
+    /// The subtrees beside the path, from left to right: first leaf, first behind, how far from the root, what it is so far.
+    beside: Vec<(u64, u64, usize, Frontier)>,
+    /// Which of them the next leaf may be in.
+    at: usize,
+}
+
+impl PassingPath {
+    /// The path from a leaf to the root over the first `size` leaves; `None` when the leaf is behind them.
+    #[must_use]
+    pub fn new(index: u64, size: u64) -> Option<Self> {
+        if index >= size {
+            return None;
+        }
+        let (mut from, mut to, mut beside) = (0, size, Vec::new());
+        while to - from > 1 {
+            // The largest power of two that is smaller.
+            let middle = from + (1 << (63 - (to - from - 1).leading_zeros()));
+            let depth = beside.len();
+            if index < middle {
+                beside.push((middle, to, depth, Frontier::default()));
+                to = middle;
+            } else {
+                beside.push((from, middle, depth, Frontier::default()));
+                from = middle;
+            }
+        }
+        beside.sort_unstable_by_key(|(from, ..)| *from);
+        Some(Self { size, seen: 0, beside, at: 0 })
+    }
+
+    /// The next leaf's hash. What is behind the size is passed over.
+    pub fn push(&mut self, leaf: Hash) {
+        let seq = self.seen;
+        self.seen += 1;
+        if let Some((from, to, _, tree)) = self.beside.get_mut(self.at)
+            && *from <= seq
+        {
+            tree.push(leaf);
+            self.at += usize::from(seq + 1 == *to);
+        }
+    }
+
+    /// From the leaf's sibling to the root; `None` when there were fewer leaves.
+    #[must_use]
+    pub fn finish(self) -> Option<Vec<Hash>> {
+        let mut beside = self.beside;
+        beside.sort_unstable_by_key(|(_, _, depth, _)| std::cmp::Reverse(*depth));
+        (self.seen >= self.size).then(|| beside.iter().map(|(.., tree)| tree.root()).collect())
     }
 }
 
@@ -158,7 +217,35 @@ pub fn verify_consistency(old: u64, old_root: &Hash, size: u64, root: &Hash, pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{leaf::leaf_hash, tree::Frontier};
+    use crate::leaf::leaf_hash;
+
+    #[test]
+    fn a_path_is_made_of_what_passes_by_and_little_of_it_is_held() {
+        let leaves: Vec<Hash> = (0_u8..70).map(|n| leaf_hash(&[n])).collect();
+        let tree = Tree::new(leaves.clone());
+        for size in 1..=leaves.len() {
+            for index in 0..size {
+                let mut path = PassingPath::new(index as u64, size as u64).unwrap();
+                leaves.iter().take(size - 1).for_each(|leaf| path.push(*leaf));
+                assert_eq!(path.clone().finish(), None, "a leaf is missing");
+                leaves.iter().skip(size - 1).for_each(|leaf| path.push(*leaf));
+                assert_eq!(path.finish(), tree.inclusion(index, size), "{index} of {size}");
+            }
+            assert!(PassingPath::new(size as u64, size as u64).is_none());
+        }
+        let size = 300_001_u64;
+        let leaf = |n: u64| leaf_hash(&n.to_be_bytes());
+        for index in [0, 77_777, 262_143, 300_000] {
+            let (mut path, mut whole, mut most) = (PassingPath::new(index, size).unwrap(), Frontier::default(), 0);
+            for n in 0..size {
+                path.push(leaf(n));
+                whole.push(leaf(n));
+                most = most.max(path.beside.iter().map(|(.., tree)| tree.subtrees().len()).sum::<usize>());
+            }
+            assert!(most <= 40, "{most} hashes are held");
+            assert!(verify_inclusion(&leaf(index), index, size, &path.finish().unwrap(), &whole.root()), "{index}");
+        }
+    }
 
     #[test]
     fn every_proof_of_every_small_tree_holds_and_holds_for_nothing_else() {
