@@ -17,7 +17,7 @@ use cogward_ledger::{
     leaf::leaf_hash,
     note::Checkpoint,
     plane::{self, Anchor, PlaneLeaf},
-    proof::PassingPath,
+    proof::PassingPaths,
     tile_proof::{TileProofError, TiledLog},
     tree::Frontier,
 };
@@ -222,14 +222,14 @@ pub enum AnchorFailure {
 
 /// The path of a leaf of the plane log, out of the write-ahead log: all of it is read, and next to nothing of it held.
 fn passing_path(mut reader: WalReader, index: u64, size: u64) -> Result<Option<Vec<Hash>>, ReadError> {
-    let Some(mut path) = PassingPath::new(index, size) else { return Ok(None) };
+    let Some(mut path) = PassingPaths::new(&[index], size) else { return Ok(None) };
     while let Some(frame) = reader.next_frame()? {
         if frame.kind == frames::PLANE {
             let (_, leaf) = frames::split_text(frame.payload).ok_or(ReadError::Damaged(frame.position))?;
             path.push(leaf_hash(leaf));
         }
     }
-    Ok(path.finish())
+    Ok(path.finish().and_then(|mut paths| paths.pop()))
 }
 
 impl Evidence {

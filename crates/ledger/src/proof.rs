@@ -1,5 +1,7 @@
 //! Inclusion and consistency proofs (RFC 9162, 2.1.3 and 2.1.4).
 
+use std::collections::HashMap;
+
 use crate::{
     Hash,
     tree::{Frontier, empty_root, node_hash},
@@ -47,59 +49,88 @@ impl Tree {
     }
 }
 
-/// The path of one leaf, made while all leaves pass by once: what is held is as many hashes as the tree is high, squared at most.
+/// The paths of some leaves, made while all leaves pass by once.
+///
+/// What is held is what the paths are made of: for each at most as many hashes as the tree is high, squared. How long the log is
+/// makes no other difference, and how many paths there are makes none to the time that a leaf takes.
 #[derive(Debug, Clone)]
-pub struct PassingPath {
+pub struct PassingPaths {
     size: u64,
-    seen: u64,
-    /// The subtrees beside the path, from left to right: first leaf, first behind, how far from the root, what it is so far.
-    beside: Vec<(u64, u64, usize, Frontier)>,
-    /// Which of them the next leaf may be in.
-    at: usize,
+    indexes: Vec<u64>,
+    /// The complete subtrees that the paths need, by height and number, once they have passed.
+    wanted: HashMap<(u32, u64), Option<Hash>>,
+    tree: Frontier,
 }
 
-impl PassingPath {
-    /// The path from a leaf to the root over the first `size` leaves; `None` when the leaf is behind them.
+/// The subtrees beside the path, from the leaf to the root: first leaf and first behind.
+fn beside(index: u64, size: u64) -> Vec<(u64, u64)> {
+    let (mut from, mut to, mut found) = (0, size, Vec::new());
+    while to - from > 1 {
+        // The largest power of two that is smaller.
+        let middle = from + (1 << (63 - (to - from - 1).leading_zeros()));
+        if index < middle {
+            found.push((middle, to));
+            to = middle;
+        } else {
+            found.push((from, middle));
+            from = middle;
+        }
+    }
+    found.reverse();
+    found
+}
+
+/// The complete subtrees that a part is made of, from left to right, by height and number.
+fn complete((from, to): (u64, u64)) -> impl Iterator<Item = (u32, u64)> {
+    let mut at = from;
+    std::iter::from_fn(move || {
+        let height = 63_u32.checked_sub((to - at).leading_zeros())?;
+        let number = at >> height;
+        at += 1 << height;
+        Some((height, number))
+    })
+}
+
+impl PassingPaths {
+    /// The paths from these leaves to the root over the first `size`; `None` when one of them is behind that.
     #[must_use]
-    pub fn new(index: u64, size: u64) -> Option<Self> {
-        if index >= size {
+    pub fn new(indexes: &[u64], size: u64) -> Option<Self> {
+        if indexes.iter().any(|index| *index >= size) {
             return None;
         }
-        let (mut from, mut to, mut beside) = (0, size, Vec::new());
-        while to - from > 1 {
-            // The largest power of two that is smaller.
-            let middle = from + (1 << (63 - (to - from - 1).leading_zeros()));
-            let depth = beside.len();
-            if index < middle {
-                beside.push((middle, to, depth, Frontier::default()));
-                to = middle;
-            } else {
-                beside.push((from, middle, depth, Frontier::default()));
-                from = middle;
-            }
-        }
-        beside.sort_unstable_by_key(|(from, ..)| *from);
-        Some(Self { size, seen: 0, beside, at: 0 })
+        let parts = indexes.iter().flat_map(|index| beside(*index, size));
+        let wanted = parts.flat_map(complete).map(|subtree| (subtree, None)).collect();
+        Some(Self { size, indexes: indexes.to_vec(), wanted, tree: Frontier::default() })
     }
 
     /// The next leaf's hash. What is behind the size is passed over.
     pub fn push(&mut self, leaf: Hash) {
-        let seq = self.seen;
-        self.seen += 1;
-        if let Some((from, to, _, tree)) = self.beside.get_mut(self.at)
-            && *from <= seq
-        {
-            tree.push(leaf);
-            self.at += usize::from(seq + 1 == *to);
+        if self.tree.size() >= self.size {
+            return;
         }
+        let (mut number, mut hash, mut height, mut left) =
+            (self.tree.size(), leaf, 0, self.tree.subtrees().iter().rev());
+        loop {
+            if let Some(wanted) = self.wanted.get_mut(&(height, number)) {
+                *wanted = Some(hash);
+            }
+            // A right one is complete with its left neighbour.
+            let Some(beside) = left.next().filter(|_| number & 1 == 1) else { break };
+            hash = node_hash(beside, &hash);
+            (number, height) = (number >> 1, height + 1);
+        }
+        self.tree.push(leaf);
     }
 
-    /// From the leaf's sibling to the root; `None` when there were fewer leaves.
+    /// From each leaf's sibling to the root; `None` when there were fewer leaves.
     #[must_use]
-    pub fn finish(self) -> Option<Vec<Hash>> {
-        let mut beside = self.beside;
-        beside.sort_unstable_by_key(|(_, _, depth, _)| std::cmp::Reverse(*depth));
-        (self.seen >= self.size).then(|| beside.iter().map(|(.., tree)| tree.root()).collect())
+    pub fn finish(self) -> Option<Vec<Vec<Hash>>> {
+        let root = |part: (u64, u64)| {
+            let hashes: Option<Vec<Hash>> = complete(part).map(|subtree| *self.wanted.get(&subtree)?).collect();
+            hashes?.into_iter().rev().reduce(|right, left| node_hash(&left, &right))
+        };
+        let paths = self.indexes.iter().map(|index| beside(*index, self.size).into_iter().map(root).collect());
+        paths.collect()
     }
 }
 
@@ -220,30 +251,31 @@ mod tests {
     use crate::leaf::leaf_hash;
 
     #[test]
-    fn a_path_is_made_of_what_passes_by_and_little_of_it_is_held() {
+    fn paths_are_made_of_what_passes_by_and_little_of_it_is_held() {
         let leaves: Vec<Hash> = (0_u8..70).map(|n| leaf_hash(&[n])).collect();
         let tree = Tree::new(leaves.clone());
         for size in 1..=leaves.len() {
-            for index in 0..size {
-                let mut path = PassingPath::new(index as u64, size as u64).unwrap();
-                leaves.iter().take(size - 1).for_each(|leaf| path.push(*leaf));
-                assert_eq!(path.clone().finish(), None, "a leaf is missing");
-                leaves.iter().skip(size - 1).for_each(|leaf| path.push(*leaf));
-                assert_eq!(path.finish(), tree.inclusion(index, size), "{index} of {size}");
-            }
-            assert!(PassingPath::new(size as u64, size as u64).is_none());
+            let all: Vec<u64> = (0..size as u64).collect();
+            let mut paths = PassingPaths::new(&all, size as u64).unwrap();
+            leaves.iter().take(size - 1).for_each(|leaf| paths.push(*leaf));
+            assert!(size == 1 || paths.clone().finish().is_none(), "a leaf is missing");
+            leaves.iter().skip(size - 1).for_each(|leaf| paths.push(*leaf));
+            let wanted: Option<Vec<_>> = (0..size).map(|index| tree.inclusion(index, size)).collect();
+            assert_eq!(paths.finish(), wanted, "{size}");
+            assert!(PassingPaths::new(&[0, size as u64], size as u64).is_none());
         }
         let size = 300_001_u64;
         let leaf = |n: u64| leaf_hash(&n.to_be_bytes());
-        for index in [0, 77_777, 262_143, 300_000] {
-            let (mut path, mut whole, mut most) = (PassingPath::new(index, size).unwrap(), Frontier::default(), 0);
-            for n in 0..size {
-                path.push(leaf(n));
-                whole.push(leaf(n));
-                most = most.max(path.beside.iter().map(|(.., tree)| tree.subtrees().len()).sum::<usize>());
-            }
-            assert!(most <= 40, "{most} hashes are held");
-            assert!(verify_inclusion(&leaf(index), index, size, &path.finish().unwrap(), &whole.root()), "{index}");
+        let indexes = [0, 77_777, 262_143, 299_999, 300_000];
+        let (mut paths, mut whole) = (PassingPaths::new(&indexes, size).unwrap(), Frontier::default());
+        assert!(paths.wanted.len() < 150, "{} hashes are held", paths.wanted.len());
+        for n in 0..size {
+            paths.push(leaf(n));
+            whole.push(leaf(n));
+        }
+        let paths = paths.finish().unwrap();
+        for (index, path) in indexes.iter().zip(paths) {
+            assert!(verify_inclusion(&leaf(*index), *index, size, &path, &whole.root()), "{index}");
         }
     }
 
