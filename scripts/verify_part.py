@@ -182,7 +182,7 @@ def verify_part(root, pinned):
     origin, keys, key_text, _, size, signed_root, _, known = head(root, pinned)
     said = manifest_of(root, origin, keys, size)
     scope, files = said["scope"], said["files"]
-    kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}}
+    kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}, "tenant": origin.rsplit("/", 1)[-1]}
     indexes, outside, hidden, last, first_time, last_time = [], set(), {}, None, None, None
     before = behind = closed = False
     for line in lines_of(root, "leaves.jsonl", LEAF_LINE):

@@ -136,6 +136,7 @@ fn both_verifiers_give_the_verdict_that_each_part_must_have() {
         leaves[0] = text.replacen("\"v\":1", "\"v\": 1", 1).into_bytes();
         (corpus::signed(&leaves, &present), leaves)
     };
+    let evil = corpus::leaves_of("evil", 3, &BTreeMap::new());
     let crm = ("\"sub\":", "\"server\":\"crm\",\"sub\":");
     let of_empty = [crm, ("\"type\":", "\"tool\":\"read\",\"tool_server\":\"\",\"type\":")];
     let of_index = [("\"type\":", "\"tool\":\"read\",\"tool_server\":\"ledger.index\",\"type\":")];
@@ -171,6 +172,14 @@ fn both_verifiers_give_the_verdict_that_each_part_must_have() {
             key(&first),
             "signature",
             None,
+        ),
+        // Its leaves agree with each other, and not with the name of the log.
+        (
+            "of-another-tenant",
+            sample(&corpus::signed(&evil, &present), &evil, &present, &["leaves.jsonl"]),
+            None,
+            "tenant",
+            Some(0),
         ),
         // What another reader of JSON could take for something else is no leaf, here as in a whole log.
         (
