@@ -316,6 +316,8 @@ fn answers(all: &mut Vec<Case>) {
         ("accuracy-seconds", set(|a| &mut a.options, accuracy(INTEGER, &[1])), ok),
         ("accuracy-negative", set(|a| &mut a.options, accuracy(INTEGER, &[0x80])), bad),
         ("accuracy-of-five-bytes", set(|a| &mut a.options, accuracy(INTEGER, &[1, 0, 0, 0, 0])), bad),
+        // Its last eight bytes alone would be a small number.
+        ("accuracy-of-nine-bytes", set(|a| &mut a.options, accuracy(INTEGER, &[1, 0, 0, 0, 0, 0, 0, 0, 0])), bad),
         ("accuracy-999-millis", set(|a| &mut a.options, accuracy(0x80, &[3, 0xe7])), ok),
         ("accuracy-1000-millis", set(|a| &mut a.options, accuracy(0x80, &[3, 0xe8])), bad),
         ("accuracy-999-micros", set(|a| &mut a.options, accuracy(0x81, &[3, 0xe7])), ok),
