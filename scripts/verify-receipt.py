@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import pathlib
+import re
 import sys
 
 from cryptography.exceptions import InvalidSignature
@@ -111,16 +112,21 @@ def check(directory, given):
         index = proven["index"]
         need(root_from(leaf_hash, index, size, path) == root, f"leaf {index}: it is not in the log")
         body = json.loads(leaf)["body"]
+        need(body["tenant"] == key[0].rsplit("/", 1)[-1], f"leaf {index}: it is another tenant's")
         need(body["redaction"] == receipt["redaction"], f"leaf {index}: it is of another redaction")
         if body["type"] in ("redaction.executed", "retention.executed"):
             named = base64.urlsafe_b64encode(leaf_hash).decode().rstrip("=")
             need([f"recorded in leaf {index}", named] in said, f"leaf {index}: the text does not name it")
             executed.append(body)
     need(executed, "leaves: none says that it was carried out")
-    need([body["part"] for body in executed] == list(range(1, executed[0]["parts"] + 1)), "leaves: a part is missing")
+    left = re.fullmatch(r"([1-9][0-9]*) leaves with ([0-9]+) values, [0-9]+ to [0-9]+", one.get("left out", ""))
+    need(left or "left out" not in one, "text: what is left out is not counted")
+    parts, values = (int(left[1]), int(left[2])) if left else (0, 0)
+    here = list(range(1, executed[0]["parts"] + 1 - parts))
+    need([body["part"] for body in executed] == here, "leaves: a part is missing")
     commitments = sum(len(body["commitments"]) for body in executed)
-    need(commitments == executed[0]["values"], "leaves: the commitments are not all there")
-    need(one["values erased"] == str(commitments), "text: it counts other values than the leaves")
+    need(commitments + values == executed[0]["values"], "leaves: the commitments are not all there")
+    need(one["values erased"] == str(commitments + values), "text: it counts other values than the leaves")
     need(one["ground"].split(":")[0] == executed[0]["ground"], "text: it names another ground than the leaves")
     return one, bool(given)
 
@@ -139,6 +145,8 @@ def main():
         print(f"NOT VERIFIED: not a receipt: {type(error).__name__}: {error}")
         return 9
     print(f"OK: {said['values erased']} values erased at {said['executed']} by {said['redaction']}")
+    if "left out" in said:
+        print(f"note: not in this receipt, and in the log: {said['left out']}", file=sys.stderr)
     if not known:
         print("warning: the key is the receipt's own; that shows that it is whole, not whose it is", file=sys.stderr)
     return 0

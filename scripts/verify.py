@@ -278,8 +278,8 @@ def check_leaf(seq, leaf, digest, state):
         bad("time", "chain.time is not a time")
     if chain["time"] < (state["last"] or ""):
         bad("time", "it is earlier than the leaf before")
-    if state.setdefault("tenant", tenant) != tenant:
-        bad("tenant", "it belongs to another tenant than the leaves before")
+    if tenant != state["tenant"]:
+        bad("tenant", "it belongs to another tenant than the log")
     run = body.get("run")
     if run is not None:
         count, last, closed = state["runs"].get(run, (0, None, False))
@@ -344,7 +344,7 @@ def verify(root, pinned, against=None):
         older = against is not None and chain.open_kept(against)
     except Finding as finding:
         raise Finding("against", f"the older checkpoint: {finding.detail}")
-    state = {"prev": None, "last": None, "first": None, "runs": {}, "keys": []}
+    state = {"prev": None, "last": None, "first": None, "runs": {}, "keys": [], "tenant": origin.rsplit("/", 1)[-1]}
     roots = []  # of the full bundles, and of the first leaves of the last one and of the one where the older checkpoint ends
     edge, older_edge = [], []
     for index in range((size + WIDTH - 1) // WIDTH):

@@ -70,7 +70,8 @@ def values_of(body):
     found, act, tool = {("type", body["type"])}, text(body.get("act")) or "", text(body.get("tool"))
     if act.startswith("agent:") and "@" in act:
         found.add(("agent", act[6:].split("@", 1)[0]))
-    server = text(body.get("tool_server")) or text(body.get("server"))
+    on = text(body.get("tool_server"))
+    server = text(body.get("server")) if on is None else on
     if tool is not None and "/" in tool:
         server = tool.split("/", 1)[0]
         found.add(("tool", tool))
@@ -181,7 +182,7 @@ def verify_part(root, pinned):
     origin, keys, key_text, _, size, signed_root, _, known = head(root, pinned)
     said = manifest_of(root, origin, keys, size)
     scope, files = said["scope"], said["files"]
-    kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}}
+    kind, state = scope["kind"], {"prev": None, "last": None, "first": None, "runs": {}, "tenant": origin.rsplit("/", 1)[-1]}
     indexes, outside, hidden, last, first_time, last_time = [], set(), {}, None, None, None
     before = behind = closed = False
     for line in lines_of(root, "leaves.jsonl", LEAF_LINE):

@@ -367,3 +367,37 @@ fn guessed_credentials_do_not_fill_the_ledger_and_none_is_left_out() -> Result<(
     ensure!(sum == 200 && leaves.last().context("a leaf")?["body"]["total"] == 200, "{leaves:?}");
     Ok(())
 }
+
+/// Who asks and is not answered leaves a trace; what was typed is nowhere, and asking without end does not fill the log.
+#[test]
+fn questions_that_are_not_answered_are_evidence_as_sums() -> Result<()> {
+    let mut plane = Plane::start_serving(EXE, &[])?;
+    plane.ok(["tenant", "create", "acme", "--reason", "a test"])?;
+    for _ in 0..7 {
+        let refused = plane.cli(["evidence", "search", "--tenant", "acme", "--type", "jane.smith.was.here"])?;
+        ensure!(refused.code() != 0 && refused.stderr.contains("jane.smith"), "{refused:?}");
+    }
+    let out = plane.data_dir().join("none");
+    let nobody = plane.cli(["evidence", "export", &out.to_string_lossy(), "--tenant", "jane-smith"])?;
+    ensure!(nobody.code() != 0, "{nobody:?}");
+    // The rest of the minute's sum is told when the plane goes.
+    plane.stop()?;
+    plane.up()?;
+    let of = |tenant: &str| {
+        found_until(&plane, &["--tenant", tenant, "--type", "query.failed"], |leaves| !leaves.is_empty())
+    };
+    let (acme, own) = (of("acme")?, of("default")?);
+    let count: u64 = acme.iter().filter_map(|leaf| leaf["body"]["count"].as_u64()).sum();
+    ensure!(count == 7 && acme.len() == 2 && acme[1]["body"]["total"] == 7, "{acme:?}");
+    let is = |leaf: &Value, code: &str, route: &str| {
+        let body = &leaf["body"];
+        body["code"] == code
+            && body["command"].as_str().is_some_and(|command| command.ends_with(route))
+            && body["operator"].is_string()
+    };
+    ensure!(acme.iter().all(|leaf| is(leaf, "invalid_request", "/evidence/search")), "{acme:?}");
+    ensure!(own.len() == 1 && is(&own[0], "not_found", "/evidence/export"), "{own:?}");
+    let text = serde_json::to_string(&[&acme, &own])?;
+    ensure!(!text.contains("jane"), "{text}");
+    Ok(())
+}

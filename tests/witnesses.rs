@@ -198,7 +198,9 @@ fn a_plane_that_was_rolled_back_whole_has_an_alarm_that_leads_to_what_is_known_o
     };
     let body = &found[0]["body"];
     ensure!(body["finding"] == "split_view" && body["ours"].is_string(), "{found}");
-    ensure!(body["detail"].as_str().is_some_and(|detail| detail.contains("split-view")), "{found}");
+    let name = file.file_name().context("a name")?.to_string_lossy();
+    ensure!(body["file"] == format!("plane/split-view/{name}"), "{found}");
+    ensure!(body["digest"].as_str().is_some_and(|digest| digest.starts_with(name.trim_end_matches(".txt"))), "{found}");
     Ok(())
 }
 
@@ -279,6 +281,19 @@ fn a_site_without_a_network_is_witnessed_by_file_and_a_second_history_is_found()
     let said = format!("{split:?}");
     let root = honest_note.lines().nth(2).context("a root")?;
     ensure!(said.contains(root) && said.contains("split"), "{said}");
+    // Whoever brings it as long as a note may be, with lines of strangers, does not keep it out of the record.
+    let mut long = honest_note.clone();
+    for n in 0..48 {
+        long.push_str(&format!("\u{2014} stranger.example/{n} {}\n", "A".repeat(1_200)));
+    }
+    ensure!(long.len() > 57_000);
+    let split = plane.cli_with_input(["evidence", "checkpoint", "import", "-"], &long)?;
+    ensure!(split.code() == 9, "{split:?}");
+    let found = plane.json(["evidence", "search", "--type", "security.finding"])?;
+    let found: Vec<_> = found.as_array().into_iter().flatten().map(|one| &one["body"]).collect();
+    ensure!(found.len() == 2 && found.iter().all(|body| body["finding"] == "split_view"), "{found:?}");
+    let theirs = format!("{} {root}", honest_note.lines().nth(1).context("a size")?);
+    ensure!(found.iter().all(|body| body["theirs"] == theirs && body["digest"].is_string()), "{found:?}");
     // It does not end with that answer: the state is an alarm, also of the next process, and leads to both notes.
     for _ in 0..2 {
         let status = plane.cli(["evidence", "status"])?;

@@ -60,7 +60,7 @@ pub(crate) struct Job {
 pub(crate) enum Work {
     Sign(Job),
     /// Keeps a snapshot of what was handed over to be signed before it.
-    Keep(Taken),
+    Keep(Box<Taken>),
 }
 
 /// The file of a log's last checkpoint.

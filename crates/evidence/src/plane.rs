@@ -17,12 +17,12 @@ use cogward_ledger::{
     leaf::leaf_hash,
     note::Checkpoint,
     plane::{self, Anchor, PlaneLeaf},
-    proof::Tree,
+    proof::PassingPaths,
     tile_proof::{TileProofError, TiledLog},
     tree::Frontier,
 };
 use cogward_model::TenantName;
-use cogward_wal::Position;
+use cogward_wal::{Position, WalReader};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -34,7 +34,6 @@ use crate::{
     queue::Item,
     read::{ReadError, on_a_thread},
     record::{Evidence, Health, RecordError, Shared},
-    segments::Segments,
 };
 
 /// Newest places of a tenant that are remembered: an export may be some seconds behind.
@@ -221,17 +220,16 @@ pub enum AnchorFailure {
     Read(#[from] ReadError),
 }
 
-/// The hashes of all leaves of the plane log up to `end`, out of the write-ahead log.
-fn leaf_hashes(segments: &Arc<Segments>, end: Position) -> Result<Vec<Hash>, ReadError> {
-    let mut reader = segments.reader(Position::default(), end);
-    let mut hashes = Vec::new();
+/// The path of a leaf of the plane log, out of the write-ahead log: all of it is read, and next to nothing of it held.
+fn passing_path(mut reader: WalReader, index: u64, size: u64) -> Result<Option<Vec<Hash>>, ReadError> {
+    let Some(mut path) = PassingPaths::new(&[index], size) else { return Ok(None) };
     while let Some(frame) = reader.next_frame()? {
         if frame.kind == frames::PLANE {
             let (_, leaf) = frames::split_text(frame.payload).ok_or(ReadError::Damaged(frame.position))?;
-            hashes.push(leaf_hash(leaf));
+            path.push(leaf_hash(leaf));
         }
     }
-    Ok(hashes)
+    Ok(path.finish().and_then(|mut paths| paths.pop()))
 }
 
 impl Evidence {
@@ -305,8 +303,7 @@ impl Evidence {
                 let mut tiles = TiledLog::new(size, |tile| publish::read_hashes(&dir, tile, published));
                 return Ok::<_, AnchorFailure>(tiles.inclusion(index)?);
             }
-            let (leaves, at) = (leaf_hashes(&segments, end)?, usize::try_from(index));
-            let proof = at.ok().and_then(|at| Tree::new(leaves).inclusion(at, usize::try_from(size).ok()?));
+            let proof = passing_path(segments.reader(Position::default(), end), index, size)?;
             proof.ok_or(AnchorFailure::Tiles(TileProofError::Range))
         });
         Ok(Some(Anchor {
@@ -316,5 +313,52 @@ impl Evidence {
             proof: proof.await?,
             note,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cogward_ledger::proof::verify_inclusion;
+    use cogward_wal::{Options, Wal};
+
+    use super::*;
+
+    fn memory(name: &str) -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    #[test]
+    fn a_proof_without_tiles_holds_nothing_of_a_long_plane_log() {
+        const SIZE: u64 = 400_000;
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Wal::open(dir.path(), Options::default(), &mut |_| {}).unwrap();
+        let mut tree = Frontier::default();
+        for n in 0..SIZE {
+            let leaf = n.to_be_bytes();
+            if n % 8 == 0 {
+                log.append(frames::LEAF, &[b"\x04acme", b"of a tenant: no leaf of the plane log"]).unwrap();
+            }
+            log.append(frames::PLANE, &[&[0], &leaf]).unwrap();
+            tree.push(leaf_hash(&leaf));
+            if n % 4_096 == 0 {
+                log.commit().unwrap();
+            }
+        }
+        let end = log.commit().unwrap();
+        // From now on the peak counts anew.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let before = memory("VmRSS");
+        for index in [0, 123_456, SIZE - 1] {
+            let proof = passing_path(Wal::reader(dir.path(), Position::default(), end), index, SIZE).unwrap().unwrap();
+            assert!(verify_inclusion(&leaf_hash(&index.to_be_bytes()), index, SIZE, &proof, &tree.root()), "{index}");
+        }
+        let more = memory("VmHWM").saturating_sub(before);
+        // The hashes alone are 12.8 MB.
+        assert!(more < 4 * 1024 * 1024, "{more} bytes");
+        let reader = || Wal::reader(dir.path(), Position::default(), end);
+        assert!(passing_path(reader(), SIZE, SIZE).unwrap().is_none());
+        assert!(passing_path(reader(), 7, SIZE + 1).unwrap().is_none(), "it has fewer leaves");
     }
 }

@@ -8,6 +8,7 @@ use cogward_ledger::{
     Hash,
     leaf::{Parsed, hash_text, leaf_hash},
     note::SignError,
+    proof::PassingPaths,
     tree::Frontier,
 };
 use cogward_model::{TenantName, event::EventType, id::RedactionId, redaction::LegalGround};
@@ -22,8 +23,11 @@ use crate::{
 
 /// The first line of the text, and the form of the whole.
 const FORM: &str = "cogward erasure receipt v1";
-/// Leaves that one receipt proves.
+/// Leaves that are in one receipt, with their proofs. An erasure of more than some 200,000 values takes more:
+/// the text counts them and has one hash over them, so that they cannot be exchanged.
 const LEAVES_MAX: usize = 4_096;
+/// Bytes of those leaves.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Why there is no receipt.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +85,47 @@ struct FoundLeaf {
     body: serde_json::Value,
 }
 
+/// What the log says of an erasure.
+#[derive(Default)]
+struct About {
+    leaves: Vec<FoundLeaf>,
+    /// What is not in the receipt because there is too much of it: all that comes behind what is.
+    left_out: LeftOut,
+}
+
+/// Leaves that the text only counts.
+#[derive(Default)]
+struct LeftOut {
+    /// Over the hashes of their bytes.
+    tree: Frontier,
+    values: usize,
+    keys: usize,
+    first: u64,
+    last: u64,
+}
+
+fn texts(body: &serde_json::Value, field: &str) -> usize {
+    body.get(field).and_then(|list| list.as_array()).map_or(0, Vec::len)
+}
+
+impl About {
+    fn add(&mut self, leaf: FoundLeaf, bytes: &mut usize) {
+        *bytes += leaf.bytes.len();
+        if self.left_out.tree.size() == 0 && self.leaves.len() < LEAVES_MAX && *bytes <= BYTES_MAX {
+            self.leaves.push(leaf);
+            return;
+        }
+        let left = &mut self.left_out;
+        if left.tree.size() == 0 {
+            left.first = leaf.seq;
+        }
+        left.last = leaf.seq;
+        left.values += texts(&leaf.body, "commitments");
+        left.keys += texts(&leaf.body, "keys");
+        left.tree.push(leaf_hash(&leaf.bytes));
+    }
+}
+
 impl FoundLeaf {
     fn is(&self, kind: EventType) -> bool {
         self.body.get("type").and_then(|kind| kind.as_str()) == Some(kind.as_str())
@@ -106,14 +151,14 @@ impl Evidence {
         let (evidence, tenant) = (self.clone(), tenant.clone());
         on_a_thread(move || {
             let all = (Position::default(), signed.end);
-            let found = evidence.leaves_about(&tenant, redaction, all)?;
+            let About { leaves: found, left_out } = evidence.leaves_about(&tenant, redaction, all)?;
             let executed: Vec<&FoundLeaf> = found
                 .iter()
                 .filter(|leaf| leaf.is(EventType::RedactionExecuted) || leaf.is(EventType::RetentionExecuted))
                 .collect();
             let Some(first) = executed.first() else { return Err(ReceiptError::NotExecuted(redaction)) };
             let keys = evidence.shared.keyring.tenant(&tenant)?;
-            let text = text_of(keys.log.key().verifying().origin(), redaction, first, &executed, &found);
+            let text = text_of(keys.log.key().verifying().origin(), redaction, (first, &executed, &found), &left_out);
             let text = keys.log.key().signed_note(&text)?;
             let indexes: Vec<u64> = found.iter().map(|leaf| leaf.seq).collect();
             let proofs = evidence.inclusions(&tenant, &indexes, signed.size, all)?;
@@ -139,8 +184,8 @@ impl Evidence {
         tenant: &TenantName,
         redaction: RedactionId,
         span: (Position, Position),
-    ) -> Result<Vec<FoundLeaf>, ReceiptError> {
-        let (mut found, name) = (Vec::new(), redaction.to_string());
+    ) -> Result<About, ReceiptError> {
+        let (mut found, mut bytes, name) = (About::default(), 0, redaction.to_string());
         let kinds = [
             EventType::RedactionRequested,
             EventType::RedactionApproved,
@@ -158,9 +203,9 @@ impl Evidence {
             let about = body.get("redaction").and_then(|id| id.as_str()) == Some(name.as_str());
             if about && kinds.iter().any(|kind| kind.as_str() == parsed.body.kind) {
                 let (seq, time) = (parsed.chain.seq, parsed.chain.time.to_owned());
-                found.push(FoundLeaf { seq, time, bytes: leaf.to_vec(), body });
+                found.add(FoundLeaf { seq, time, bytes: leaf.to_vec(), body }, &mut bytes);
             }
-            Ok::<_, ReceiptError>(found.len() < LEAVES_MAX)
+            Ok::<_, ReceiptError>(true)
         })?;
         Ok(found)
     }
@@ -173,65 +218,39 @@ impl Evidence {
         size: u64,
         span: (Position, Position),
     ) -> Result<Vec<Vec<Hash>>, ReceiptError> {
-        let mut paths: Vec<Vec<Sibling>> = indexes.iter().map(|index| siblings(*index, size)).collect();
-        let mut seq = 0;
+        let missing = || ReadError::Damaged(span.1);
+        let mut paths = PassingPaths::new(indexes, size).ok_or_else(missing)?;
         walk(&self.shared.segments, span, |_, of, leaf, _| {
             if of == tenant.as_str() {
-                let hash = leaf_hash(leaf);
-                for sibling in paths.iter_mut().flatten().filter(|sibling| sibling.from <= seq && seq < sibling.to) {
-                    sibling.tree.push(hash);
-                }
-                seq += 1;
+                paths.push(leaf_hash(leaf));
             }
-            Ok::<_, ReceiptError>(seq < size)
+            Ok::<_, ReceiptError>(true)
         })?;
-        Ok(paths.iter().map(|path| path.iter().map(|sibling| sibling.tree.root()).collect()).collect())
+        Ok(paths.finish().ok_or_else(missing)?)
     }
-}
-
-/// A subtree beside the path from a leaf to the root.
-struct Sibling {
-    from: u64,
-    to: u64,
-    tree: Frontier,
-}
-
-/// The subtrees beside the path, from the leaf up (RFC 6962, 2.1.1).
-fn siblings(index: u64, size: u64) -> Vec<Sibling> {
-    let (mut found, mut from, mut to) = (Vec::new(), 0, size);
-    while index < to && to - from > 1 {
-        // The left half is the largest power of two that is smaller than the whole.
-        let middle = from + (1_u64 << (63 - (to - from - 1).leading_zeros()));
-        let beside = if index < middle { (middle, to) } else { (from, middle) };
-        found.push(Sibling { from: beside.0, to: beside.1, tree: Frontier::default() });
-        if index < middle { to = middle } else { from = middle }
-    }
-    found.reverse();
-    found
 }
 
 /// What the receipt says, a line for each matter. Nothing in it is about a person.
 fn text_of(
     origin: &str,
     redaction: RedactionId,
-    first: &FoundLeaf,
-    executed: &[&FoundLeaf],
-    all: &[FoundLeaf],
+    (first, executed, all): (&FoundLeaf, &[&FoundLeaf], &[FoundLeaf]),
+    left_out: &LeftOut,
 ) -> String {
     let ground = first.text("ground").unwrap_or_default();
     let meaning = ground.parse::<LegalGround>().ok().and_then(|ground| ground.meaning());
     let joined = |field: &str| {
-        let mut texts: Vec<String> = Vec::new();
+        let mut named: Vec<String> = Vec::new();
         for text in executed.iter().flat_map(|leaf| leaf.texts(field)) {
-            if texts.last() != Some(&text) && (field == "leaves" || !texts.contains(&text)) {
-                texts.push(text);
+            if named.last() != Some(&text) && (field == "leaves" || !named.contains(&text)) {
+                named.push(text);
             }
         }
-        texts.join(" ")
+        named.join(" ")
     };
     let at = |kind: EventType| all.iter().find(|leaf| leaf.is(kind)).map(|leaf| leaf.time.clone());
     let values = first.body.get("values").and_then(serde_json::Value::as_u64).unwrap_or_default();
-    let keys: usize = executed.iter().map(|leaf| leaf.texts("keys").len()).sum();
+    let keys: usize = executed.iter().map(|leaf| texts(&leaf.body, "keys")).sum::<usize>() + left_out.keys;
     let mut lines = vec![FORM.to_owned(), format!("redaction: {redaction}"), format!("log: {origin}")];
     lines.push(match meaning {
         Some(meaning) => format!("ground: {ground}: {meaning}"),
@@ -242,38 +261,22 @@ fn text_of(
     }
     lines.push(format!("executed: {}", first.time));
     lines.push(format!("values erased: {values}"));
-    lines.push(format!("of leaves: {}", joined("leaves")));
-    lines.push(format!("of fields: {}", joined("erased_fields")));
+    let partly = if left_out.tree.size() > 0 { " (of those that are named here)" } else { "" };
+    lines.push(format!("of leaves{partly}: {}", joined("leaves")));
+    lines.push(format!("of fields{partly}: {}", joined("erased_fields")));
     lines.push(format!("keys destroyed: {keys}"));
     for leaf in executed {
         lines.push(format!("recorded in leaf {}: {}", leaf.seq, hash_text(&leaf_hash(&leaf.bytes))));
     }
+    if left_out.tree.size() > 0 {
+        let LeftOut { tree, values, first, last, .. } = left_out;
+        let size = tree.size();
+        lines.push(format!("left out: {size} leaves with {values} values, {first} to {last}"));
+        lines.push(format!("tree over the leaves that are left out: {}", hash_text(&tree.root())));
+        lines
+            .push("They are in the log: part N of all parts is one leaf, and the tree is that of RFC 6962.".to_owned());
+    }
     lines
         .push("The records stay, with a commitment in the place of each value that nothing opens any more.".to_owned());
     lines.join("\n") + "\n"
-}
-
-#[cfg(test)]
-mod tests {
-    use cogward_ledger::{proof::verify_inclusion, tree::Frontier};
-
-    use super::*;
-
-    #[test]
-    fn paths_are_those_that_a_verifier_expects() {
-        let hashes: Vec<Hash> = (0..40_u8).map(|n| leaf_hash(&[n])).collect();
-        for size in 1..=hashes.len() {
-            let mut tree = Frontier::default();
-            hashes[..size].iter().for_each(|hash| tree.push(*hash));
-            for index in 0..size {
-                let mut path = siblings(index as u64, size as u64);
-                for sibling in &mut path {
-                    let range = usize::try_from(sibling.from).unwrap()..usize::try_from(sibling.to).unwrap();
-                    hashes[range].iter().for_each(|hash| sibling.tree.push(*hash));
-                }
-                let path: Vec<Hash> = path.iter().map(|sibling| sibling.tree.root()).collect();
-                assert!(verify_inclusion(&hashes[index], index as u64, size as u64, &path, &tree.root()));
-            }
-        }
-    }
 }

@@ -268,7 +268,7 @@ impl Sequencer {
             let image = Image::new(start, self.last_time, schema, tenants, plane, self.shared.progress.image());
             let taken = self.snapshots.take(image, self.batch.written);
             // That it is not there is told where it signs.
-            let _ended = self.checkpoints.send(Work::Keep(taken));
+            let _ended = self.checkpoints.send(Work::Keep(Box::new(taken)));
         }
     }
 

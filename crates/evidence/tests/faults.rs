@@ -181,6 +181,130 @@ async fn a_tail_is_cut_above_the_checkpoint_recorded_and_never_below_it() {
     assert_eq!(fs::read(first_segment(below.path())).unwrap(), before);
 }
 
+fn large(dir: &Path) -> cogward_evidence::EvidenceOptions {
+    // All of it in one segment, so that a sector may be exchanged with any other.
+    let wal = cogward_wal::Options { segment_bytes: 1 << 20, first_segment_bytes: 1 << 20 };
+    cogward_evidence::EvidenceOptions { wal, ..options(dir) }
+}
+
+/// Two of the sectors of a file, exchanged. `None`: they are the same.
+fn swapped(whole: &[u8], sector: usize, one: usize, other: usize) -> Option<Vec<u8>> {
+    let at = |n: usize| n * sector..(n + 1) * sector;
+    if whole[at(one)] == whole[at(other)] {
+        return None;
+    }
+    let mut bytes = whole.to_vec();
+    bytes[at(one)].copy_from_slice(&whole[at(other)]);
+    bytes[at(other)].copy_from_slice(&whole[at(one)]);
+    Some(bytes)
+}
+
+/// Pairs of sectors: neighbours, and ones that are far apart.
+fn pairs(sectors: std::ops::Range<usize>, at_most: usize) -> Vec<(usize, usize)> {
+    let last = sectors.end - 1;
+    let near = sectors.clone().take_while(|n| n + 1 < sectors.end).map(|n| (n, n + 1));
+    let far = sectors.clone().map(|n| (n, last - (n - sectors.start))).filter(|(one, other)| one + 1 < *other);
+    let all: Vec<_> = near.chain(far).collect();
+    let step = all.len().div_ceil(at_most).max(1);
+    all.into_iter().step_by(step).collect()
+}
+
+/// The batch behind a place: where it ends. By the headers of its frames.
+fn batch_end(bytes: &[u8], from: usize) -> usize {
+    let (mut at, mut batch) = (from, None);
+    loop {
+        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let (last, number) = (bytes[at + 5] & 1 == 1, u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap()));
+        assert_eq!(*batch.get_or_insert(number), number, "a batch has one number");
+        at += 20 + length;
+        if last {
+            return at;
+        }
+    }
+}
+
+/// A disk that put sectors of the last write elsewhere: what was signed stays, and what was not is cut.
+#[tokio::test]
+async fn reordered_sectors_above_the_checkpoint_are_cut_and_below_it_refused() {
+    let signed = tempfile::tempdir().unwrap();
+    let evidence = Evidence::open(large(signed.path())).unwrap();
+    for _ in 0..40 {
+        evidence.record(event("acme", None).confidential("path", "x".repeat(700))).await.unwrap();
+    }
+    let leaves = verified(&evidence, "acme").await.leaves;
+    drop(evidence);
+    let segment = fs::read(first_segment(signed.path())).unwrap();
+    let flushed = usize::try_from(last_written(signed.path())).unwrap() + 1;
+    assert_eq!(leaves, 40);
+
+    // The same ledger a moment later: one more batch was written, and nobody was told of it yet.
+    let later = tempfile::tempdir().unwrap();
+    copy(signed.path(), later.path());
+    let evidence = Evidence::open(large(later.path())).unwrap();
+    for _ in 0..60 {
+        let _noted = evidence.note(event("acme", None).confidential("path", "y".repeat(700))).unwrap();
+    }
+    evidence.checkpoint(&tenant("acme")).await.unwrap();
+    drop(evidence);
+    let after = fs::read(first_segment(later.path())).unwrap();
+    assert_eq!(after[..flushed], segment[..flushed]);
+    // Of the batches that it became the longest is the one that is torn; those before it are on the disk.
+    let (mut from, mut longest) = (flushed, flushed..flushed);
+    while after[from..from + 20] != [0; 20] {
+        let end = batch_end(&after, from);
+        if end - from > longest.len() {
+            longest = from..end;
+        }
+        from = end;
+    }
+    assert!(longest.len() > 40 * 512, "{longest:?}");
+    let mut written = after.clone();
+    written[longest.end..].fill(0);
+
+    let start = |dir: &Path, bytes: &[u8]| {
+        copy(signed.path(), dir);
+        fs::write(first_segment(dir), bytes).unwrap();
+        Evidence::open(large(dir))
+    };
+    let (mut cut, mut refused) = (0, 0);
+    for sector in [512, 4096] {
+        // Above: sectors that have nothing of what was flushed before.
+        for (one, other) in pairs(longest.start.div_ceil(sector)..longest.end.div_ceil(sector), 20) {
+            let Some(bytes) = swapped(&written, sector, one, other) else { continue };
+            let dir = tempfile::tempdir().unwrap();
+            let what = format!("{sector}: {one} and {other} of the batch in {longest:?}");
+            let evidence = start(dir.path(), &bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!((40..=100).contains(&verified(&evidence, "acme").await.leaves), "{what}");
+            let own = dir.path().join("own");
+            evidence.export(&tenant("default"), &own).await.unwrap();
+            let recovered = entries(&own).iter().any(|leaf| leaf["body"]["type"] == "ledger.recovered");
+            assert!(recovered, "{what}: the cut is recorded");
+            // It goes on, and the next start finds nothing to cut.
+            evidence.record(event("acme", None)).await.unwrap();
+            drop(evidence);
+            verified(&Evidence::open(large(dir.path())).unwrap(), "acme").await;
+            cut += 1;
+        }
+        // Below: of what was signed, also where it is exchanged with what was not.
+        let last = flushed / sector;
+        let mut all = pairs(0..last + 1, 20);
+        all.push((1, longest.end / sector));
+        for (one, other) in all {
+            let Some(bytes) = swapped(&written, sector, one, other) else { continue };
+            let dir = tempfile::tempdir().unwrap();
+            assert!(start(dir.path(), &bytes).is_err(), "{sector}: {one} and {other} below {flushed}");
+            assert_eq!(fs::read(first_segment(dir.path())).unwrap(), bytes, "refusing changes nothing");
+            // The same without the batch behind it: then it is the signed state that says so.
+            let Some(bytes) = swapped(&segment, sector, one, other) else { continue };
+            fs::write(first_segment(dir.path()), &bytes).unwrap();
+            assert!(Evidence::open(large(dir.path())).is_err(), "{sector}: {one} and {other} of {flushed} alone");
+            assert_eq!(fs::read(first_segment(dir.path())).unwrap(), bytes, "refusing changes nothing");
+            refused += 1;
+        }
+    }
+    assert!(cut >= 30 && refused >= 30, "{cut} cut, {refused} refused");
+}
+
 #[tokio::test]
 async fn no_flipped_byte_of_the_log_or_its_checkpoint_goes_unseen_at_start() {
     let dir = tempfile::tempdir().unwrap();

@@ -537,6 +537,78 @@ async fn a_receipt_proves_the_erasure_and_names_nobody() {
     verified(&evidence, "acme").await;
 }
 
+/// What the script says of a receipt that somebody keeps.
+fn judged(receipt: &cogward_evidence::Receipt, text: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut json = serde_json::to_value(receipt).unwrap();
+    json["text"] = text.into();
+    fs::write(dir.path().join("receipt.txt"), text).unwrap();
+    fs::write(dir.path().join("receipt.json"), json.to_string()).unwrap();
+    let python = std::env::var("COGWARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/verify-receipt.py");
+    let done = std::process::Command::new(python).arg(script).arg(dir.path()).args(["--key", &receipt.key]).output();
+    let done = done.unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_huge_erasure_says_what_is_not_in_it() {
+    const PARTS: u64 = 400;
+    const COMMITMENTS: u64 = 1_200;
+    let dir = tempfile::tempdir().unwrap();
+    let evidence = open(dir.path());
+    let by = new_redaction();
+    let mut hashes = Vec::new();
+    for part in 1..=PARTS {
+        let commitment = |n: u64| format!("{:043}", part * 10_000 + n);
+        let event = said(&subject("anna"), by)
+            .public("part", part)
+            .public("parts", PARTS)
+            .public("values", PARTS * COMMITMENTS)
+            .public("leaves", vec![part.to_string()])
+            .public("erased_fields", vec!["args"])
+            .public("commitments", (0..COMMITMENTS).map(commitment).collect::<Vec<_>>())
+            .public("keys", vec![format!("key-{part}")]);
+        evidence.record(event).await.unwrap();
+        // Leaves of others between them.
+        evidence.record(of("otto", new_run(), "x")).await.unwrap();
+    }
+    let receipt = evidence.erasure_receipt(&tenant("acme"), by).await.unwrap();
+    let bytes: usize = receipt.leaves.iter().map(|leaf| leaf.leaf.len()).sum();
+    let here = receipt.leaves.len() as u64;
+    assert!((100..PARTS).contains(&here) && bytes < 24 << 20, "{here} leaves, {bytes} bytes");
+    // The rest is counted, and bound by one hash that whoever has the log makes, too.
+    let pack = dir.path().join("pack");
+    evidence.export(&tenant("acme"), &pack).await.unwrap();
+    cogward_ledger::whole::leaves(&pack, 2 * PARTS, |_, leaf| {
+        if leaf.windows(17).any(|text| text == b"redaction.execute") {
+            hashes.push(leaf_hash(leaf));
+        }
+        Ok(())
+    })
+    .unwrap();
+    let mut tree = cogward_ledger::tree::Frontier::default();
+    hashes.iter().skip(receipt.leaves.len()).for_each(|hash| tree.push(*hash));
+    let left = PARTS - here;
+    let counted =
+        format!("left out: {left} leaves with {} values, {} to {}\n", left * COMMITMENTS, 2 * here, 2 * PARTS - 2);
+    assert!(receipt.text.contains(&counted), "{counted}{}", &receipt.text[receipt.text.len() - 4_000..]);
+    assert!(receipt.text.contains(&cogward_ledger::leaf::hash_text(&tree.root())));
+    assert!(receipt.text.contains(&format!("keys destroyed: {PARTS}\n")));
+    let (code, told) = judged(&receipt, &receipt.text);
+    assert!(code == Some(0) && told.contains(&format!("{} values erased", PARTS * COMMITMENTS)), "{told}");
+    assert!(told.contains(&format!("{left} leaves")), "{told}");
+    // Another number is another text, and one leaf less in it is seen.
+    let (code, told) =
+        judged(&receipt, &receipt.text.replace(&format!("{left} leaves"), &format!("{} leaves", left - 1)));
+    assert!(code == Some(9) && told.contains("signature"), "{told}");
+    let mut less = receipt.clone();
+    less.leaves.pop();
+    let (code, told) = judged(&less, &receipt.text);
+    assert!(code == Some(9) && told.contains("a part is missing"), "{told}");
+}
+
 #[tokio::test]
 async fn a_kept_disclosure_still_opens_its_commitment_and_no_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use crate::{
     canonical::is_canonical,
     leaf::{Parsed, is_hash_text, leaf_hash},
     map::{Claim, Kind, MapProof, key, values},
+    note::Checkpoint,
     proof::verify_inclusion,
     text::{base64_bytes, base64_hash, bytes_from_base64, from_base64},
     verify::{Finding, What},
@@ -118,7 +119,7 @@ pub struct Extract {
     root: Hash,
     scope: Scope,
     last: Option<(u64, Hash, String)>,
-    tenant: Option<String>,
+    tenant: String,
     run: Option<(u64, Hash)>,
     closed: bool,
     first_time: Option<String>,
@@ -152,8 +153,9 @@ pub struct Extracted {
 impl Extract {
     /// Begins with a signed state of the log.
     #[must_use]
-    pub fn new(size: u64, root: Hash, scope: Scope) -> Self {
-        let (last, tenant, run, covered) = (None, None, None, None);
+    pub fn new(checkpoint: &Checkpoint, scope: Scope) -> Self {
+        let (size, root, tenant) = (checkpoint.size, checkpoint.root, checkpoint.tenant().to_owned());
+        let (last, run, covered) = (None, None, None);
         let (first_time, last_time) = (None, None);
         let (indexes, listed, around) = (BTreeSet::new(), BTreeSet::new(), (false, false));
         Self {
@@ -215,8 +217,8 @@ impl Extract {
                 return Err((What::Time, "it is earlier than the leaf before"));
             }
         }
-        if self.tenant.get_or_insert_with(|| leaf.body.tenant.to_owned()) != leaf.body.tenant {
-            return Err((What::Tenant, "it belongs to another tenant than the leaves before"));
+        if self.tenant != leaf.body.tenant {
+            return Err((What::Tenant, "it belongs to another tenant than the log"));
         }
         self.belongs(index, &leaf, bytes, hash)?;
         self.last = Some((index, hash, leaf.chain.time.to_owned()));
@@ -318,10 +320,10 @@ impl Extract {
         self.indexes.contains(&index)
     }
 
-    /// The tenant of the leaves.
+    /// The tenant of the log, and of every leaf.
     #[must_use]
-    pub fn tenant(&self) -> Option<&str> {
-        self.tenant.as_deref()
+    pub fn tenant(&self) -> &str {
+        &self.tenant
     }
 
     /// Nothing more comes.

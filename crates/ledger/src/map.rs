@@ -29,6 +29,18 @@ use crate::{
 pub const RANGE_LEAVES: u64 = 65_536;
 /// The version of the form, in every `ledger.index`.
 pub const MAP_VERSION: u64 = 1;
+/// How much of a range may be told early, for each of its leaves: see [`is_affordable`].
+const EARLY_WORK: u64 = 256;
+
+/// Whether a plane makes one more root of the first `leaves` leaves of a range, when those that it made of this range
+/// before it was full were over `spent` leaves in all.
+///
+/// Whoever checks them makes every such map anew, so a log may not be full of them. The room grows with the range: small ranges
+/// have thousands of roots, a nearly full one 256, and then one for each 256 leaves.
+#[must_use]
+pub fn is_affordable(spent: u64, leaves: u64) -> bool {
+    spent.saturating_add(leaves) <= EARLY_WORK * RANGE_LEAVES.saturating_add(leaves.min(RANGE_LEAVES))
+}
 
 /// What a key is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -174,7 +186,8 @@ impl Tiles for Levels<'_> {
 }
 
 fn list_digest(list: &[u64]) -> Hash {
-    let bytes: Vec<u8> = list.iter().flat_map(|leaf| leaf.to_be_bytes()).collect();
+    let mut bytes = Vec::with_capacity(8 * list.len());
+    list.iter().for_each(|leaf| bytes.extend_from_slice(&leaf.to_be_bytes()));
     to_hash(&digest::digest(&digest::SHA256, &bytes))
 }
 
@@ -385,5 +398,31 @@ mod tests {
         assert!(values(pin).unwrap().contains(&(Kind::Tool, "crm/read".to_owned())));
         let hidden = br#"{"body":{"id":"e","tool":{"$c":"x"},"tenant":"a","type":"t","v":1},"chain":{}}"#;
         assert_eq!(values(hidden).unwrap(), [(Kind::Type, "t".to_owned())]);
+        // What is no text has no key, whatever it is; an empty name is a name.
+        let odd = br#"{"body":{"act":7,"approval":[1,"apr_1"],"id":"e","run":{},"server":"crm","tool":"read","tool_server":"","tenant":"a","type":"t","v":1},"chain":{}}"#;
+        let found: Vec<_> =
+            values(odd).unwrap().into_iter().map(|(kind, v)| format!("{} {v}", kind.as_str())).collect();
+        assert_eq!(found, ["tool /read", "tool_server ", "approval apr_1", "type t"]);
+    }
+
+    #[test]
+    fn a_range_has_room_for_many_early_roots_and_for_no_endless_number() {
+        let early = |mut leaves: u64, step: u64| {
+            let (mut spent, mut made) = (0, 0_u64);
+            while leaves < RANGE_LEAVES {
+                if is_affordable(spent, leaves) {
+                    (spent, made) = (spent + leaves, made + 1);
+                }
+                leaves += step;
+            }
+            (made, spent / RANGE_LEAVES)
+        };
+        // Somebody who asks for a part again and again, from the first leaf on and in a full range.
+        assert!(early(1, 2).0 > 3_000, "{:?}", early(1, 2));
+        assert!(early(60_000, 2).0 > 250, "{:?}", early(60_000, 2));
+        // Room comes back with every leaf, and all of it is never more than that of 512 whole ranges.
+        assert!((1..70_000).all(|leaves| is_affordable(256 * RANGE_LEAVES, leaves)));
+        assert!(early(1, 1).1 <= 512);
+        assert!(!is_affordable(u64::MAX, 1) && !is_affordable(512 * RANGE_LEAVES, u64::MAX));
     }
 }

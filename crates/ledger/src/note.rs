@@ -336,6 +336,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The tenant whose log it is: the last part of the log's name.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        self.origin.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Reads the text of a note of ours: three lines and no more. Whether it is signed is another question.
     ///
     /// # Errors

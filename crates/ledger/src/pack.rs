@@ -263,7 +263,7 @@ pub fn verify_pack(dir: &Path, pinned: Option<&VerifyingKey>) -> Result<Verified
         return Err(finding(What::Manifest, format!("{MANIFEST_FILE}: a bound of the window is not a time")));
     }
     check_files(dir, &manifest)?;
-    let mut extract = Extract::new(checkpoint.size, checkpoint.root, manifest.scope.clone());
+    let mut extract = Extract::new(&checkpoint, manifest.scope.clone());
     // Only where there is something to be opened: the commitments are kept for nothing else.
     let discloses = manifest.files.contains_key(DISCLOSURES_FILE);
     let mut hidden: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();

@@ -152,9 +152,10 @@ pub fn verify(text: &str, key: &VerifyingKey) -> Result<Proven, Finding> {
         }
         ProofFile::Run { form, checkpoint, run, leaves } => {
             known(&form)?;
-            let Checkpoint { origin, size, root } = opened(&checkpoint, key)?;
-            let mut extract = Extract::new(size, root, Scope::Run { run: run.clone() });
+            let checkpoint = opened(&checkpoint, key)?;
+            let mut extract = Extract::new(&checkpoint, Scope::Run { run: run.clone() });
             leaves.iter().try_for_each(|line| extract.leaf(line).map(drop))?;
+            let Checkpoint { origin, size, .. } = checkpoint;
             Ok(Proven::Run { origin, size, run, extracted: extract.finish()? })
         }
     }
@@ -185,6 +186,9 @@ fn verify_tlog_proof(rest: &str, key: &VerifyingKey) -> Result<Proven, Finding> 
     let parsed = Parsed::from_canonical(&leaf).map_err(|detail| bad(What::Form, detail))?;
     if parsed.chain.seq != number {
         return Err(bad(What::Seq, "it says that it is another leaf"));
+    }
+    if parsed.body.tenant != checkpoint.tenant() {
+        return Err(bad(What::Tenant, "it belongs to another tenant than the log"));
     }
     Ok(Proven::Inclusion {
         origin: checkpoint.origin,

@@ -44,29 +44,27 @@ struct Said {
 
 const TIME: &str = "2026-11-22T10:11:12.123456Z";
 
-/// Five leaves, then what `said` makes of their map, all of it signed.
-fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
+fn claim(Said { map, from, to, more, last_time }: Said) -> Event {
+    Event::new(EventType::LedgerIndexed, "acme".parse().unwrap(), Attribution::plane())
+        .public("map", 1_u64)
+        .public("from", from)
+        .public("to", to)
+        .public("entries", map.len() + more)
+        .public("root", hash_text(&map.root()))
+        .public("subject_entries", 0_u64)
+        .public("subject_root", hash_text(&Map::default().root()))
+        .public("first_time", TIME)
+        .public("last_time", last_time.to_owned())
+}
+
+/// So many leaves, each made with the map of those before if that is kept, all of it signed.
+fn log_of(dir: &Path, size: u64, indexed: bool, mut leaf_of: impl FnMut(u64, &Map) -> Event) -> SigningKey {
     let key = SigningKey::from_seed("cogward.dev/ledger/test/acme", &[3; 32]).unwrap();
     let (mut tiles, mut bundles, mut tree, mut files) =
         (HashTiles::default(), EntryBundles::default(), Frontier::default(), Files(dir));
-    let (mut prev, mut map, mut said) = (None, Map::default(), Some(said));
-    for seq in 0..6_u64 {
-        let event = if seq < 5 {
-            let agent = if seq == 3 { "clerk" } else { "claims" };
-            Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by(agent)).public("tool", "crm/read")
-        } else {
-            let Said { map, from, to, more, last_time } = said.take().unwrap()(map.clone());
-            Event::new(EventType::LedgerIndexed, "acme".parse().unwrap(), Attribution::plane())
-                .public("map", 1_u64)
-                .public("from", from)
-                .public("to", to)
-                .public("entries", map.len() + more)
-                .public("root", hash_text(&map.root()))
-                .public("subject_entries", 0_u64)
-                .public("subject_root", hash_text(&Map::default().root()))
-                .public("first_time", TIME)
-                .public("last_time", last_time.to_owned())
-        };
+    let (mut prev, mut map) = (None, Map::default());
+    for seq in 0..size {
+        let event = leaf_of(seq, &map);
         let body = encode(&event, &mint_id(&SystemClock, &SystemEntropy), &SystemEntropy).unwrap();
         let mut leaf = Vec::new();
         let time = TIME;
@@ -75,16 +73,28 @@ fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
         tree.push(hash);
         tiles.push(hash, &mut files).unwrap();
         bundles.push(&leaf, &mut files).unwrap();
-        for (kind, value) in map::values(&leaf).unwrap() {
-            map.add(map::key(kind, &value), seq);
+        if indexed {
+            map::values(&leaf).unwrap().iter().for_each(|(kind, value)| map.add(map::key(*kind, value), seq));
         }
         prev = Some(hash);
     }
     tiles.finish(&mut files).unwrap();
     bundles.finish(&mut files).unwrap();
-    fs::write(dir.join("checkpoint"), key.checkpoint(6, &tree.root())).unwrap();
+    fs::write(dir.join("checkpoint"), key.checkpoint(size, &tree.root())).unwrap();
     fs::write(dir.join("log.vkey"), format!("{}\n", key.verifying())).unwrap();
     key
+}
+
+/// Five leaves, then what `said` makes of their map.
+fn log(dir: &Path, said: impl FnOnce(Map) -> Said) -> SigningKey {
+    let mut said = Some(said);
+    log_of(dir, 6, true, |seq, map| {
+        if seq == 5 {
+            return claim(said.take().unwrap()(map.clone()));
+        }
+        let agent = if seq == 3 { "clerk" } else { "claims" };
+        Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by(agent)).public("tool", "crm/read")
+    })
 }
 
 fn judged(said: impl FnOnce(Map) -> Said) -> Result<u64, (Option<u64>, What)> {
@@ -152,4 +162,66 @@ fn the_command_says_the_same() {
     log(dir.path(), |map| Said { map: without(&map, 3), from: 0, to: 5, more: 0, last_time: TIME });
     let (code, said) = verify(dir.path());
     assert!(code == Some(9) && said.starts_with("FAILED  leaf 5: index: "), "{said}");
+}
+
+#[test]
+fn whoever_is_named_like_the_index_is_no_claim_of_the_plane() {
+    // An agent, a tool and a tool server may bear the name, since it is theirs to choose: nobody lied here.
+    let event = |kind| Event::new(kind, "acme".parse().unwrap(), by("claims"));
+    let hostile = |seq| match seq {
+        0 => event(EventType::ToolCallDecided).public("tool", "ledger.index/read"),
+        1 => event(EventType::ToolLabelled).public("tool_server", "ledger.index").public("tool", "read"),
+        2 => event(EventType::ToolCallDecided).public("approval", vec!["ledger.index"]),
+        _ => event(EventType::ResourceReadDecided).public("server", "ledger.index"),
+    };
+    let (dir, mut map_of_all) = (tempfile::tempdir().unwrap(), Map::default());
+    let key = log_of(dir.path(), 6, true, |seq, map| match seq {
+        5 => {
+            map_of_all = map.clone();
+            claim(Said { map: map.clone(), from: 0, to: 5, more: 0, last_time: TIME })
+        }
+        _ => hostile(seq),
+    });
+    for kind in [map::Kind::Tool, map::Kind::ToolServer, map::Kind::Approval] {
+        let value = if kind == map::Kind::Tool { "ledger.index/read" } else { "ledger.index" };
+        assert!(!map_of_all.prove(&map::key(kind, value)).leaves.is_empty(), "{kind:?}");
+    }
+    let checkpoint = map_check::checkpoint_of(dir.path(), key.verifying()).unwrap();
+    let found = map_check::check(dir.path(), &checkpoint);
+    assert_eq!(found.map(|found| (found.claims, found.covered)), Ok((1, 5)));
+}
+
+#[test]
+fn a_log_full_of_roots_does_not_keep_the_auditors_machine_busy() {
+    // Every leaf is a root, and every one is true. As many as a plane makes are made anew, and no more.
+    const SIZE: u64 = 6_200;
+    let dir = tempfile::tempdir().unwrap();
+    let key = log_of(dir.path(), SIZE, true, |seq, map| match seq {
+        0 => Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by("claims")),
+        _ => claim(Said { map: map.clone(), from: 0, to: seq, more: 0, last_time: TIME }),
+    });
+    assert_eq!(verify_dir(dir.path(), Some(key.verifying())).unwrap().leaves, SIZE);
+    let checkpoint = map_check::checkpoint_of(dir.path(), key.verifying()).unwrap();
+    let finding = map_check::check(dir.path(), &checkpoint).unwrap_err();
+    assert_eq!(
+        (finding.what, finding.detail.as_str()),
+        (What::Index, "there are more roots of its range than a plane makes")
+    );
+    let spent: u64 = (1..finding.leaf.unwrap()).sum();
+    assert!(map::is_affordable(spent - finding.leaf.unwrap() + 1, finding.leaf.unwrap() - 1), "the one before is not");
+    assert!(!map::is_affordable(spent, finding.leaf.unwrap()));
+}
+
+#[test]
+fn leaves_with_endless_keys_do_not_fill_the_auditors_memory() {
+    // As many approvals as fit into a leaf, each of them another one.
+    let dir = tempfile::tempdir().unwrap();
+    let key = log_of(dir.path(), 175, false, |seq, _| {
+        let approvals: Vec<String> = (0..6_000).map(|n| format!("{seq:x}.{n:x}")).collect();
+        Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), by("claims")).public("approval", approvals)
+    });
+    let checkpoint = map_check::checkpoint_of(dir.path(), key.verifying()).unwrap();
+    let finding = map_check::check(dir.path(), &checkpoint).unwrap_err();
+    // 6,002 keys a leaf, and room for 16 x 65,536.
+    assert_eq!((finding.leaf, finding.what), (Some(174), What::Index), "{}", finding.detail);
 }

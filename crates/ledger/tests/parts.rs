@@ -10,12 +10,14 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 
 use cogward_ledger::{
     archive::{hex, sha256},
-    leaf::leaf_hash,
+    leaf::{Parsed, hash_text, leaf_hash},
+    map::{self, Kind, Map, values},
     note::SigningKey,
     pack::{signed_text, verify_pack},
     proof::Tree,
     text::{base64_bytes, base64_hash},
 };
+use cogward_model::event::{Attribution, Event, EventType};
 use serde_json::{Value, json};
 
 const DRIVER: &str = r#"
@@ -60,6 +62,54 @@ fn sample(whole: &Files, leaves: &[Vec<u8>], key: &SigningKey, named: &[&str]) -
     files
 }
 
+/// A part by key: what names the key is the first leaf, and the second is the root of the index over it.
+fn by_key(with: &[(&str, &str)], of: Kind, value: &str, key: &SigningKey) -> Files {
+    let event = Event::new(EventType::ToolCallDecided, "acme".parse().unwrap(), Attribution::plane());
+    let mut about = BTreeMap::from([(0, event)]);
+    let plain = corpus::leaves_about(1, &about).remove(0);
+    // What no plane writes: a hostile one signs any text.
+    let mut text = String::from_utf8(plain.clone()).unwrap();
+    for (there, put) in with {
+        assert!(text.contains(there), "{there} in {text}");
+        text = text.replacen(there, put, 1);
+    }
+    let first = text.into_bytes();
+    let mut index = Map::default();
+    values(&first).unwrap().iter().for_each(|(kind, value)| index.add(map::key(*kind, value), 0));
+    let time = Parsed::from_bytes(&first).unwrap().chain.time.to_owned();
+    let claim = Event::new(EventType::LedgerIndexed, "acme".parse().unwrap(), Attribution::plane());
+    let claim = claim.public("map", 1_u64).public("from", 0_u64).public("to", 1_u64).public("entries", index.len());
+    let claim = claim.public("root", hash_text(&index.root())).public("subject_entries", 0_u64);
+    let claim = claim.public("subject_root", hash_text(&Map::default().root()));
+    about.insert(1, claim.public("first_time", time.clone()).public("last_time", time));
+    let [_, second] = corpus::leaves_about(2, &about).try_into().unwrap();
+    let [before, now] = [&plain, &first].map(|leaf| format!("\"prev\":\"{}\"", hash_text(&leaf_hash(leaf))));
+    let second = String::from_utf8(second).unwrap().replacen(&before, &now, 1).into_bytes();
+    let leaves = [first, second];
+    let tree = Tree::new(leaves.iter().map(|leaf| leaf_hash(leaf)).collect());
+    let line = |index: usize| {
+        let proof: Vec<String> = tree.inclusion(index, 2).unwrap().iter().map(base64_hash).collect();
+        json!({"index": index, "leaf": base64_bytes(&leaves[index]), "proof": proof})
+    };
+    let proof = index.prove(&map::key(of, value));
+    let mut files = corpus::signed(&leaves, key);
+    files.retain(|path, _| !path.starts_with("tile/"));
+    files.insert("leaves.jsonl".to_owned(), format!("{}\n", line(0)).into_bytes());
+    files.insert("index.jsonl".to_owned(), format!("{}\n", json!({"claim": line(1), "map": proof})).into_bytes());
+    let digests: BTreeMap<&str, String> =
+        ["leaves.jsonl", "index.jsonl"].iter().map(|name| (*name, hex(&sha256(&files[*name])))).collect();
+    let manifest = json!({
+        "form": 1, "origin": corpus::ORIGIN, "size": 2, "leaves": 1, "by": "opr_1", "time": "2026-11-23T10:11:12.123456Z",
+        "disclosed": false, "files": digests,
+        "scope": {"kind": "key", "of": of.as_str(), "value": value, "from": 0, "to": 1},
+    });
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let note = key.note(&signed_text(corpus::ORIGIN, &manifest)).unwrap();
+    files.insert("pack.json".to_owned(), manifest);
+    files.insert("pack.note".to_owned(), note.into_bytes());
+    files
+}
+
 #[test]
 fn both_verifiers_give_the_verdict_that_each_part_must_have() {
     let (whole, leaves, [first, present]) = corpus::rotated_of_one_kind();
@@ -86,7 +136,24 @@ fn both_verifiers_give_the_verdict_that_each_part_must_have() {
         leaves[0] = text.replacen("\"v\":1", "\"v\": 1", 1).into_bytes();
         (corpus::signed(&leaves, &present), leaves)
     };
+    let evil = corpus::leaves_of("evil", 3, &BTreeMap::new());
+    let crm = ("\"sub\":", "\"server\":\"crm\",\"sub\":");
+    let of_empty = [crm, ("\"type\":", "\"tool\":\"read\",\"tool_server\":\"\",\"type\":")];
+    let of_index = [("\"type\":", "\"tool\":\"read\",\"tool_server\":\"ledger.index\",\"type\":")];
+    let odd = [crm, ("\"act\":null", "\"act\":7"), ("\"type\":", "\"tool\":7,\"tool_server\":[\"mail\"],\"type\":")];
     let cases: Vec<Part> = vec![
+        // What names something, read the same by both: an empty name is one, what is no text is none, and any name may be chosen.
+        ("key-of-an-empty-name", by_key(&of_empty, Kind::ToolServer, "", &present), None, "ok", Some(1)),
+        ("key-of-its-tool", by_key(&of_empty, Kind::Tool, "/read", &present), None, "ok", Some(1)),
+        ("key-behind-an-empty-name", by_key(&of_empty, Kind::ToolServer, "crm", &present), None, "scope", Some(0)),
+        (
+            "key-named-like-the-index",
+            by_key(&of_index, Kind::ToolServer, "ledger.index", &present),
+            None,
+            "ok",
+            Some(1),
+        ),
+        ("key-beside-what-is-no-text", by_key(&odd, Kind::ToolServer, "crm", &present), None, "ok", Some(1)),
         ("as-it-must-be", good.clone(), None, "ok", size),
         ("known-first", good.clone(), key(&first), "ok", size),
         ("known-present", good.clone(), key(&present), "ok", size),
@@ -105,6 +172,14 @@ fn both_verifiers_give_the_verdict_that_each_part_must_have() {
             key(&first),
             "signature",
             None,
+        ),
+        // Its leaves agree with each other, and not with the name of the log.
+        (
+            "of-another-tenant",
+            sample(&corpus::signed(&evil, &present), &evil, &present, &["leaves.jsonl"]),
+            None,
+            "tenant",
+            Some(0),
         ),
         // What another reader of JSON could take for something else is no leaf, here as in a whole log.
         (

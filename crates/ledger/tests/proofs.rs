@@ -73,6 +73,10 @@ fn a_tlog_proof_has_the_form_of_the_specification() {
     assert_eq!(proof_file::verify(&text, stranger.verifying()).unwrap_err().what, What::Signature);
     let elsewhere = SigningKey::from_seed("cogward.dev/ledger/test/other", &[3; 32]).unwrap();
     assert_eq!(proof_file::verify(&text, elsewhere.verifying()).unwrap_err().what, What::Signature);
+    // The leaf of one tenant in a log that bears the name of another one.
+    let note = elsewhere.checkpoint(5, &tree.root(5).unwrap());
+    let text = proof_file::inclusion(&leaves[2], 2, &tree.inclusion(2, 5).unwrap(), &note);
+    assert_eq!(proof_file::verify(&text, elsewhere.verifying()).unwrap_err().what, What::Tenant);
 }
 
 #[test]

@@ -265,6 +265,8 @@ event_types! {
     HoldReleased = "hold.released";
     /// Evidence was searched, with the query's public form and how much was found.
     QueryExecuted = "query.executed";
+    /// Evidence was asked for and not given: how often, by which route, with which problem.
+    QueryFailed = "query.failed";
     /// A part of the evidence was exported: a run, a window, all with a key, or a sample.
     PackExported = "pack.exported";
     /// A proof was handed out.

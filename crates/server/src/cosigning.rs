@@ -9,7 +9,6 @@ use bytes::Bytes;
 use cogward_evidence::{CosignError, Evidence, LogName, PublishedCheckpoint};
 use cogward_journal::{Journal, JournalEvent, Severity};
 use cogward_ledger::{policy::Policy, witness::AddCheckpoint};
-use cogward_model::event::EventType;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -19,7 +18,7 @@ use hyper_util::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::events::by_plane;
+use crate::split_view::SplitView;
 
 /// How long one witness may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -248,13 +247,12 @@ impl Asking {
                     self.name, self.uri
                 ),
             };
-            let kept = self.evidence.keep_split_view(&both);
-            let kept = kept.map(|path| path.display().to_string()).unwrap_or_else(|error| format!("not kept: {error}"));
-            let event = by_plane(EventType::SecurityFinding)
-                .public("finding", "split_view")
-                .public("witness", self.name.clone())
-                .public("ours", note)
-                .public("detail", format!("{error}; both: {kept}"));
+            let (theirs, detail) = match &error {
+                AskError::Cosign(CosignError::SplitView { theirs, .. }) => (Some(theirs.as_str()), String::new()),
+                other => (None, other.to_string()),
+            };
+            let split = SplitView { both: &both, ours: &note, theirs, detail: &detail };
+            let event = split.keep(&self.evidence).public("witness", self.name.clone());
             if let Err(error) = self.evidence.note(event) {
                 tracing::error!(%error, "the finding could not be recorded");
             }

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 
 use crate::{
     auth, commands,
+    evidence_failed::{self, Watched},
     failure::{self, Failure},
     handlers::{
         agents, approvals, credentials, events, evidence, evidence_query, files, floors, holds, issuers, keys, logs,
@@ -157,6 +158,10 @@ pub(crate) fn router(app: &App) -> Router {
         if let Some(name) = route.command {
             let decided = commands::Decided { app: app.clone(), route, name };
             handler = handler.layer(middleware::from_fn_with_state(decided, commands::decide));
+        }
+        if evidence_failed::reads(route) {
+            let watched = Watched { app: app.clone(), route };
+            handler = handler.layer(middleware::from_fn_with_state(watched, evidence_failed::count));
         }
         if route.authenticated {
             handler = handler.layer(middleware::from_fn_with_state(app.clone(), auth::authenticate));

@@ -1,8 +1,9 @@
-//! What was turned away at the API before any handler saw it: credentials that are not valid, and commands of auditors.
+//! What was turned away at the API: credentials that are not valid, commands of auditors, and questions to the evidence that
+//! were not answered.
 //!
 //! The first of a kind is a leaf at once, then sums, at most one leaf a minute of each kind: who guesses credentials does not
 //! fill the ledger, and no refusal is left out of a sum. A kind names only what is registered here: an operator that the
-//! credential claims to be of, or nobody, and a route as it is written in the table, never what was sent.
+//! credential claims to be of, or nobody, a tenant, and a route as it is written in the table, never what was sent.
 
 use std::{
     collections::HashMap,
@@ -38,6 +39,19 @@ enum Kind {
     Login(Option<OperatorId>),
     /// A command of somebody who only reads: the method and the route.
     Role(OperatorId, String),
+    /// A question to the evidence: the route, the problem that was answered, and whose evidence it is.
+    Read(OperatorId, &'static str, &'static str, Option<TenantName>),
+}
+
+impl Kind {
+    /// What it is counted as when too many kinds are told apart.
+    fn wider(self) -> Self {
+        match self {
+            Self::Login(_) | Self::Role(..) => Self::Login(None),
+            // There are no more of these than operators and problems.
+            Self::Read(operator, _, code, _) => Self::Read(operator, "", code, None),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +74,7 @@ pub(crate) struct TurnedAway {
 impl TurnedAway {
     fn add(&self, kind: Kind, operator: Option<&Operator>) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = if counts.len() < KINDS_MAX || counts.contains_key(&kind) { kind } else { Kind::Login(None) };
+        let kind = if counts.len() < KINDS_MAX || counts.contains_key(&kind) { kind } else { kind.wider() };
         let count = counts.entry(kind).or_default();
         count.total += 1;
         if count.operator.is_none() {
@@ -78,6 +92,17 @@ impl TurnedAway {
     /// Counts a command of an operator who may only read.
     pub(crate) fn role(&self, operator: &Operator, method: &http::Method, route: &str) {
         self.add(Kind::Role(operator.id, format!("{method} {route}")), Some(operator));
+    }
+
+    /// Counts a question to the evidence that was answered with a problem.
+    pub(crate) fn read(
+        &self,
+        operator: &Operator,
+        route: &'static str,
+        code: &'static str,
+        tenant: Option<TenantName>,
+    ) {
+        self.add(Kind::Read(operator.id, route, code, tenant), Some(operator));
     }
 
     /// What is not told yet: how many since, and how many in all. Of kinds that were told less than `TOLD_EVERY` ago only
@@ -100,7 +125,10 @@ impl TurnedAway {
     /// Records what is not recorded yet and due, or all of it.
     pub(crate) fn tell(&self, plane: &Plane, all: bool) {
         for (kind, operator, count, total) in self.due(all) {
-            let log = TenantName::default_tenant();
+            let log = match &kind {
+                Kind::Read(.., Some(tenant)) => tenant.clone(),
+                _ => TenantName::default_tenant(),
+            };
             let (event, name, rule) = match (&kind, &operator) {
                 (Kind::Role(_, command), Some(operator)) => (
                     by_operator(EventType::OperatorCommandRefused, log.clone(), operator, None)
@@ -110,12 +138,20 @@ impl TurnedAway {
                     "operator.role",
                 ),
                 (Kind::Login(claimed), _) => (refused_login(*claimed), "operator.login_refused", "credential"),
-                // Not made: a role is counted with its operator.
-                (Kind::Role(claimed, _), None) => {
+                (Kind::Read(_, route, code, _), Some(operator)) => (
+                    by_operator(EventType::QueryFailed, log.clone(), operator, None)
+                        .public("command", format!("GET {route}").trim_end())
+                        .public("code", *code),
+                    "evidence.query_failed",
+                    *code,
+                ),
+                // Not made: both are counted with their operator.
+                (Kind::Role(claimed, _) | Kind::Read(claimed, ..), None) => {
                     (refused_login(Some(*claimed)), "operator.login_refused", "credential")
                 }
             };
-            let event = event.public("rule", rule).public("count", count).public("total", total);
+            let event = if matches!(kind, Kind::Read(..)) { event } else { event.public("rule", rule) };
+            let event = event.public("count", count).public("total", total);
             if let Err(error) = plane.evidence.note(event) {
                 tracing::error!(%error, "what was turned away is not recorded");
             }
@@ -168,5 +204,35 @@ mod tests {
         let due = away.due(true);
         assert_eq!(due.len(), KINDS_MAX);
         assert_eq!(due.iter().map(|(_, _, n, _)| n).sum::<u64>(), 2 * KINDS_MAX as u64);
+    }
+
+    #[test]
+    fn questions_that_fail_are_told_apart_as_long_as_they_are_few_and_never_as_somebodys_credential() {
+        let away = TurnedAway::default();
+        let id = OperatorId::from_bytes([7; 16]);
+        let ask = |code, tenant: &str| away.add(Kind::Read(id, "/search", code, tenant.parse().ok()), None);
+        for _ in 0..1_000 {
+            ask("not_found", "acme");
+        }
+        ask("invalid_request", "acme");
+        ask("not_found", "No Tenant");
+        let due = |all| away.due(all).into_iter().map(|(kind, _, n, _)| (kind, n)).collect::<Vec<_>>();
+        let of = |code, tenant: Option<&str>| Kind::Read(id, "/search", code, tenant.map(|name| name.parse().unwrap()));
+        assert_eq!(
+            due(false),
+            [
+                (of("invalid_request", Some("acme")), 1),
+                (of("not_found", None), 1),
+                (of("not_found", Some("acme")), 1_000)
+            ]
+        );
+        // Of more tenants than are told apart all questions are in the sums, as this operator's.
+        (0..2 * KINDS_MAX).for_each(|n| ask("not_found", &format!("t{n}")));
+        let rest = due(true);
+        assert_eq!(rest.iter().map(|(_, n)| n).sum::<u64>(), 2 * KINDS_MAX as u64);
+        assert!(rest.iter().all(|(kind, _)| matches!(kind, Kind::Read(by, ..) if *by == id)));
+        assert!(
+            rest.len() <= KINDS_MAX + 1 && rest.iter().any(|(kind, _)| *kind == Kind::Read(id, "", "not_found", None))
+        );
     }
 }

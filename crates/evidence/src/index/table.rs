@@ -343,6 +343,13 @@ impl Table {
         let rows = rows.bind(log).fetch_all(&mut self.connection).await?;
         rows.iter().map(|row| Ok((unsigned(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?))).collect()
     }
+
+    /// How many leaves the roots are over that the log has of a range, all together.
+    pub(crate) async fn claimed(&mut self, log: i64, first: u64) -> Result<u64, IndexError> {
+        let sum = sqlx::query("SELECT coalesce(sum(until - first), 0) FROM claim WHERE log = ? AND first = ?");
+        let row = sum.bind(log).bind(signed(first)).fetch_one(&mut self.connection).await?;
+        Ok(unsigned(&row, 0)?)
+    }
 }
 
 /// Whether the file itself is broken, and not only busy or the disk full.

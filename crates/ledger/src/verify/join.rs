@@ -66,7 +66,7 @@ fn once<'a>(
     let size = checkpoint.size;
     let older = older.map(|older| older.size);
     let bundles = size.div_ceil(TILE_WIDTH as u64);
-    let mut log = Log::new(dir, older, runs);
+    let mut log = Log::new(dir, checkpoint.tenant(), older, runs);
     let threads = match threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         given => given,
@@ -109,7 +109,8 @@ struct Log<'a> {
     /// The root over the last bundle, when it is not full.
     rest: Option<Hash>,
     prev: Option<Hash>,
-    tenant: Option<Box<str>>,
+    /// Whose log it is, by its signed name.
+    tenant: Box<str>,
     first_time: Option<Box<str>>,
     last_time: Option<Box<str>>,
     runs: Runs,
@@ -117,7 +118,7 @@ struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    fn new(dir: &'a Path, older: Option<u64>, runs: Runs) -> Self {
+    fn new(dir: &'a Path, tenant: &str, older: Option<u64>, runs: Runs) -> Self {
         Self {
             above: Compare { dir, wrong: None },
             // Every log begins as the empty one.
@@ -126,7 +127,7 @@ impl<'a> Log<'a> {
             tiles: HashTiles::above_leaves(),
             rest: None,
             prev: None,
-            tenant: None,
+            tenant: tenant.into(),
             first_time: None,
             last_time: None,
             runs,
@@ -152,8 +153,8 @@ impl<'a> Log<'a> {
             if self.last_time.as_ref().is_some_and(|last| ends.first_time < *last) {
                 found(Problem::of_leaf(first, Rule::Time, What::Time, "it is earlier than the leaf before"));
             }
-            if self.tenant.get_or_insert_with(|| ends.tenant.clone()) != &ends.tenant {
-                let detail = "it belongs to another tenant than the leaves before";
+            if self.tenant != ends.tenant {
+                let detail = "it belongs to another tenant than the log";
                 found(Problem::of_leaf(first, Rule::Tenant, What::Tenant, detail));
             }
             self.prev = Some(ends.last);

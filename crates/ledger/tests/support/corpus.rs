@@ -350,6 +350,10 @@ fn signed_anew(all: &mut Vec<Case>) {
         256,
     );
     add("back-dated-at-a-seam", &edited(seam, 256, "2026-", "2025-"), "time", 256);
+    // All of them agree with each other, and not with the name of the log.
+    add("every-leaf-of-another-tenant", &leaves_of("evil", 300, &BTreeMap::new()), "tenant", 0);
+    add("one-leaf-of-another-tenant", &leaves_of("evil", 1, &BTreeMap::new()), "tenant", 0);
+    add("tenant-whose-name-the-log-ends-with", &leaves_of("me", 3, &BTreeMap::new()), "tenant", 0);
     add("another-tenant-at-a-seam", &edited(seam, 256, "\"tenant\":\"acme\"", "\"tenant\":\"evil\""), "tenant", 256);
     add("run-number-without-a-run", &edited(&base, last - 1, &run_of(&base[298]), ""), "run_chain", 298);
     add("run-begins-in-the-middle", &edited(&base[..1], 0, "\"run_seq\":1", "\"run_seq\":2"), "run_chain", 0);

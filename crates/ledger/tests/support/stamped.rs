@@ -316,6 +316,8 @@ fn answers(all: &mut Vec<Case>) {
         ("accuracy-seconds", set(|a| &mut a.options, accuracy(INTEGER, &[1])), ok),
         ("accuracy-negative", set(|a| &mut a.options, accuracy(INTEGER, &[0x80])), bad),
         ("accuracy-of-five-bytes", set(|a| &mut a.options, accuracy(INTEGER, &[1, 0, 0, 0, 0])), bad),
+        // Its last eight bytes alone would be a small number.
+        ("accuracy-of-nine-bytes", set(|a| &mut a.options, accuracy(INTEGER, &[1, 0, 0, 0, 0, 0, 0, 0, 0])), bad),
         ("accuracy-999-millis", set(|a| &mut a.options, accuracy(0x80, &[3, 0xe7])), ok),
         ("accuracy-1000-millis", set(|a| &mut a.options, accuracy(0x80, &[3, 0xe8])), bad),
         ("accuracy-999-micros", set(|a| &mut a.options, accuracy(0x81, &[3, 0xe7])), ok),
@@ -337,6 +339,7 @@ fn answers(all: &mut Vec<Case>) {
         ("serial-empty", set(|a| &mut a.serial, integer(&[])), bad),
         ("time-with-a-digit-more", set(|a| &mut a.time, time("202611231011125Z")), bad),
         ("time-with-a-letter-in-the-fraction", set(|a| &mut a.time, time("20261123101112.1a1Z")), bad),
+        ("time-with-a-letter-behind-the-microseconds", set(|a| &mut a.time, time("20261123101112.123456a1Z")), bad),
         ("accuracy-with-more", set(|a| &mut a.options, el(SEQUENCE, &[&integer(&[1]), &el(5, &[])])), bad),
         ("with-more-behind-the-imprint", Box::new(|a| a.more = "the imprint"), bad),
         ("with-more-behind-the-fields", Box::new(|a| a.more = "the fields"), bad),

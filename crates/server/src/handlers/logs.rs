@@ -17,11 +17,12 @@ use http::header;
 
 use super::known_tenant;
 use crate::{
-    events::{by_operator, by_plane},
+    events::by_operator,
     extract::{Asked, Caller, Json, Params},
     failure::Failure,
     log_door,
     plane::{App, Plane},
+    split_view::SplitView,
 };
 
 /// An operator's reading of a tenant's entries is recorded once in this time: a mirror asks every second.
@@ -141,11 +142,13 @@ pub(crate) async fn add_cosignatures(
     body: Json<Cosignatures>,
 ) -> Result<Answer<EvidenceStatus>, Failure> {
     let cosigned = app.evidence.cosign(&body.value.note).await;
-    if let Err(split @ CosignError::SplitView { .. }) = &cosigned
-        && let Err(error) = app.evidence.keep_split_view(&format!("{split}\n"))
-    {
-        tracing::error!(%error, "the notes of two histories are not kept");
-    }
+    let finding = match &cosigned {
+        Err(split @ CosignError::SplitView { ours, theirs }) => {
+            let (both, detail) = (format!("{split}\n"), "somebody brought it");
+            Some(SplitView { both: &both, ours, theirs: Some(theirs), detail }.keep(&app.evidence))
+        }
+        _ => None,
+    };
     let cosigned = cosigned.map_err(|error| match error {
         CosignError::Unknown(_) => Failure::invalid(error.to_string())
             .next_step("name the witness's key to the plane: `cogward serve --witness-policy FILE`, docs/evidence.md"),
@@ -155,15 +158,10 @@ pub(crate) async fn add_cosignatures(
             Failure::new(ProblemCode::EvidenceUnavailable, error.to_string())
         }
     });
-    let cosigned = match cosigned {
-        Ok(cosigned) => cosigned,
-        Err(refused) if refused.code() == ProblemCode::SplitView => {
-            let finding = by_plane(EventType::SecurityFinding).public("finding", "split_view");
-            app.record(finding.public("theirs", body.value.note)).await?;
-            return Err(refused);
-        }
-        Err(refused) => return Err(refused),
-    };
+    if let Some(finding) = finding {
+        app.record(finding).await?;
+    }
+    let cosigned = cosigned?;
     let by: Vec<String> = cosigned.judged.by.into_iter().map(|(name, _)| name).collect();
     let event = by_operator(EventType::CheckpointCosigned, TenantName::default_tenant(), &caller.0, None)
         .public("size", cosigned.size)
