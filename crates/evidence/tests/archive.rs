@@ -35,7 +35,7 @@ use cogward_model::{
     id::RedactionId,
     redaction::ErasureScope,
 };
-use support::{event, files, new_run, open, tenant, verified};
+use support::{files, grow, new_run, open, tenant, verified};
 
 /// A copy whose objects can be damaged.
 fn copy(from: &Path, to: &Path) {
@@ -50,19 +50,6 @@ async fn filled(dir: &Path, rounds: usize) -> (Evidence, RunId) {
     let (evidence, run) = (open(dir), new_run());
     grow(&evidence, run, rounds).await;
     (evidence, run)
-}
-
-async fn grow(evidence: &Evidence, run: RunId, rounds: usize) {
-    for _ in 0..rounds {
-        evidence.record(event("acme", Some(run))).await.unwrap();
-        evidence.record(event("beta", None)).await.unwrap();
-    }
-    for name in ["acme", "beta"] {
-        let signed = evidence.checkpoint(&tenant(name)).await.unwrap();
-        evidence.until_published(&LogName::Tenant(tenant(name)), signed.size).await;
-    }
-    let plane = evidence.plane_checkpoint().await.unwrap();
-    evidence.until_published(&LogName::Plane, plane.size).await;
 }
 
 fn place(dir: &Path) -> Box<dyn Place> {

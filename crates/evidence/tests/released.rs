@@ -98,16 +98,7 @@ fn archive(evidence: &Evidence, dir: &Path) -> Archive {
 }
 
 async fn grow(evidence: &Evidence, run: RunId, rounds: usize) {
-    for _ in 0..rounds {
-        evidence.record(event("acme", Some(run))).await.unwrap();
-        evidence.record(event("beta", None)).await.unwrap();
-    }
-    for name in ["acme", "beta"] {
-        let signed = evidence.checkpoint(&tenant(name)).await.unwrap();
-        evidence.until_published(&LogName::Tenant(tenant(name)), signed.size).await;
-    }
-    let plane = evidence.plane_checkpoint().await.unwrap();
-    evidence.until_published(&LogName::Plane, plane.size).await;
+    support::grow(evidence, run, rounds).await;
     // A search brings the index up to now.
     evidence.search(&tenant("acme"), &Query::default(), None, 1).await.unwrap();
 }

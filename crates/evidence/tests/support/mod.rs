@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use cogward_evidence::{Evidence, EvidenceOptions};
+use cogward_evidence::{Evidence, EvidenceOptions, LogName};
 use cogward_ledger::{
     archive,
     note::VerifyingKey,
@@ -138,4 +138,18 @@ pub fn as_the_other_verifier(
             assert_eq!(theirs, found, "{finding}");
         }
     }
+}
+
+/// Leaves of two tenants, signed and published with the plane log.
+pub async fn grow(evidence: &Evidence, run: RunId, rounds: usize) {
+    for _ in 0..rounds {
+        evidence.record(event("acme", Some(run))).await.unwrap();
+        evidence.record(event("beta", None)).await.unwrap();
+    }
+    for name in ["acme", "beta"] {
+        let signed = evidence.checkpoint(&tenant(name)).await.unwrap();
+        evidence.until_published(&LogName::Tenant(tenant(name)), signed.size).await;
+    }
+    let plane = evidence.plane_checkpoint().await.unwrap();
+    evidence.until_published(&LogName::Plane, plane.size).await;
 }
